@@ -1,0 +1,204 @@
+"""The contract between a defense and everything around it: what it sees, what it declares, what it returns."""
+
+import hashlib
+import json
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from defenses.config import Config
+from defenses.models import ModelSpec
+from defenses.seeds import SeedPart, derive_seed, generator
+
+Weights = dict[str, Tensor]
+Outputs = dict[str, Any]
+"""What a stage gives, by name: numpy arrays, `Weights`, or anything JSON can hold."""
+
+
+def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64], num_classes: int) -> str:
+    """sha256 over images, labels, their shapes and the number of classes."""
+    digest = hashlib.sha256(json.dumps([images.shape, num_classes]).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    digest.update(np.ascontiguousarray(labels).data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class SuspectDataset:
+    """All that a defense ever sees: images and labels as they were received.
+
+    Attributes:
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N], in [0, num_classes); some may be the attacker's.
+        num_classes: K.
+        fingerprint: sha256 of all of the above; see `fingerprint`.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    num_classes: int
+    fingerprint: str
+
+    @classmethod
+    def of(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], num_classes: int) -> Self:
+        """The dataset with its fingerprint computed."""
+        return cls(images, labels, num_classes, fingerprint(images, labels, num_classes))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """How one stage of a run came to be: read from the store or built, and what it cost.
+
+    Attributes:
+        built_seconds: what building it took whenever that was; the method's honest cost.
+        wall_seconds: what this run spent on it, waiting and loading included.
+    """
+
+    stage: str
+    key: str
+    hit: bool
+    wall_seconds: float
+    built_seconds: float
+
+
+@dataclass(frozen=True)
+class DefenseResult:
+    """What a defense gives back. Checked on construction.
+
+    Attributes:
+        scores: float64 [N], finite, higher = more suspicious; None when the defense does not score.
+        flagged: bool [N]; None when the defense does not flag.
+        model: the model it would deploy, taking uint8 images; None when the run stopped before.
+        stages: every stage that took part.
+        series: per-epoch or per-round values, by ``stage.name``.
+        flagged_series: bool [steps, N] by ``stage.name``: the flags as they developed.
+    """
+
+    scores: NDArray[np.float64] | None
+    flagged: NDArray[np.bool_] | None
+    model: nn.Module | None
+    stages: tuple[StageRun, ...] = ()
+    series: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    flagged_series: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.scores is not None and not np.isfinite(self.scores).all():
+            bad = int((~np.isfinite(self.scores)).sum())
+            raise ValueError(f"scores must be finite, but {bad} of {len(self.scores)} are not")
+        if self.flagged is not None and self.flagged.dtype != np.bool_:
+            raise ValueError(f"flags are a mask of bools, got {self.flagged.dtype}")
+        if self.scores is not None and self.flagged is not None and self.scores.shape != self.flagged.shape:
+            raise ValueError(f"scores {self.scores.shape} and flags {self.flagged.shape} must have one shape")
+
+
+class Progress(Protocol):
+    """Told after every epoch or round of a stage."""
+
+    def __call__(self, stage: str, step: int, steps: int, values: Mapping[str, float]) -> None: ...
+
+
+def silent(stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
+    """A `Progress` that tells nobody."""
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage may use besides its inputs and the config fields that it reads."""
+
+    stage: str
+    dataset: SuspectDataset
+    model: ModelSpec
+    device: torch.device
+    precision: str
+    seed: int
+    progress: Progress
+
+    def generator(self, *role: SeedPart) -> torch.Generator:
+        """A generator on the stage's device; the same for the same base seed, stage and role."""
+        return generator(self.device, self.seed, self.stage, *role)
+
+    def derive(self, *role: SeedPart) -> int:
+        """An integer seed for libraries that take one, in [0, 2**32)."""
+        return derive_seed(self.seed, self.stage, *role) % 2**32
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What building a stage needs: ``gpu`` when it trains or runs a network, nothing to threshold scores."""
+
+    gpu: bool = True
+
+
+Params = types.SimpleNamespace
+"""The config fields that a stage reads, and no others: touching another one is an AttributeError."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a defense, cached by what it depends on and by nothing else.
+
+    Attributes:
+        name: part of the key; the defense's name is not, so defenses share stages.
+        run: the work: (context, inputs by local name, params) -> outputs by name.
+        reads: the config fields it is handed.
+        inputs: local name -> ``"stage.output"``; their content digests are part of the key.
+        outputs: the names that `run` must give.
+        version: raise it when the same inputs would give other numbers.
+        cached: False for a stage that is cheaper to run than to store.
+    """
+
+    name: str
+    run: Callable[[StageContext, Outputs, Params], Outputs]
+    reads: tuple[str, ...]
+    outputs: tuple[str, ...]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+    cached: bool = True
+    resources: Resources = Resources()
+
+    @property
+    def parents(self) -> set[str]:
+        """Names of the stages it takes inputs from."""
+        return {source.partition(".")[0] for source in self.inputs.values()}
+
+
+class Defense:
+    """One defense: a Config, stages in order, and where in their outputs the result lies.
+
+    Subclasses set the class attributes; everything else (running, caching, planning) follows from them.
+
+    Attributes:
+        scores, flagged, weights: ``"stage.output"`` of the result's parts, or None.
+        heads: outputs of the final model per class; 2 for Quarantine Training.
+    """
+
+    name: ClassVar[str]
+    config_type: ClassVar[type[Config]] = Config
+    stages: ClassVar[tuple[Stage, ...]]
+    scores: ClassVar[str | None] = None
+    flagged: ClassVar[str | None] = None
+    weights: ClassVar[str | None] = None
+    heads: ClassVar[int] = 1
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = self.config_type() if config is None else config
+        if not isinstance(self.config, self.config_type):
+            raise TypeError(f"{self.name} takes a {self.config_type.__name__}, got {type(self.config).__name__}")
+
+    @classmethod
+    def stages_until(cls, until: str | None) -> tuple[Stage, ...]:
+        """All stages, or, for ``"isolate"``, those up to the one that flags."""
+        if until is None or cls.flagged is None:
+            return cls.stages
+        last = cls.flagged.partition(".")[0]
+        index = [stage.name for stage in cls.stages].index(last)
+        return cls.stages[: index + 1]

@@ -1,0 +1,119 @@
+"""Frozen, checked configurations: every number that changes a result is a field of one, declared once."""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from defenses.registry import UserError, nearest
+
+
+def param(
+    default: Any,
+    doc: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[Any] | None = None,
+    symbol: str = "",
+) -> Any:
+    """A field of a `Config`.
+
+    Args:
+        default: the paper's value.
+        doc: meaning, unit and source.
+        low, high: inclusive range; each element's, for a tuple.
+        choices: the allowed values.
+        symbol: the paper's letter, shown beside the name in tables.
+    """
+    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "symbol": symbol}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A configuration. Subclasses declare fields with `param`; types and ranges are checked on construction."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for declared in dataclasses.fields(self):
+            value = _checked_type(declared.name, getattr(self, declared.name), hints[declared.name])
+            object.__setattr__(self, declared.name, value)
+            for element in value if isinstance(value, tuple) else (value,):
+                _check_range(declared.name, element, declared.metadata)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """A config with some fields set; `UserError` with the nearest name for an unknown one."""
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                raise UserError(
+                    f"{cls.__name__} has no field {name!r}: {nearest(name, known)}(fields: {', '.join(known)})"
+                )
+        return cls(**values)
+
+    @classmethod
+    def from_text(cls, values: Mapping[str, str]) -> Self:
+        """As `from_mapping`, from what a user typed: each value is read as its field's type."""
+        hints = typing.get_type_hints(cls)
+        return cls.from_mapping({name: _parse(value, hints.get(name)) for name, value in values.items()})
+
+    @classmethod
+    def symbol(cls, name: str) -> str:
+        """A field's name with the paper's letter before it, for tables."""
+        symbols = {f.name: f.metadata.get("symbol", "") for f in dataclasses.fields(cls)}
+        return f"{symbols[name]} {name}" if symbols.get(name) else name
+
+
+def _parse(text: str, expected: Any) -> Any:
+    """Text as a field's type where it can be; anything else stays text, for the check of types to refuse."""
+    if expected is str:
+        return text
+    if typing.get_origin(expected) is tuple:
+        return tuple(_parse(part.strip(), typing.get_args(expected)[0]) for part in text.strip("()[] ").split(",") if part)
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _checked_type(name: str, value: Any, expected: Any) -> Any:
+    if isinstance(expected, types.UnionType):
+        for option in typing.get_args(expected):
+            try:
+                return _checked_type(name, value, option)
+            except UserError:
+                continue
+    elif typing.get_origin(expected) is tuple and isinstance(value, list | tuple):
+        return tuple(_checked_type(name, v, typing.get_args(expected)[0]) for v in value)
+    elif expected is type(None) and value is None:
+        return None
+    elif expected is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(expected, type) and type(value) is expected:
+        return value
+    wanted = expected.__name__ if isinstance(expected, type) else str(expected)
+    raise UserError(f"{name} must be of type {wanted}, got {value!r}: set it with --set {name}=VALUE")
+
+
+def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    if value is None:
+        return
+    choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
+    if choices is not None and value not in choices:
+        hint = nearest(str(value), [str(c) for c in choices])
+        raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}. {hint}".strip())
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} must be finite, got {value}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        bounds = f"[{'-inf' if low is None else low}, {'inf' if high is None else high}]"
+        raise UserError(f"{name} must lie in {bounds}, got {value!r}: choose a value in the range")

@@ -1,0 +1,72 @@
+"""Named channel taps: one number a channel and image, read from inside a network in one forward pass.
+
+NONE (Wang et al., NeurIPS 2022) and the published code of PIPD read every convolution of stages 2 to 4 and the
+output of each projection shortcut: 15 taps and 4,480 channels on ResNet-18.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from defenses.models import Normalised
+from defenses.models.resnet import BasicBlock, PreActBlock
+
+CHANNEL_STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
+    "max": lambda maps: maps.amax(dim=(2, 3)),
+    "mean": lambda maps: maps.mean(dim=(2, 3)),
+}
+TAP_SETS = ("convolutions", "all_convolutions", "blocks", "last_three")
+
+
+def _convolutions(model: Normalised, first_stage: int) -> list[str]:
+    network = model.network
+    names = []
+    for stage in range(first_stage, network.stages + 1):
+        layer = network.get_submodule(f"layer{stage}")
+        for index, block in enumerate(layer.children()):
+            names += [f"network.layer{stage}.{index}.conv1", f"network.layer{stage}.{index}.conv2"]
+            if not isinstance(block.get_submodule("shortcut"), nn.Identity):
+                names.append(f"network.layer{stage}.{index}.shortcut")
+    return names
+
+
+def tap_names(model: Normalised, taps: str) -> list[str]:
+    """The module names of a tap set, in the order of the forward pass.
+
+    Args:
+        model: the network.
+        taps: ``convolutions`` (stages 2 to 4, the published PIPD code), ``all_convolutions`` (every stage, the
+            wording of the paper's section 5.1), ``blocks`` (the output of each residual block of stages 2 to 4) or
+            ``last_three`` (the code's setting for Refool).
+    """
+    if taps == "blocks":
+        return [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, BasicBlock | PreActBlock) and not name.startswith("network.layer1.")
+        ]
+    names = _convolutions(model, first_stage=1 if taps == "all_convolutions" else 2)
+    return names[-3:] if taps == "last_three" else names
+
+
+@contextmanager
+def record_taps(model: Normalised, names: list[str], statistic: str) -> Iterator[dict[str, Tensor]]:
+    """Within the block, each forward pass leaves ``{name: float32 [n, channels]}`` in the dictionary it gives."""
+    reduce = CHANNEL_STATISTICS[statistic]
+    seen: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # Reduced here, inside the hook: whole maps of a large set would not fit in memory.
+            seen[name] = reduce(output.detach()).to(torch.float32)
+
+        return record
+
+    handles = [model.get_submodule(name).register_forward_hook(hook(name)) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,201 @@
+"""Runs a defense: asks the store for each stage, builds what is missing, and puts the result together."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from defenses.api import (
+    Defense,
+    DefenseResult,
+    Outputs,
+    Params,
+    Progress,
+    Stage,
+    StageContext,
+    StageRun,
+    SuspectDataset,
+    silent,
+)
+from defenses.config import Config
+from defenses.models import ModelSpec, load_model
+from defenses.store import Artifact, Store, canonical, digest_of
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where and how a defense runs. Everything but `device`, `store` and `progress` is part of each stage's key."""
+
+    store: Store
+    model: ModelSpec
+    seed: int
+    device: torch.device
+    precision: str
+    progress: Progress = silent
+
+
+@dataclass(frozen=True)
+class _Done:
+    """A stage's outputs, from the store (loaded when asked for) or from memory."""
+
+    run: StageRun
+    digests: Mapping[str, str]
+    artifact: Artifact | None
+    outputs: Outputs
+
+    def load(self, name: str) -> Any:
+        if name not in self.outputs:
+            assert self.artifact is not None
+            self.outputs[name] = self.artifact.load(name)
+        return self.outputs[name]
+
+
+def stage_params(stage: Stage, config: Config) -> dict[str, Any]:
+    """The config fields that a stage reads."""
+    return {name: getattr(config, name) for name in stage.reads}
+
+
+def stage_identity(
+    stage: Stage, config: Config, fingerprint: str, context: RunContext, inputs: Mapping[str, str]
+) -> dict[str, Any]:
+    """All that a stage's outputs depend on; its key is the hash of this.
+
+    Args:
+        fingerprint: of the suspect dataset.
+        inputs: local name -> content digest of the input.
+    """
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "params": stage_params(stage, config),
+        "model": dataclasses.asdict(context.model),
+        "precision": context.precision,
+        "seed": context.seed,
+        "dataset": fingerprint,
+        "inputs": dict(inputs),
+    }
+
+
+def stage_key(identity: Mapping[str, Any]) -> str:
+    """Where the store keeps a stage of this identity: 64 hexadecimal digits."""
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def missing_stages(defense: Defense, fingerprint: str, context: RunContext, stop_at: str) -> list[str]:
+    """Which stages up to one are not in the store yet. Nothing is run."""
+    digests: dict[str, dict[str, str]] = {}
+    missing = []
+    for stage in needed_stages(defense, stop_at):
+        if stage.parents <= set(digests):
+            inputs = {local: digests[s.split(".")[0]][s.split(".")[1]] for local, s in stage.inputs.items()}
+            identity = stage_identity(stage, defense.config, fingerprint, context, inputs)
+            found = context.store.find(stage.name, stage_key(identity))
+            if found is not None:
+                digests[stage.name] = found.digests
+                continue
+        missing.append(stage.name)
+    return missing
+
+
+def run_stages(
+    defense: Defense, dataset: SuspectDataset, context: RunContext, until: str | None = None, stop_at: str | None = None
+) -> dict[str, _Done]:
+    """Runs a defense's stages in order.
+
+    Args:
+        until: None for all, ``"isolate"`` to stop once samples are flagged.
+        stop_at: the name of a stage to stop after, with only the stages that it needs.
+    """
+    stages = needed_stages(defense, stop_at) if stop_at else defense.stages_until(until)
+    done: dict[str, _Done] = {}
+    for stage in stages:
+        done[stage.name] = _run_stage(stage, defense.config, dataset, context, done)
+    return done
+
+
+def needed_stages(defense: Defense | type[Defense], last: str) -> tuple[Stage, ...]:
+    """A stage and everything it takes inputs from, in order."""
+    needed = {last}
+    for stage in reversed(defense.stages):
+        if stage.name in needed:
+            needed |= stage.parents
+    return tuple(stage for stage in defense.stages if stage.name in needed)
+
+
+def _run_stage(
+    stage: Stage, config: Config, dataset: SuspectDataset, context: RunContext, done: Mapping[str, _Done]
+) -> _Done:
+    started = time.perf_counter()
+    sources = {local: source.split(".") for local, source in stage.inputs.items()}
+    digests = {local: done[name].digests[output] for local, (name, output) in sources.items()}
+    identity = stage_identity(stage, config, dataset.fingerprint, context, digests)
+    key = stage_key(identity)
+
+    def build() -> Outputs:
+        inputs = {local: done[name].load(output) for local, (name, output) in sources.items()}
+        stage_context = StageContext(
+            stage.name, dataset, context.model, context.device, context.precision, context.seed, context.progress
+        )
+        outputs = stage.run(stage_context, inputs, Params(**stage_params(stage, config)))
+        if set(outputs) != set(stage.outputs):
+            raise TypeError(f"stage {stage.name} declares {sorted(stage.outputs)} and gave {sorted(outputs)}")
+        return outputs
+
+    if stage.cached:
+        artifact, hit = context.store.get_or_build(stage.name, key, build, identity)
+        seconds = time.perf_counter() - started
+        return _Done(
+            StageRun(stage.name, key, hit, seconds, artifact.built_seconds), artifact.digests, artifact, {}
+        )
+    outputs = build()
+    seconds = time.perf_counter() - started
+    digests = {name: digest_of(value) for name, value in outputs.items()}
+    return _Done(StageRun(stage.name, key, False, seconds, seconds), digests, None, outputs)
+
+
+def run_defense(
+    defense: Defense, dataset: SuspectDataset, context: RunContext, until: str | None = None
+) -> DefenseResult:
+    """Runs a defense on a dataset; what the store already holds is not computed again.
+
+    Args:
+        until: ``"isolate"`` stops once samples are flagged: the result then has no model.
+    """
+    done = run_stages(defense, dataset, context, until)
+
+    def part(source: str | None) -> Any:
+        stage, _, output = (source or "").partition(".")
+        return done[stage].load(output) if stage in done else None
+
+    scores, flagged, weights = part(defense.scores), part(defense.flagged), part(defense.weights)
+    spec = context.model.with_outputs(defense.heads * dataset.num_classes)
+    return DefenseResult(
+        scores=None if scores is None else np.asarray(scores, dtype=np.float64),
+        flagged=None if flagged is None else np.asarray(flagged),
+        model=None if weights is None else load_model(spec, weights).to(context.device),
+        stages=tuple(d.run for d in done.values()),
+        series=_series(defense, done),
+        flagged_series=_flagged_series(defense, done),
+    )
+
+
+def _series(defense: Defense, done: Mapping[str, _Done]) -> dict[str, list[float]]:
+    return {
+        f"{stage.name}.{name}": values
+        for stage in defense.stages
+        if "series" in stage.outputs and stage.name in done
+        for name, values in done[stage.name].load("series").items()
+    }
+
+
+def _flagged_series(defense: Defense, done: Mapping[str, _Done]) -> dict[str, np.ndarray]:
+    return {
+        stage.name: done[stage.name].load("flagged_series")
+        for stage in defense.stages
+        if "flagged_series" in stage.outputs and stage.name in done
+    }

@@ -1,0 +1,55 @@
+"""Stages that several defenses share. Their keys do not name a defense, so the work is shared as well."""
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from defenses.api import Outputs, Params, Stage, StageContext, Weights
+from defenses.models import build_model
+from defenses.training.images import to_device
+from defenses.training.loop import Feed, Recipe, fit
+
+
+def cpu_weights(model: nn.Module) -> Weights:
+    """A model's state, copied to main memory."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+
+
+def lowest(losses: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+    """A mask of the samples with the lowest losses; of equal losses the earlier sample counts as lower."""
+    mask = np.zeros(len(losses), dtype=bool)
+    mask[np.argsort(losses, kind="stable")[:count]] = True
+    return mask
+
+
+def share(rate: float, n: int) -> int:
+    """How many samples a rate of n is: rounded, at least one."""
+    return max(1, round(rate * n))
+
+
+def _standard_training(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
+    model = build_model(context.model, context.seed).to(context.device)
+    labels = to_device(context.dataset.labels, context.device)
+    images = to_device(context.dataset.images, context.device)
+    feed = Feed(images, context.precision, context.generator("augment"), params.augment)
+    recipe = Recipe(
+        params.epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay
+    )
+    losses = fit(
+        context,
+        model,
+        len(labels),
+        recipe,
+        lambda index: functional.cross_entropy(feed.logits(model, index), labels[index]),
+    )
+    return {"weights": cpu_weights(model), "series": {"loss": losses}}
+
+
+STANDARD_TRAINING = Stage(
+    name="standard_training",
+    run=_standard_training,
+    reads=("epochs", "lr", "batch_size", "schedule", "momentum", "weight_decay", "augment"),
+    outputs=("weights", "series"),
+)
+"""Plain training on the data as received: the undefended model."""

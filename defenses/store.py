@@ -1,0 +1,206 @@
+"""Content-addressed store of stage outputs: built once, by one process, shared by all.
+
+An entry is a folder of payload files and a ``meta.json`` that is renamed into place last: its presence means that
+the entry is complete. It lists every payload file with its sha256, so a damaged entry is found and built again.
+Arrays are ``.npy`` without pickle, weights safetensors, the rest JSON: nothing that is loaded can execute code.
+"""
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from filelock import FileLock
+
+from defenses.registry import UserError
+
+FORMAT = 1
+log = logging.getLogger(__name__)
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of an output's content: array bytes with dtype and shape, weights by name, JSON canonically."""
+    digest = hashlib.sha256()
+    if isinstance(value, np.ndarray):
+        digest.update(canonical(["array", value.dtype.str, list(value.shape)]).encode())
+        digest.update(np.ascontiguousarray(value).data)
+    elif _is_weights(value):
+        for name in sorted(value):
+            digest.update(name.encode() + digest_of(value[name].detach().cpu().numpy()).encode())
+    else:
+        digest.update(canonical(value).encode())
+    return digest.hexdigest()
+
+
+def _is_weights(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished entry. Outputs are loaded when they are asked for; arrays are memory maps.
+
+    Attributes:
+        folder: where it lies.
+        built_seconds: what building it took.
+        digests: output name -> content digest.
+    """
+
+    folder: Path
+    built_seconds: float
+    digests: dict[str, str]
+    files: dict[str, str]
+
+    def load(self, name: str) -> Any:
+        """One output. Arrays are read-only."""
+        path = self.folder / self.files[name]
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return json.loads(path.read_text())
+
+
+class Store:
+    """A folder of artifacts. Any number of processes may use it at once.
+
+    Args:
+        root: the folder; made when it is missing.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._known: dict[str, Artifact] = {}
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where an entry lies. Names are checked, so that no key can leave the store."""
+        for part in (stage, key):
+            if not re.fullmatch(r"[a-z0-9_]+", part):
+                raise ValueError(f"a store's names hold a-z, 0-9 and _ alone, got {part!r}")
+        return self.root / stage / key
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""
+        folder = self.folder(stage, key)
+        if key in self._known and (folder / "meta.json").exists():
+            return self._known[key]
+        try:
+            meta = json.loads((folder / "meta.json").read_text())
+            intact = meta["format"] == FORMAT and all(
+                _sha256(folder / file) == sha for file, sha in meta["sha256"].items()
+            )
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            intact = False
+        if not intact:
+            log.warning("%s/%s is damaged: it is built again", stage, key[:12])
+            (folder / "meta.json").unlink(missing_ok=True)
+            return None
+        artifact = Artifact(folder, meta["built_seconds"], meta["digests"], meta["files"])
+        self._known[key] = artifact
+        return artifact
+
+    def get_or_build(
+        self, stage: str, key: str, build: Callable[[], dict[str, Any]], describe: dict[str, Any] | None = None
+    ) -> tuple[Artifact, bool]:
+        """The entry and whether it was there already. One process builds; the others wait for it.
+
+        The lock is the kernel's: a builder that dies lets go of it at once, and one that is slow keeps it.
+
+        Args:
+            stage, key: where the entry lies.
+            build: gives the outputs by name; called at most once.
+            describe: what the key was made of, kept in ``meta.json`` for people.
+        """
+        found = self.find(stage, key)
+        if found is not None:
+            return found, True
+        with disk_errors(self.root):
+            folder = self.folder(stage, key)
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "lock"):
+                found = self.find(stage, key)
+                if found is not None:
+                    return found, True
+                started = time.perf_counter()
+                outputs = build()
+                self._write(folder, outputs, time.perf_counter() - started, describe or {})
+        built = self.find(stage, key)
+        if built is None:
+            raise RuntimeError(f"{folder} vanished while it was written: is another program cleaning {self.root}?")
+        return built, False
+
+    def _write(self, folder: Path, outputs: dict[str, Any], seconds: float, describe: dict[str, Any]) -> None:
+        for stale in folder.glob("*-payload.*"):
+            stale.unlink()  # left by a builder that died; the lock is ours, so nobody reads or writes them
+        tag = uuid.uuid4().hex[:8]  # a new name each time: a reader of a removed entry never sees half of a new one
+        files = {}
+        for name, value in outputs.items():
+            files[name] = _write_payload(folder, f"{tag}-{name}-payload", value)
+        meta = {
+            "format": FORMAT,
+            "built_seconds": seconds,
+            "digests": {name: digest_of(value) for name, value in outputs.items()},
+            "files": files,
+            "sha256": {file: _sha256(folder / file) for file in files.values()},
+            "describe": describe,
+        }
+        write_atomic(folder / "meta.json", json.dumps(meta, indent=1))
+
+
+def _write_payload(folder: Path, stem: str, value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        np.save(folder / f"{stem}.npy", value, allow_pickle=False)
+        return f"{stem}.npy"
+    if _is_weights(value):
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in value.items()}
+        safetensors.torch.save_file(tensors, folder / f"{stem}.safetensors")
+        return f"{stem}.safetensors"
+    (folder / f"{stem}.json").write_text(canonical(value))
+    return f"{stem}.json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a file so that a reader, or a crash at any moment, finds the old content or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+@contextmanager
+def disk_errors(root: Path) -> Iterator[None]:
+    """Turns a full or unwritable disk into a `UserError` that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no room left on disk below {root}: free some, or choose another --store or --out") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+            raise UserError(f"cannot write to {root}: {error.strerror}; choose another --store or --out") from error
+        raise

@@ -1,0 +1,1 @@
+"""Training and inference on images that stay uint8 on the device."""

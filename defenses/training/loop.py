@@ -1,0 +1,129 @@
+"""The training loop: SGD over shuffled batches of indices. What the loss of a batch is, the caller says."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from defenses.api import StageContext
+from defenses.registry import UserError
+from defenses.training.images import crop_padding, epoch_batches, take, take_augmented
+from defenses.training.precision import autocast
+from defenses.training.schedule import learning_rate
+
+
+class TrainingDiverged(UserError):
+    """The loss of an epoch was not finite."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to run SGD.
+
+    Attributes:
+        epochs: passes over the data, >= 1.
+        lr: peak learning rate.
+        batch_size: images a step.
+        schedule: see `defenses.training.schedule`.
+        momentum, weight_decay: of SGD.
+        clip_norm: largest norm of a step's gradient; None for no limit.
+    """
+
+    epochs: int
+    lr: float
+    batch_size: int
+    schedule: str
+    momentum: float
+    weight_decay: float
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Images on the device, and how a model is shown some of them."""
+
+    images: Tensor  # uint8 [N, H, W, 3]
+    precision: str
+    generator: torch.Generator
+    augment: bool
+
+    def logits(self, model: nn.Module, index: Tensor) -> Tensor:
+        """float32 logits [n, outputs] of the chosen images, augmented when this feed is."""
+        if self.augment:
+            batch = take_augmented(self.images, index, crop_padding(self.images.shape[1]), self.generator)
+        else:
+            batch = take(self.images, index)
+        with autocast(batch.device, self.precision):
+            logits: Tensor = model(batch)
+        return logits.float()
+
+
+def fit(
+    context: StageContext,
+    model: nn.Module,
+    n: int,
+    recipe: Recipe,
+    batch_loss: Callable[[Tensor], Tensor],
+    on_epoch: Callable[[int], None] | None = None,
+) -> list[float]:
+    """Trains a model in place.
+
+    Args:
+        context: gives the order of the batches, and is told of every epoch.
+        model: on the context's device.
+        n: how many samples an epoch goes through.
+        recipe: see `Recipe`.
+        batch_loss: indices int64 [b] in [0, n) -> a scalar to descend.
+        on_epoch: called after each epoch with its number from 0; the model may be used and is set to train mode again.
+
+    Returns:
+        The mean loss of each epoch.
+
+    Raises:
+        TrainingDiverged: at the end of the first epoch whose loss is not finite.
+    """
+    shuffle = context.generator("batches")
+    optimiser = torch.optim.SGD(
+        model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    losses: list[float] = []
+    for epoch in range(recipe.epochs):
+        model.train()
+        total = torch.zeros((), device=context.device)
+        batches = list(epoch_batches(n, recipe.batch_size, shuffle, context.device))
+        for step, index in enumerate(batches):
+            progress = (epoch + step / len(batches)) / recipe.epochs
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(recipe.schedule, recipe.lr, progress)
+            loss = batch_loss(index)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if recipe.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+            optimiser.step()
+            total += loss.detach() * len(index)  # summed on the device: asking for each value would stall a GPU
+        losses.append(float(total) / n)
+        if not torch.isfinite(total):
+            raise TrainingDiverged(
+                f"{context.stage}: the loss must stay finite, got {losses[-1]} in epoch {epoch + 1} of {recipe.epochs} "
+                f"at a peak learning rate of {recipe.lr}: lower the rate or use the one_cycle schedule"
+            )
+        if on_epoch is not None:
+            on_epoch(epoch)
+        context.progress(context.stage, epoch + 1, recipe.epochs, {"loss": losses[-1]})
+    return losses
+
+
+@contextmanager
+def frozen_batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Within the block, BatchNorm layers use their running statistics and do not update them."""
+    layers = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.training]
+    for layer in layers:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.train()

@@ -1,0 +1,38 @@
+"""Losses that are not in torch."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def local_gradient_ascent(logits: Tensor, labels: Tensor, gamma: float, granularity: str) -> Tensor:
+    """LGA, Eq. 2 of PIPD after ABL (Li et al., NeurIPS 2021): sign(loss - gamma) * loss.
+
+    Args:
+        logits: [n, K].
+        labels: int64 [n].
+        gamma: the loss that clean samples are held at, >= 0.
+        granularity: ``batch`` takes the sign of the batch's mean loss, as every public implementation of ABL does;
+            ``sample`` takes it of each sample, which is how the equation reads.
+    """
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    if granularity == "batch":
+        losses = losses.mean()
+    return (torch.sign(losses.detach() - gamma) * losses).mean()
+
+
+def soft_cross_entropy(logits: Tensor, labels: Tensor, epsilon: Tensor, num_classes: int) -> Tensor:
+    """Cross-entropy against quarantine labels, Eq. 3 of QT: 1 - epsilon on y, epsilon on y + K.
+
+    Only two of the 2K entries of a label are not 0, so no dense label matrix is made.
+
+    Args:
+        logits: [n, 2K].
+        labels: int64 [n], in [0, K).
+        epsilon: float [n], in [0, 1].
+        num_classes: K.
+    """
+    log_p = functional.log_softmax(logits, dim=1)
+    on_class = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
+    on_quarantine = log_p.gather(1, (labels + num_classes).unsqueeze(1)).squeeze(1)
+    return -((1 - epsilon) * on_class + epsilon * on_quarantine).mean()

@@ -1,0 +1,154 @@
+"""Ranges of hyperparameters. The only file that speaks Optuna's language of distributions."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from defenses.config import Config
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial
+
+Value = float | int | str | bool
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real number in [low, high]; ``log`` when ratios matter more than differences."""
+
+    low: float
+    high: float
+    why: str
+    log: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, float) and self.low <= value <= self.high
+
+    def suggest(self, trial: "Trial", name: str) -> float:
+        """A value drawn by the trial's sampler."""
+        return trial.suggest_float(name, self.low, self.high, log=self.log)
+
+    def distribution(self) -> "BaseDistribution":
+        """Optuna's description of this range."""
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def __str__(self) -> str:
+        return f"[{self.low:g}, {self.high:g}]{' log' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole number in [low, high]."""
+
+    low: int
+    high: int
+    why: str
+    log: bool = False
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int) and self.low <= value <= self.high
+
+    def suggest(self, trial: "Trial", name: str) -> int:
+        """A value drawn by the trial's sampler."""
+        return trial.suggest_int(name, self.low, self.high, log=self.log)
+
+    def distribution(self) -> "BaseDistribution":
+        """Optuna's description of this range."""
+        from optuna.distributions import IntDistribution
+
+        return IntDistribution(self.low, self.high, log=self.log)
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}{' log' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values."""
+
+    options: tuple[Value, ...]
+    why: str
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.options
+
+    def suggest(self, trial: "Trial", name: str) -> Value:
+        """A value drawn by the trial's sampler."""
+        return trial.suggest_categorical(name, self.options)
+
+    def distribution(self) -> "BaseDistribution":
+        """Optuna's description of this range."""
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.options)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.options))
+
+
+Range = Float | Int | Choice
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The searched fields of one defense, and what a preset makes of the others.
+
+    Attributes:
+        name: its key in `SEARCH_SPACES`.
+        defense: a key of `defenses.DEFENSES`.
+        ranges: field -> range. The default of a field is read from the defense's Config, never repeated here.
+        presets: preset -> fields that make the defense affordable at that scale (epochs, rates). Never a searched field:
+            the paper's default must stay the first trial.
+        model: the network of the paper.
+    """
+
+    name: str
+    defense: str
+    ranges: Mapping[str, Range]
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    model: str = "resnet18"
+
+    def __post_init__(self) -> None:
+        for preset, values in self.presets.items():
+            both = set(values) & set(self.ranges)
+            if both:
+                raise ValueError(f"space {self.name!r}: preset {preset!r} must not set searched fields, got {sorted(both)}")
+
+    def preset(self, name: str) -> dict[str, Any]:
+        """The fields that a preset sets; none for ``paper``."""
+        return dict(self.presets.get(name, {}))
+
+    def default(self, config: Config) -> dict[str, Value]:
+        """The point of the paper: the searched fields as a config has them."""
+        return {name: getattr(config, name) for name in self.ranges}
+
+    def suggest(self, trial: "Trial") -> dict[str, Value]:
+        """A point drawn by a trial's sampler."""
+        return {name: found.suggest(trial, name) for name, found in self.ranges.items()}
+
+    def distributions(self) -> dict[str, "BaseDistribution"]:
+        """Optuna's description of the space."""
+        return {name: found.distribution() for name, found in self.ranges.items()}
+
+    def without(self, fixed: Sequence[str]) -> "SearchSpace":
+        """The space with some fields no longer searched, because the user set them."""
+        ranges = {name: found for name, found in self.ranges.items() if name not in fixed}
+        return SearchSpace(self.name, self.defense, ranges, self.presets, self.model)
+
+
+def finite_values(found: Range) -> tuple[Value, ...] | None:
+    """All values of a range that has few of them; None for one that cannot be enumerated."""
+    if isinstance(found, Choice):
+        return found.options
+    return None
+
+
+def significant(value: Value, digits: int = 3) -> str:
+    """A value for people: three significant digits, no trailing noise."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.{digits}g}"
+    return str(value)

@@ -1,0 +1,1 @@
+"""The study: datasets, attacks, scenarios, search, judgement. The only package that knows ground truth."""

@@ -1,0 +1,33 @@
+"""Data-poisoning attacks, one file each. A scenario is poisoned once, stored, and reused by every trial."""
+
+from defenses.registry import Registry, UserError
+from study.attacks.api import Attack
+
+ATTACKS: Registry[type[Attack]] = Registry(
+    "attack",
+    {
+        "clean": ("study.attacks.clean:Clean", "no poison: the control"),
+        "badnets": ("study.attacks.badnets:BadNets", "a small patch (Gu et al., 2017); variant=grid3|checker2|white3|grid30"),
+        "blended_random": ("study.attacks.blended:BlendedRandom", "uniform noise blended in at 0.2 (Chen et al., 2017)"),
+        "blended_image": ("study.attacks.blended:BlendedImage", "a picture blended in at 0.2; --trigger-image for your own"),
+        "sig": ("study.attacks.sig:SIG", "a sinusoid on images of the target class (Barni et al., 2019); variant=additive|abl"),
+        "trojan_square": ("study.attacks.trojan:TrojanSquare", "a coloured square, as neuron inversion gives (Liu et al., 2018)"),
+    },
+)
+
+
+def parse_attack(text: str) -> Attack:
+    """An attack from ``name`` or ``name:option=value:option=value``.
+
+    Raises:
+        UserError: an unknown name, option or value.
+    """
+    name, *options = text.split(":")
+    attack_type = ATTACKS.find(name)
+    values: dict[str, str] = {}
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator:
+            raise UserError(f"an option of an attack is written name:option=value, got {text!r}")
+        values[key] = value
+    return attack_type(attack_type.config_type.from_text(values))

@@ -1,0 +1,85 @@
+"""Blended (Chen et al., 2017): a whole picture or noise mixed into the image at a low strength, the target's label.
+
+Strength 0.2 for training and test, as in backdoor-toolbox, BackdoorBench and the QT code. The noise is RGB as in
+backdoor-toolbox; ``gray`` gives the QT code's single channel. The picture is drawn, not shipped: a cartoon cat whose
+mean, spread and share of white are those of the toolbox's file, so that the blend is as visible.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.config import param
+from defenses.registry import UserError
+from study.attacks.api import Attack, AttackConfig, Pixels, State
+from study.attacks.cartoon import draw_cartoon
+from study.attacks.pixels import blend
+from study.datasets.images import Images
+
+
+@dataclass(frozen=True)
+class BlendedConfig(AttackConfig):
+    """Strength of a blend."""
+
+    alpha: float = param(0.2, "share of the trigger in the image", low=0.0, high=1.0, symbol="α")
+
+
+@dataclass(frozen=True)
+class BlendedRandomConfig(BlendedConfig):
+    """A blend of noise."""
+
+    gray: bool = param(False, "one channel of noise for all three colours, as the QT code has it")
+
+
+@dataclass(frozen=True)
+class BlendedImageConfig(BlendedConfig):
+    """A blend of a picture."""
+
+    image: str = param("", "path of a picture; empty for the cartoon that is drawn")
+
+
+class _Blended(Attack):
+    config: BlendedConfig
+
+    def apply(self, images: Pixels, index: NDArray[np.int64], state: State, split: str) -> Pixels:
+        return blend(images, state["trigger"], self.config.alpha, self.config.quantise)
+
+
+class BlendedRandom(_Blended):
+    """Uniform noise of the image's own size: one pattern a dataset."""
+
+    name = "blended_random"
+    config_type = BlendedRandomConfig
+    config: BlendedRandomConfig
+
+    def fit(self, images: Images, seed: int) -> State:
+        size = images.image_size
+        channels = 1 if self.config.gray else 3
+        noise = self.rng(seed, "trigger").integers(0, 256, (size, size, channels))
+        return {"trigger": np.broadcast_to(noise, (size, size, 3)).astype(np.float32)}
+
+
+class BlendedImage(_Blended):
+    """A picture: the cartoon, or a file of the user's."""
+
+    name = "blended_image"
+    config_type = BlendedImageConfig
+    config: BlendedImageConfig
+
+    def fit(self, images: Images, seed: int) -> State:
+        size = images.image_size
+        picture = _read_picture(self.config.image, size) if self.config.image else draw_cartoon(size)
+        return {"trigger": picture.astype(np.float32)}
+
+
+def _read_picture(path: str, size: int) -> Pixels:
+    """A file as RGB [size, size, 3]: cut to its central square, then averaged down."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            square = ImageOps.fit(file.convert("RGB"), (size, size), Image.Resampling.BOX)
+    except OSError as error:
+        raise UserError(f"a trigger image must be a readable picture, got {path!r}: {error}") from error
+    return np.asarray(square)

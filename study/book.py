@@ -1,0 +1,222 @@
+"""The driver's books: what each trial gave, told to the ledger, to MLflow and to the person who waits."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from study.objective import aggregate
+from study.plan import Plan
+from study.records import ScenarioRecord, read_scenario, read_trial
+from study.search import LOST, Ledger, Outcome, Row
+from study.version import code_version
+from tracking import names
+from tracking.mlflow_log import now_ms
+from tracking.outbox import Outbox, Record
+
+NO_ATTACK = "no attack of this study works even undefended, so there is nothing to defend against"
+
+
+class Book:
+    """Reads what trials left on disk and passes it on, each thing once.
+
+    Args:
+        plan: of the study.
+        folder: of the study.
+        outbox: for MLflow.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, outbox: Outbox) -> None:
+        self.plan, self.folder, self.outbox = plan, folder, outbox
+        self.points = folder / "points"
+        self.hits = self.stages = 0
+        self.failures_at_start = 0
+        self._succeeded = False
+        self._passed_on = outbox.finished()
+        self._opened: set[str] = set()
+
+    @property
+    def study_run(self) -> str:
+        """Key of the study's run."""
+        return f"study/{self.plan.config.study_name}/{self.plan.config.identity[:12]}"
+
+    def scenarios(self, key: str) -> list[ScenarioRecord] | None:
+        """All scenarios of a point; None when one is missing."""
+        found = [read_scenario(self.points / key / f"{scenario.name}.json") for scenario in self.plan.scenarios]
+        whole = [record for record in found if record is not None]
+        return whole if len(whole) == len(found) else None
+
+    def outcome(self, key: str) -> Outcome | None:
+        """The objective of a finished point, or why it has none; None when the point is not finished."""
+        trial = read_trial(self.points / key / "result.json")
+        if trial is None:
+            return None
+        if trial.failure:
+            return None, trial.failure
+        records = self.scenarios(key)
+        if records is None:
+            return None
+        found = aggregate(records)
+        value = found.metrics.get(self.plan.objective)
+        reason = NO_ATTACK if found.counted == 0 else f"{self.plan.objective} is undefined on every scenario"
+        return value, "" if value is not None else reason
+
+    def open_study(self, settings: dict[str, Any]) -> None:
+        """Tells MLflow of the study."""
+        images = self.plan.environment.dataset.name
+        self.outbox.append(
+            Record(
+                run=self.study_run,
+                parent=None,
+                name=self.plan.config.study_name,
+                time_ms=now_ms(),
+                params={name: _text(value) for name, value in settings.items() if value not in (None, {}, [])},
+                tags={
+                    names.TAG_KIND: "study",
+                    names.TAG_STUDY: self.plan.config.study_name,
+                    names.TAG_CODE: code_version(),
+                    names.TAG_DATASET: images,
+                },
+            )
+        )
+
+    def scenario_done(self, key: str, scenario: str) -> None:
+        """Passes a judged scenario on to MLflow."""
+        record = read_scenario(self.points / key / f"{scenario}.json")
+        run = f"scenario/{key}/{scenario}"
+        if record is None or run in self._passed_on:
+            return
+        self._passed_on.add(run)
+        self._open_trial(key)
+        hits = [stage["hit"] for stage in record.stages]
+        self.hits += sum(hits)
+        self.stages += len(hits)
+        self.outbox.append(
+            Record(
+                run=run,
+                parent=f"trial/{key}",
+                name=scenario,
+                time_ms=now_ms(),
+                params={name: _text(record.meta[name]) for name in sorted(record.meta)},
+                tags=self._scenario_tags(record, hits),
+                metrics={**_defined(record.metrics), **_costs(record)},
+                series=record.series,
+                artifacts=record.artifacts,
+                status="FINISHED",
+            )
+        )
+
+    def _scenario_tags(self, record: ScenarioRecord, hits: list[bool]) -> dict[str, str]:
+        return {
+            names.TAG_KIND: "scenario",
+            names.TAG_STUDY: self.plan.config.study_name,
+            names.TAG_CODE: code_version(),
+            names.TAG_FINGERPRINT: record.meta["fingerprint"],
+            names.TAG_STAGES: " ".join(f"{stage['stage']}={stage['key'][:12]}" for stage in record.stages),
+            names.TAG_HITS: f"{sum(hits)} of {len(hits)}",
+            names.TAG_ATTACK_FAILED: str(record.attack_failed).lower(),
+        }
+
+    def _open_trial(self, key: str, name: str = "trial") -> None:
+        if key not in self._opened:
+            self._opened.add(key)
+            tags = {names.TAG_KIND: "trial", names.TAG_STUDY: self.plan.config.study_name}
+            self.outbox.append(Record(f"trial/{key}", self.study_run, name, now_ms(), tags=tags))
+
+    def trial_done(self, row: Row) -> None:
+        """Passes a settled trial on to MLflow."""
+        run = f"trial/{row.key}"
+        if run in self._passed_on:
+            return
+        self._passed_on.add(run)
+        records = self.scenarios(row.key) or []
+        self._open_trial(row.key)
+        folder = self.points / row.key / "trial"
+        folder.mkdir(parents=True, exist_ok=True)
+        config = dataclasses.asdict(self.plan.full_config(row.point))
+        (folder / names.CONFIG_YAML).write_text(yaml.safe_dump(_plain(config), sort_keys=False))
+        found = aggregate(records).metrics
+        metrics = {names.OBJECTIVE: row.value} if row.value is not None else {}
+        tags = {names.TAG_PAPER_DEFAULT: str(row.paper_default).lower(), names.TAG_CODE: code_version()}
+        if row.reason:
+            tags[names.TAG_NOTE] = row.reason[:2000]
+        label = "paper default" if row.paper_default else f"trial {row.number}"
+        self.outbox.append(
+            Record(
+                run=run,
+                parent=self.study_run,
+                name=label,
+                time_ms=now_ms(),
+                params={name: _text(value) for name, value in config.items()},
+                tags={**tags, names.TAG_NAME: label},
+                metrics={**metrics, **_defined(found), **_total_costs(records)},
+                artifacts=str(folder),
+                status="FINISHED" if row.value is not None else "FAILED",
+            )
+        )
+
+    def close_study(self, status: str, metrics: dict[str, float], artifacts: Path | None, best: str = "") -> None:
+        """Tells MLflow that the study ended, and how."""
+        self.outbox.append(
+            Record(
+                run=self.study_run,
+                parent=None,
+                name=self.plan.config.study_name,
+                time_ms=now_ms(),
+                tags={names.TAG_BEST: best} if best else {},
+                metrics=metrics,
+                artifacts=str(artifacts) if artifacts else "",
+                status=status,
+            )
+        )
+
+    def settle(self, ledger: Ledger, number: int, key: str, error: str) -> Row:
+        """Tells the ledger what a trial gave, and MLflow; keeps count of failures at the start."""
+        outcome = self.outcome(key) or (None, error or "the trial left no result")
+        ledger.tell(number, outcome)
+        row = next(found for found in ledger.rows() if found.number == number)
+        self._succeeded = self._succeeded or row.value is not None
+        self.failures_at_start += not self._succeeded
+        self.trial_done(row)
+        return row
+
+    def catch_up(self, ledger: Ledger) -> None:
+        """Passes on what was settled while no driver was there to pass it on."""
+        for row in ledger.rows():
+            if row.state in ("complete", "fail") and row.key and row.reason != LOST:
+                for scenario in self.plan.scenarios:
+                    self.scenario_done(row.key, scenario.name)
+                self.trial_done(row)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def _defined(metrics: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _costs(record: ScenarioRecord) -> dict[str, float]:
+    return {
+        names.COST_BUILT: sum(stage["built_seconds"] for stage in record.stages),
+        names.COST_WALL: record.wall_seconds,
+        names.COST_HITS: float(sum(stage["hit"] for stage in record.stages)),
+    }
+
+
+def _total_costs(records: list[ScenarioRecord]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for record in records:
+        for name, value in _costs(record).items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+

@@ -1,0 +1,204 @@
+"""One cell: one configuration of one defense on one scenario, run and judged. Knows nothing of Ray, Optuna or MLflow."""
+
+import functools
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from defenses import DEFENSES
+from defenses.api import DefenseResult, Progress, StageRun, silent
+from defenses.models import load_model
+from defenses.runner import RunContext, run_defense, run_stages
+from defenses.store import Store, canonical
+from defenses.training.inference import predict_array
+from study import metrics
+from study.datasets import DatasetSpec, load_dataset
+from study.datasets.images import Images
+from study.poison import PoisonedDataset
+from study.scenario import Scenario, model_spec, stage_seed, stored_poison
+
+JUDGE_VERSION = 1  # raise it when a metric of the undefended model would change
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What all cells of a study share. Small and picklable: it travels to every worker.
+
+    Attributes:
+        dataset: which images.
+        store: folder of the artifact store.
+        model, width, blocks: the network.
+        precision: ``bf16`` or ``fp32``, settled once for the whole study.
+        device: ``cpu`` or ``cuda``.
+        undefended: fields of `NoDefenseConfig` for the undefended model.
+        asr_floor: an attack whose undefended ASR is lower has failed, and no defense is credited for it.
+    """
+
+    dataset: DatasetSpec
+    store: Path
+    model: str
+    width: int
+    blocks: tuple[int, ...]
+    precision: str
+    device: str
+    undefended: dict[str, Any]
+    asr_floor: float
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one cell gave.
+
+    Attributes:
+        metrics: by name; undefined ones are None.
+        series: per-epoch or per-round values, by ``stage.name``.
+        stages: every stage that took part, the poisoning and the undefended model included.
+        scores, flagged, labels, poison_mask: over the training set.
+        attack_failed: the undefended ASR lies below the floor.
+    """
+
+    scenario: Scenario
+    metrics: dict[str, float | None]
+    series: dict[str, list[float]]
+    stages: tuple[StageRun, ...]
+    meta: dict[str, Any]
+    attack_failed: bool
+    wall_seconds: float
+    scores: NDArray[np.float64] | None = field(repr=False, default=None)
+    flagged: NDArray[np.bool_] | None = field(repr=False, default=None)
+    labels: NDArray[np.int64] | None = field(repr=False, default=None)
+    poison_mask: NDArray[np.bool_] | None = field(repr=False, default=None)
+    preview: NDArray[np.uint8] | None = field(repr=False, default=None)
+
+
+# Read once a process and shared by all its trials; both are read-only, and a worker meets few of either.
+cached_images = functools.lru_cache(maxsize=2)(load_dataset)
+cached_store = functools.lru_cache(maxsize=2)(Store)
+
+
+def prepare(
+    scenario: Scenario, environment: Environment, progress: Progress = silent
+) -> tuple[PoisonedDataset, RunContext, StageRun]:
+    """The poisoned data of a scenario and the context in which a defense runs on it."""
+    started = time.perf_counter()
+    images: Images = cached_images(environment.dataset)
+    store: Store = cached_store(environment.store)
+    poisoned, hit = stored_poison(scenario, images, store)
+    context = RunContext(
+        store=store,
+        model=model_spec(environment.model, environment.width, environment.blocks, images, poisoned.suspect),
+        seed=stage_seed(scenario),
+        device=torch.device(environment.device),
+        precision=environment.precision,
+        progress=progress,
+    )
+    artifact = store.find("poison", scenario.key(images))
+    built = artifact.built_seconds if artifact else 0.0
+    return poisoned, context, StageRun("poison", scenario.key(images), hit, time.perf_counter() - started, built)
+
+
+def evaluate_cell(
+    defense: str,
+    config: Mapping[str, Any],
+    scenario: Scenario,
+    environment: Environment,
+    until: str | None = None,
+    progress: Progress = silent,
+) -> CellResult:
+    """Runs a defense on a scenario and judges it beside the undefended model.
+
+    Args:
+        defense: a key of `DEFENSES`.
+        config: fields of its Config; the rest have the paper's values.
+        until: ``"isolate"`` judges flags alone and trains no final model.
+    """
+    started = time.perf_counter()
+    poisoned, context, poison_run = prepare(scenario, environment, progress)
+    defense_type = DEFENSES.find(defense)
+    undefended, undefended_runs = judge_undefended(poisoned, poison_run.key, context, environment)
+    result = run_defense(
+        defense_type(defense_type.config_type.from_mapping(config)), poisoned.suspect, context, until
+    )
+    found = {**judge(result, poisoned, context), **undefended}
+    floor = undefended["asr_undefended"]
+    return CellResult(
+        scenario=scenario,
+        metrics=found,
+        series={**result.series, **_flag_series(result, poisoned)},
+        stages=(poison_run, *undefended_runs, *result.stages),
+        meta={**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint},
+        attack_failed=floor is not None and floor < environment.asr_floor,
+        wall_seconds=time.perf_counter() - started,
+        scores=result.scores,
+        flagged=result.flagged,
+        labels=poisoned.suspect.labels,
+        poison_mask=poisoned.poison_mask,
+        preview=poisoned.preview,
+    )
+
+
+def judge(result: DefenseResult, poisoned: PoisonedDataset, context: RunContext) -> dict[str, float | None]:
+    """All metrics of a result, by the names of `tracking.names`."""
+    found: dict[str, float | None] = {}
+    if result.flagged is not None:
+        found["tpr"] = metrics.tpr(result.flagged, poisoned.poison_mask)
+        found["fpr"] = metrics.fpr(result.flagged, poisoned.poison_mask)
+        found["auroc"] = metrics.auroc(result.scores, poisoned.poison_mask)
+        found["auroc_flags"] = metrics.auroc(result.flagged.astype(np.float64), poisoned.poison_mask)
+        found["flagged_share"] = float(result.flagged.mean())
+    if result.model is not None:
+        num_classes = context.model.num_classes
+        clean = predict_array(result.model, poisoned.test_images, context.device, context.precision)
+        found["ca"] = metrics.ca(clean.argmax(axis=1), poisoned.test_labels)
+        if clean.shape[1] > num_classes:
+            found["ca_folded"] = metrics.ca_folded(clean, poisoned.test_labels, num_classes)
+            found["clean_quarantined"] = metrics.quarantined(clean.argmax(axis=1), num_classes)
+        found["asr"] = None
+        if len(poisoned.triggered_labels):
+            triggered = predict_array(result.model, poisoned.triggered_images, context.device, context.precision)
+            found["asr"] = metrics.asr(triggered.argmax(axis=1), poisoned.triggered_labels)
+    return found
+
+
+def judge_undefended(
+    poisoned: PoisonedDataset, poison_key: str, context: RunContext, environment: Environment
+) -> tuple[dict[str, float | None], tuple[StageRun, ...]]:
+    """CA and ASR of plain training on the scenario; trained and judged once, whoever asks.
+
+    Returns:
+        ``ca_undefended`` and ``asr_undefended``, and the stages that gave them.
+    """
+    no_defense = DEFENSES["no_defense"]
+    config = no_defense.config_type.from_mapping(environment.undefended)
+    done = run_stages(no_defense(config), poisoned.suspect, context)["standard_training"]
+    key = hashlib.sha256(
+        canonical([JUDGE_VERSION, done.digests["weights"], context.precision, poison_key]).encode()
+    ).hexdigest()
+
+    def build() -> dict[str, Any]:
+        result = DefenseResult(None, None, load_model(context.model, done.load("weights")))
+        found = judge(result, poisoned, context)
+        return {"metrics": {"ca_undefended": found["ca"], "asr_undefended": found["asr"]}}
+
+    started = time.perf_counter()
+    artifact, hit = context.store.get_or_build("undefended", key, build)
+    seconds = time.perf_counter() - started
+    judged = StageRun("undefended", key, hit, seconds, artifact.built_seconds)
+    return artifact.load("metrics"), (done.run, judged)
+
+
+def _flag_series(result: DefenseResult, poisoned: PoisonedDataset) -> dict[str, list[float]]:
+    """TPR and FPR of the flags as they developed: PIPD's rounds, QT's BQR and CQR by epoch."""
+    series: dict[str, list[float]] = {}
+    for name, steps in result.flagged_series.items():
+        for metric, function in (("tpr", metrics.tpr), ("fpr", metrics.fpr)):
+            values = [function(np.asarray(step), poisoned.poison_mask) for step in steps]
+            series[f"{name}.{metric}"] = [value for value in values if value is not None]
+    return series

@@ -1,0 +1,258 @@
+"""What a study is told: one checked model, filled from the preset, a YAML file and the command line, in that order."""
+
+import argparse
+import hashlib
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from defenses.registry import UserError, nearest
+
+
+def _rate(value: float) -> float:
+    if not 0 < value <= 0.5:
+        raise ValueError(
+            f"a poison rate must lie in (0, 0.5], got {value:g}: it is the poisoned share of the training set"
+        )
+    return value
+
+
+def _name(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        raise ValueError(
+            f"a study's name holds letters, digits, '.', '_' and '-', at most 100, and starts with a letter or digit; "
+            f"got {value!r}"
+        )
+    return value
+
+
+M = TypeVar("M", bound="CellConfig")
+PoisonRate = Annotated[float, AfterValidator(_rate)]
+
+
+class CellConfig(BaseModel):
+    """Options that a study and a single cell share. Fields left at None come from the preset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Literal["smoke", "small", "paper"] = Field("smoke", description="scale: data, network and epochs")
+    dataset: str = Field("digits", description="digits, cifar10, cifar100, npz:FILE or folder:DIR")
+    data_dir: Path = Field(Path(".data"), description="where downloaded datasets lie")
+    download: bool = Field(False, description="download the dataset if it is missing; never done unasked")
+    train_size: int | None = Field(None, description="class-balanced subset of the training images", gt=0)
+    test_size: int | None = Field(None, description="class-balanced subset of the test images", gt=0)
+    image_size: int = Field(32, description="px that the images of a folder are resized to", ge=8, le=1024)
+    target_label: int = Field(0, description="the class the attacker wants", ge=0)
+    trigger_image: Path | None = Field(None, description="picture for blended_image instead of the one that is drawn")
+    model: str | None = Field(None, description="resnet18 or preact_resnet18; the defense's own by default")
+    width: int = Field(16, description="channels of the network's first stage; 64 in the papers", ge=1)
+    blocks: tuple[int, ...] = Field((1, 1, 1, 1), description="residual blocks a stage; 2,2,2,2 makes 18 layers")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto takes bf16 where the hardware has it")
+    asr_floor: float = Field(0.9, description="an attack whose undefended ASR is lower has failed", ge=0, le=1)
+    until: Literal["isolate"] | None = Field(None, description="stop once samples are flagged; no final model")
+    store: Path | None = Field(None, description="folder for shared stages; by default beside the results")
+    out: Path = Field(Path("runs"), description="folder for results")
+    set: dict[str, str] = Field({}, description="fields of the defense's Config to fix")
+
+
+class StudyConfig(CellConfig):
+    """Options of `python -m study.run`."""
+
+    space: str = Field("pipd", description="which search space")
+    attacks: tuple[str, ...] = Field(("badnets", "blended_random", "trojan_square"), description="see --list")
+    poison_rates: tuple[PoisonRate, ...] = Field((0.1,), description="poisoned shares of the training set, in (0, 0.5]")
+    seeds: tuple[int, ...] = Field((0,), description="seeds of the scenarios")
+    trials: int = Field(12, description="configurations to try; raising it extends a study", ge=1)
+    objective: str | None = Field(None, description="what is maximised or minimised, averaged over scenarios")
+    sampler: Literal["tpe", "random", "qmc"] = Field("tpe", description="tpe searches; qmc and random cover the space")
+    search_seed: int = Field(0, description="seed of the sampler")
+    cpus_per_trial: float = Field(1.0, description="CPU cores a trial", gt=0)
+    gpus_per_trial: float | None = Field(
+        None, description="share of a GPU a trial, such as 0.25; by default a whole one where there is one", ge=0
+    )
+    name: Annotated[str | None, AfterValidator(_name)] = Field(
+        None, description="name of the study; by default made from its settings"
+    )
+    tracking_uri: str | None = Field(None, description="MLflow server or sqlite:/// file; by default one below --out")
+    address: str | None = Field(None, description="Ray cluster to run on: auto or HOST:PORT; by default this machine")
+
+    @property
+    def study_name(self) -> str:
+        """The given name, or one that the same settings always get."""
+        return self.name or f"{self.space}-{self.preset}-{self.identity[:8]}"
+
+    @property
+    def identity(self) -> str:
+        """A hash of the settings that make it this study: not how long it runs, where, or with how much."""
+        settings = self.model_dump(mode="json", exclude=_NOT_IDENTITY)
+        from defenses.store import canonical
+
+        return hashlib.sha256(canonical(settings).encode()).hexdigest()
+
+
+_NOT_IDENTITY = {
+    "name",
+    "trials",
+    "out",
+    "store",
+    "data_dir",
+    "download",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "tracking_uri",
+    "address",
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {},
+    "small": {
+        "dataset": "cifar10",
+        "train_size": 10_000,
+        "test_size": 2_000,
+        "blocks": (2, 2, 2, 2),
+        "attacks": ("badnets", "blended_random"),
+        "poison_rates": (0.05, 0.1),
+        "trials": 20,
+    },
+    "paper": {
+        "dataset": "cifar10",
+        "width": 64,
+        "blocks": (2, 2, 2, 2),
+        "attacks": ("badnets", "blended_random", "blended_image", "trojan_square", "sig:cap=true"),
+        "poison_rates": (0.05,),
+        "trials": 50,
+    },
+}
+"""What a preset makes of a study; the smoke preset is the defaults. What it makes of a defense stands in its space."""
+
+
+def resolve(model: type[M], given: Mapping[str, Any], file: Path | None = None) -> M:
+    """The checked configuration: defaults, then the preset, then a YAML file, then what was given.
+
+    Raises:
+        UserError: an unknown key (with the nearest one), or a value that breaks a rule.
+    """
+    from_file = read_yaml(file, model) if file else {}
+    preset = given.get("preset", from_file.get("preset", "smoke"))
+    base = {key: value for key, value in PRESETS.get(preset, {}).items() if key in model.model_fields}
+    merged = {**base, **from_file, **given}
+    if "set" in from_file and "set" in given:
+        merged["set"] = {**from_file["set"], **given["set"]}
+    try:
+        return model(**merged)
+    except ValidationError as error:
+        raise UserError(_explain(error, model)) from error
+
+
+def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    """A YAML file with the options' names as keys (``poison_rates`` or ``poison-rates``)."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"--config must name a readable YAML file, got {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} must be plain YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold 'key: value' lines, got {type(content).__name__}")
+    found = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for key in found:
+        if key not in model.model_fields:
+            raise UserError(f"{path}: unknown option {key!r}: {nearest(key, model.model_fields)}see --help")
+    for key, value in found.items():
+        if _is_tuple(model.model_fields[key].annotation) and not isinstance(value, list):
+            found[key] = [value]
+    if isinstance(found.get("set"), dict):
+        found["set"] = {str(key): _as_text(value) for key, value in found["set"].items()}
+    return found
+
+
+def _as_text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation as one line: the option, the rule, the value."""
+    first = error.errors()[0]
+    option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else model.__name__
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("value_error",):
+        return f"{option}: {message}"
+    hint = ""
+    if first["type"] == "literal_error":
+        options = re.findall(r"'([^']+)'", str(first["ctx"]["expected"]))
+        hint = nearest(str(first["input"]), options)
+    return f"{option}: {message}, got {first['input']!r}. {hint}".strip()
+
+
+def _is_tuple(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is tuple
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type of one value: without None, without a tuple around it, without annotations."""
+    if typing.get_origin(annotation) is Annotated:
+        return _plain_type(typing.get_args(annotation)[0])
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return _plain_type(next(arg for arg in typing.get_args(annotation) if arg is not type(None)))
+    if _is_tuple(annotation):
+        return _plain_type(typing.get_args(annotation)[0])
+    return annotation
+
+
+def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
+    """An option for each field of a model. Nothing has a default here: what is absent comes from the preset."""
+    for name, declared in model.model_fields.items():
+        option = "--" + name.replace("_", "-")
+        kind = _plain_type(declared.annotation)
+        text = (declared.description or "").replace("%", "%%")
+        if name == "set":
+            parser.add_argument(option, nargs="+", action="extend", metavar="FIELD=VALUE", help=text)
+        elif kind is bool:
+            parser.add_argument(option, action="store_true", default=None, help=text)
+        elif typing.get_origin(kind) is Literal:
+            parser.add_argument(option, metavar="|".join(typing.get_args(kind)), help=text)
+        else:
+            several = _is_tuple(declared.annotation)
+            metavar = option.strip("-").split("-")[-1].upper()
+            parser.add_argument(option, nargs="+" if several else None, metavar=metavar, help=text)
+
+
+def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
+    """The options that were given, by field. Lists may be separated by spaces or commas."""
+    found: dict[str, Any] = {}
+    for name, declared in model.model_fields.items():
+        value = getattr(namespace, name, None)
+        if value is None:
+            continue
+        if name == "set":
+            value = dict(_assignment(text) for text in value)
+        elif _is_tuple(declared.annotation):
+            value = [part for text in value for part in text.split(",") if part]
+        found[name] = value
+    return found
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    field, separator, value = text.partition("=")
+    if not separator or not field:
+        raise UserError(f"--set takes FIELD=VALUE, such as rounds=5, got {text!r}")
+    return field.strip(), value.strip()
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line with the nearest option."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Raises `UserError` instead of printing the whole usage."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            raise UserError(f"unknown option {unknown.group(1)}: {nearest(unknown.group(1), known)}see --help")
+        raise UserError(message)

@@ -1,0 +1,105 @@
+"""Clean image datasets, all uint8 in memory: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE``, ``folder:DIR``."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.registry import Registry, UserError
+from defenses.seeds import derive_seed
+from study.datasets.images import Images
+
+Loader = Callable[["DatasetSpec"], Images]
+
+DATASETS: Registry[Loader] = Registry(
+    "dataset",
+    {
+        "digits": ("study.datasets.digits:load", "1,797 handwritten digits of scikit-learn at 32 px; needs no download"),
+        "cifar10": ("study.datasets.cifar:load_cifar10", "CIFAR-10, 50,000 + 10,000 images at 32 px (--download)"),
+        "cifar100": ("study.datasets.cifar:load_cifar100", "CIFAR-100, 50,000 + 10,000 images at 32 px (--download)"),
+        "npz": ("study.datasets.npz:load", "npz:FILE with train_images, train_labels, test_images, test_labels"),
+        "folder": ("study.datasets.folder:load", "folder:DIR with train/CLASS/ and test/CLASS/ of image files"),
+    },
+)
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """Which images to use.
+
+    Attributes:
+        name: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE`` or ``folder:DIR``.
+        train_size, test_size: class-balanced subsets; None for all.
+        image_size: side in px that a folder's images are resized to; ignored elsewhere.
+        data_dir: where downloads lie.
+        download: fetch what is missing; never done unasked.
+    """
+
+    name: str = "digits"
+    train_size: int | None = None
+    test_size: int | None = None
+    image_size: int = 32
+    data_dir: Path = Path(".data")
+    download: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The part of the name before the colon."""
+        return self.name.partition(":")[0]
+
+    @property
+    def path(self) -> Path:
+        """The part of the name after the colon."""
+        return Path(self.name.partition(":")[2]).expanduser()
+
+
+def load_dataset(spec: DatasetSpec) -> Images:
+    """The images of a spec, checked and cut to size.
+
+    Raises:
+        UserError: unknown name, missing or malformed files, or a subset larger than the data.
+    """
+    kind = DATASETS.check(spec.kind)
+    if kind in ("npz", "folder") and not spec.name.partition(":")[2]:
+        raise UserError(f"dataset {kind!r} needs a path: write --dataset {kind}:PATH")
+    loaded = DATASETS[kind](spec)
+    train = balanced_subset(loaded.train_labels, spec.train_size, loaded.num_classes, "train")
+    test = balanced_subset(loaded.test_labels, spec.test_size, loaded.num_classes, "test")
+    return Images.of(
+        loaded.train_images[train],
+        loaded.train_labels[train],
+        loaded.test_images[test],
+        loaded.test_labels[test],
+        loaded.classes,
+    )
+
+
+def balanced_subset(
+    labels: NDArray[np.int64], size: int | None, num_classes: int, split: str
+) -> NDArray[np.int64] | slice:
+    """Indices of a class-balanced subset, in the order of the data; the same for the same labels and size.
+
+    Classes get equally many images, the first ones one more where the size does not divide; a class that has too few
+    is an error, since a lopsided subset would change what a defense sees.
+    """
+    if size is None or size == len(labels):
+        return slice(None)
+    if not num_classes <= size <= len(labels):
+        raise UserError(
+            f"--{split}-size must lie between the number of classes, {num_classes}, and the number of {split} images, "
+            f"{len(labels)}, got {size}"
+        )
+    rng = np.random.default_rng(derive_seed("subset", split))
+    chosen = []
+    for label in range(num_classes):
+        wanted = size // num_classes + (label < size % num_classes)
+        of_class = np.flatnonzero(labels == label)
+        if len(of_class) < wanted:
+            raise UserError(
+                f"a class-balanced --{split}-size of {size} needs {wanted} images of class {label}, "
+                f"which has {len(of_class)}: choose at most {len(of_class) * num_classes}"
+            )
+        chosen.append(rng.permutation(of_class)[:wanted])
+    return np.sort(np.concatenate(chosen))

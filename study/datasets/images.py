@@ -1,0 +1,78 @@
+"""A clean dataset in memory."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.registry import UserError
+
+
+@dataclass(frozen=True)
+class Images:
+    """Training and test images of a classification task.
+
+    Attributes:
+        train_images, test_images: uint8 [N, H, W, 3], all of one size.
+        train_labels, test_labels: int64 [N], in [0, num_classes).
+        classes: names, one a class.
+        fingerprint: sha256 of all arrays.
+    """
+
+    train_images: NDArray[np.uint8]
+    train_labels: NDArray[np.int64]
+    test_images: NDArray[np.uint8]
+    test_labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    fingerprint: str
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.classes)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in px."""
+        return int(self.train_images.shape[1])
+
+    @classmethod
+    def of(
+        cls,
+        train_images: NDArray[np.uint8],
+        train_labels: NDArray[np.int64],
+        test_images: NDArray[np.uint8],
+        test_labels: NDArray[np.int64],
+        classes: tuple[str, ...],
+    ) -> Self:
+        """Checks the arrays and computes their fingerprint."""
+        for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
+            _check_split(split, images, labels, len(classes))
+        if train_images.shape[1:] != test_images.shape[1:]:
+            raise UserError(
+                f"train and test images must have one size, got {train_images.shape[1:3]} and {test_images.shape[1:3]}"
+            )
+        digest = hashlib.sha256()
+        arrays: list[NDArray[Any]] = [train_images, train_labels, test_images, test_labels]
+        for array in arrays:
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return cls(train_images, train_labels, test_images, test_labels, classes, digest.hexdigest())
+
+
+def _check_split(split: str, images: NDArray[Any], labels: NDArray[Any], num_classes: int) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
+        raise UserError(f"{split} images must be uint8 [N, H, W, 3], got {images.dtype} {list(images.shape)}")
+    if images.shape[1] != images.shape[2] or images.shape[1] < 8:
+        raise UserError(f"{split} images must be square with sides of at least 8 px, got {images.shape[1:3]}")
+    if len(images) != len(labels):
+        raise UserError(f"{split} images and labels must be equally many, got {len(images)} and {len(labels)}")
+    if len(labels) == 0:
+        raise UserError(f"there must be {split} images, got none")
+    if num_classes < 2 or labels.min() < 0 or labels.max() >= num_classes:
+        raise UserError(
+            f"{split} labels must lie in [0, {num_classes}) with at least 2 classes, "
+            f"got {labels.min()} to {labels.max()}"
+        )

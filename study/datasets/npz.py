@@ -1,0 +1,74 @@
+"""Datasets in one npz file, laid out as MedMNIST lays out its own."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.registry import UserError
+from study.datasets import DatasetSpec
+from study.datasets.images import Images
+
+KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def load(spec: DatasetSpec) -> Images:
+    """``npz:FILE``: images uint8 [N, H, W], [N, H, W, 1] or [N, H, W, 3], labels [N] or [N, 1], optional ``classes``.
+
+    Raises:
+        UserError: no file, not an npz, a missing key, a wrong dtype or shape.
+    """
+    arrays = read_arrays(spec.path, KEYS, optional=("classes",))
+    labels = {split: _labels(arrays[f"{split}_labels"], f"{split}_labels") for split in ("train", "test")}
+    count = 1 + int(max(label.max(initial=0) for label in labels.values()))
+    classes = tuple(str(name) for name in arrays.get("classes", np.arange(count)).tolist())
+    return Images.of(
+        _images(arrays["train_images"], "train_images"),
+        labels["train"],
+        _images(arrays["test_images"], "test_images"),
+        labels["test"],
+        classes,
+    )
+
+
+def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
+    """The named arrays of an npz file; object arrays, which would need unpickling, are refused."""
+    if not path.is_file():
+        raise UserError(f"there must be a file at {path.resolve()}: check the path after npz:")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in required if key not in file.files]
+            if missing:
+                raise UserError(
+                    f"{path} must hold {', '.join(required)}; {', '.join(missing)} is missing "
+                    f"(it holds {', '.join(file.files) or 'nothing'})"
+                )
+            return {key: file[key] for key in (*required, *optional) if key in file.files}
+    except (zipfile.BadZipFile, OSError, EOFError, AttributeError) as error:
+        raise UserError(f"{path} must be an npz file as numpy.savez writes it: {error}") from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{path} must hold plain arrays, no Python objects: {error}") from error
+
+
+def _images(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    if array.dtype != np.uint8:
+        raise UserError(f"{name} must be uint8 in [0, 255], got {array.dtype}: scale and cast it before saving")
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = np.repeat(array, 3, axis=3)
+    return np.ascontiguousarray(array)
+
+
+def _labels(array: NDArray[Any], name: str) -> NDArray[np.int64]:
+    if not np.issubdtype(array.dtype, np.integer):
+        raise UserError(f"{name} must be integers, got {array.dtype}: cast them before saving")
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise UserError(f"{name} must have the shape [N] or [N, 1], got {list(array.shape)}")
+    return array.astype(np.int64)

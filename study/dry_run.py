@@ -1,0 +1,59 @@
+"""What a study would do, without doing it."""
+
+from collections import Counter
+
+import torch
+
+from defenses import DEFENSES
+from defenses.runner import RunContext, missing_stages
+from defenses.store import Store
+from study.cell import cached_images
+from study.plan import Build, Plan
+from study.scenario import model_spec, stage_seed, stored_poison
+from study.terminal import table
+
+
+def describe(plan: Plan) -> str:
+    """The shared stages with their state, and the trials."""
+    store = Store(plan.environment.store)
+    rows = [[build.scenario.name, build.stage, _variant(build, plan), _state(build, plan, store)] for build in plan.builds]
+    states = Counter(row[-1] for row in rows)
+    own = [stage.name for stage in plan.defense.stages if stage.name not in {build.stage for build in plan.builds}]
+    ranges = [
+        [plan.defense.config_type.symbol(name), str(plan.default_point[name]), str(found), found.why]
+        for name, found in plan.space.ranges.items()
+    ]
+    parts = [
+        f"study {plan.config.study_name}: nothing is started",
+        "Stages that all trials share, built once:\n"
+        + table(["scenario", "stage", "variant", "state"], rows, left=4)
+        + f"\n{states['in the store']} in the store, {states['to build']} to build",
+        f"Trials: {plan.config.trials} x {len(plan.scenarios)} scenarios, sampler {plan.config.sampler}, "
+        f"objective {plan.objective}; each runs: {', '.join(own) or 'nothing of its own'}",
+    ]
+    if ranges:
+        parts.append(table(["hyperparameter", "paper", "searched", "why"], ranges, left=4))
+    return "\n\n".join(parts)
+
+
+def _variant(build: Build, plan: Plan) -> str:
+    searched = {name: value for name, value in build.config.items() if name in plan.space.ranges}
+    return ", ".join(f"{name}={value}" for name, value in searched.items())
+
+
+def _state(build: Build, plan: Plan, store: Store) -> str:
+    images = cached_images(plan.environment.dataset)
+    if store.find("poison", build.scenario.key(images)) is None:
+        return "to build"
+    if build.stage == "poison":
+        return "in the store"
+    environment = plan.environment
+    poisoned, _ = stored_poison(build.scenario, images, store)
+    spec = model_spec(environment.model, environment.width, environment.blocks, images, poisoned.suspect)
+    context = RunContext(
+        store, spec, stage_seed(build.scenario), torch.device(environment.device), environment.precision
+    )
+    defense = DEFENSES[build.defense]
+    config = defense.config_type.from_mapping(build.config)
+    missing = missing_stages(defense(config), poisoned.suspect.fingerprint, context, build.stage)
+    return "to build" if build.stage in missing else "in the store"

@@ -1,0 +1,162 @@
+"""`python -m study.evaluate`: one configuration on one scenario, in this process. Needs no ray, mlflow or optuna."""
+
+import dataclasses
+import json
+import logging
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from defenses import DEFENSES
+from defenses.registry import UserError
+from search_spaces import SEARCH_SPACES
+from study.config import CellConfig, Parser, PoisonRate, add_options, given_options, resolve
+from study.terminal import EpochProgress, complain, duration, number, say, table
+
+
+class EvaluateConfig(CellConfig):
+    """Options of `python -m study.evaluate`."""
+
+    defense: str = Field("pipd", description="no_defense, pipd or qt")
+    attack: str = Field("badnets", description="an attack, with options as name:option=value")
+    poison_rate: PoisonRate = Field(0.1, description="poisoned share of the training set, in (0, 0.5]")
+    seed: int = Field(0, description="seed of the scenario")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
+    threads: int | None = Field(None, description="torch threads; all cores by default", ge=1)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    parser = Parser(
+        prog="python -m study.evaluate",
+        description="Run one configuration of a defense on one scenario and judge it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options from a file, with the same names")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here; - for standard output")
+    add_options(parser, EvaluateConfig)
+    try:
+        namespace = parser.parse_args(arguments)
+        config = resolve(EvaluateConfig, given_options(namespace, EvaluateConfig), namespace.config)
+        DEFENSES.check(config.defense)
+        return _evaluate(config, namespace.json)
+    except UserError as error:
+        complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        complain("stopped; finished stages are in the store and the same command goes on from there")
+        return 130
+
+
+def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
+    import torch
+
+    from study.cell import cached_images, evaluate_cell
+    from study.plan import attack_text, check_scenario, environment_of, fixed_fields
+    from study.preflight import check_places, settle_precision
+    from study.scenario import Scenario
+
+    to_stdout = target is not None and str(target) == "-"
+    space = SEARCH_SPACES[config.defense]
+    fields = fixed_fields(config, space)
+    device = _device(config.device)
+    check_places(config)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    environment = environment_of(config, space, device, settle_precision(config.precision, device))
+    poisons = not config.attack.startswith("clean")
+    scenario = Scenario(
+        attack_text(config.attack, config), config.poison_rate if poisons else 0.0, config.target_label, config.seed
+    )
+    check_scenario(scenario, cached_images(environment.dataset))
+    started = time.perf_counter()
+    progress = EpochProgress()
+    result = evaluate_cell(config.defense, fields, scenario, environment, config.until, progress)
+    progress.close()
+    defense = DEFENSES[config.defense]
+    report = _report(result, dataclasses.asdict(defense.config_type.from_mapping(fields)), config, environment)
+    if target is not None and not to_stdout:
+        _write(target, report)
+    if to_stdout:
+        sys.stdout.write(json.dumps(report, indent=1) + "\n")
+    else:
+        say(_text(report, time.perf_counter() - started))
+    return 0
+
+
+def _device(wanted: str) -> str:
+    import torch
+
+    available = torch.cuda.is_available()
+    if wanted == "cuda" and not available:
+        raise UserError("--device cuda needs a GPU that torch can use, and this machine has none: use --device cpu")
+    return "cuda" if available and wanted != "cpu" else "cpu"
+
+
+def _report(result: Any, defense_config: dict[str, Any], config: EvaluateConfig, environment: Any) -> dict[str, Any]:
+    import numpy
+    import torch
+
+    from study.version import code_version
+
+    return {
+        "scenario": dataclasses.asdict(result.scenario),
+        "defense": config.defense,
+        "config": defense_config,
+        "metrics": result.metrics,
+        "attack_failed": result.attack_failed,
+        "series": result.series,
+        "stages": [dataclasses.asdict(stage) for stage in result.stages],
+        "data": result.meta,
+        "environment": {
+            "preset": config.preset,
+            "dataset": config.dataset,
+            "model": environment.model,
+            "width": environment.width,
+            "blocks": list(environment.blocks),
+            "precision": environment.precision,
+            "device": torch.cuda.get_device_name() if environment.device == "cuda" else platform.processor() or "cpu",
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+            "python": platform.python_version(),
+            "code_version": code_version(),
+        },
+        "wall_seconds": result.wall_seconds,
+    }
+
+
+def _write(target: Path, report: dict[str, Any]) -> None:
+    from defenses.store import disk_errors, write_atomic
+
+    with disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(target, json.dumps(report, indent=1) + "\n")
+
+
+def _text(report: dict[str, Any], seconds: float) -> str:
+    found = report["metrics"]
+    undefended = {"ca": found.get("ca_undefended"), "asr": found.get("asr_undefended")}
+    columns = ("tpr", "fpr", "auroc", "ca", "asr")
+    rows = [
+        ["undefended", *(number(undefended.get(name), 4) for name in columns)],
+        [report["defense"], *(number(found.get(name), 4) for name in columns)],
+    ]
+    lines = [table(["model", *(name.upper() for name in columns)], rows)]
+    if report["attack_failed"]:
+        lines.append("ATTACK FAILED: it does not work undefended either, so no defense is credited for it")
+    stages = ", ".join(
+        f"{stage['stage']} {duration(stage['wall_seconds'])}{' (stored)' if stage['hit'] else ''}"
+        for stage in report["stages"]
+    )
+    lines.append(f"{duration(seconds)}: {stages}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

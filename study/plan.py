@@ -1,0 +1,261 @@
+"""From a configuration to work: the scenarios, the stages that all trials share, and what one trial is."""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from defenses import DEFENSES
+from defenses.api import Defense, Stage
+from defenses.config import Config
+from defenses.registry import UserError
+from defenses.store import canonical
+from search_spaces import SEARCH_SPACES
+from search_spaces.space import SearchSpace, Value, finite_values
+from study.attacks import ATTACKS, parse_attack
+from study.cell import Environment, cached_images
+from study.config import CellConfig, StudyConfig
+from study.datasets import DATASETS, DatasetSpec
+from study.datasets.images import Images
+from study.poison import select
+from study.scenario import Scenario
+
+MAX_VARIANTS = 8  # a shared stage whose searched choices make more than this is left to the trials that need it
+
+
+@dataclass(frozen=True)
+class Build:
+    """A stage of one scenario that is built before any trial starts.
+
+    Attributes:
+        scenario: whose.
+        defense: key of the defense; ``no_defense`` for the undefended model.
+        config: fields of the defense's Config.
+        stage: its name; ``poison`` to poison the data.
+        needs: positions in the plan of the builds that must be there first.
+    """
+
+    scenario: Scenario
+    defense: str
+    config: Mapping[str, Any]
+    stage: str
+    needs: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        """For progress and tables."""
+        return f"{self.scenario.name} {self.stage}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a study does.
+
+    Attributes:
+        space: the searched space, without fields that the user set.
+        base: fields of the defense's Config that all trials share: the preset's, then the user's.
+        objective: metric name.
+        gpus: a trial's.
+    """
+
+    config: StudyConfig
+    environment: Environment
+    space: SearchSpace
+    base: dict[str, Any]
+    scenarios: tuple[Scenario, ...]
+    builds: tuple[Build, ...]
+    objective: str
+    gpus: float
+
+    @property
+    def defense(self) -> type[Defense]:
+        """The defense under study."""
+        return DEFENSES[self.space.defense]
+
+    @property
+    def default_point(self) -> dict[str, Value]:
+        """The searched fields at the paper's values."""
+        return self.space.default(self.defense.config_type.from_mapping(self.base))
+
+    def full_config(self, point: Mapping[str, Any]) -> Config:
+        """The whole configuration of a trial."""
+        return self.defense.config_type.from_mapping({**self.base, **point})
+
+    def point_key(self, point: Mapping[str, Any]) -> str:
+        """Names a trial across restarts: a hash of the whole configuration and of all that judges it."""
+        environment = dataclasses.asdict(self.environment)
+        for where in ("store", "device"):
+            del environment[where]
+        del environment["dataset"]["data_dir"], environment["dataset"]["download"]
+        identity = {
+            "defense": self.space.defense,
+            "config": dataclasses.asdict(self.full_config(point)),
+            "scenarios": [dataclasses.asdict(scenario) for scenario in self.scenarios],
+            "environment": environment,
+            "until": self.config.until,
+        }
+        return hashlib.sha256(canonical(identity).encode()).hexdigest()[:32]
+
+
+def space_of(config: StudyConfig) -> SearchSpace:
+    """The search space that a study names."""
+    return SEARCH_SPACES.find(config.space)
+
+
+def fixed_fields(config: CellConfig, space: SearchSpace) -> dict[str, Any]:
+    """The fields that the preset and the user set, typed and checked."""
+    config_type = DEFENSES.find(space.defense).config_type
+    given = dataclasses.asdict(config_type.from_text(config.set)) if config.set else {}
+    chosen = {name: given[name] for name in config.set}
+    return {**space.preset(config.preset), **chosen}
+
+
+def dataset_spec(config: CellConfig) -> DatasetSpec:
+    """The images that a configuration names."""
+    DATASETS.check(config.dataset.partition(":")[0])
+    return DatasetSpec(
+        name=config.dataset,
+        train_size=config.train_size,
+        test_size=config.test_size,
+        image_size=config.image_size,
+        data_dir=config.data_dir,
+        download=config.download,
+    )
+
+
+def environment_of(config: CellConfig, space: SearchSpace, device: str, precision: str) -> Environment:
+    """What all cells of a configuration share."""
+    store = config.store or config.out / "store"
+    return Environment(
+        dataset=dataset_spec(config),
+        store=store.expanduser().resolve(),
+        model=config.model or space.model,
+        width=config.width,
+        blocks=config.blocks,
+        precision=precision,
+        device=device,
+        undefended=SEARCH_SPACES["no_defense"].preset(config.preset),
+        asr_floor=config.asr_floor,
+    )
+
+
+def attack_text(name: str, config: CellConfig) -> str:
+    """An attack as the user wrote it, with the user's picture where it takes one."""
+    if config.trigger_image is not None and name.partition(":")[0] == "blended_image" and "image=" not in name:
+        return f"{name}:image={config.trigger_image.expanduser().resolve()}"
+    return name
+
+
+def scenarios_of(config: StudyConfig) -> tuple[Scenario, ...]:
+    """Attack x rate x seed, each once. The clean control has no rate."""
+    found: dict[Scenario, None] = {}
+    for name, rate, seed in itertools.product(config.attacks, config.poison_rates, config.seeds):
+        poisons = ATTACKS.find(name.partition(":")[0]).poisons
+        scenario = Scenario(attack_text(name, config), rate if poisons else 0.0, config.target_label, seed)
+        found[scenario] = None
+    return tuple(found)
+
+
+def check_scenario(scenario: Scenario, images: Images) -> None:
+    """Refuses a scenario that cannot be made, before anything is started."""
+    attack = parse_attack(scenario.attack)
+    if not 0 <= scenario.target_label < images.num_classes:
+        raise UserError(
+            f"--target-label must lie in [0, {images.num_classes - 1}] for this dataset, got {scenario.target_label}"
+        )
+    select(images.train_labels, attack, scenario.poison_rate, scenario.target_label, scenario.seed)
+
+
+def default_objective(config: StudyConfig, defense: type[Defense]) -> str:
+    """The objective that suits what a study measures."""
+    if config.objective:
+        return config.objective
+    if defense.flagged is None:
+        return "defense_score"
+    return "isolation_score" if config.until == "isolate" else "overall_score"
+
+
+def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> Plan:
+    """The plan of a study. Loads the dataset and checks every scenario, and starts nothing.
+
+    Raises:
+        UserError: anything in the configuration that cannot work.
+    """
+    from study.objective import check_objective
+
+    space = space_of(config)
+    base = fixed_fields(config, space)
+    defense = DEFENSES[space.defense]
+    space = space.without(tuple(config.set))
+    environment = environment_of(config, space, device, precision)
+    scenarios = scenarios_of(config)
+    images = cached_images(environment.dataset)
+    for scenario in scenarios:
+        check_scenario(scenario, images)
+    objective = default_objective(config, defense)
+    check_objective(objective, config.until, defense)
+    builds = shared_builds(scenarios, defense, space, base, environment)
+    return Plan(config, environment, space, base, scenarios, builds, objective, gpus)
+
+
+def shared_builds(
+    scenarios: tuple[Scenario, ...],
+    defense: type[Defense],
+    space: SearchSpace,
+    base: Mapping[str, Any],
+    environment: Environment,
+) -> tuple[Build, ...]:
+    """What to build before the trials, parents before children."""
+    builds: list[Build] = []
+
+    def add(build: Build) -> int:
+        builds.append(build)
+        return len(builds) - 1
+
+    for scenario in scenarios:
+        poison = add(Build(scenario, "no_defense", {}, "poison", ()))
+        add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
+        made: dict[tuple[str, str], int] = {}
+        for stage in defense.stages:
+            if stage in DEFENSES["no_defense"].stages:
+                continue
+            for variant in shared_variants(stage, defense, space) or ():
+                parents = [made[name, _part(name, variant, defense, space)] for name in stage.parents]
+                position = add(
+                    Build(scenario, space.defense, {**base, **variant}, stage.name, (poison, *sorted(parents)))
+                )
+                made[stage.name, canonical(variant)] = position
+    return tuple(builds)
+
+
+def searched_fields(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[str]:
+    """The searched fields that a stage's outputs depend on, its parents' included."""
+    by_name = {found.name: found for found in defense.stages}
+    fields = set(stage.reads) & set(space.ranges)
+    for parent in stage.parents:
+        fields |= set(searched_fields(by_name[parent], defense, space))
+    return sorted(fields)
+
+
+def shared_variants(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[dict[str, Value]] | None:
+    """All values of the searched fields that a cached stage depends on; None when they are too many to build first.
+
+    A stage that depends on no searched field has one variant, the empty one.
+    """
+    if not stage.cached:
+        return None
+    fields = searched_fields(stage, defense, space)
+    values = [finite_values(space.ranges[name]) for name in fields]
+    finite = [options for options in values if options is not None]
+    if len(finite) < len(values):
+        return None
+    variants = [dict(zip(fields, combination, strict=True)) for combination in itertools.product(*finite)]
+    return variants if len(variants) <= MAX_VARIANTS else None
+
+
+def _part(name: str, variant: Mapping[str, Value], defense: type[Defense], space: SearchSpace) -> str:
+    """The part of a variant that a parent stage depends on, as a key."""
+    parent = next(stage for stage in defense.stages if stage.name == name)
+    return canonical({field: variant[field] for field in searched_fields(parent, defense, space)})

@@ -1,0 +1,85 @@
+"""What can be known to fail is refused here, in one line, before anything is started."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from defenses.registry import UserError
+from study.config import CellConfig, StudyConfig
+
+_LEAST_FREE_BYTES = 500 << 20  # a default study writes about 100 MB; Ray's own log and spill folders need room too
+
+
+def settle_device(wanted_gpus: float | None, remote: bool) -> tuple[str, float]:
+    """``cuda`` or ``cpu``, and the GPUs a trial.
+
+    Args:
+        wanted_gpus: the user's ``--gpus-per-trial``; None takes a GPU where this machine has one.
+        remote: the work is done on a cluster, whose GPUs cannot be seen from here.
+    """
+    import torch
+
+    available = torch.cuda.is_available()
+    if wanted_gpus is None:
+        wanted_gpus = 1.0 if available and not remote else 0.0
+    if wanted_gpus == 0:
+        return "cpu", 0.0
+    if not remote and not available:
+        raise UserError(
+            f"--gpus-per-trial {wanted_gpus:g} needs a GPU that torch can use, and this machine has none: "
+            "leave it out to run on the CPU, or name a cluster with --address"
+        )
+    if wanted_gpus > 1 and wanted_gpus != int(wanted_gpus):
+        raise UserError(f"--gpus-per-trial must be at most 1 or a whole number, got {wanted_gpus:g}")
+    return "cuda", wanted_gpus
+
+
+def settle_precision(wanted: str, device: str) -> str:
+    """``bf16`` or ``fp32``, settled once so that all of a study's stages agree."""
+    from defenses.training.precision import best_precision
+
+    return best_precision(device) if wanted == "auto" and device == "cpu" else "bf16" if wanted == "auto" else wanted
+
+
+def check_folder(folder: Path, option: str) -> Path:
+    """The folder, made and shown to be writable."""
+    resolved = folder.expanduser().resolve()
+    try:
+        resolved.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=resolved):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{option} must be a folder that can be written, got {resolved}: {error.strerror}; choose another"
+        ) from error
+    return resolved
+
+
+def check_room(folder: Path) -> None:
+    """Refuses to start on a disk that is nearly full."""
+    free = shutil.disk_usage(folder).free
+    if free < _LEAST_FREE_BYTES:
+        raise UserError(
+            f"a study needs at least {_LEAST_FREE_BYTES >> 20} MiB of disk, and {folder} has {free >> 20}: "
+            "free some, or choose another --out and --store"
+        )
+
+
+def check_home() -> None:
+    """Ray keeps an access token below the home folder and fails obscurely where it cannot."""
+    home = Path.home()
+    token = home / ".ray"
+    if not os.access(token if token.exists() else home, os.W_OK):
+        raise UserError(f"Ray must be able to write below the home folder, and {home} is read-only: set HOME to another")
+
+
+def check_places(config: CellConfig) -> Path:
+    """The results folder, checked; the store's as well."""
+    out = check_folder(config.out, "--out")
+    check_room(out)
+    if config.store is not None:
+        check_room(check_folder(config.store, "--store"))
+    if isinstance(config, StudyConfig):
+        check_home()
+    return out

@@ -1,0 +1,92 @@
+"""Results on disk: one file a scenario and one a trial, whole or not there at all."""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from defenses.store import canonical, disk_errors, write_atomic
+from study.cell import CellResult
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ScenarioRecord:
+    """What is kept of one scenario of a trial.
+
+    Attributes:
+        artifacts: folder with the files for tracking, until they are taken.
+    """
+
+    scenario: str
+    metrics: dict[str, float | None]
+    series: dict[str, list[float]]
+    stages: list[dict[str, Any]]
+    meta: dict[str, Any]
+    attack_failed: bool
+    wall_seconds: float
+    artifacts: str = ""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A finished trial: its point and all its scenarios, or why it failed."""
+
+    key: str
+    point: dict[str, Any]
+    scenarios: list[str] = field(default_factory=list)
+    failure: str = ""
+
+
+def record_of(result: CellResult, artifacts: Path) -> ScenarioRecord:
+    """The part of a cell's result that is kept."""
+    return ScenarioRecord(
+        scenario=result.scenario.name,
+        metrics=result.metrics,
+        series=result.series,
+        stages=[asdict(stage) for stage in result.stages],
+        meta=result.meta,
+        attack_failed=result.attack_failed,
+        wall_seconds=result.wall_seconds,
+        artifacts=str(artifacts),
+    )
+
+
+def write_record(path: Path, record: ScenarioRecord | TrialRecord) -> None:
+    """Writes a record with its checksum; atomic."""
+    content = asdict(record)
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps({"sha256": _checksum(content), "record": content}, indent=1))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(path.read_text())
+        if found["sha256"] == _checksum(found["record"]):
+            return dict(found["record"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        pass
+    log.warning("%s is damaged: what it held is computed again", path)
+    return None
+
+
+def read_scenario(path: Path) -> ScenarioRecord | None:
+    """The record of a scenario; None when it is missing or damaged."""
+    found = _read(path)
+    return None if found is None else ScenarioRecord(**found)
+
+
+def read_trial(path: Path) -> TrialRecord | None:
+    """The record of a trial; None when it is missing or damaged."""
+    found = _read(path)
+    return None if found is None else TrialRecord(**found)
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(content).encode()).hexdigest()

@@ -1,0 +1,150 @@
+"""`python -m study.run --space pipd`: searches a defense's hyperparameters across attacks, rates and seeds.
+
+Nothing heavy is imported before the command line is understood.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from defenses import DEFENSES
+from defenses.registry import UserError
+from search_spaces import SEARCH_SPACES
+from study.config import Parser, StudyConfig, add_options, given_options, resolve
+from study.terminal import complain, duration, say, table
+
+if TYPE_CHECKING:
+    from study.plan import Plan
+
+EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 3, 130, 143
+_FLUSH_SECONDS = 30.0
+_FLUSH_SECONDS_INTERRUPTED = 3.0
+
+_EPILOG = """\
+The same command goes on where it stopped; a larger --trials extends a finished study.
+Exit codes: 0 done, 2 bad input, 3 no trial can work, 130 interrupted, 143 terminated.
+"""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    parser = _parser()
+    try:
+        namespace = parser.parse_args(arguments)
+        if namespace.list:
+            return _list()
+        given = given_options(namespace, StudyConfig)
+        config = resolve(StudyConfig, given, namespace.config)
+        SEARCH_SPACES.check(config.space)
+        return _dry_run(config) if namespace.dry_run else _study(config)
+    except UserError as error:
+        complain(f"error: {error}")
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt as stop:  # before a study was open: nothing to keep
+        complain("stopped before anything was started")
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m study.run",
+        description="Search a backdoor defense's hyperparameters across attacks, poison rates and seeds.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--list", action="store_true", help="list spaces, attacks and datasets, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be built and run, and stop")
+    parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options from a file, with the same names")
+    add_options(parser, StudyConfig)
+    return parser
+
+
+def _list() -> int:
+    from study.attacks import ATTACKS
+    from study.datasets import DATASETS
+
+    for registry in (SEARCH_SPACES, DEFENSES, ATTACKS, DATASETS):
+        rows = [[name, registry.describe(name)] for name in registry]
+        say(table([registry.kind, ""], rows, left=2) + "\n")
+    return 0
+
+
+def _plan(config: StudyConfig) -> "Plan":
+    from study.plan import make_plan
+    from study.preflight import settle_device, settle_precision
+
+    device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
+    return make_plan(config, device, gpus, settle_precision(config.precision, device))
+
+
+def _dry_run(config: StudyConfig) -> int:
+    from study.dry_run import describe
+
+    say(describe(_plan(config)))
+    return 0
+
+
+def _study(config: StudyConfig) -> int:
+    from study.preflight import check_places
+
+    out = check_places(config)
+    started = time.perf_counter()
+    plan = _plan(config)
+    folder = out / config.study_name
+    folder.mkdir(exist_ok=True)
+    signal.signal(signal.SIGTERM, _terminate)
+
+    from study.lock import study_lock
+    from study.session import Session
+
+    with study_lock(folder, config.study_name):
+        session = Session(plan, folder, out)
+        code = _run(session, config)
+        say(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")
+    if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+        _leave_at_once(code)
+    return code
+
+
+def _run(session: Any, config: StudyConfig) -> int:
+    """Runs a session to its end, or to an interruption that keeps what is finished."""
+    try:
+        broken = session.run()
+    except KeyboardInterrupt as stop:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the bookkeeping short
+        session.close("KILLED", _FLUSH_SECONDS_INTERRUPTED)
+        say("\nStopped. What is finished is kept; the same command goes on from here.")
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+    except UserError:
+        session.close("FAILED", _FLUSH_SECONDS)
+        raise
+    session.close("FAILED" if broken else "FINISHED", _FLUSH_SECONDS)
+    if broken:
+        complain(f"error: {broken}")
+        return EXIT_BROKEN
+    return 0
+
+
+def _terminate(_signal: int, _frame: object) -> None:
+    raise Terminated
+
+
+def _leave_at_once(code: int) -> None:
+    # Ray's and MLflow's threads may still be waiting for something; nothing of ours is left to be written.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

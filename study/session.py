@@ -1,0 +1,177 @@
+"""One sitting of a study: opens its books, builds what is shared, runs what is missing, and closes the books."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from defenses.registry import UserError
+from defenses.store import write_atomic
+from study import engine
+from study.book import NO_ATTACK, Book
+from study.objective import direction
+from study.plan import Plan
+from study.search import Ledger
+from study.summary import Summary
+from study.terminal import Bar, complain, say
+from study.version import code_version
+from tracking import names
+from tracking.mlflow_log import Sender
+from tracking.outbox import Outbox
+
+
+class Session:
+    """A study that is open in this process. The caller holds its lock.
+
+    Args:
+        plan: what to do.
+        folder: the study's.
+        out: the folder of all studies, where the default MLflow database lies.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, out: Path) -> None:
+        self.plan, self.folder = plan, folder
+        config = plan.config
+        self._settings = config.model_dump(mode="json")
+        self._check_same_study()
+        self.uri = config.tracking_uri or f"sqlite:///{out / 'mlflow.db'}"
+        artifacts = None if config.tracking_uri else (out / "mlflow-artifacts").as_uri()
+        outbox = Outbox(folder / "outbox.jsonl")
+        self.book = Book(plan, folder, outbox)
+        self.ledger = Ledger(
+            folder / "study.db",
+            config.study_name,
+            plan.space,
+            direction(plan.objective),
+            config.sampler,
+            config.search_seed,
+            config.trials,
+            plan.point_key,
+        )
+        self.swept = self.ledger.sweep(self.book.outcome)
+        self.ledger.enqueue_default(plan.default_point)
+        self.book.open_study(self._settings)
+        self.book.catch_up(self.ledger)
+        self._sender = Sender(outbox, self.uri, config.space, artifacts)
+        self._sent = False
+        self._brake = engine.Brake()
+        self._bar: Bar | None = None
+
+    def _check_same_study(self) -> None:
+        """A name belongs to one set of settings; anything else would mix studies that do not compare."""
+        path = self.folder / "study.json"
+        if path.exists():
+            known = json.loads(path.read_text())
+            if known["identity"] != self.plan.config.identity:
+                changed = _differences(known["settings"], self._settings)
+                raise UserError(
+                    f"study {self.plan.config.study_name!r} was started with other settings ({', '.join(changed)}): "
+                    "use those again, or another --name"
+                )
+        settings = {
+            "identity": self.plan.config.identity,
+            "settings": self._settings,
+            "code_version": code_version(),
+        }
+        write_atomic(path, json.dumps(settings, indent=1))
+
+    def run(self) -> str:
+        """Runs what is missing. Returns why the study cannot go on, or an empty string."""
+        config = self.plan.config
+        remaining = self.ledger.remaining(config.trials)
+        ingested, queued = self.swept
+        if ingested or queued:
+            say(f"Going on: {ingested} finished results taken in, {queued} interrupted trials queued again.")
+        if remaining == 0:
+            return ""
+        say(
+            f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
+            f"({config.trials - remaining} done), results in {self.folder}"
+        )
+        engine.quiet_ray()
+        with engine.ray_session(config.address):
+            failed = self._attack_failures(engine.build_shared(self.plan))
+            if failed and len(failed) == len(self.plan.scenarios):
+                return f"{NO_ATTACK} (undefended ASR below {config.asr_floor:g}): use a larger rate or more epochs"
+            return self._trials(remaining)
+
+    def _attack_failures(self, undefended: engine.Undefended) -> list[str]:
+        failed = [
+            name
+            for name, found in undefended.items()
+            if (asr := found["asr_undefended"]) is not None and asr < self.plan.config.asr_floor
+        ]
+        for name in failed:
+            complain(
+                f"warning: the attack failed on {name}: undefended ASR {undefended[name]['asr_undefended']:.3f} is below "
+                f"{self.plan.config.asr_floor:g}, so it counts neither for nor against the defense"
+            )
+        return failed
+
+    def _trials(self, remaining: int) -> str:
+        trials = self.plan.config.trials
+        self._bar = Bar(trials, "trials", initial=trials - remaining, unit="trial")
+        self._show_best()
+        try:
+            engine.run_trials(
+                self.plan,
+                self.ledger,
+                self.book.points,
+                self.folder / "ray",
+                self._settle,
+                self.book.scenario_done,
+                self._brake,
+            )
+        finally:
+            self._bar.close()
+            shutil.rmtree(self.folder / "ray", ignore_errors=True)
+        if self._brake.pulled:
+            rows = [row for row in self.ledger.rows() if row.reason]
+            return f"the first {engine.BREAKER} trials all failed; the last one said: {rows[-1].reason}"
+        return ""
+
+    def _settle(self, number: int, key: str, error: str) -> None:
+        row = self.book.settle(self.ledger, number, key, error)
+        shown = f"#{number} {self.plan.objective} {row.value:.4f}" if row.value is not None else f"#{number} failed"
+        best = self._show_best()
+        assert self._bar is not None
+        self._bar.advance(1, f"{shown}, {best}")
+        if self.book.failures_at_start >= engine.BREAKER:
+            self._brake.pulled = True
+
+    def _show_best(self) -> str:
+        best = self.ledger.best()
+        hits = f", {self.book.hits} of {self.book.stages} stages from the store" if self.book.stages else ""
+        text = f"best {best.value:.4f} (#{best.number}){hits}" if best else "no result yet"
+        assert self._bar is not None
+        self._bar.note(text)
+        return text
+
+    def close(self, status: str, flush_seconds: float) -> None:
+        """Writes the summary, tells MLflow, and waits for it a little."""
+        summary = Summary(self.plan, self.book, self.ledger)
+        folder = self.folder / "summary"
+        folder.mkdir(exist_ok=True)
+        (folder / names.SUMMARY_TXT).write_text(summary.text() + "\n")
+        (folder / names.RESULTS_CSV).write_text(summary.csv())
+        best = f"#{summary.best.number}" if summary.best else ""
+        self.book.close_study(status, summary.metrics(), folder, best)
+        self._sent = self._sender.close(flush_seconds)
+        say(f"\n{summary.text()}")
+
+    def closing_lines(self, took: str) -> str:
+        """What was written where, how to look at it, and how to go on."""
+        lines = [f"Took {took}. Results: {self.folder / 'summary'}"]
+        if not self._sent:
+            lines.append(f"Not everything has reached MLflow yet; the rest waits in {self.book.outbox.path} for the next run.")
+        if self.uri.startswith("sqlite"):
+            lines.append(f"Look at every trial:  mlflow ui --backend-store-uri {self.uri}")
+        else:
+            lines.append(f"Look at every trial:  {self.uri}")
+        return "\n".join(lines)
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> Sequence[str]:
+    keys = sorted(key for key in before | after if before.get(key) != after.get(key))
+    return [f"{key} was {before.get(key)!r}" for key in keys[:3]]

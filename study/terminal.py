@@ -1,0 +1,109 @@
+"""What a person sees: lines, bars and aligned tables, with or without a terminal."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+
+def say(text: str = "") -> None:
+    """A line on standard output, above any bar."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def complain(text: str) -> None:
+    """A line on standard error, above any bar."""
+    tqdm.write(text, file=sys.stderr)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Columns padded to their widest entry; the first `left` are aligned left, the rest right."""
+    widths = [max(len(str(row[column])) for row in [header, *rows]) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            str(cell).ljust(width) if column < left else str(cell).rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        return "  ".join(cells).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line(header), rule, *(line(row) for row in rows)])
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A rate for a table; a dash where it is undefined."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: ``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+class Bar:
+    """A progress bar; without a terminal, one line a step instead."""
+
+    def __init__(self, total: int, label: str, initial: int = 0, unit: str = "it") -> None:
+        self._label, self._total, self._unit = label, total, unit
+        self._tty = sys.stderr.isatty()
+        self._count = initial
+        self._bar: Any = tqdm(
+            total=total,
+            initial=initial,
+            desc=label,
+            unit=unit,
+            file=sys.stderr,
+            disable=not self._tty,
+            dynamic_ncols=True,
+            smoothing=0.1,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:g}/{total:g} [{elapsed}<{remaining}{postfix}]",
+        )
+
+    def note(self, text: str) -> None:
+        """What is shown behind the bar."""
+        self._bar.set_postfix_str(text)
+
+    def advance(self, step: float = 1, line: str = "") -> None:
+        """Moves on; without a terminal, `line` is printed when it is not empty."""
+        self._count += int(step)
+        self._bar.update(step)
+        if not self._tty and line:
+            complain(f"{self._label} {self._count}/{self._total}: {line}")
+
+    def close(self) -> None:
+        """Leaves the bar as it stands."""
+        self._bar.close()
+
+
+class EpochProgress:
+    """A `defenses.api.Progress` that draws one bar a stage."""
+
+    def __init__(self) -> None:
+        self._bar: Bar | None = None
+        self._stage = ""
+
+    def __call__(self, stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
+        """Told after every epoch."""
+        if stage != self._stage:
+            self.close()
+            self._bar, self._stage = Bar(steps, stage, unit="epoch"), stage
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        assert self._bar is not None
+        self._bar.note(shown)
+        self._bar.advance(1, shown or "done")
+        if step == steps:
+            self.close()
+
+    def close(self) -> None:
+        """Ends the bar of the current stage."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._stage = None, ""

@@ -1,0 +1,130 @@
+"""The files that go with a judged scenario: who was flagged, by what score, and what that looks like."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tracking import names
+
+_CLEAN, _POISON, _INK = "#4477aa", "#cc3311", "#222222"
+
+
+def write_flags(
+    folder: Path,
+    scores: NDArray[np.float64] | None,
+    flagged: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    poison_mask: NDArray[np.bool_],
+    fingerprint: str,
+) -> None:
+    """``flags/flagged.csv``, a row a training image, and ``flags/scores.npz`` with the same as arrays.
+
+    Args:
+        folder: of the run's artifacts.
+        scores: float64 [N], or None for a defense that only flags.
+        poison_mask: bool [N], ground truth that the study knows and the defense does not.
+        fingerprint: of the suspect dataset that the rows index.
+    """
+    csv, npz = folder / names.FLAGGED_CSV, folder / names.SCORES_NPZ
+    csv.parent.mkdir(parents=True, exist_ok=True)
+    shown = np.full(len(flagged), np.nan) if scores is None else scores
+    table = np.column_stack([np.arange(len(flagged)), shown, labels, flagged, poison_mask])
+    text = io.StringIO()
+    np.savetxt(
+        text,
+        table,
+        fmt=["%d", "%.9g", "%d", "%d", "%d"],
+        delimiter=",",
+        header="index,score,label,flagged,is_poison",
+        comments="",
+    )
+    csv.write_text(text.getvalue())
+    arrays: dict[str, NDArray[np.generic]] = {
+        "flagged": flagged,
+        "labels": labels,
+        "is_poison": poison_mask,
+        "dataset_fingerprint": np.array(fingerprint),
+    }
+    if scores is not None:
+        arrays["scores"] = scores
+    np.savez_compressed(npz, allow_pickle=False, **arrays)
+
+
+def write_preview(folder: Path, preview: NDArray[np.uint8], enlarge_to: int = 64) -> None:
+    """The attack's picture (clean, poisoned, difference x 10), small images enlarged so that pixels can be seen."""
+    from PIL import Image
+
+    if preview.size == 0:
+        return
+    path = folder / names.PREVIEW_PNG
+    path.parent.mkdir(parents=True, exist_ok=True)
+    factor = max(1, enlarge_to // max(1, preview.shape[0] // 3))
+    Image.fromarray(preview.repeat(factor, axis=0).repeat(factor, axis=1)).save(path)
+
+
+def write_plots(
+    folder: Path,
+    scores: NDArray[np.float64] | None,
+    flagged: NDArray[np.bool_],
+    poison_mask: NDArray[np.bool_],
+    title: str,
+) -> None:
+    """A histogram of the scores and the ROC curve, as PNG. Nothing is drawn without scores."""
+    if scores is None:
+        return
+    (folder / names.HISTOGRAM_PNG).parent.mkdir(parents=True, exist_ok=True)
+    _histogram(folder / names.HISTOGRAM_PNG, scores, flagged, poison_mask, title)
+    if poison_mask.any() and not poison_mask.all():
+        _roc(folder / names.ROC_PNG, scores, flagged, poison_mask, title)
+
+
+def _histogram(
+    path: Path,
+    scores: NDArray[np.float64],
+    flagged: NDArray[np.bool_],
+    poison_mask: NDArray[np.bool_],
+    title: str,
+) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    edges = np.histogram_bin_edges(scores, bins=60)
+    groups = [(scores[~poison_mask], _CLEAN, "benign"), (scores[poison_mask], _POISON, "poisoned")]
+    for values, colour, label in groups:
+        if len(values):
+            axes.hist(values, bins=edges, color=colour, alpha=0.7, label=f"{label} ({len(values):,})")
+    if flagged.any() and not flagged.all() and scores[flagged].min() > scores[~flagged].max():
+        cut = (scores[flagged].min() + scores[~flagged].max()) / 2
+        axes.axvline(cut, color=_INK, linestyle="--", linewidth=1, label="flagged above")
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_ylim(bottom=0)
+    axes.set(xlabel="score (higher = more suspicious)", ylabel="samples (log scale)", title=title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def _roc(
+    path: Path,
+    scores: NDArray[np.float64],
+    flagged: NDArray[np.bool_],
+    poison_mask: NDArray[np.bool_],
+    title: str,
+) -> None:
+    from matplotlib.figure import Figure
+    from sklearn.metrics import auc, roc_curve
+
+    false, true, _ = roc_curve(poison_mask, scores)
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle=":")
+    axes.plot(false, true, color=_CLEAN, linewidth=2, label=f"scores, AUROC {auc(false, true):.4f}")
+    operating = (flagged[~poison_mask].mean(), flagged[poison_mask].mean())
+    axes.plot(*operating, "o", color=_POISON, label=f"flags: TPR {operating[1]:.3f}, FPR {operating[0]:.3f}")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, loc="lower right")
+    figure.savefig(path, dpi=110)

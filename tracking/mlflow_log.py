@@ -1,0 +1,161 @@
+"""The only file that speaks to MLflow: replays an outbox, creates runs, and never lets an outage stop a study."""
+
+import logging
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracking import names
+from tracking.outbox import Outbox, Record
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+
+_RETRY_SECONDS = (1, 2, 5, 15, 60)
+_IDLE_SECONDS = 0.25
+_PARAM_LENGTH = 6000  # what MLflow's stores accept
+_BATCH = 1000  # metrics a request
+
+
+def quiet_mlflow() -> None:
+    """Settings that must be made before MLflow is imported: no telemetry, no unpickling, short waits for a server."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+
+class RunLog:
+    """Takes records into MLflow; each run is found again by its key, so nothing is created twice.
+
+    Args:
+        uri: of the tracking server or ``sqlite:///`` file.
+        experiment: its name; made when it is missing.
+        artifact_location: where a new experiment keeps artifacts; None leaves it to a server.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifact_location: str | None) -> None:
+        quiet_mlflow()
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        self.client: MlflowClient = MlflowClient(tracking_uri=uri)
+        found = self.client.get_experiment_by_name(experiment)
+        self.experiment_id: str = (
+            found.experiment_id if found else self.client.create_experiment(experiment, artifact_location)
+        )
+        self._runs: dict[str, str] = {}
+
+    def take(self, record: Record) -> str:
+        """Logs one record and gives the run's id. Taking a record twice changes nothing."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        run_id = self._run_id(record)
+        metrics = [Metric(name, value, record.time_ms, 0) for name, value in record.metrics.items()]
+        for name, values in record.series.items():
+            metrics += [Metric(name, value, record.time_ms, step) for step, value in enumerate(values)]
+        params = [Param(name, value[:_PARAM_LENGTH]) for name, value in record.params.items()]
+        tags = [RunTag(name, value) for name, value in record.tags.items()]
+        self.client.log_batch(run_id, metrics=metrics[:_BATCH], params=params, tags=tags)
+        for start in range(_BATCH, len(metrics), _BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+        if record.artifacts and Path(record.artifacts).is_dir():
+            self.client.log_artifacts(run_id, record.artifacts)
+        if record.status != "RUNNING":
+            self.client.set_terminated(run_id, record.status, record.time_ms)
+        return run_id
+
+    def _run_id(self, record: Record) -> str:
+        known = self._runs.get(record.run) or self._find(record.run)
+        if known is None:
+            tags = {names.TAG_RUN_KEY: record.run, names.TAG_NAME: record.name}
+            if record.parent is not None:
+                tags[names.TAG_PARENT] = self._runs.get(record.parent) or self._find(record.parent) or ""
+            created = self.client.create_run(self.experiment_id, record.time_ms, tags, record.name)
+            known = created.info.run_id
+        self._runs[record.run] = known
+        return known
+
+    def _find(self, run_key: str) -> str | None:
+        query = f"tags.`{names.TAG_RUN_KEY}` = '{run_key}'"
+        found = self.client.search_runs([self.experiment_id], query, max_results=1)
+        if found:
+            self._runs[run_key] = found[0].info.run_id
+            return self._runs[run_key]
+        return None
+
+
+class Sender:
+    """A thread that sends an outbox to MLflow as it grows.
+
+    An unreachable server costs one warning; what could not be sent stays in the outbox for the next start.
+
+    Args:
+        outbox: what to send.
+        uri, experiment, artifact_location: see `RunLog`.
+        clean: remove a record's artifact folder once MLflow has taken it.
+    """
+
+    def __init__(
+        self, outbox: Outbox, uri: str, experiment: str, artifact_location: str | None, clean: bool = True
+    ) -> None:
+        self._outbox = outbox
+        self._target = (uri, experiment, artifact_location)
+        self._clean = clean
+        self._run_log: RunLog | None = None
+        self._closing = threading.Event()
+        self._warned = False
+        self._thread = threading.Thread(target=self._send_all, name="mlflow-sender", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout: float) -> bool:
+        """Waits until everything is sent, at most `timeout` seconds; False when something is left."""
+        self._closing.set()
+        self._thread.join(timeout)
+        return next(self._outbox.pending(), None) is None
+
+    def _send_all(self) -> None:
+        failures = 0
+        while True:
+            closing = self._closing.is_set()  # read before sending: what came before closing is always sent
+            try:
+                self._send_pending()
+                failures = 0
+            except Exception as error:  # whatever MLflow raises, the study must go on
+                if not self._warned:
+                    log.warning(
+                        "MLflow at %s cannot be reached (%s); results wait in %s and are sent when it is back",
+                        self._target[0],
+                        str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+                        self._outbox.path,
+                    )
+                    self._warned = True
+                if closing:
+                    return
+                self._closing.wait(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
+                failures += 1
+                continue
+            if closing:
+                return
+            self._closing.wait(_IDLE_SECONDS)
+
+    def _send_pending(self) -> None:
+        for record, position in self._outbox.pending():
+            if self._run_log is None:
+                self._run_log = RunLog(*self._target)
+            self._run_log.take(record)
+            self._outbox.mark(position)
+            if self._clean and record.artifacts:
+                shutil.rmtree(record.artifacts, ignore_errors=True)
+
+
+def now_ms() -> int:
+    """The time for a record."""
+    return int(time.time() * 1000)

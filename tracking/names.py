@@ -1,0 +1,64 @@
+"""Every metric, parameter, tag and artifact name, once."""
+
+# Metrics of a scenario. A trial carries the same names averaged over its scenarios.
+TPR = "tpr"
+FPR = "fpr"
+AUROC = "auroc"
+AUROC_FLAGS = "auroc_flags"
+FLAGGED_SHARE = "flagged_share"
+CA = "ca"
+CA_FOLDED = "ca_folded"
+CLEAN_QUARANTINED = "clean_quarantined"
+ASR = "asr"
+CA_UNDEFENDED = "ca_undefended"
+ASR_UNDEFENDED = "asr_undefended"
+
+ISOLATION_SCORE = "isolation_score"  # TPR - FPR
+DEFENSE_SCORE = "defense_score"  # CA - ASR
+OVERALL_SCORE = "overall_score"  # mean of the two
+OBJECTIVE = "objective"
+
+METRICS = (
+    TPR,
+    FPR,
+    AUROC,
+    AUROC_FLAGS,
+    FLAGGED_SHARE,
+    CA,
+    CA_FOLDED,
+    CLEAN_QUARANTINED,
+    ASR,
+    CA_UNDEFENDED,
+    ASR_UNDEFENDED,
+)
+"""What one scenario is judged by; `study.metrics` defines each."""
+
+COST_BUILT = "cost/built_seconds"  # what the stages took when they were built: the method's honest cost
+COST_WALL = "cost/wall_seconds"  # what this run spent
+COST_HITS = "cost/stages_from_store"
+
+# Tags.
+TAG_RUN_KEY = "study.run_key"
+TAG_KIND = "study.kind"  # study, trial or scenario
+TAG_STUDY = "study.name"
+TAG_CODE = "study.code_version"
+TAG_DATASET = "study.dataset"
+TAG_FINGERPRINT = "study.dataset_fingerprint"
+TAG_STAGES = "study.stage_keys"
+TAG_HITS = "study.stage_hits"
+TAG_ATTACK_FAILED = "study.attack_failed"
+TAG_PAPER_DEFAULT = "study.paper_default"
+TAG_BEST = "study.best"
+TAG_PARENT = "mlflow.parentRunId"
+TAG_NAME = "mlflow.runName"
+TAG_NOTE = "mlflow.note.content"
+
+# Artifacts, as paths within a run.
+FLAGGED_CSV = "flags/flagged.csv"
+SCORES_NPZ = "flags/scores.npz"
+HISTOGRAM_PNG = "plots/score_histogram.png"
+ROC_PNG = "plots/roc.png"
+PREVIEW_PNG = "attack/preview.png"
+CONFIG_YAML = "config.yaml"
+RESULTS_CSV = "results.csv"
+SUMMARY_TXT = "summary.txt"
