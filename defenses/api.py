@@ -103,7 +103,8 @@ class DefenseResult:
 class Progress(Protocol):
     """Told after every epoch or round of a stage."""
 
-    def __call__(self, stage: str, step: int, steps: int, values: Mapping[str, float]) -> None: ...
+    def __call__(self, stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
+        """Step `step` of `steps` is done, and gave these values."""
 
 
 def silent(stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:

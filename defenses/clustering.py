@@ -57,7 +57,8 @@ def _by_centres(method: str) -> Callable[[Scores, int], Mask]:
         if scores.min() == scores.max():
             return np.zeros(len(scores), dtype=bool)
         found = getattr(cluster, method)(n_clusters=2, random_state=seed, n_init=10).fit(scores[:, None])
-        return found.labels_ == int(np.argmax(found.cluster_centers_[:, 0]))
+        upper: Mask = found.labels_ == int(np.argmax(found.cluster_centers_[:, 0]))
+        return upper
 
     return split
 

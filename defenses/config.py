@@ -74,7 +74,9 @@ def _parse(text: str, expected: Any) -> Any:
     if expected is str:
         return text
     if typing.get_origin(expected) is tuple:
-        return tuple(_parse(part.strip(), typing.get_args(expected)[0]) for part in text.strip("()[] ").split(",") if part)
+        return tuple(
+            _parse(part.strip(), typing.get_args(expected)[0]) for part in text.strip("()[] ").split(",") if part
+        )
     words: dict[str, Any] = {"true": True, "false": False, "none": None}
     if text.lower() in words:
         return words[text.lower()]

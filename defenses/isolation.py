@@ -89,9 +89,7 @@ def channels_of_tap(channels: int, channels_per_tap: float | int) -> int:
     return min(channels, channels_per_tap)
 
 
-def choose_channels(
-    discrepancy: Scores, tap_sizes: list[int], channels_per_tap: float | int
-) -> NDArray[np.int64]:
+def choose_channels(discrepancy: Scores, tap_sizes: list[int], channels_per_tap: float | int) -> NDArray[np.int64]:
     """The channels with the largest discrepancy within each tap (Eq. 6), sorted."""
     chosen = []
     start = 0

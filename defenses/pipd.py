@@ -46,9 +46,7 @@ class PIPDConfig(Config):
         False, "flip and crop; off, since a random crop removes a corner patch from 40 % of the views"
     )
     gamma: float = param(0.5, "loss at which clean samples are held, Eq. 2 (not given; ABL's)", low=0.0, symbol="γ")
-    granularity: str = param(
-        "batch", "sign of the batch's mean loss, or of each sample's", choices=("batch", "sample")
-    )
+    granularity: str = param("batch", "sign of the batch's mean loss, or of each sample's", choices=("batch", "sample"))
     batch_size: int = param(128, "images a step (B.2)", low=2)
     momentum: float = param(0.9, "SGD momentum (B.2)", low=0.0, high=1.0)
     weight_decay: float = param(5e-4, "SGD weight decay (B.2)", low=0.0, high=1.0)
@@ -149,7 +147,8 @@ def _cycle(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[T
     """Endless random batches that go through the indices evenly."""
     while True:
         order = indices[torch.randperm(len(indices), generator=generator, device=indices.device)]
-        yield from order.split(size)
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
 
 
 def _selective_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:

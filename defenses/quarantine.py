@@ -3,7 +3,7 @@
 Each class gets a quarantine class. Samples are labelled partly with both; those that the model puts into quarantine
 drift there further, epoch by epoch, starting from the few that a briefly trained model fits best.
 
-Public code consulted: Chengx-Yu/Quarantine-Training. Where paper and code differ, a field chooses (paper [P], code [C]).
+Public code consulted: Chengx-Yu/Quarantine-Training. Where paper [P] and code [C] differ, a field chooses.
 Theirs reads the ground truth of samples while training and keeps the checkpoint of the best test accuracy; ours does
 neither. Its cosine schedule swings every 200 steps; ours runs over the phase.
 
@@ -24,7 +24,7 @@ from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.config import Config, param
 from defenses.models import Normalised, build_model, load_model
 from defenses.seeds import derive_seed
-from defenses.stages import cpu_weights, lowest, share
+from defenses.stages import cpu_weights, lowest
 from defenses.training.images import to_device
 from defenses.training.inference import predict_logits, sample_losses
 from defenses.training.loop import Feed, Recipe, fit
@@ -40,7 +40,10 @@ class QTConfig(Config):
     pre_lr: float = param(0.01, "its peak learning rate (IV.A.1)", low=1e-6, high=10.0)
     pre_schedule: str = param("cosine", "its learning rate over the epochs (IV.A.1)", choices=SCHEDULES)
     pre_quarantine_ratio: float = param(
-        0.10, "pre-quarantine samples, as a share of the largest class's count (IV.A.2; [C] takes 500)", low=0.0, high=1.0
+        0.10,
+        "pre-quarantine samples, as a share of the largest class's count (IV.A.2; [C] takes 500)",
+        low=0.0,
+        high=1.0,
     )
     pre_quarantine_model: bool = param(True, "start from the pre-quarantine model's backbone (Fig. 3)")
     epsilon_init: float = param(0.4, "first share of the quarantine class in a label", low=0.0, high=1.0, symbol="ε")
@@ -57,7 +60,9 @@ class QTConfig(Config):
     lr: float = param(0.01, "peak learning rate of quarantine training (IV.A.1)", low=1e-6, high=10.0)
     schedule: str = param("cosine", "its learning rate over the epochs (IV.A.1)", choices=SCHEDULES)
     frozen_epochs: int = param(0, "first epochs in which only the new head is trained (not in the paper)", low=0)
-    keep_pre_quarantine: bool = param(True, "pre-quarantine samples keep the maximum in the second phase [P]; not so [C]")
+    keep_pre_quarantine: bool = param(
+        True, "pre-quarantine samples keep the maximum in the second phase [P]; not so [C]"
+    )
     release_threshold: float = param(0.9, "quarantined share of a class above which it is released", low=0.0, high=1.0)
     release_epochs: tuple[int, ...] = param((5, 9, 14, 19), "epochs, from 0, after which this is checked [C]", low=0)
     quarantine_pass: str = param(
@@ -151,7 +156,8 @@ class QuarantineLabels:
     def crowded(self, quarantined: Tensor) -> Tensor:
         """The classes of which more than the threshold is in quarantine, bool [K]."""
         inside = torch.bincount(self.labels[quarantined], minlength=len(self.counts))
-        return inside > self.params.release_threshold * self.counts
+        over: Tensor = inside > self.params.release_threshold * self.counts
+        return over
 
 
 def _two_heads(context: StageContext, weights: dict[str, Tensor] | None) -> Normalised:

@@ -53,9 +53,7 @@ class Registry(Mapping[str, T], Generic[T]):
     def check(self, name: str) -> str:
         """Returns the name, or raises `UserError` with the nearest known name and all of them."""
         if name not in self._entries:
-            raise UserError(
-                f"unknown {self.kind} {name!r}: {nearest(name, self)}(known: {', '.join(sorted(self))})"
-            )
+            raise UserError(f"unknown {self.kind} {name!r}: {nearest(name, self)}(known: {', '.join(sorted(self))})")
         return name
 
     def find(self, name: str) -> T:

@@ -149,9 +149,7 @@ def _run_stage(
     if stage.cached:
         artifact, hit = context.store.get_or_build(stage.name, key, build, identity)
         seconds = time.perf_counter() - started
-        return _Done(
-            StageRun(stage.name, key, hit, seconds, artifact.built_seconds), artifact.digests, artifact, {}
-        )
+        return _Done(StageRun(stage.name, key, hit, seconds, artifact.built_seconds), artifact.digests, artifact, {})
     outputs = build()
     seconds = time.perf_counter() - started
     digests = {name: digest_of(value) for name, value in outputs.items()}

@@ -33,9 +33,7 @@ def _standard_training(context: StageContext, _inputs: Outputs, params: Params) 
     labels = to_device(context.dataset.labels, context.device)
     images = to_device(context.dataset.images, context.device)
     feed = Feed(images, context.precision, context.generator("augment"), params.augment)
-    recipe = Recipe(
-        params.epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay
-    )
+    recipe = Recipe(params.epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay)
     losses = fit(
         context,
         model,

@@ -200,7 +200,9 @@ def disk_errors(root: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no room left on disk below {root}: free some, or choose another --store or --out") from error
+            raise UserError(
+                f"no room left on disk below {root}: free some, or choose another --store or --out"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise UserError(f"cannot write to {root}: {error.strerror}; choose another --store or --out") from error
         raise

@@ -1,4 +1,4 @@
-"""What is searched for each defense. A space names fields of the defense's Config and gives each a range and a reason."""
+"""What is searched for each defense: fields of its Config, each with a range and a reason."""
 
 from defenses.registry import Registry
 from search_spaces.space import SearchSpace

@@ -1,9 +1,11 @@
 """The search spaces of PIPD."""
 
-from search_spaces.space import Choice, Float, Int, SearchSpace
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace
 
-_RANGES = {
-    "isolation_rate": Float(0.002, 0.05, "p: above the poison rate P_p holds benign samples, below it few triggers", log=True),
+_RANGES: dict[str, Range] = {
+    "isolation_rate": Float(
+        0.002, 0.05, "p: above the poison rate P_p holds benign samples, below it few triggers", log=True
+    ),
     "clean_rate": Float(0.05, 0.5, "q: too small and the benign mean is noise, past 1 - poison rate it holds poison"),
     "beta": Float(0.0, 6.0, "0 compares with the mean alone; 6 leaves only channels that benign samples never fire"),
     "channels_per_tap": Float(0.01, 0.3, "one channel of a tap up to a third of it; the trigger uses few", log=True),
@@ -52,8 +54,12 @@ PIPD_WIDE_SPACE = SearchSpace(
     defense="pipd",
     ranges={
         **_RANGES,
-        "gamma": Float(0.05, 2.0, "where clean samples are held: below the loss of guessing, above that of memorising", log=True),
-        "pre_isolation_epochs": Int(5, 200, "from the first epochs, when poison is learned, to the paper's 200", log=True),
+        "gamma": Float(
+            0.05, 2.0, "where clean samples are held: below the loss of guessing, above that of memorising", log=True
+        ),
+        "pre_isolation_epochs": Int(
+            5, 200, "from the first epochs, when poison is learned, to the paper's 200", log=True
+        ),
     },
     presets=_WIDE_PRESETS,
 )

@@ -1,11 +1,15 @@
 """The search space of Quarantine Training."""
 
-from search_spaces.space import Choice, Float, Int, SearchSpace
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace
 
-_RANGES = {
+_RANGES: dict[str, Range] = {
     "epsilon_init": Float(0.1, 0.5, "from the smallest share of III.C.2 to a coin toss between class and quarantine"),
-    "epsilon_step": Float(0.02, 0.2, "reaches the largest share in two epochs to never within the dynamic phase", log=True),
-    "pre_quarantine_ratio": Float(0.05, 0.5, "few sure samples to half a class; small sets need more to be heard", log=True),
+    "epsilon_step": Float(
+        0.02, 0.2, "reaches the largest share in two epochs to never within the dynamic phase", log=True
+    ),
+    "pre_quarantine_ratio": Float(
+        0.05, 0.5, "few sure samples to half a class; small sets need more to be heard", log=True
+    ),
     "dynamic_epochs": Int(1, 10, "from an immediate decision to one that comes when a class may be past release"),
     "release_threshold": Float(0.7, 1.0, "1 releases no class; 0.7 releases one that is mostly poison"),
     "epsilon_schedule": Choice(("linear", "cumulative"), "the published code, and Algorithm 1 as printed"),

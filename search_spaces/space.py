@@ -78,7 +78,8 @@ class Choice:
 
     def suggest(self, trial: "Trial", name: str) -> Value:
         """A value drawn by the trial's sampler."""
-        return trial.suggest_categorical(name, self.options)
+        chosen: Value = trial.suggest_categorical(name, self.options)  # type: ignore[assignment]
+        return chosen
 
     def distribution(self) -> "BaseDistribution":
         """Optuna's description of this range."""
@@ -101,8 +102,8 @@ class SearchSpace:
         name: its key in `SEARCH_SPACES`.
         defense: a key of `defenses.DEFENSES`.
         ranges: field -> range. The default of a field is read from the defense's Config, never repeated here.
-        presets: preset -> fields that make the defense affordable at that scale (epochs, rates). Never a searched field:
-            the paper's default must stay the first trial.
+        presets: preset -> fields that make the defense affordable at that scale (epochs, rates). Never a searched
+            field: the paper's default must stay the first trial.
         model: the network of the paper.
     """
 
@@ -116,7 +117,9 @@ class SearchSpace:
         for preset, values in self.presets.items():
             both = set(values) & set(self.ranges)
             if both:
-                raise ValueError(f"space {self.name!r}: preset {preset!r} must not set searched fields, got {sorted(both)}")
+                raise ValueError(
+                    f"space {self.name!r}: preset {preset!r} must not set searched fields, got {sorted(both)}"
+                )
 
     def preset(self, name: str) -> dict[str, Any]:
         """The fields that a preset sets; none for ``paper``."""

@@ -218,5 +218,3 @@ def _total_costs(records: list[ScenarioRecord]) -> dict[str, float]:
         for name, value in _costs(record).items():
             total[name] = total.get(name, 0.0) + value
     return total
-
-

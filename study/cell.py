@@ -1,4 +1,4 @@
-"""One cell: one configuration of one defense on one scenario, run and judged. Knows nothing of Ray, Optuna or MLflow."""
+"""One cell: one configuration of one defense on one scenario, run and judged. Needs no Ray, Optuna or MLflow."""
 
 import functools
 import hashlib
@@ -123,15 +123,13 @@ def evaluate_cell(
     poisoned, context, poison_run = prepare(scenario, environment, progress)
     defense_type = DEFENSES.find(defense)
     undefended, undefended_runs = judge_undefended(poisoned, poison_run.key, context, environment)
-    result = run_defense(
-        defense_type(defense_type.config_type.from_mapping(config)), poisoned.suspect, context, until
-    )
+    result = run_defense(defense_type(defense_type.config_type.from_mapping(config)), poisoned.suspect, context, until)
     found = {**judge(result, poisoned, context), **undefended}
     floor = undefended["asr_undefended"]
     return CellResult(
         scenario=scenario,
         metrics=found,
-        series={**result.series, **_flag_series(result, poisoned)},
+        series={name: list(values) for name, values in result.series.items()} | _flag_series(result, poisoned),
         stages=(poison_run, *undefended_runs, *result.stages),
         meta={**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint},
         attack_failed=floor is not None and floor < environment.asr_floor,

@@ -16,7 +16,9 @@ from study.terminal import table
 def describe(plan: Plan) -> str:
     """The shared stages with their state, and the trials."""
     store = Store(plan.environment.store)
-    rows = [[build.scenario.name, build.stage, _variant(build, plan), _state(build, plan, store)] for build in plan.builds]
+    rows = [
+        [build.scenario.name, build.stage, _variant(build, plan), _state(build, plan, store)] for build in plan.builds
+    ]
     states = Counter(row[-1] for row in rows)
     own = [stage.name for stage in plan.defense.stages if stage.name not in {build.stage for build in plan.builds}]
     ranges = [

@@ -1,4 +1,4 @@
-"""Runs a plan on Ray: the shared stages as tasks, then the trials through Ray Tune, with the driver keeping the books."""
+"""Runs a plan on Ray: the shared stages as tasks, then the trials through Ray Tune; the driver keeps the books."""
 
 import logging
 import math
@@ -84,7 +84,9 @@ class Board:
 
 
 @ray.remote(max_retries=3)
-def build_stage(build: Build, environment: Environment, threads: int, board: Any, *needs: Any) -> dict[str, float | None]:
+def build_stage(
+    build: Build, environment: Environment, threads: int, board: Any, *needs: Any
+) -> dict[str, float | None]:
     """Builds one shared stage into the store. Its parents' references make Ray wait for them."""
     import torch
 
@@ -109,7 +111,7 @@ def build_shared(plan: Plan) -> Undefended:
     Returns:
         CA and ASR of the undefended model of each scenario.
     """
-    board = Board.remote()
+    board = Board.remote()  # type: ignore[attr-defined]  # Ray adds it
     references: list[Any] = []
     for build in plan.builds:
         needs_gpu = build.stage != "poison" and plan.environment.device == "cuda"
@@ -149,7 +151,7 @@ def _running(steps: dict[str, tuple[int, int]], unfinished: set[str]) -> str:
 
 
 def threads_of(plan: Plan) -> int:
-    """torch threads a trial: its CPU share, at least one."""
+    """Torch threads a trial: its CPU share, at least one."""
     return max(1, int(plan.config.cpus_per_trial))
 
 
@@ -195,7 +197,9 @@ class Watch(_StaysHere, Callback):
     def __init__(self, on_scenario: Callable[[str, str], None]) -> None:
         self._on_scenario = on_scenario
 
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """Called by Ray Tune for each step of a trial."""
         if not result.get("failure"):
             self._on_scenario(result["config"][KEY], result["scenario"])
@@ -269,11 +273,12 @@ def run_trials(
 
 def concurrency(resources: dict[str, float]) -> int:
     """How many trials fit on the cluster at once."""
-    total = ray.cluster_resources()
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     fits = [math.floor(total.get(name.upper(), 0.0) / amount) for name, amount in resources.items() if amount > 0]
-    if min(fits) < 1:
+    at_once: int = min(fits)
+    if at_once < 1:
         raise UserError(
             f"a trial needs {resources} and the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} "
             "GPUs: lower --cpus-per-trial or --gpus-per-trial"
         )
-    return min(fits)
+    return at_once

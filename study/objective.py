@@ -5,7 +5,7 @@ Every objective here uses ground truth: it is an oracle, and says so wherever it
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from defenses.api import Defense
 from defenses.registry import UserError, nearest
@@ -39,7 +39,7 @@ class Judged(Protocol):
         """The attack does not work even undefended."""
 
 
-def direction(objective: str) -> str:
+def direction(objective: str) -> Literal["minimize", "maximize"]:
     """``maximize`` or ``minimize``."""
     return "minimize" if objective in MINIMISED else "maximize"
 
@@ -55,7 +55,9 @@ def check_objective(objective: str, until: str | None, defense: type[Defense]) -
             f"use {names.ISOLATION_SCORE}, or leave out --until"
         )
     if until == "isolate" and defense.flagged is None:
-        raise UserError(f"{defense.name} flags nothing, so there is nothing to measure with --until isolate: leave it out")
+        raise UserError(
+            f"{defense.name} flags nothing, so there is nothing to measure with --until isolate: leave it out"
+        )
     if defense.flagged is None and objective in _NEED_FLAGS:
         raise UserError(f"{defense.name} flags nothing, so {objective!r} is undefined: use {names.DEFENSE_SCORE}")
 

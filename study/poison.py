@@ -119,9 +119,7 @@ def poison(images: Images, attack: Attack, poison_rate: float, target_label: int
     )
 
 
-def _meta(
-    images: Images, attack: Attack, chosen: NDArray[np.int64], wanted: int, target_label: int
-) -> dict[str, Any]:
+def _meta(images: Images, attack: Attack, chosen: NDArray[np.int64], wanted: int, target_label: int) -> dict[str, Any]:
     if len(chosen) < wanted:
         log.warning(
             "%s: the target class has %d images, %d were asked for: all of them are poisoned",

@@ -71,7 +71,9 @@ def check_home() -> None:
     home = Path.home()
     token = home / ".ray"
     if not os.access(token if token.exists() else home, os.W_OK):
-        raise UserError(f"Ray must be able to write below the home folder, and {home} is read-only: set HOME to another")
+        raise UserError(
+            f"Ray must be able to write below the home folder, and {home} is read-only: set HOME to another"
+        )
 
 
 def check_places(config: CellConfig) -> Path:

@@ -62,7 +62,13 @@ def model_spec(name: str, width: int, blocks: tuple[int, ...], images: Images, d
     mean = [round(float(v), 3) for v in sample.mean(axis=0)]
     std = [round(max(float(v), 1.0), 3) for v in sample.std(axis=0)]
     return ModelSpec(
-        name, width, blocks, images.num_classes, images.image_size, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+        name,
+        width,
+        blocks,
+        images.num_classes,
+        images.image_size,
+        (mean[0], mean[1], mean[2]),
+        (std[0], std[1], std[2]),
     )
 
 

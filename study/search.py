@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler, TPESampler
@@ -75,7 +75,7 @@ class Ledger:
         path: Path,
         name: str,
         space: SearchSpace,
-        direction: str,
+        direction: Literal["minimize", "maximize"],
         sampler: str,
         seed: int,
         planned: int,
@@ -112,9 +112,7 @@ class Ledger:
                 continue
             if set(point) == set(self._space.ranges) and not self._is_known(key, besides=trial.number):
                 kept = {PAPER_DEFAULT: True} if PAPER_DEFAULT in trial.user_attrs else {}
-                self._study.enqueue_trial(
-                    point, user_attrs={KEY: key, RETRY_OF: trial.number, **kept}
-                )
+                self._study.enqueue_trial(point, user_attrs={KEY: key, RETRY_OF: trial.number, **kept})
                 queued += 1
             self._fail(trial.number, LOST)
         return ingested, queued

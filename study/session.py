@@ -104,8 +104,8 @@ class Session:
         ]
         for name in failed:
             complain(
-                f"warning: the attack failed on {name}: undefended ASR {undefended[name]['asr_undefended']:.3f} is below "
-                f"{self.plan.config.asr_floor:g}, so it counts neither for nor against the defense"
+                f"warning: the attack failed on {name}: undefended ASR {undefended[name]['asr_undefended']:.3f} "
+                f"is below {self.plan.config.asr_floor:g}, so it counts neither for nor against the defense"
             )
         return failed
 
@@ -164,7 +164,9 @@ class Session:
         """What was written where, how to look at it, and how to go on."""
         lines = [f"Took {took}. Results: {self.folder / 'summary'}"]
         if not self._sent:
-            lines.append(f"Not everything has reached MLflow yet; the rest waits in {self.book.outbox.path} for the next run.")
+            lines.append(
+                f"Not everything has reached MLflow yet; the rest waits in {self.book.outbox.path} for the next run."
+            )
         if self.uri.startswith("sqlite"):
             lines.append(f"Look at every trial:  mlflow ui --backend-store-uri {self.uri}")
         else:

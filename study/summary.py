@@ -68,10 +68,11 @@ class Summary:
             for row, name in self._compared(best, position):
                 rows.append(["", name, *self._cells(self.records[row.number][position].metrics)])
         if len(self.plan.scenarios) > 1:
-            for row, name in ((self.default, "paper default"), (best, f"best (#{best.number})")):
-                if row is not None:
-                    first = "mean of all" if name.startswith("paper") or self.default is None else ""
-                    rows.append([first, name, *self._cells(aggregate(self.records[row.number]).metrics)])
+            label = "mean of all"
+            for compared, name in ((self.default, "paper default"), (best, f"best (#{best.number})")):
+                if compared is not None:
+                    rows.append([label, name, *self._cells(aggregate(self.records[compared.number]).metrics)])
+                    label = ""
         return table(["scenario", "model", *(name.upper() for name in _COLUMNS)], rows, left=2)
 
     def _compared(self, best: Row, position: int) -> list[tuple[Row, str]]:

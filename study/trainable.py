@@ -118,5 +118,3 @@ def write_artifacts(folder: Path, result: CellResult) -> None:
     fingerprint = result.meta["fingerprint"]
     artifacts.write_flags(folder, result.scores, result.flagged, result.labels, result.poison_mask, fingerprint)
     artifacts.write_plots(folder, result.scores, result.flagged, result.poison_mask, result.scenario.name)
-
-

@@ -91,7 +91,7 @@ def _histogram(
 
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
-    edges = np.histogram_bin_edges(scores, bins=60)
+    edges = np.histogram_bin_edges(scores, bins=60).tolist()
     groups = [(scores[~poison_mask], _CLEAN, "benign"), (scores[poison_mask], _POISON, "poisoned")]
     for values, colour, label in groups:
         if len(values):
@@ -124,7 +124,9 @@ def _roc(
     axes.plot(false, true, color=_CLEAN, linewidth=2, label=f"scores, AUROC {auc(false, true):.4f}")
     operating = (flagged[~poison_mask].mean(), flagged[poison_mask].mean())
     axes.plot(*operating, "o", color=_POISON, label=f"flags: TPR {operating[1]:.3f}, FPR {operating[0]:.3f}")
-    axes.set(xlabel="false positive rate", ylabel="true positive rate", title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set(
+        xlabel="false positive rate", ylabel="true positive rate", title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
+    )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
     figure.savefig(path, dpi=110)

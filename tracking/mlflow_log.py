@@ -12,7 +12,7 @@ from tracking import names
 from tracking.outbox import Outbox, Record
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
+    pass
 
 log = logging.getLogger(__name__)
 

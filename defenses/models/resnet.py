@@ -37,6 +37,7 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
         out = torch.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         return torch.relu(out + self.shortcut(x))
@@ -57,11 +58,13 @@ class PreActBlock(nn.Module):
             self.shortcut = conv1x1(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps [n, inputs, h, w] to [n, outputs, h / stride, w / stride], not yet activated."""
         activated = torch.relu(self.bn1(x))
         shortcut = self.shortcut(activated) if self.projects else x
         out = self.conv1(activated)
         out = self.conv2(torch.relu(self.bn2(out)))
-        return out + shortcut
+        total: Tensor = out + shortcut
+        return total
 
 
 class ResNet(nn.Module):
@@ -113,6 +116,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits [n, num_outputs] of normalised images [n, 3, H, W]."""
         x = self.conv1(x)
         if not self.pre_activation:
             x = torch.relu(self.bn1(x))
@@ -121,4 +125,5 @@ class ResNet(nn.Module):
             x = self.get_submodule(f"layer{stage}")(x)
         if self.pre_activation:
             x = torch.relu(self.bn_last(x))
-        return self.linear(x.mean(dim=(2, 3)))
+        logits: Tensor = self.linear(x.mean(dim=(2, 3)))
+        return logits

@@ -39,9 +39,7 @@ def sample_losses(model: nn.Module, images: Tensor, labels: Tensor, precision: s
     return functional.cross_entropy(logits.double(), labels, reduction="none").cpu().numpy()
 
 
-def predict_array(
-    model: nn.Module, images: NDArray[Any], device: torch.device, precision: str
-) -> NDArray[np.float32]:
+def predict_array(model: nn.Module, images: NDArray[Any], device: torch.device, precision: str) -> NDArray[np.float32]:
     """As `predict_logits`, from and to numpy."""
     logits = predict_logits(model.to(device), to_device(images, device), precision)
     return logits.cpu().numpy()

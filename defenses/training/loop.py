@@ -99,7 +99,7 @@ def fit(
                 group["lr"] = learning_rate(recipe.schedule, recipe.lr, progress)
             loss = batch_loss(index)
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             if recipe.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
             optimiser.step()

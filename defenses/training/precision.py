@@ -11,9 +11,10 @@ PRECISIONS = ("bf16", "fp32")
 @functools.cache
 def _cpu_has_bf16() -> bool:
     # AMX and AVX512-BF16 double the speed of a ResNet; without them, bf16 on a CPU is emulated and slower.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    if capabilities:
-        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    # torch.cpu.get_capabilities, the public way to ask, came after our oldest torch.
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    if known:
+        return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 

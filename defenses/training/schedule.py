@@ -12,8 +12,8 @@ def learning_rate(schedule: str, peak: float, progress: float) -> float:
     """The rate at a point of the run.
 
     Args:
-        schedule: one of `SCHEDULES`. ``cosine`` falls from peak to 0 over the run; ``step`` divides by 10 at half and at
-            three quarters; ``one_cycle`` rises for 30 % of the run and falls to 0.
+        schedule: one of `SCHEDULES`. ``cosine`` falls from peak to 0 over the run; ``step`` divides by 10 at half
+            and at three quarters; ``one_cycle`` rises for 30 % of the run and falls to 0.
         peak: the largest rate, > 0.
         progress: share of the run's steps that are done, in [0, 1).
     """

@@ -7,11 +7,26 @@ ATTACKS: Registry[type[Attack]] = Registry(
     "attack",
     {
         "clean": ("study.attacks.clean:Clean", "no poison: the control"),
-        "badnets": ("study.attacks.badnets:BadNets", "a small patch (Gu et al., 2017); variant=grid3|checker2|white3|grid30"),
-        "blended_random": ("study.attacks.blended:BlendedRandom", "uniform noise blended in at 0.2 (Chen et al., 2017)"),
-        "blended_image": ("study.attacks.blended:BlendedImage", "a picture blended in at 0.2; --trigger-image for your own"),
-        "sig": ("study.attacks.sig:SIG", "a sinusoid on images of the target class (Barni et al., 2019); variant=additive|abl"),
-        "trojan_square": ("study.attacks.trojan:TrojanSquare", "a coloured square, as neuron inversion gives (Liu et al., 2018)"),
+        "badnets": (
+            "study.attacks.badnets:BadNets",
+            "a small patch (Gu et al., 2017); variant=grid3|checker2|white3|grid30",
+        ),
+        "blended_random": (
+            "study.attacks.blended:BlendedRandom",
+            "uniform noise blended in at 0.2 (Chen et al., 2017)",
+        ),
+        "blended_image": (
+            "study.attacks.blended:BlendedImage",
+            "a picture blended in at 0.2; --trigger-image for your own",
+        ),
+        "sig": (
+            "study.attacks.sig:SIG",
+            "a sinusoid on images of the target class (Barni et al., 2019); variant=additive|abl",
+        ),
+        "trojan_square": (
+            "study.attacks.trojan:TrojanSquare",
+            "a coloured square, as neuron inversion gives (Liu et al., 2018)",
+        ),
     },
 )
 

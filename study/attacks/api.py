@@ -22,11 +22,15 @@ class AttackConfig(Config):
     """
 
     rate_base: str = param(
-        "dataset", "what a poison rate is a share of: all images, or those of the target class", choices=("dataset", "class")
+        "dataset",
+        "what a poison rate is a share of: all images, or those of the target class",
+        choices=("dataset", "class"),
     )
     cap: bool = param(False, "poison a whole class when it has too few images, instead of refusing")
     quantise: str = param(
-        "round", "how results become uint8: rounded half up, or truncated as some references do", choices=("round", "truncate")
+        "round",
+        "how results become uint8: rounded half up, or truncated as some references do",
+        choices=("round", "truncate"),
     )
 
 
@@ -51,7 +55,7 @@ class Attack:
         return np.random.default_rng(derive_seed(seed, self.name, purpose))
 
     def fit(self, images: Images, seed: int) -> State:
-        """What the trigger is made of (patterns, grids, weights), from training images alone; stored with the scenario."""
+        """What the trigger is made of (patterns, grids, weights), from training images alone."""
         return {}
 
     def apply(self, images: Pixels, index: NDArray[np.int64], state: State, split: str) -> Pixels:

@@ -46,9 +46,11 @@ class BadNets(Attack):
     config: BadNetsConfig
 
     def fit(self, images: Images, seed: int) -> State:
+        """The patch and its place."""
         patch, start = _patch(self.config.variant, images.image_size)
         return {"patch": patch, "start": np.array([start, start])}
 
     def apply(self, images: Pixels, index: NDArray[np.int64], state: State, split: str) -> Pixels:
+        """Triggered copies; see `Attack.apply`."""
         row, column = state["start"].tolist()
         return paste(images, state["patch"], row, column)

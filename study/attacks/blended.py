@@ -43,6 +43,7 @@ class _Blended(Attack):
     config: BlendedConfig
 
     def apply(self, images: Pixels, index: NDArray[np.int64], state: State, split: str) -> Pixels:
+        """Triggered copies; see `Attack.apply`."""
         return blend(images, state["trigger"], self.config.alpha, self.config.quantise)
 
 
@@ -54,6 +55,7 @@ class BlendedRandom(_Blended):
     config: BlendedRandomConfig
 
     def fit(self, images: Images, seed: int) -> State:
+        """The noise, drawn once."""
         size = images.image_size
         channels = 1 if self.config.gray else 3
         noise = self.rng(seed, "trigger").integers(0, 256, (size, size, channels))
@@ -68,6 +70,7 @@ class BlendedImage(_Blended):
     config: BlendedImageConfig
 
     def fit(self, images: Images, seed: int) -> State:
+        """The picture at the size of the images."""
         size = images.image_size
         picture = _read_picture(self.config.image, size) if self.config.image else draw_cartoon(size)
         return {"trigger": picture.astype(np.float32)}

@@ -42,5 +42,5 @@ def draw_cartoon(size: int) -> Pixels:
         for left, right in ((0.02, 0.20), (0.80, 0.98)):
             line = (np.abs(y - (0.53 + offset)) < 0.008) & (x > left) & (x < right)
             canvas[line] = _DARK
-    averaged = canvas.reshape(size, OVERSAMPLING, size, OVERSAMPLING, 3).mean(axis=(1, 3))
+    averaged: NDArray[np.float64] = canvas.reshape(size, OVERSAMPLING, size, OVERSAMPLING, 3).mean(axis=(1, 3))
     return np.rint(averaged).astype(np.uint8)

@@ -46,6 +46,7 @@ class SIG(Attack):
     clean_label = True
 
     def fit(self, images: Images, seed: int) -> State:
+        """The signal [H, W, 3], to be added or blended."""
         size = images.image_size
         if self.config.variant == "abl":
             return {"trigger": _abl_pattern(size)}
@@ -54,6 +55,7 @@ class SIG(Attack):
         return {"trigger": np.broadcast_to(wave[None, :, None], (size, size, 3)).astype(np.float32)}
 
     def apply(self, images: Pixels, index: NDArray[np.int64], state: State, split: str) -> Pixels:
+        """Triggered copies; see `Attack.apply`."""
         if self.config.variant == "abl":
             return blend(images, state["trigger"], self.config.alpha, self.config.quantise)
         return to_uint8(images.astype(np.float32) + state["trigger"], self.config.quantise)

@@ -23,12 +23,14 @@ class TrojanSquare(Attack):
     name = "trojan_square"
 
     def fit(self, images: Images, seed: int) -> State:
+        """The square and its place."""
         start, stop = (round(images.image_size * edge / _OF) for edge in (_FIRST, _PAST))
         pattern = _pattern(self.rng(seed, "trigger"))
         nearest = np.arange(stop - start) * CELLS // (stop - start)
         return {"patch": pattern[nearest][:, nearest], "start": np.array([start, start])}
 
     def apply(self, images: Pixels, index: NDArray[np.int64], state: State, split: str) -> Pixels:
+        """Triggered copies; see `Attack.apply`."""
         row, column = state["start"].tolist()
         return paste(images, state["patch"], row, column)
 

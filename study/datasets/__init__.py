@@ -16,7 +16,10 @@ Loader = Callable[["DatasetSpec"], Images]
 DATASETS: Registry[Loader] = Registry(
     "dataset",
     {
-        "digits": ("study.datasets.digits:load", "1,797 handwritten digits of scikit-learn at 32 px; needs no download"),
+        "digits": (
+            "study.datasets.digits:load",
+            "1,797 handwritten digits of scikit-learn at 32 px; needs no download",
+        ),
         "cifar10": ("study.datasets.cifar:load_cifar10", "CIFAR-10, 50,000 + 10,000 images at 32 px (--download)"),
         "cifar100": ("study.datasets.cifar:load_cifar100", "CIFAR-100, 50,000 + 10,000 images at 32 px (--download)"),
         "npz": ("study.datasets.npz:load", "npz:FILE with train_images, train_labels, test_images, test_labels"),

@@ -38,7 +38,7 @@ def _split(folder: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64
         position, (path, _) = item
         try:
             with Image.open(path) as image:
-                images[position] = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+                images[position] = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
         except OSError as error:
             raise UserError(f"{path} must be a readable image: {error}; remove or mend it") from error
 

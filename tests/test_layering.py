@@ -1,0 +1,87 @@
+"""The threat model is in the imports: a defense cannot reach an attack, and each heavy library has its one place."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("defenses", "search_spaces", "tracking", "study")
+MAY_IMPORT = {
+    "defenses": {"defenses"},
+    "search_spaces": {"search_spaces", "defenses"},
+    "tracking": {"tracking", "defenses"},
+    "study": set(PACKAGES),
+}
+PLACES = {
+    "ray": {"study/engine.py", "study/trainable.py"},
+    "mlflow": {"tracking/mlflow_log.py"},
+    "optuna": {"search_spaces/space.py", "study/search.py"},
+    "jenkspy": {"defenses/clustering.py"},
+}
+LONGEST_FUNCTION, NINETIETH_PERCENTILE, LONGEST_FILE = 60, 40, 400
+
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(tree: ast.AST) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found.add(node.module or "")
+    return found
+
+
+def named(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_imports_follow_the_arrows(path: Path) -> None:
+    package = named(path).split("/")[0]
+    for module in imported(ast.parse(path.read_text())):
+        top = module.split(".")[0]
+        if top in PACKAGES:
+            assert top in MAY_IMPORT[package], f"{named(path)} imports {module}"
+        if top in PLACES:
+            assert named(path) in PLACES[top], f"{named(path)} imports {module} outside its place"
+
+
+def test_the_rule_sees_a_forbidden_import() -> None:
+    assert imported(ast.parse("def f():\n    from study.poison import poison\n    import ray")) == {"study.poison", "ray"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=named)
+def test_nothing_prints_or_unpickles(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        assert name not in {"print", "eval", "exec", "pickle.load", "pickle.loads"}, f"{named(path)}:{node.lineno}"
+        assert keywords.get("allow_pickle", "False") == "False", f"{named(path)}:{node.lineno}"
+        if name == "torch.load":
+            assert keywords.get("weights_only") == "True", f"{named(path)}:{node.lineno}"
+
+
+def functions() -> list[tuple[str, int]]:
+    return [
+        (f"{named(path)}:{node.name}", (node.end_lineno or node.lineno) - node.lineno + 1)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+
+def test_functions_fit_a_screen() -> None:
+    lengths = sorted(length for _, length in functions())
+    too_long = [name for name, length in functions() if length > LONGEST_FUNCTION]
+    assert not too_long
+    assert lengths[int(0.9 * len(lengths))] <= NINETIETH_PERCENTILE
+
+
+def test_files_hold_one_idea() -> None:
+    assert not [named(path) for path in FILES if path.read_text().count("\n") > LONGEST_FILE]
