@@ -88,7 +88,7 @@ class Book:
         if record is None or run in self._passed_on:
             return
         self._passed_on.add(run)
-        self._open_trial(key)
+        self._open_trial(key, now_ms() - int(1000 * record.wall_seconds))
         hits = [stage["hit"] for stage in record.stages]
         self.hits += sum(hits)
         self.stages += len(hits)
@@ -98,6 +98,8 @@ class Book:
                 parent=f"trial/{key}",
                 name=scenario,
                 time_ms=now_ms(),
+                start_ms=now_ms() - int(1000 * record.wall_seconds),
+                dataset=(f"{self.plan.environment.dataset.name} {scenario}", record.meta["fingerprint"]),
                 params={name: _text(record.meta[name]) for name in sorted(record.meta)},
                 tags=self._scenario_tags(record, hits),
                 metrics={**_defined(record.metrics), **_costs(record)},
@@ -118,11 +120,11 @@ class Book:
             names.TAG_ATTACK_FAILED: str(record.attack_failed).lower(),
         }
 
-    def _open_trial(self, key: str, name: str = "trial") -> None:
+    def _open_trial(self, key: str, start_ms: int) -> None:
         if key not in self._opened:
             self._opened.add(key)
             tags = {names.TAG_KIND: "trial", names.TAG_STUDY: self.plan.config.study_name}
-            self.outbox.append(Record(f"trial/{key}", self.study_run, name, now_ms(), tags=tags))
+            self.outbox.append(Record(f"trial/{key}", self.study_run, "trial", now_ms(), start_ms=start_ms, tags=tags))
 
     def trial_done(self, row: Row) -> None:
         """Passes a settled trial on to MLflow."""
@@ -131,7 +133,7 @@ class Book:
             return
         self._passed_on.add(run)
         records = self.scenarios(row.key) or []
-        self._open_trial(row.key)
+        self._open_trial(row.key, now_ms())
         folder = self.points / row.key / "trial"
         folder.mkdir(parents=True, exist_ok=True)
         config = dataclasses.asdict(self.plan.full_config(row.point))
@@ -156,17 +158,18 @@ class Book:
             )
         )
 
-    def close_study(self, status: str, metrics: dict[str, float], artifacts: Path | None, best: str = "") -> None:
-        """Tells MLflow that the study ended, and how."""
+    def close_study(self, status: str, metrics: dict[str, float], artifacts: Path, summary: str, best: str) -> None:
+        """Tells MLflow that the study ended, and how; the summary becomes the run's description."""
         self.outbox.append(
             Record(
                 run=self.study_run,
                 parent=None,
                 name=self.plan.config.study_name,
                 time_ms=now_ms(),
-                tags={names.TAG_BEST: best} if best else {},
+                tags={names.TAG_BEST: best, names.TAG_NOTE: f"```\n{summary}\n```"},
                 metrics=metrics,
-                artifacts=str(artifacts) if artifacts else "",
+                artifacts=str(artifacts),
+                keep_artifacts=True,
                 status=status,
             )
         )

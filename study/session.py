@@ -155,10 +155,10 @@ class Session:
         folder.mkdir(exist_ok=True)
         (folder / names.SUMMARY_TXT).write_text(summary.text() + "\n")
         (folder / names.RESULTS_CSV).write_text(summary.csv())
-        best = f"#{summary.best.number}" if summary.best else ""
-        self.book.close_study(status, summary.metrics(), folder, best)
-        self._sent = self._sender.close(flush_seconds)
+        best = f"#{summary.best.number}" if summary.best else "none"
+        self.book.close_study(status, summary.metrics(), folder, summary.text(), best)
         say(f"\n{summary.text()}")
+        self._sent = self._sender.close(flush_seconds)
 
     def closing_lines(self, took: str) -> str:
         """What was written where, how to look at it, and how to go on."""

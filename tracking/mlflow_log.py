@@ -1,5 +1,6 @@
 """The only file that speaks to MLflow: replays an outbox, creates runs, and never lets an outage stop a study."""
 
+import getpass
 import logging
 import os
 import shutil
@@ -49,13 +50,17 @@ class RunLog:
         self.client: MlflowClient = MlflowClient(tracking_uri=uri)
         found = self.client.get_experiment_by_name(experiment)
         self.experiment_id: str = (
-            found.experiment_id if found else self.client.create_experiment(experiment, artifact_location)
+            found.experiment_id
+            if found
+            else self.client.create_experiment(
+                experiment, artifact_location, {names.TAG_EXPERIMENT_KIND: names.MODEL_TRAINING}
+            )
         )
         self._runs: dict[str, str] = {}
 
     def take(self, record: Record) -> str:
         """Logs one record and gives the run's id. Taking a record twice changes nothing."""
-        from mlflow.entities import Metric, Param, RunTag
+        from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
         run_id = self._run_id(record)
         metrics = [Metric(name, value, record.time_ms, 0) for name, value in record.metrics.items()]
@@ -66,6 +71,10 @@ class RunLog:
         self.client.log_batch(run_id, metrics=metrics[:_BATCH], params=params, tags=tags)
         for start in range(_BATCH, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+        if record.dataset is not None:
+            name, digest = record.dataset
+            # MLflow's digests are short; the whole fingerprint is a tag.
+            self.client.log_inputs(run_id, [DatasetInput(Dataset(name, digest[:32], "local", "{}"))])
         if record.artifacts and Path(record.artifacts).is_dir():
             self.client.log_artifacts(run_id, record.artifacts)
         if record.status != "RUNNING":
@@ -78,7 +87,9 @@ class RunLog:
             tags = {names.TAG_RUN_KEY: record.run, names.TAG_NAME: record.name}
             if record.parent is not None:
                 tags[names.TAG_PARENT] = self._runs.get(record.parent) or self._find(record.parent) or ""
-            created = self.client.create_run(self.experiment_id, record.time_ms, tags, record.name)
+            tags |= {names.TAG_SOURCE: "study.run", names.TAG_SOURCE_TYPE: "LOCAL", names.TAG_USER: _user()}
+            start = record.start_ms or record.time_ms
+            created = self.client.create_run(self.experiment_id, start, tags, record.name)
             known = created.info.run_id
         self._runs[record.run] = known
         return known
@@ -100,15 +111,11 @@ class Sender:
     Args:
         outbox: what to send.
         uri, experiment, artifact_location: see `RunLog`.
-        clean: remove a record's artifact folder once MLflow has taken it.
     """
 
-    def __init__(
-        self, outbox: Outbox, uri: str, experiment: str, artifact_location: str | None, clean: bool = True
-    ) -> None:
+    def __init__(self, outbox: Outbox, uri: str, experiment: str, artifact_location: str | None) -> None:
         self._outbox = outbox
         self._target = (uri, experiment, artifact_location)
-        self._clean = clean
         self._run_log: RunLog | None = None
         self._closing = threading.Event()
         self._warned = False
@@ -152,8 +159,15 @@ class Sender:
                 self._run_log = RunLog(*self._target)
             self._run_log.take(record)
             self._outbox.mark(position)
-            if self._clean and record.artifacts:
+            if record.artifacts and not record.keep_artifacts:
                 shutil.rmtree(record.artifacts, ignore_errors=True)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # no such user in a container
+        return ""
 
 
 def now_ms() -> int:

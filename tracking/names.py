@@ -52,6 +52,11 @@ TAG_BEST = "study.best"
 TAG_PARENT = "mlflow.parentRunId"
 TAG_NAME = "mlflow.runName"
 TAG_NOTE = "mlflow.note.content"
+TAG_SOURCE = "mlflow.source.name"
+TAG_SOURCE_TYPE = "mlflow.source.type"
+TAG_USER = "mlflow.user"
+TAG_EXPERIMENT_KIND = "mlflow.experimentKind"
+MODEL_TRAINING = "custom_model_development"  # MLflow's UI then shows runs and metrics first, not prompts and traces
 
 # Artifacts, as paths within a run.
 FLAGGED_CSV = "flags/flagged.csv"

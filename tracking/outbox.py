@@ -24,10 +24,13 @@ class Record:
         parent: key of the run it is nested in; None for the top.
         name: shown in the UI.
         time_ms: milliseconds since 1970; metrics logged twice with one time are one point.
+        start_ms: when the run began, where that was earlier.
         params, tags: text.
         metrics: value by name.
         series: values by name; the position is the step.
+        dataset: name and digest of the data, shown in a column of their own.
         artifacts: local folder whose content becomes the run's artifacts; empty for none.
+        keep_artifacts: leave the local folder where it is once it was sent.
         status: ``RUNNING``, or a final ``FINISHED``, ``FAILED`` or ``KILLED``.
     """
 
@@ -39,7 +42,10 @@ class Record:
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     series: dict[str, list[float]] = field(default_factory=dict)
+    start_ms: int = 0
+    dataset: tuple[str, str] | None = None
     artifacts: str = ""
+    keep_artifacts: bool = False
     status: str = "RUNNING"
 
 
