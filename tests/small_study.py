@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from search_spaces.space import SearchSpace
 from study.config import StudyConfig, resolve
@@ -13,6 +14,8 @@ from study.datasets.images import Images
 from study.plan import Plan, make_plan
 from study.records import ScenarioRecord
 from study.search import Ledger
+
+torch.set_num_threads(1)  # two threads on batches this small wait for one another most of the time
 
 TINY_PIPD = {
     "pre_isolation_epochs": "2",

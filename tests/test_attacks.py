@@ -203,7 +203,8 @@ def test_trojan_square_scales_with_the_image(size: int, first: int, last: int) -
 def test_trojan_square_is_the_same_8_by_8_cells_at_32_and_224_pixels() -> None:
     small, large = fitted("trojan_square", 32)["patch"], fitted("trojan_square", 224)["patch"]
     assert (small.shape, large.shape) == ((8, 8, 3), (59, 59, 3))
-    np.testing.assert_array_equal(large[3::59][0][4:59:8][:7], small[0, :7])  # 59 px hold cells of 7 or 8 px
+    centres = [3, 11, 18, 25, 33, 40, 47, 55]  # whole part of 59 (k + 1/2) / 8
+    np.testing.assert_array_equal(large[np.ix_(centres, centres)], small)
     assert len(np.unique(large.reshape(59, -1), axis=0)) == 8
 
 
@@ -252,12 +253,13 @@ def test_gray_noise_has_equal_channels() -> None:
     assert pattern.std() == pytest.approx(73.9, abs=4)
 
 
-@pytest.mark.parametrize("size", [16, 32, 224])
-def test_the_cartoon_looks_the_same_at_every_size(size: int) -> None:
-    picture = triggered("blended_image:alpha=1", flat(0, size))[0]
-    near_white = (picture.min(axis=2) >= 240).mean()
-    assert near_white == pytest.approx(0.28, abs=0.06)
-    assert tuple(picture[0, 0]) == (250, 172, 205)  # the pink field of the specification
+def test_the_cartoon_looks_the_same_at_every_size() -> None:
+    small = triggered("blended_image:alpha=1", flat(0))[0]
+    large = triggered("blended_image:alpha=1", flat(0, 224))[0]
+    averaged = large.reshape(32, 7, 32, 7, 3).mean(axis=(1, 3))
+    assert np.abs(averaged - small).mean() < 1
+    assert tuple(small[0, 0]) == (250, 172, 205)  # the pink field of the specification
+    assert (small.min(axis=2) >= 240).mean() == pytest.approx(0.28, abs=0.05)
 
 
 @pytest.mark.xfail(strict=True, reason="study/attacks/blended.py:4 claims the toolbox's mean and spread; it has others")
@@ -373,12 +375,11 @@ def test_only_sig_is_clean_label_and_only_the_control_does_not_poison() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(value=st.floats(-1e4, 1e4, width=32))
-def test_to_uint8_rounds_half_up_or_truncates_and_clips(value: float) -> None:
-    values = np.array([value], dtype=np.float32)
-    assert to_uint8(values, "truncate")[0] == min(255, max(0, math.floor(value)))
-    if abs(value - math.floor(value) - 0.5) > 1e-3 or value % 0.5 == 0:  # exact in float32 either way
-        assert to_uint8(values, "round")[0] == min(255, max(0, math.floor(value + 0.5)))
+@given(eighths=st.integers(-5000, 5000))
+def test_to_uint8_rounds_half_up_or_truncates_and_clips(eighths: int) -> None:
+    values = np.array([eighths / 8], dtype=np.float32)  # exact in float32
+    assert to_uint8(values, "truncate")[0] == min(255, max(0, eighths // 8))
+    assert to_uint8(values, "round")[0] == min(255, max(0, (eighths + 4) // 8))
 
 
 def test_ties_round_up_not_to_even() -> None:

@@ -51,7 +51,10 @@ def test_imports_follow_the_arrows(path: Path) -> None:
 
 
 def test_the_rule_sees_a_forbidden_import() -> None:
-    assert imported(ast.parse("def f():\n    from study.poison import poison\n    import ray")) == {"study.poison", "ray"}
+    assert imported(ast.parse("def f():\n    from study.poison import poison\n    import ray")) == {
+        "study.poison",
+        "ray",
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=named)

@@ -99,22 +99,18 @@ def test_classes_carry_the_name_they_are_registered_under(registry: Registry[Any
 
 
 @pytest.mark.parametrize(
-    "module",
+    "modules",
     [
         "defenses",
         pytest.param(
-            "study.attacks",
-            marks=pytest.mark.xfail(strict=True, reason="listing attacks imports torch: study.attacks.api -> seeds"),
-        ),
-        pytest.param(
-            "study.datasets",
-            marks=pytest.mark.xfail(strict=True, reason="listing datasets imports torch: study.datasets -> seeds"),
+            "study.attacks, study.datasets",
+            marks=pytest.mark.xfail(strict=True, reason="both import defenses/seeds.py, which imports torch"),
         ),
     ],
 )
-def test_names_can_be_listed_without_importing_torch(module: str) -> None:
+def test_names_can_be_listed_without_importing_torch(modules: str) -> None:
     # defenses/registry.py promises it: torch alone takes over a second
-    code = f"import sys, {module}; sys.exit(17 if 'torch' in sys.modules else 0)"
+    code = f"import sys, {modules}; sys.exit(17 if 'torch' in sys.modules else 0)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -198,7 +194,7 @@ def test_an_int_stays_an_int_in_a_union() -> None:
 )
 def test_a_count_stays_an_int_where_a_share_or_a_count_is_wanted() -> None:
     assert type(Knobs(count=16).count) is int
-    assert type(DEFENSES["pipd"].config_type.from_text({"channels_per_tap": "16"}).channels_per_tap) is int
+    assert type(Knobs.from_text({"count": "16"}).count) is int
 
 
 @pytest.mark.xfail(strict=True, raises=OverflowError, reason="defenses/config.py: float(value) of an int beyond 1e308")
@@ -273,12 +269,13 @@ def test_text_of_another_type_is_refused_by_name(name: str, text: str) -> None:
     text=st.text(alphabet="0123456789.,-+e()[] truefalsno_", max_size=12),
 )
 def test_any_text_gives_a_config_or_a_user_error(name: str, text: str) -> None:
+    knobs, refusal = Knobs(), ""
     try:
         knobs = Knobs.from_text({name: text})
     except UserError as error:
-        assert name in str(error)
-    else:
-        assert Knobs.from_mapping(dataclasses.asdict(knobs)) == knobs
+        refusal = str(error)
+    assert not refusal or name in refusal
+    assert Knobs.from_mapping(dataclasses.asdict(knobs)) == knobs
 
 
 @pytest.mark.parametrize("config_type", CONFIG_TYPES, ids=lambda found: found.__name__)
@@ -314,7 +311,7 @@ def test_seeds_are_the_same_on_every_machine(parts: tuple[Any, ...], head: int) 
 
 
 @settings(max_examples=50, deadline=None)
-@given(parts=st.lists(st.one_of(st.text(max_size=5), st.integers(), st.booleans()), max_size=4))
+@given(parts=st.lists(st.one_of(st.text('aé"\\', max_size=5), st.integers(), st.booleans()), max_size=4))
 def test_seeds_lie_in_range(parts: list[str | int | bool]) -> None:
     assert 0 <= derive_seed(*parts) < 2**63
 

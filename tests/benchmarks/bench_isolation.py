@@ -86,9 +86,10 @@ def main() -> None:
     loop = time.perf_counter() - started
     assert len(found.rounds) == ROUNDS
     assert np.array_equal(found.rounds[0], expected), "both must flag the same samples"
+    runs = ", ".join(f"{value:.2f}" for value in seconds)
     sys.stdout.write(
-        f"isolate, {ROUNDS} rounds: {min(seconds):.2f} s (best of {options.repeat}: "
-        f"{[round(s, 2) for s in seconds]})\none round by a loop over channels: {loop:.1f} s; the same samples flagged\n"
+        f"isolate, {ROUNDS} rounds: {min(seconds):.2f} s (of {runs})\n"
+        f"one round by a loop over channels: {loop:.1f} s; the same samples flagged\n"
     )
 
 

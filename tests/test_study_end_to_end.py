@@ -1,0 +1,224 @@
+"""The command as a user types it: Ray, Optuna and MLflow for real, on data that trains in a second."""
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import make_images
+
+pytestmark = pytest.mark.ray
+
+TINY = [
+    "--set",
+    "pre_isolation_epochs=3",
+    "selective_epochs=1",
+    "--attacks",
+    "badnets,trojan_square",
+    "--width",
+    "8",
+    "--asr-floor",
+    "0",  # three epochs plant no backdoor, and these tests are about the books, not the defense
+]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small npz dataset; studies of this module share its store."""
+    folder = tmp_path_factory.mktemp("workplace")
+    images = make_images(train=320, test=80)
+    np.savez(
+        folder / "data.npz",
+        train_images=images.train_images,
+        train_labels=images.train_labels,
+        test_images=images.test_images,
+        test_labels=images.test_labels,
+    )
+    return folder
+
+
+def command(folder: Path, *options: str) -> list[str]:
+    data = ["--dataset", f"npz:{folder / 'data.npz'}", "--out", str(folder / "runs")]
+    return [sys.executable, "-m", "study.run", "--space", "pipd", *data, *TINY, *options]
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(folder, *options), capture_output=True, text=True, timeout=240)
+
+
+def states(study: Path) -> Counter[str]:
+    with sqlite3.connect(study / "study.db") as database:
+        return Counter(state for (state,) in database.execute("select state from trials"))
+
+
+@pytest.fixture(scope="module")
+def finished(workplace: Path) -> tuple[Path, str]:
+    """A study of three trials that ran to its end: its folder, and what it printed."""
+    done = run(workplace, "--name", "whole", "--trials", "3")
+    assert done.returncode == 0, done.stderr
+    return workplace / "runs" / "whole", done.stdout
+
+
+def test_prints_the_answer_beside_the_paper_default(finished: tuple[Path, str]) -> None:
+    study, printed = finished
+    for expected in ("undefended", "paper default", "best (#", "TPR", "ASR", "badnets-0.1-s0", "trojan_square-0.1-s0"):
+        assert expected in printed
+    assert f"mlflow ui --backend-store-uri sqlite:///{study.parent / 'mlflow.db'}" in printed
+    assert states(study) == {"COMPLETE": 3}
+
+
+def test_the_first_trial_is_the_paper_default(finished: tuple[Path, str]) -> None:
+    study, _ = finished
+    with (study / "summary" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 2
+    default = next(row for row in rows if row["trial"] == "0")
+    assert default["paper_default"] == "1"
+    expected = {"isolation_rate": 0.01, "clean_rate": 0.2, "beta": 3.0, "channels_per_tap": 0.04, "rounds": 8.0}
+    assert {name: float(default[name]) for name in expected} == expected
+    assert default["channel_statistic"] == "max"
+
+
+def test_shared_stages_are_built_once(finished: tuple[Path, str], workplace: Path) -> None:
+    study, _ = finished
+    store = workplace / "runs" / "store"
+    built = {stage: len(list((store / stage).glob("*/meta.json"))) for stage in ("poison", "pre_isolation")}
+    assert built == {"poison": 2, "pre_isolation": 2}
+    assert len(list((store / "channel_activations").glob("*/meta.json"))) == 4  # two scenarios, max and mean
+    for path in (study / "points").glob("*/badnets-0.1-s0.json"):
+        stages = {stage["stage"]: stage for stage in json.loads(path.read_text())["record"]["stages"]}
+        assert stages["pre_isolation"]["hit"]
+        assert stages["pre_isolation"]["built_seconds"] > stages["pre_isolation"]["wall_seconds"]
+
+
+def test_mlflow_holds_every_trial(finished: tuple[Path, str], tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    study, _ = finished
+    client = MlflowClient(f"sqlite:///{study.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("pipd")
+    found = client.search_runs([experiment.experiment_id], "tags.`study.name` = 'whole'", max_results=100)
+    kinds = Counter(found_run.data.tags["study.kind"] for found_run in found)
+    assert kinds == {"study": 1, "trial": 3, "scenario": 6}
+    assert {found_run.info.status for found_run in found} == {"FINISHED"}
+    by_id = {found_run.info.run_id: found_run for found_run in found}
+    for found_run in found:
+        parent = found_run.data.tags.get("mlflow.parentRunId")
+        above = by_id[parent].data.tags["study.kind"] if parent else None
+        assert above == {"study": None, "trial": "study", "scenario": "trial"}[found_run.data.tags["study.kind"]]
+    default = next(r for r in found if r.data.tags.get("study.paper_default") == "true")
+    assert default.data.params["beta"] == "3.0"
+    assert default.info.run_name == "paper default"
+    scenario = next(r for r in found if r.data.tags["study.kind"] == "scenario")
+    flags = Path(client.download_artifacts(scenario.info.run_id, "flags", str(tmp_path)))
+    check_flags(flags, scenario.data.metrics)
+    names = {item.path for item in client.list_artifacts(scenario.info.run_id, "plots")}
+    assert names == {"plots/roc.png", "plots/score_histogram.png"}
+    assert [item.path for item in client.list_artifacts(scenario.info.run_id, "attack")] == ["attack/preview.png"]
+    assert [item.path for item in client.list_artifacts(default.info.run_id)] == ["config.yaml"]
+
+
+def check_flags(folder: Path, metrics: dict[str, float]) -> None:
+    """The logged TPR and FPR follow from the logged flags."""
+    table = np.genfromtxt(folder / "flagged.csv", delimiter=",", names=True)
+    assert len(table) == 320
+    poison, flagged = table["is_poison"] == 1, table["flagged"] == 1
+    assert poison.sum() == 32
+    assert metrics["tpr"] == pytest.approx(flagged[poison].mean())
+    assert metrics["fpr"] == pytest.approx(flagged[~poison].mean())
+    with np.load(folder / "scores.npz", allow_pickle=False) as arrays:
+        assert np.array_equal(arrays["flagged"], flagged)
+        assert np.allclose(arrays["scores"], table["score"], rtol=1e-6)
+
+
+def test_same_command_again_adds_nothing_and_more_trials_extend(finished: tuple[Path, str], workplace: Path) -> None:
+    study, _ = finished
+    before = (study / "outbox.jsonl").read_text().count('"run": "trial/')
+    again = run(workplace, "--name", "whole", "--trials", "3")
+    assert again.returncode == 0
+    assert states(study) == {"COMPLETE": 3}
+    assert (study / "outbox.jsonl").read_text().count('"run": "trial/') == before
+    more = run(workplace, "--name", "whole", "--trials", "4")
+    assert more.returncode == 0, more.stderr
+    assert states(study) == {"COMPLETE": 4}
+
+
+def test_other_settings_under_the_same_name_are_refused(finished: tuple[Path, str], workplace: Path) -> None:
+    other = run(workplace, "--name", "whole", "--trials", "3", "--seeds", "5")
+    assert other.returncode == 2
+    assert "was started with other settings (seeds was [0])" in other.stderr
+
+
+def wait_for(condition: object, seconds: float = 120) -> None:
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.1)
+
+
+def start_and_stop(folder: Path, name: str, how: signal.Signals) -> tuple[int, float, str]:
+    """Starts a study, stops it once a scenario was judged; the exit code, the seconds that took, what it printed."""
+    study = folder / "runs" / name
+    process = subprocess.Popen(
+        command(folder, "--name", name, "--trials", "6"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: list(study.glob("points/*/badnets-0.1-s0.json")) or process.poll() is not None)
+        assert process.poll() is None
+        started = time.monotonic()
+        os.kill(process.pid, how)
+        printed, _ = process.communicate(timeout=60)
+        return process.returncode, time.monotonic() - started, printed
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=lambda v: str(v)
+)
+def test_stopped_study_goes_on(workplace: Path, how: signal.Signals, code: int) -> None:
+    name = f"stopped-{how.name.lower()}"
+    returned, seconds, printed = start_and_stop(workplace, name, how)
+    assert returned == code, printed
+    assert seconds < 10
+    if how != signal.SIGKILL:
+        assert "the same command goes on from here" in printed
+    kept = {path: path.stat().st_mtime_ns for path in (workplace / "runs" / name).glob("points/*/*-s0.json")}
+    assert kept
+    again = run(workplace, "--name", name, "--trials", "6")
+    assert again.returncode == 0, again.stderr
+    found = states(workplace / "runs" / name)
+    assert found["COMPLETE"] == 6
+    assert not {"RUNNING", "WAITING"} & set(found)
+    # What was judged before the stop was not judged again.
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+
+
+def test_second_driver_is_refused(workplace: Path) -> None:
+    name = "busy"
+    folder = workplace / "runs" / name
+    process = subprocess.Popen(
+        command(workplace, "--name", name, "--trials", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_for(lambda: (folder / "study.json").exists())
+        second = run(workplace, "--name", name, "--trials", "2")
+        assert second.returncode == 2
+        assert f"is being run by process {process.pid}" in second.stderr
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
