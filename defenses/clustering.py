@@ -42,7 +42,7 @@ def explained_variance(scores: Scores, flagged: Mask) -> float:
     if total == 0 or share in (0.0, 1.0):
         return 0.0
     gap = float(scores[flagged].mean() - scores[~flagged].mean())
-    return share * (1 - share) * gap**2 / total
+    return min(1.0, share * (1 - share) * gap**2 / total)  # rounding takes a perfect split past 1
 
 
 def _fisher_jenks(scores: Scores, seed: int) -> Mask:

@@ -19,6 +19,7 @@ def param(
     high: float | None = None,
     choices: Sequence[Any] | None = None,
     symbol: str = "",
+    share_or_count: bool = False,
 ) -> Any:
     """A field of a `Config`.
 
@@ -28,8 +29,16 @@ def param(
         low, high: inclusive range; each element's, for a tuple.
         choices: the allowed values.
         symbol: the paper's letter, shown beside the name in tables.
+        share_or_count: of a ``float | int``: a float is a share of at most 1, an int a count.
     """
-    metadata = {"doc": doc, "low": low, "high": high, "choices": choices, "symbol": symbol}
+    metadata = {
+        "doc": doc,
+        "low": low,
+        "high": high,
+        "choices": choices,
+        "symbol": symbol,
+        "share_or_count": share_or_count,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -73,6 +82,8 @@ def _parse(text: str, expected: Any) -> Any:
     """Text as a field's type where it can be; anything else stays text, for the check of types to refuse."""
     if expected is str:
         return text
+    if isinstance(expected, types.UnionType):
+        return _parse_union(text, typing.get_args(expected))
     if typing.get_origin(expected) is tuple:
         return tuple(
             _parse(part.strip(), typing.get_args(expected)[0]) for part in text.strip("()[] ").split(",") if part
@@ -88,9 +99,22 @@ def _parse(text: str, expected: Any) -> Any:
     return text
 
 
+def _parse_union(text: str, options: Sequence[Any]) -> Any:
+    # None first: `none` is also a text, which is what an option of str would take it for.
+    for option in sorted(options, key=lambda option: option is not type(None)):
+        value = _parse(text, option)
+        try:
+            _checked_type("", value, option)
+        except UserError:
+            continue
+        return value
+    return text
+
+
 def _checked_type(name: str, value: Any, expected: Any) -> Any:
     if isinstance(expected, types.UnionType):
-        for option in typing.get_args(expected):
+        # A value's own type first: an int may pass for a float, but where both are wanted it is a count and no share.
+        for option in sorted(typing.get_args(expected), key=lambda option: option is not type(value)):
             try:
                 return _checked_type(name, value, option)
             except UserError:
@@ -100,11 +124,18 @@ def _checked_type(name: str, value: Any, expected: Any) -> Any:
     elif expected is type(None) and value is None:
         return None
     elif expected is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        return _to_float(name, value)
     elif isinstance(expected, type) and type(value) is expected:
         return value
     wanted = expected.__name__ if isinstance(expected, type) else str(expected)
     raise UserError(f"{name} must be of type {wanted}, got {value!r}: set it with --set {name}=VALUE")
+
+
+def _to_float(name: str, value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise UserError(f"{name} must be at most 1.8e308, got a larger whole number: choose a smaller one") from error
 
 
 def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
@@ -119,3 +150,5 @@ def _check_range(name: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"[{'-inf' if low is None else low}, {'inf' if high is None else high}]"
         raise UserError(f"{name} must lie in {bounds}, got {value!r}: choose a value in the range")
+    if metadata.get("share_or_count") and isinstance(value, float) and value > 1:
+        raise UserError(f"{name} must be a share of at most 1, or a count without a decimal point, got {value!r}")

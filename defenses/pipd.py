@@ -58,7 +58,11 @@ class PIPDConfig(Config):
     )
     beta: float = param(3.0, "standard deviations above the benign mean, Eq. 4", low=0.0, symbol="β")
     channels_per_tap: float | int = param(
-        0.04, "top channels of a tap: a share in (0, 1] or a count (published code)", low=1e-6, symbol="K"
+        0.04,
+        "top channels of a tap: a share in (0, 1] or a count (published code)",
+        low=1e-6,
+        symbol="K",
+        share_or_count=True,
     )
     rounds: int = param(8, "T, rounds of isolation (5.1)", low=1, symbol="T")
     clustering: str = param("fisher_jenks", "how scores are split, Eq. 8", choices=tuple(CLUSTERINGS))
@@ -220,6 +224,7 @@ CHANNEL_ACTIVATIONS = Stage(
     reads=("taps", "channel_statistic"),
     inputs={"weights": "pre_isolation.weights"},
     outputs=("activations", "tap_sizes"),
+    version=2,
 )
 ISOLATE = Stage(
     name="isolate",

@@ -156,7 +156,8 @@ class QuarantineLabels:
     def crowded(self, quarantined: Tensor) -> Tensor:
         """The classes of which more than the threshold is in quarantine, bool [K]."""
         inside = torch.bincount(self.labels[quarantined], minlength=len(self.counts))
-        over: Tensor = inside > self.params.release_threshold * self.counts
+        # float64 and a margin: rounding must not make a whole limit (0.29 * 100) a little smaller than it is.
+        over: Tensor = inside > self.params.release_threshold * self.counts.double() + 1e-9
         return over
 
 
@@ -279,6 +280,7 @@ QUARANTINE_TRAINING = Stage(
     ),
     inputs={"weights": "pre_quarantine.weights", "sample_losses": "pre_quarantine.sample_losses"},
     outputs=("weights", "epsilon", "scores", "flagged", "flagged_series", "series"),
+    version=2,
 )
 BACKDOOR_FREE_TRAINING = Stage(
     name="backdoor_free_training",

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 SeedPart = str | int | float | bool
 
@@ -14,6 +16,8 @@ def derive_seed(*parts: SeedPart) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(device: torch.device | str, *parts: SeedPart) -> torch.Generator:
+def generator(device: "torch.device | str", *parts: SeedPart) -> "torch.Generator":
     """A torch generator on a device, seeded from the parts."""
+    import torch  # late: attacks and datasets draw seeds too, and listing their names must stay quick
+
     return torch.Generator(device=device).manual_seed(derive_seed(*parts))

@@ -1,8 +1,9 @@
 """Content-addressed store of stage outputs: built once, by one process, shared by all.
 
 An entry is a folder of payload files and a ``meta.json`` that is renamed into place last: its presence means that
-the entry is complete. It lists every payload file with its sha256, so a damaged entry is found and built again.
-Arrays are ``.npy`` without pickle, weights safetensors, the rest JSON: nothing that is loaded can execute code.
+the entry is complete. It holds the sha256 of every payload file and of its own content, so a damaged entry is found
+and built again. Arrays are ``.npy`` without pickle, weights safetensors, the rest JSON: nothing that is loaded can
+execute code.
 """
 
 import errno
@@ -14,7 +15,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from defenses.registry import UserError
 
-FORMAT = 1
+FORMAT = 2
 log = logging.getLogger(__name__)
 
 
@@ -87,7 +88,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._known: dict[str, Artifact] = {}
+        self._known: dict[tuple[str, str], Artifact] = {}
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an entry lies. Names are checked, so that no key can leave the store."""
@@ -98,25 +99,27 @@ class Store:
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""
-        folder = self.folder(stage, key)
-        if key in self._known and (folder / "meta.json").exists():
-            return self._known[key]
-        try:
-            meta = json.loads((folder / "meta.json").read_text())
-            intact = meta["format"] == FORMAT and all(
-                _sha256(folder / file) == sha for file, sha in meta["sha256"].items()
-            )
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError, AttributeError):
-            intact = False
-        if not intact:
+        found, damaged = self._read(stage, key)
+        if damaged is not None:
             log.warning("%s/%s is damaged: it is built again", stage, key[:12])
-            (folder / "meta.json").unlink(missing_ok=True)
-            return None
-        artifact = Artifact(folder, meta["built_seconds"], meta["digests"], meta["files"])
-        self._known[key] = artifact
-        return artifact
+            with disk_errors(self.root):
+                _remove(self.folder(stage, key), damaged)
+        return found
+
+    def _read(self, stage: str, key: str) -> tuple[Artifact | None, bytes | None]:
+        """The finished entry, or the text of a ``meta.json`` that is damaged or whose payload is; both may be None."""
+        folder = self.folder(stage, key)
+        if (stage, key) in self._known and (folder / "meta.json").exists():
+            return self._known[stage, key], None
+        try:
+            text = (folder / "meta.json").read_bytes()
+        except FileNotFoundError:
+            return None, None
+        artifact = _intact(folder, text)
+        if artifact is None:
+            return None, text
+        self._known[stage, key] = artifact
+        return artifact, None
 
     def get_or_build(
         self, stage: str, key: str, build: Callable[[], dict[str, Any]], describe: dict[str, Any] | None = None
@@ -137,7 +140,7 @@ class Store:
             folder = self.folder(stage, key)
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "lock"):
-                found = self.find(stage, key)
+                found, _ = self._read(stage, key)  # a damaged entry needs no removal: the new one replaces it
                 if found is not None:
                     return found, True
                 started = time.perf_counter()
@@ -163,7 +166,32 @@ class Store:
             "sha256": {file: _sha256(folder / file) for file in files.values()},
             "describe": describe,
         }
-        write_atomic(folder / "meta.json", json.dumps(meta, indent=1))
+        write_atomic(folder / "meta.json", json.dumps(meta | {"checksum": _checksum(meta)}, indent=1))
+
+
+def _checksum(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(meta).encode()).hexdigest()
+
+
+def _intact(folder: Path, text: bytes) -> Artifact | None:
+    """The entry that a ``meta.json`` tells of, or None where a checksum is wrong or a file is missing."""
+    try:
+        meta = json.loads(text)
+        checksum = meta.pop("checksum")
+        if meta["format"] != FORMAT or checksum != _checksum(meta):
+            return None
+        if any(_sha256(folder / file) != sha for file, sha in meta["sha256"].items()):
+            return None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return Artifact(folder, meta["built_seconds"], meta["digests"], meta["files"])
+
+
+def _remove(folder: Path, damaged: bytes) -> None:
+    """Removes a damaged ``meta.json``, unless the entry was built again since it was read, or is being built."""
+    with suppress(Timeout, FileNotFoundError), FileLock(folder / "lock", timeout=0):
+        if (folder / "meta.json").read_bytes() == damaged:
+            (folder / "meta.json").unlink()
 
 
 def _write_payload(folder: Path, stem: str, value: Any) -> str:
@@ -186,11 +214,15 @@ def _sha256(path: Path) -> str:
 def write_atomic(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a crash at any moment, finds the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

@@ -18,15 +18,16 @@ _RANGES: dict[str, Range] = {
 _PRESETS = {
     "smoke": {
         "pre_isolation_epochs": 30,
-        "pre_isolation_lr": 0.05,
+        "pre_isolation_lr": 0.1,
         "pre_isolation_schedule": "one_cycle",
         "gamma": 0.2,
         "batch_size": 64,
-        "selective_epochs": 6,
+        "taps": "blocks",
+        "selective_epochs": 8,
         "selective_lr": 0.1,
         "selective_schedule": "one_cycle",
         "selective_augment": False,
-        "selective_weight_decay": 0.02,
+        "selective_weight_decay": 0.015,
         "selective_clip_norm": 1.0,
     },
     "small": {

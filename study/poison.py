@@ -92,7 +92,12 @@ def poison(images: Images, attack: Attack, poison_rate: float, target_label: int
         poison_rate: in [0, 0.5]; 0 for the clean control.
         target_label: the label the attacker wants, in [0, K).
         seed: of the scenario.
+
+    Raises:
+        UserError: a rate or label out of its range, a rate that the data cannot give, or a trigger that cannot be made.
     """
+    if not 0 <= poison_rate <= 0.5:
+        raise UserError(f"a poison rate must lie in [0, 0.5], got {poison_rate}: choose a share of the training images")
     if not 0 <= target_label < images.num_classes:
         raise UserError(f"a target label must lie in [0, {images.num_classes}), got {target_label}")
     chosen, wanted = select(images.train_labels, attack, poison_rate, target_label, seed)

@@ -1,7 +1,7 @@
 """A scenario: one dataset, poisoned by one attack at one rate with one seed, to be defended with one network."""
 
-import dataclasses
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from defenses.store import Artifact, Store, canonical
 from study.attacks import parse_attack
 from study.datasets.images import Images
 from study.poison import VERSION, PoisonedDataset, poison
+
+_NAME_BYTES = 50  # of the attack in a name: with a rate of 24 bytes and a seed of 19, a name stays below 100
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,12 @@ class Scenario:
 
     @property
     def name(self) -> str:
-        """For files, runs and tables: ``badnets-0.1-s0``."""
-        attack = self.attack.replace(":", ".").replace("=", "_").replace("/", "_")
-        return f"{attack}-{self.poison_rate:g}-s{self.seed}"
+        """For files, runs and tables: ``badnets-0.1-s0``; at most 100 bytes, and different for different scenarios.
+
+        The target label, which all scenarios of a study share, is left out.
+        """
+        rate = repr(float(self.poison_rate)).removesuffix(".0")
+        return f"{_attack_name(self.attack)}-{rate}-s{self.seed}"
 
     def identity(self, images: Images) -> dict[str, Any]:
         """All that the poisoned data depend on."""
@@ -44,8 +49,8 @@ class Scenario:
         return {
             "version": VERSION,
             "attack": attack.name,
-            "options": dataclasses.asdict(attack.config),
-            "poison_rate": self.poison_rate,
+            "options": attack.identity(),
+            "poison_rate": float(self.poison_rate),  # 0 and 0.0 are written differently
             "target_label": self.target_label,
             "seed": self.seed,
             "dataset": images.fingerprint,
@@ -54,6 +59,19 @@ class Scenario:
     def key(self, images: Images) -> str:
         """The poisoned data's key in the store."""
         return hashlib.sha256(canonical(self.identity(images)).encode()).hexdigest()
+
+
+def _attack_name(attack: str) -> str:
+    """An attack's text, for the name of a file.
+
+    ``sig:delta=20`` becomes ``sig.delta_20``. Values with other characters (paths) and long texts would not stay
+    distinct: they keep what is readable, without folders, and get a hash of the whole text.
+    """
+    readable = re.sub(r"=[^:]*/", "=", attack).replace(":", ".").replace("=", "_")
+    if re.fullmatch(r"[a-z0-9_]+(:[a-z0-9_]+=[a-zA-Z0-9.+-]+)*", attack) and len(readable) <= _NAME_BYTES:
+        return readable
+    digest = hashlib.sha256(attack.encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^a-zA-Z0-9._+-]+', '_', readable)[: _NAME_BYTES - 9]}-{digest}"
 
 
 def model_spec(name: str, width: int, blocks: tuple[int, ...], images: Images, dataset: SuspectDataset) -> ModelSpec:

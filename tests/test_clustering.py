@@ -152,7 +152,6 @@ def test_explained_variance_is_a_share(values: list[float], data: st.DataObject)
     assert -1e-9 <= explained_variance(array(values), flagged) <= 1 + 1e-9
 
 
-@pytest.mark.xfail(strict=True, reason="explained_variance: rounding takes a perfect split past 1")
 def test_explained_variance_never_passes_one() -> None:
     rng = np.random.default_rng(0)
     for _ in range(2_000):

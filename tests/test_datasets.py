@@ -154,7 +154,6 @@ def test_a_damaged_npz_is_refused(tmp_path: Path, images: Images) -> None:
         load_dataset(DatasetSpec(f"npz:{tmp_path / 'data.npz'}"))
 
 
-@pytest.mark.xfail(strict=True, raises=TypeError, reason="study/datasets/npz.py: a .npy has no context manager")
 def test_a_single_array_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "data.npz").open("wb") as file:
         np.save(file, np.arange(3))
@@ -289,7 +288,6 @@ def test_a_truncated_cifar_file_is_refused(tmp_path: Path, kept: int) -> None:
         load_dataset(DatasetSpec("cifar10", data_dir=tmp_path))
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="study/datasets/cifar.py:_records: a missing file")
 def test_a_missing_cifar_file_is_refused(tmp_path: Path) -> None:
     write_cifar10(tmp_path)
     (tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin").unlink()
@@ -309,7 +307,6 @@ def test_cifar_is_downloaded_when_asked_and_missing(tmp_path: Path, monkeypatch:
     assert calls == [("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530")]
 
 
-@pytest.mark.xfail(strict=True, reason="study/datasets/cifar.py:_load: a failed download is not a UserError")
 @pytest.mark.parametrize("failure", [urllib.error.URLError("no network"), RuntimeError("File not found or corrupted.")])
 def test_a_failed_download_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
     def fail(*_: str, **__: str) -> None:
@@ -332,6 +329,12 @@ def test_an_unknown_dataset_suggests_a_near_name(name: str, near: str) -> None:
 @pytest.mark.parametrize("name", ["npz", "npz:", "folder", "folder:"])
 def test_a_dataset_of_files_needs_a_path(name: str) -> None:
     with pytest.raises(UserError, match=rf"needs a path: write --dataset {name.rstrip(':')}:PATH"):
+        load_dataset(DatasetSpec(name))
+
+
+@pytest.mark.parametrize("name", ["digits:x.npz", "digits:", "cifar10:/data"])
+def test_a_path_after_a_dataset_that_has_none_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"takes nothing after its name, got '{name}': write --dataset \w+$"):
         load_dataset(DatasetSpec(name))
 
 
@@ -373,12 +376,16 @@ def test_subset_that_a_class_is_too_small_for_is_refused() -> None:
     assert len(subset(labels, 6)) == 6
 
 
-@pytest.mark.xfail(strict=True, reason="study/datasets/__init__.py: the size advised heeds the first small class alone")
 def test_the_size_that_is_advised_works() -> None:
     labels = np.repeat([0, 1, 2], [3, 1, 10])
     with pytest.raises(UserError) as error:
         subset(labels, 12)
     assert len(subset(labels, int(str(error.value).split()[-1]))) >= 3
+
+
+def test_a_class_without_images_has_no_balanced_subset() -> None:
+    with pytest.raises(UserError, match=r"class 1, which has 0: leave --train-size out$"):
+        subset(np.repeat([0, 2], [5, 5]), 4)
 
 
 def test_a_dataset_is_cut_to_size(digits: Images) -> None:

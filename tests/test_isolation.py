@@ -88,7 +88,6 @@ def test_k_is_a_share_rounded_up_or_a_count_that_is_capped(channels: int, per_ta
     assert channels_of_tap(channels, per_tap) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="config._checked_type tries float first: a count of 5 becomes 5.0")
 def test_a_count_stays_a_count_in_the_config() -> None:
     assert channels_of_tap(128, PIPDConfig(channels_per_tap=5).channels_per_tap) == 5
     assert channels_of_tap(128, PIPDConfig.from_text({"channels_per_tap": "5"}).channels_per_tap) == 5

@@ -69,16 +69,7 @@ def test_tap_names_are_those_of_the_published_code() -> None:
     assert tap_names(small(), "last_three") == [f"network.layer4.0.{n}" for n in ("conv1", "conv2", "shortcut")]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "resnet18",
-        pytest.param(
-            "preact_resnet18",
-            marks=pytest.mark.xfail(strict=True, reason="tap_names: PreActBlock computes its shortcut first"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_taps_come_in_the_order_of_the_forward_pass(name: str) -> None:
     model = small(name, blocks=(2, 2, 2, 2))
@@ -239,18 +230,7 @@ def test_statistics_are_reductions_of_the_maps(name: str, taps: str) -> None:
             assert seen[tap].dtype == torch.float32
 
 
-@pytest.mark.parametrize(
-    "statistic",
-    [
-        "max",
-        pytest.param(
-            "mean",
-            marks=pytest.mark.xfail(
-                strict=True, reason="CHANNEL_STATISTICS: the mean is rounded to bf16 before it becomes float32"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("statistic", ["max", "mean"])
 @torch.no_grad()
 def test_statistics_of_bf16_maps_keep_float32_digits(statistic: str) -> None:
     model, images = small(), random_images(3, 16)

@@ -135,7 +135,6 @@ def test_clean_label_attacks_take_the_target_class_alone(target: int) -> None:
     assert (CIFAR10[chosen(CIFAR10, "sig", 0.05, target=target)] == target).all()
 
 
-@pytest.mark.xfail(strict=True, reason="study/poison.py: the documented range of poison_rate is not checked")
 @pytest.mark.parametrize("rate", [-0.1, 0.6, 2.0])  # -0.1 poisons 90 % of the images
 def test_a_rate_out_of_range_is_refused(images: Images, rate: float) -> None:
     with pytest.raises(UserError, match="rate"):

@@ -209,8 +209,9 @@ def test_a_missing_payload_is_built_again(store: Store) -> None:
 def test_a_truncated_meta_is_built_again(store: Store) -> None:
     artifact, _ = store.get_or_build("stage", KEY, build_of(outputs()))
     meta = artifact.folder / "meta.json"
-    for position in spots(meta.stat().st_size):
+    for step in range(25):
         whole = meta.read_bytes()
+        position = spots(len(whole))[step]  # of this one: a rebuilt meta may be shorter, by the digits of its seconds
         rebuilt(store.root, meta, whole[:position], whole)
 
 
@@ -232,7 +233,6 @@ def test_a_flipped_bit_among_the_checksums_is_built_again(store: Store) -> None:
         rebuilt(store.root, meta, whole.replace(sha, sha[:10] + chr(ord(sha[10]) ^ 1) + sha[11:]).encode(), b"")
 
 
-@pytest.mark.xfail(strict=True, reason="Store.find: meta.json has no checksum of its own; a bit in it may rot")
 @pytest.mark.parametrize("field", ["digests", "files", "built_seconds"])
 @pytest.mark.parametrize("part", ["name", "value"])
 def test_a_flipped_bit_anywhere_in_meta_is_built_again(store: Store, field: str, part: str) -> None:
@@ -247,14 +247,12 @@ def test_a_flipped_bit_anywhere_in_meta_is_built_again(store: Store, field: str,
     rebuilt(store.root, meta, whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :], whole)
 
 
-@pytest.mark.xfail(strict=True, reason="Store.find remembers entries by key alone, whatever their stage")
 def test_two_stages_may_have_one_key(store: Store) -> None:
     store.get_or_build("first", KEY, build_of({"x": 1}))
     store.get_or_build("second", KEY, build_of({"x": 2}))
     assert [store.find(stage, KEY).load("x") for stage in ("first", "second")] == [1, 2]  # type: ignore[union-attr]
 
 
-@pytest.mark.xfail(strict=True, reason="Store.find: who found damage removes the entry that was built since, too")
 def test_a_reader_that_found_damage_leaves_the_entry_built_since(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact, _ = store.get_or_build("stage", KEY, build_of(outputs()))
     rotten = artifact.folder / artifact.files["mask"]

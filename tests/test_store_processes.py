@@ -130,7 +130,6 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
     assert path.read_text() == "old"
 
 
-@pytest.mark.xfail(strict=True, reason="write_atomic: the temporary file stays when the write fails, on a full disk")
 def test_a_write_that_fails_leaves_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", refuse(errno.ENOSPC))
     with pytest.raises(OSError, match="No space"):

@@ -60,10 +60,10 @@ class PreActBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps [n, inputs, h, w] to [n, outputs, h / stride, w / stride], not yet activated."""
         activated = torch.relu(self.bn1(x))
-        shortcut = self.shortcut(activated) if self.projects else x
         out = self.conv1(activated)
         out = self.conv2(torch.relu(self.bn2(out)))
-        total: Tensor = out + shortcut
+        # The shortcut comes last, as in a BasicBlock: `defenses.models.taps` lists convolutions in this order.
+        total: Tensor = out + (self.shortcut(activated) if self.projects else x)
         return total
 
 

@@ -15,7 +15,7 @@ from defenses.models.resnet import BasicBlock, PreActBlock
 
 CHANNEL_STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda maps: maps.amax(dim=(2, 3)),
-    "mean": lambda maps: maps.mean(dim=(2, 3)),
+    "mean": lambda maps: maps.mean(dim=(2, 3), dtype=torch.float32),  # a mean in bf16 would keep three digits
 }
 TAP_SETS = ("convolutions", "all_convolutions", "blocks", "last_three")
 

@@ -1,5 +1,8 @@
 """Data-poisoning attacks, one file each. A scenario is poisoned once, stored, and reused by every trial."""
 
+import dataclasses
+import re
+
 from defenses.registry import Registry, UserError
 from study.attacks.api import Attack
 
@@ -34,15 +37,18 @@ ATTACKS: Registry[type[Attack]] = Registry(
 def parse_attack(text: str) -> Attack:
     """An attack from ``name`` or ``name:option=value:option=value``.
 
+    A value ends at the next ``:option=``, so that a path may hold a colon.
+
     Raises:
         UserError: an unknown name, option or value.
     """
-    name, *options = text.split(":")
+    name, colon, rest = text.partition(":")
     attack_type = ATTACKS.find(name)
     values: dict[str, str] = {}
-    for option in options:
+    for option in re.split(r":(?=\w+=)", rest) if colon else ():
         key, separator, value = option.partition("=")
         if not separator:
-            raise UserError(f"an option of an attack is written name:option=value, got {text!r}")
+            known = ", ".join(field.name for field in dataclasses.fields(attack_type.config_type))
+            raise UserError(f"an option of an attack is written name:option=value, got {text!r} (options: {known})")
         values[key] = value
     return attack_type(attack_type.config_type.from_text(values))

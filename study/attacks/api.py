@@ -1,5 +1,6 @@
 """The contract of an attack: which images it may take, what label they get, and how a trigger is put on."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,6 +54,10 @@ class Attack:
     def rng(self, seed: int, purpose: str) -> np.random.Generator:
         """Random numbers of this attack for one purpose, independent of every other."""
         return np.random.default_rng(derive_seed(seed, self.name, purpose))
+
+    def identity(self) -> dict[str, Any]:
+        """The options as the poisoned data depend on them: where one names a file, the file's content."""
+        return dataclasses.asdict(self.config)
 
     def fit(self, images: Images, seed: int) -> State:
         """What the trigger is made of (patterns, grids, weights), from training images alone."""

@@ -1,11 +1,17 @@
 """Blended (Chen et al., 2017): a whole picture or noise mixed into the image at a low strength, the target's label.
 
 Strength 0.2 for training and test, as in backdoor-toolbox, BackdoorBench and the QT code. The noise is RGB as in
-backdoor-toolbox; ``gray`` gives the QT code's single channel. The picture is drawn, not shipped: a cartoon cat whose
-mean, spread and share of white are those of the toolbox's file, so that the blend is as visible.
+backdoor-toolbox; ``gray`` gives the QT code's single channel. The picture is drawn, not shipped: a cartoon cat of
+mean (229, 187, 186) and standard deviation (44, 55, 65) at 32 px, 31 % of it near white. The toolbox's file has
+(199, 175, 149), (69, 68, 95) and 28 %. The drawn one shows a little more: 21.0 dB PSNR on CIFAR-10, theirs 21.6.
 """
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +75,14 @@ class BlendedImage(_Blended):
     config_type = BlendedImageConfig
     config: BlendedImageConfig
 
+    def identity(self) -> dict[str, Any]:
+        """The options, with the sha256 of the picture for its path; `UserError` when it cannot be read."""
+        options = super().identity()
+        if self.config.image:
+            with _readable(self.config.image):
+                options["image"] = hashlib.sha256(Path(self.config.image).read_bytes()).hexdigest()
+        return options
+
     def fit(self, images: Images, seed: int) -> State:
         """The picture at the size of the images."""
         size = images.image_size
@@ -76,13 +90,18 @@ class BlendedImage(_Blended):
         return {"trigger": picture.astype(np.float32)}
 
 
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"a trigger image must be a readable picture, got {path!r}: {error}") from error
+
+
 def _read_picture(path: str, size: int) -> Pixels:
     """A file as RGB [size, size, 3]: cut to its central square, then averaged down."""
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as file:
-            square = ImageOps.fit(file.convert("RGB"), (size, size), Image.Resampling.BOX)
-    except OSError as error:
-        raise UserError(f"a trigger image must be a readable picture, got {path!r}: {error}") from error
+    with _readable(path), Image.open(path) as file:
+        square = ImageOps.fit(file.convert("RGB"), (size, size), Image.Resampling.BOX)
     return np.asarray(square)

@@ -62,11 +62,14 @@ def load_dataset(spec: DatasetSpec) -> Images:
     """The images of a spec, checked and cut to size.
 
     Raises:
-        UserError: unknown name, missing or malformed files, or a subset larger than the data.
+        UserError: unknown name, a path missing or where none belongs, missing or malformed files, or a subset larger
+            than the data.
     """
     kind = DATASETS.check(spec.kind)
     if kind in ("npz", "folder") and not spec.name.partition(":")[2]:
         raise UserError(f"dataset {kind!r} needs a path: write --dataset {kind}:PATH")
+    if kind not in ("npz", "folder") and spec.name != kind:
+        raise UserError(f"dataset {kind!r} takes nothing after its name, got {spec.name!r}: write --dataset {kind}")
     loaded = DATASETS[kind](spec)
     train = balanced_subset(loaded.train_labels, spec.train_size, loaded.num_classes, "train")
     test = balanced_subset(loaded.test_labels, spec.test_size, loaded.num_classes, "test")
@@ -95,6 +98,8 @@ def balanced_subset(
             f"{len(labels)}, got {size}"
         )
     rng = np.random.default_rng(derive_seed("subset", split))
+    fewest = int(np.bincount(labels, minlength=num_classes).min())
+    way_out = f"choose at most {fewest * num_classes}" if fewest else f"leave --{split}-size out"
     chosen = []
     for label in range(num_classes):
         wanted = size // num_classes + (label < size % num_classes)
@@ -102,7 +107,7 @@ def balanced_subset(
         if len(of_class) < wanted:
             raise UserError(
                 f"a class-balanced --{split}-size of {size} needs {wanted} images of class {label}, "
-                f"which has {len(of_class)}: choose at most {len(of_class) * num_classes}"
+                f"which has {len(of_class)}: {way_out}"
             )
         chosen.append(rng.permutation(of_class)[:wanted])
     return np.sort(np.concatenate(chosen))

@@ -66,19 +66,34 @@ def _load(archive: _Archive, spec: DatasetSpec) -> Images:
                 f"dataset {spec.name!r} was looked for in {folder.resolve()} and is not there: add --download, "
                 f"or unpack {archive.url} there, or name the folder's parent with --data-dir"
             )
-        from torchvision.datasets.utils import download_and_extract_archive
-
-        download_and_extract_archive(archive.url, str(spec.data_dir), md5=archive.md5)
+        _download(archive, spec)
     classes = tuple(name for name in (folder / archive.names).read_text().split() if name)
     train = _records(folder, archive.train, archive.label_bytes)
     test = _records(folder, archive.test, archive.label_bytes)
     return Images.of(*train, *test, classes)
 
 
+def _download(archive: _Archive, spec: DatasetSpec) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    try:
+        download_and_extract_archive(archive.url, str(spec.data_dir), md5=archive.md5)
+    except (OSError, RuntimeError) as error:  # no network or disk; RuntimeError is torchvision's for a wrong md5
+        raise UserError(
+            f"{archive.url} could not be fetched into {spec.data_dir.resolve()}: {error}; try again, "
+            "or unpack it there by hand"
+        ) from error
+
+
 def _records(folder: Path, files: tuple[str, ...], label_bytes: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     size = label_bytes + PIXELS
     parts = []
     for file in files:
+        if not (folder / file).is_file():
+            raise UserError(
+                f"there must be a file at {(folder / file).resolve()}: "
+                "remove the folder and fetch it again with --download"
+            )
         raw = np.fromfile(folder / file, dtype=np.uint8)
         if len(raw) == 0 or len(raw) % size:
             raise UserError(

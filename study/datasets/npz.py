@@ -38,7 +38,10 @@ def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...]
     if not path.is_file():
         raise UserError(f"there must be a file at {path.resolve()}: check the path after npz:")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            raise UserError(f"{path} must be an npz file, got a single array: write it with numpy.savez")
+        with loaded as file:
             missing = [key for key in required if key not in file.files]
             if missing:
                 raise UserError(
