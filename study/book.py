@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from study.config import NOT_IDENTITY
 from study.objective import aggregate
 from study.plan import Plan
 from study.records import ScenarioRecord, read_scenario, read_trial
@@ -43,9 +44,13 @@ class Book:
 
     def scenarios(self, key: str) -> list[ScenarioRecord] | None:
         """All scenarios of a point; None when one is missing."""
-        found = [read_scenario(self.points / key / f"{scenario.name}.json") for scenario in self.plan.scenarios]
-        whole = [record for record in found if record is not None]
-        return whole if len(whole) == len(found) else None
+        found = list(self.intact(key).values())
+        return found if len(found) == len(self.plan.scenarios) else None
+
+    def intact(self, key: str) -> dict[str, ScenarioRecord]:
+        """The scenarios of a point that can be read, by name."""
+        found = {s.name: read_scenario(self.points / key / f"{s.name}.json") for s in self.plan.scenarios}
+        return {name: record for name, record in found.items() if record is not None}
 
     def outcome(self, key: str) -> Outcome | None:
         """The objective of a finished point, or why it has none; None when the point is not finished."""
@@ -63,20 +68,22 @@ class Book:
         return value, "" if value is not None else reason
 
     def open_study(self, settings: dict[str, Any]) -> None:
-        """Tells MLflow of the study."""
+        """Tells MLflow of the study. What may change when it goes on is a tag: MLflow never changes a param."""
         images = self.plan.environment.dataset.name
+        shown = {name: _text(value) for name, value in settings.items() if value not in (None, {}, [])}
         self.outbox.append(
             Record(
                 run=self.study_run,
                 parent=None,
                 name=self.plan.config.study_name,
                 time_ms=now_ms(),
-                params={name: _text(value) for name, value in settings.items() if value not in (None, {}, [])},
+                params={name: text for name, text in shown.items() if name not in NOT_IDENTITY},
                 tags={
                     names.TAG_KIND: "study",
                     names.TAG_STUDY: self.plan.config.study_name,
                     names.TAG_CODE: code_version(),
                     names.TAG_DATASET: images,
+                    **{names.TAG_SETTING + name: text for name, text in shown.items() if name in NOT_IDENTITY},
                 },
             )
         )

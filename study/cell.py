@@ -126,11 +126,12 @@ def evaluate_cell(
     result = run_defense(defense_type(defense_type.config_type.from_mapping(config)), poisoned.suspect, context, until)
     found = {**judge(result, poisoned, context), **undefended}
     floor = undefended["asr_undefended"]
+    listed = {run.key for run in undefended_runs}  # `no_defense` under study shares its training with the undefended
     return CellResult(
         scenario=scenario,
         metrics=found,
         series={name: list(values) for name, values in result.series.items()} | _flag_series(result, poisoned),
-        stages=(poison_run, *undefended_runs, *result.stages),
+        stages=(poison_run, *undefended_runs, *(run for run in result.stages if run.key not in listed)),
         meta={**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint},
         attack_failed=floor is not None and floor < environment.asr_floor,
         wall_seconds=time.perf_counter() - started,

@@ -64,16 +64,23 @@ class StudyConfig(CellConfig):
     """Options of `python -m study.run`."""
 
     space: str = Field("pipd", description="which search space")
-    attacks: tuple[str, ...] = Field(("badnets", "blended_random", "trojan_square"), description="see --list")
-    poison_rates: tuple[PoisonRate, ...] = Field((0.1,), description="poisoned shares of the training set, in (0, 0.5]")
-    seeds: tuple[int, ...] = Field((0,), description="seeds of the scenarios")
+    attacks: tuple[str, ...] = Field(
+        ("badnets", "blended_random", "trojan_square"), description="see --list", min_length=1
+    )
+    poison_rates: tuple[PoisonRate, ...] = Field(
+        (0.1,), description="poisoned shares of the training set, in (0, 0.5]", min_length=1
+    )
+    seeds: tuple[int, ...] = Field((0,), description="seeds of the scenarios", min_length=1)
     trials: int = Field(12, description="configurations to try; raising it extends a study", ge=1)
     objective: str | None = Field(None, description="what is maximised or minimised, averaged over scenarios")
     sampler: Literal["tpe", "random", "qmc"] = Field("tpe", description="tpe searches; qmc and random cover the space")
     search_seed: int = Field(0, description="seed of the sampler")
-    cpus_per_trial: float = Field(1.0, description="CPU cores a trial", gt=0)
+    cpus_per_trial: float = Field(1.0, description="CPU cores a trial", gt=0, allow_inf_nan=False)
     gpus_per_trial: float | None = Field(
-        None, description="share of a GPU a trial, such as 0.25; by default a whole one where there is one", ge=0
+        None,
+        description="share of a GPU a trial, such as 0.25; by default a whole one where there is one",
+        ge=0,
+        allow_inf_nan=False,
     )
     name: Annotated[str | None, AfterValidator(_name)] = Field(
         None, description="name of the study; by default made from its settings"
@@ -89,13 +96,13 @@ class StudyConfig(CellConfig):
     @property
     def identity(self) -> str:
         """A hash of the settings that make it this study: not how long it runs, where, or with how much."""
-        settings = self.model_dump(mode="json", exclude=_NOT_IDENTITY)
+        settings = self.model_dump(mode="json", exclude=NOT_IDENTITY)
         from defenses.store import canonical
 
         return hashlib.sha256(canonical(settings).encode()).hexdigest()
 
 
-_NOT_IDENTITY = {
+NOT_IDENTITY = {
     "name",
     "trials",
     "out",
@@ -107,6 +114,7 @@ _NOT_IDENTITY = {
     "tracking_uri",
     "address",
 }
+"""Settings that may change when a study goes on: how long it runs, where, and with how much."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},
@@ -139,7 +147,8 @@ def resolve(model: type[M], given: Mapping[str, Any], file: Path | None = None) 
     """
     from_file = read_yaml(file, model) if file else {}
     preset = given.get("preset", from_file.get("preset", "smoke"))
-    base = {key: value for key, value in PRESETS.get(preset, {}).items() if key in model.model_fields}
+    of_preset = PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # any other is refused below, by the model
+    base = {key: value for key, value in of_preset.items() if key in model.model_fields}
     merged = {**base, **from_file, **given}
     if "set" in from_file and "set" in given:
         merged["set"] = {**from_file["set"], **given["set"]}
@@ -151,14 +160,7 @@ def resolve(model: type[M], given: Mapping[str, Any], file: Path | None = None) 
 
 def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     """A YAML file with the options' names as keys (``poison_rates`` or ``poison-rates``)."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"--config must name a readable YAML file, got {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} must be plain YAML: {str(error).splitlines()[0]}") from error
+    content = _load_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold 'key: value' lines, got {type(content).__name__}")
     found = {str(key).replace("-", "_"): value for key, value in content.items()}
@@ -168,9 +170,24 @@ def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     for key, value in found.items():
         if _is_tuple(model.model_fields[key].annotation) and not isinstance(value, list):
             found[key] = [value]
-    if isinstance(found.get("set"), dict):
+    if "set" in found:
+        if not isinstance(found["set"], dict):
+            raise UserError(f"{path}: --set must be a dictionary such as {{rounds: 5}}, got {found['set']!r}")
         found["set"] = {str(key): _as_text(value) for key, value in found["set"].items()}
     return found
+
+
+def _load_yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config must name a readable YAML file, got {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} must be UTF-8 text, but byte {error.start} is not: save it as UTF-8") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} must be plain YAML: {str(error).splitlines()[0]}") from error
 
 
 def _as_text(value: object) -> str:
@@ -246,8 +263,24 @@ def _assignment(text: str) -> tuple[str, str]:
     return field.strip(), value.strip()
 
 
+class _Once(argparse.Action):
+    """Stores what an option is given; argparse would drop the first of two without a word."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            values_behind = ", with all its values" if self.nargs else ""
+            raise argparse.ArgumentError(self, f"it was given more than once: give it once{values_behind}")
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line with the nearest option."""
+    """An argument parser whose complaints are one line with the nearest option, and that takes each option once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("action", None, _Once)  # None is what add_argument looks up when it is given no action
 
     def error(self, message: str) -> typing.NoReturn:
         """Raises `UserError` instead of printing the whole usage."""

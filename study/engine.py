@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,12 +57,14 @@ def ray_session(address: str | None) -> Iterator[None]:
     }
     if address is None:
         options["_node_ip_address"] = "127.0.0.1"
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **({} if address else options))
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"Ray could not be {'reached at ' + address if address else 'started'}: {str(error).splitlines()[0]}"
         ) from error
+    signal.signal(signal.SIGTERM, on_sigterm)  # Ray has set one of its own, which aborts before the books are closed
     try:
         yield
     finally:

@@ -58,8 +58,8 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     import torch
 
     from study.cell import cached_images, evaluate_cell
-    from study.plan import attack_text, check_scenario, environment_of, fixed_fields
-    from study.preflight import check_places, settle_precision
+    from study.plan import attack_text, environment_of, fixed_fields
+    from study.preflight import check_file, check_places, check_scenarios, settle_precision
     from study.scenario import Scenario
 
     to_stdout = target is not None and str(target) == "-"
@@ -67,6 +67,8 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     fields = fixed_fields(config, space)
     device = _device(config.device)
     check_places(config)
+    if target is not None and not to_stdout:
+        check_file(target, "--json")
     if config.threads:
         torch.set_num_threads(config.threads)
     environment = environment_of(config, space, device, settle_precision(config.precision, device))
@@ -74,7 +76,7 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     scenario = Scenario(
         attack_text(config.attack, config), config.poison_rate if poisons else 0.0, config.target_label, config.seed
     )
-    check_scenario(scenario, cached_images(environment.dataset))
+    check_scenarios([scenario], cached_images(environment.dataset), environment)
     started = time.perf_counter()
     progress = EpochProgress()
     result = evaluate_cell(config.defense, fields, scenario, environment, config.until, progress)

@@ -23,6 +23,7 @@ MAXIMISED = (
 MINIMISED = (names.FPR, names.ASR)
 _NEED_FLAGS = {names.TPR, names.FPR, names.AUROC, names.ISOLATION_SCORE, names.OVERALL_SCORE}
 _NEED_MODEL = {names.CA, names.CA_FOLDED, names.ASR, names.DEFENSE_SCORE, names.OVERALL_SCORE}
+_WITHOUT_POISON = {names.FPR, names.CA, names.CA_FOLDED}
 
 Metrics = Mapping[str, float | None]
 
@@ -44,22 +45,37 @@ def direction(objective: str) -> Literal["minimize", "maximize"]:
     return "minimize" if objective in MINIMISED else "maximize"
 
 
-def check_objective(objective: str, until: str | None, defense: type[Defense]) -> None:
-    """Refuses an objective that is unknown, or that the study will not measure."""
+def check_objective(objective: str, until: str | None, defense: type[Defense], poisoned: bool = True) -> None:
+    """Refuses an objective that is unknown, or that the study will not measure.
+
+    Args:
+        poisoned: whether any scenario is; False for the clean control alone.
+    """
     known = (*MAXIMISED, *MINIMISED)
     if objective not in known:
         raise UserError(f"unknown objective {objective!r}: {nearest(objective, known)}(known: {', '.join(known)})")
+    obstacle = _obstacle(objective, until, defense, poisoned)
+    if not obstacle:
+        return
+    possible = [name for name in known if not _obstacle(name, until, defense, poisoned)]
+    way_out = "use"
+    if not possible:
+        way_out = f"leave out --until {until}, and use"
+        possible = [name for name in known if not _obstacle(name, None, defense, poisoned)]
+    raise UserError(f"objective {objective!r} cannot be measured, since {obstacle}: {way_out} {' or '.join(possible)}")
+
+
+def _obstacle(objective: str, until: str | None, defense: type[Defense], poisoned: bool) -> str:
+    """Why a study does not measure an objective; empty when it does."""
+    if defense.flagged is None and (until == "isolate" or objective in _NEED_FLAGS):
+        return f"{defense.name} flags nothing"
     if until == "isolate" and objective in _NEED_MODEL:
-        raise UserError(
-            f"objective {objective!r} needs a final model, which --until isolate does not train: "
-            f"use {names.ISOLATION_SCORE}, or leave out --until"
-        )
-    if until == "isolate" and defense.flagged is None:
-        raise UserError(
-            f"{defense.name} flags nothing, so there is nothing to measure with --until isolate: leave it out"
-        )
-    if defense.flagged is None and objective in _NEED_FLAGS:
-        raise UserError(f"{defense.name} flags nothing, so {objective!r} is undefined: use {names.DEFENSE_SCORE}")
+        return "--until isolate trains no final model"
+    if objective == names.CA_FOLDED and defense.heads == 1:
+        return f"a model of {defense.name} has no quarantine classes to leave out"
+    if not poisoned and objective not in _WITHOUT_POISON:
+        return "clean is the only attack and nothing is poisoned"
+    return ""
 
 
 def scores(found: Metrics) -> dict[str, float | None]:

@@ -10,16 +10,14 @@ from typing import Any
 from defenses import DEFENSES
 from defenses.api import Defense, Stage
 from defenses.config import Config
-from defenses.registry import UserError
 from defenses.store import canonical
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace, Value, finite_values
-from study.attacks import ATTACKS, parse_attack
+from study.attacks import ATTACKS
 from study.cell import Environment, cached_images
 from study.config import CellConfig, StudyConfig
 from study.datasets import DATASETS, DatasetSpec
-from study.datasets.images import Images
-from study.poison import select
+from study.preflight import check_scenarios
 from study.scenario import Scenario
 
 MAX_VARIANTS = 8  # a shared stage whose searched choices make more than this is left to the trials that need it
@@ -56,6 +54,7 @@ class Plan:
     Attributes:
         space: the searched space, without fields that the user set.
         base: fields of the defense's Config that all trials share: the preset's, then the user's.
+        data_keys: of the scenarios' poisoned data: a file's name does not say what lies in it today.
         objective: metric name.
         gpus: a trial's.
     """
@@ -65,6 +64,7 @@ class Plan:
     space: SearchSpace
     base: dict[str, Any]
     scenarios: tuple[Scenario, ...]
+    data_keys: tuple[str, ...]
     builds: tuple[Build, ...]
     objective: str
     gpus: float
@@ -94,6 +94,7 @@ class Plan:
             "config": dataclasses.asdict(self.full_config(point)),
             "scenarios": [dataclasses.asdict(scenario) for scenario in self.scenarios],
             "environment": environment,
+            "data": self.data_keys,
             "until": self.config.until,
         }
         return hashlib.sha256(canonical(identity).encode()).hexdigest()[:32]
@@ -158,20 +159,12 @@ def scenarios_of(config: StudyConfig) -> tuple[Scenario, ...]:
     return tuple(found)
 
 
-def check_scenario(scenario: Scenario, images: Images) -> None:
-    """Refuses a scenario that cannot be made, before anything is started."""
-    attack = parse_attack(scenario.attack)
-    if not 0 <= scenario.target_label < images.num_classes:
-        raise UserError(
-            f"--target-label must lie in [0, {images.num_classes - 1}] for this dataset, got {scenario.target_label}"
-        )
-    select(images.train_labels, attack, scenario.poison_rate, scenario.target_label, scenario.seed)
-
-
-def default_objective(config: StudyConfig, defense: type[Defense]) -> str:
-    """The objective that suits what a study measures."""
+def default_objective(config: StudyConfig, defense: type[Defense], poisoned: bool) -> str:
+    """The objective that suits what a study measures; `poisoned` is False for the clean control alone."""
     if config.objective:
         return config.objective
+    if not poisoned:
+        return "ca" if defense.flagged is None else "fpr"
     if defense.flagged is None:
         return "defense_score"
     return "isolation_score" if config.until == "isolate" else "overall_score"
@@ -192,12 +185,13 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     environment = environment_of(config, space, device, precision)
     scenarios = scenarios_of(config)
     images = cached_images(environment.dataset)
-    for scenario in scenarios:
-        check_scenario(scenario, images)
-    objective = default_objective(config, defense)
-    check_objective(objective, config.until, defense)
+    check_scenarios(scenarios, images, environment)
+    poisoned = any(scenario.poison_rate > 0 for scenario in scenarios)
+    objective = default_objective(config, defense, poisoned)
+    check_objective(objective, config.until, defense, poisoned)
     builds = shared_builds(scenarios, defense, space, base, environment)
-    return Plan(config, environment, space, base, scenarios, builds, objective, gpus)
+    data_keys = tuple(scenario.key(images) for scenario in scenarios)
+    return Plan(config, environment, space, base, scenarios, data_keys, builds, objective, gpus)
 
 
 def shared_builds(
@@ -232,19 +226,23 @@ def shared_builds(
 
 def searched_fields(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[str]:
     """The searched fields that a stage's outputs depend on, its parents' included."""
-    by_name = {found.name: found for found in defense.stages}
     fields = set(stage.reads) & set(space.ranges)
-    for parent in stage.parents:
-        fields |= set(searched_fields(by_name[parent], defense, space))
+    for parent in _parents(stage, defense):
+        fields |= set(searched_fields(parent, defense, space))
     return sorted(fields)
+
+
+def _parents(stage: Stage, defense: type[Defense]) -> list[Stage]:
+    return [found for found in defense.stages if found.name in stage.parents]
 
 
 def shared_variants(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[dict[str, Value]] | None:
     """All values of the searched fields that a cached stage depends on; None when they are too many to build first.
 
-    A stage that depends on no searched field has one variant, the empty one.
+    A stage that depends on no searched field has one variant, the empty one. A stage waits for the trials when a
+    parent of its does.
     """
-    if not stage.cached:
+    if not stage.cached or any(shared_variants(parent, defense, space) is None for parent in _parents(stage, defense)):
         return None
     fields = searched_fields(stage, defense, space)
     values = [finite_values(space.ranges[name]) for name in fields]

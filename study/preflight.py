@@ -3,10 +3,20 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from defenses.models import ModelSpec
 from defenses.registry import UserError
+from study.attacks import parse_attack
+from study.attacks.api import Attack
+from study.cell import Environment
 from study.config import CellConfig, StudyConfig
+from study.datasets.images import Images
+from study.poison import select
+from study.scenario import Scenario
 
 _LEAST_FREE_BYTES = 500 << 20  # a default study writes about 100 MB; Ray's own log and spill folders need room too
 
@@ -56,6 +66,13 @@ def check_folder(folder: Path, option: str) -> Path:
     return resolved
 
 
+def check_file(path: Path, option: str) -> None:
+    """Refuses a file that could not be written once the work is done; its folder is made."""
+    if path.is_dir():
+        raise UserError(f"{option} must name a file, got the folder {path}: add a name, such as {path / 'result.json'}")
+    check_folder(path.parent, f"the place of {option}")
+
+
 def check_room(folder: Path) -> None:
     """Refuses to start on a disk that is nearly full."""
     free = shutil.disk_usage(folder).free
@@ -85,3 +102,27 @@ def check_places(config: CellConfig) -> Path:
     if isinstance(config, StudyConfig):
         check_home()
     return out
+
+
+def check_scenarios(scenarios: Sequence[Scenario], images: Images, environment: Environment) -> None:
+    """Refuses a network that cannot be built, and scenarios that cannot be made, by their first failure.
+
+    Images are chosen for every scenario, but only one is triggered for each attack: it shows as much, and in no time.
+    """
+    ModelSpec(environment.model, environment.width, environment.blocks, images.num_classes, images.image_size)
+    for scenario in scenarios:
+        if not 0 <= scenario.target_label < images.num_classes:
+            raise UserError(
+                f"--target-label must lie in [0, {images.num_classes - 1}] for this dataset, "
+                f"got {scenario.target_label}"
+            )
+        attack = parse_attack(scenario.attack)
+        select(images.train_labels, attack, scenario.poison_rate, scenario.target_label, scenario.seed)
+    for scenario in {scenario.attack: scenario for scenario in scenarios}.values():
+        _try_trigger(parse_attack(scenario.attack), images, scenario.seed)
+
+
+def _try_trigger(attack: Attack, images: Images, seed: int) -> None:
+    if attack.poisons:
+        state = attack.fit(images, seed)
+        attack.apply(images.train_images[:1], np.zeros(1, dtype=np.int64), state, "train")

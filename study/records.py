@@ -5,7 +5,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from defenses.store import canonical, disk_errors, write_atomic
 from study.cell import CellResult
@@ -41,6 +41,9 @@ class TrialRecord:
     failure: str = ""
 
 
+R = TypeVar("R", ScenarioRecord, TrialRecord)
+
+
 def record_of(result: CellResult, artifacts: Path) -> ScenarioRecord:
     """The part of a cell's result that is kept."""
     return ScenarioRecord(
@@ -63,29 +66,27 @@ def write_record(path: Path, record: ScenarioRecord | TrialRecord) -> None:
         write_atomic(path, json.dumps({"sha256": _checksum(content), "record": content}, indent=1))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path, kind: type[R]) -> R | None:
     try:
         found = json.loads(path.read_text())
         if found["sha256"] == _checksum(found["record"]):
-            return dict(found["record"])
+            return kind(**found["record"])  # a TypeError when another version wrote other fields
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
         pass
-    log.warning("%s is damaged: what it held is computed again", path)
+    log.warning("%s is damaged, or of another version: it counts as missing", path)
     return None
 
 
 def read_scenario(path: Path) -> ScenarioRecord | None:
-    """The record of a scenario; None when it is missing or damaged."""
-    found = _read(path)
-    return None if found is None else ScenarioRecord(**found)
+    """The record of a scenario; None when it is missing, damaged or of another version."""
+    return _read(path, ScenarioRecord)
 
 
 def read_trial(path: Path) -> TrialRecord | None:
-    """The record of a trial; None when it is missing or damaged."""
-    found = _read(path)
-    return None if found is None else TrialRecord(**found)
+    """The record of a trial; None when it is missing, damaged or of another version."""
+    return _read(path, TrialRecord)
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +32,8 @@ Exit codes: 0 done, 2 bad input, 3 no trial can work, 130 interrupted, 143 termi
 """
 
 
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end (SIGTERM)."""
+# Set by SIGTERM. Ray raises a KeyboardInterrupt of its own in place of what a handler raises, so no class can tell.
+_terminated = threading.Event()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         complain(f"error: {error}")
         return EXIT_BAD_INPUT
-    except KeyboardInterrupt as stop:  # before a study was open: nothing to keep
+    except KeyboardInterrupt:  # before a study was open: nothing to keep
         complain("stopped before anything was started")
-        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        return _stop_code()
 
 
 def _parser() -> Parser:
@@ -120,11 +121,11 @@ def _run(session: Any, config: StudyConfig) -> int:
     """Runs a session to its end, or to an interruption that keeps what is finished."""
     try:
         broken = session.run()
-    except KeyboardInterrupt as stop:
+    except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the bookkeeping short
         session.close("KILLED", _FLUSH_SECONDS_INTERRUPTED)
         say("\nStopped. What is finished is kept; the same command goes on from here.")
-        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        return _stop_code()
     except UserError:
         session.close("FAILED", _FLUSH_SECONDS)
         raise
@@ -136,7 +137,12 @@ def _run(session: Any, config: StudyConfig) -> int:
 
 
 def _terminate(_signal: int, _frame: object) -> None:
-    raise Terminated
+    _terminated.set()
+    raise KeyboardInterrupt
+
+
+def _stop_code() -> int:
+    return EXIT_TERMINATED if _terminated.is_set() else EXIT_INTERRUPTED
 
 
 def _leave_at_once(code: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import optuna
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
 
 from defenses.seeds import derive_seed
 from search_spaces.space import SearchSpace, Value
@@ -26,6 +27,11 @@ LOST = "the study was stopped while this trial ran"
 
 Outcome = tuple[float | None, str]
 """An objective, or None and why there is none."""
+
+
+def sqlite_url(path: Path) -> str:
+    """A file as a database URL, whatever characters its folders have."""
+    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
@@ -83,7 +89,7 @@ class Ledger:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._key_of = space, key_of
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        storage = optuna.storages.RDBStorage(sqlite_url(path))
         self._study = optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
         # A resumed sampler must not repeat the suggestions that its first run started with.
         told = len(self._study.get_trials(deepcopy=False))
@@ -93,6 +99,7 @@ class Ledger:
         """Settles what an earlier driver left running.
 
         A finished result is told; any other point is queued once more, unless it already is, and its trial failed.
+        A trial that was stopped before it had all its values has no point.
 
         Args:
             outcome_of: point key -> the outcome on disk, or None.
@@ -104,13 +111,16 @@ class Ledger:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # A trial that was stopped before its first suggestion holds only what it was queued with.
             point = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            if set(point) != set(self._space.ranges):
+                self._fail(trial.number, LOST)
+                continue
             key = trial.user_attrs.get(KEY) or self._key_of(point)
             outcome = outcome_of(key)
             if outcome is not None:
                 self.tell(trial.number, outcome)
                 ingested += 1
                 continue
-            if set(point) == set(self._space.ranges) and not self._is_known(key, besides=trial.number):
+            if not self._is_known(key, besides=trial.number):
                 kept = {PAPER_DEFAULT: True} if PAPER_DEFAULT in trial.user_attrs else {}
                 self._study.enqueue_trial(point, user_attrs={KEY: key, RETRY_OF: trial.number, **kept})
                 queued += 1

@@ -10,9 +10,10 @@ from defenses.registry import UserError
 from defenses.store import write_atomic
 from study import engine
 from study.book import NO_ATTACK, Book
+from study.config import NOT_IDENTITY
 from study.objective import direction
 from study.plan import Plan
-from study.search import Ledger
+from study.search import Ledger, sqlite_url
 from study.summary import Summary
 from study.terminal import Bar, complain, say
 from study.version import code_version
@@ -35,7 +36,7 @@ class Session:
         config = plan.config
         self._settings = config.model_dump(mode="json")
         self._check_same_study()
-        self.uri = config.tracking_uri or f"sqlite:///{out / 'mlflow.db'}"
+        self.uri = config.tracking_uri or sqlite_url(out / "mlflow.db")
         artifacts = None if config.tracking_uri else (out / "mlflow-artifacts").as_uri()
         outbox = Outbox(folder / "outbox.jsonl")
         self.book = Book(plan, folder, outbox)
@@ -69,8 +70,14 @@ class Session:
                     f"study {self.plan.config.study_name!r} was started with other settings ({', '.join(changed)}): "
                     "use those again, or another --name"
                 )
+            if known["data"] != list(self.plan.data_keys):
+                raise UserError(
+                    f"study {self.plan.config.study_name!r} was started with other images than its files hold now "
+                    f"({self.plan.config.dataset}): put them back, or use another --name"
+                )
         settings = {
             "identity": self.plan.config.identity,
+            "data": self.plan.data_keys,
             "settings": self._settings,
             "code_version": code_version(),
         }
@@ -175,5 +182,5 @@ class Session:
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> Sequence[str]:
-    keys = sorted(key for key in before | after if before.get(key) != after.get(key))
+    keys = sorted(key for key in (before | after).keys() - NOT_IDENTITY if before.get(key) != after.get(key))
     return [f"{key} was {before.get(key)!r}" for key in keys[:3]]

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from search_spaces.space import significant
@@ -10,7 +10,7 @@ from study.book import Book
 from study.objective import aggregate, direction, scores
 from study.plan import Plan
 from study.records import ScenarioRecord
-from study.search import Ledger, Row
+from study.search import LOST, Ledger, Row
 from study.terminal import number, table
 from tracking import names
 
@@ -27,10 +27,12 @@ class Summary:
     def __init__(self, plan: Plan, book: Book, ledger: Ledger) -> None:
         self.plan = plan
         self.rows = [row for row in ledger.rows() if row.value is not None]
-        self.failed = [row for row in ledger.rows() if row.state == "fail" and row.reason]
+        self.failed = [row for row in ledger.rows() if row.state == "fail" and row.reason not in ("", LOST)]
         self.best = ledger.best()
         self.default = next((row for row in self.rows if row.paper_default), None)
-        self.records = {row.number: book.scenarios(row.key) or [] for row in self.rows}
+        self.records = {row.number: book.intact(row.key) for row in self.rows}
+        # All trials agree on the undefended model, and on whether an attack works at all.
+        self.undefended = {name: record for found in self.records.values() for name, record in found.items()}
 
     def text(self) -> str:
         """The tables, as lines of text."""
@@ -60,35 +62,47 @@ class Summary:
 
     def _scenario_table(self, best: Row) -> str:
         rows: list[list[str]] = []
-        for position, scenario in enumerate(self.plan.scenarios):
-            of_best = self.records[best.number][position]
-            label = scenario.name + (" ATTACK FAILED" if of_best.attack_failed else "")
-            undefended = {names.CA: names.CA_UNDEFENDED, names.ASR: names.ASR_UNDEFENDED}
-            rows.append([label, "undefended", *self._cells({k: of_best.metrics.get(v) for k, v in undefended.items()})])
-            for row, name in self._compared(best, position):
-                rows.append(["", name, *self._cells(self.records[row.number][position].metrics)])
+        for scenario in self.plan.scenarios:
+            label = scenario.name + (" ATTACK FAILED" if scenario.name in self.attack_failures() else "")
+            rows.append([label, "undefended", *self._cells(self._undefended_metrics(scenario.name))])
+            for row, name in self._compared(best, scenario.name):
+                rows.append(["", name, *self._cells(self._metrics(row, scenario.name))])
         if len(self.plan.scenarios) > 1:
             label = "mean of all"
             for compared, name in ((self.default, "paper default"), (best, f"best (#{best.number})")):
                 if compared is not None:
-                    rows.append([label, name, *self._cells(aggregate(self.records[compared.number]).metrics)])
+                    rows.append([label, name, *self._cells(self._means(compared))])
                     label = ""
         return table(["scenario", "model", *(name.upper() for name in _COLUMNS)], rows, left=2)
 
-    def _compared(self, best: Row, position: int) -> list[tuple[Row, str]]:
+    def _metrics(self, row: Row, scenario: str) -> Mapping[str, float | None]:
+        """What a trial gave on a scenario; nothing when its record was damaged since."""
+        record = self.records[row.number].get(scenario)
+        return record.metrics if record else {}
+
+    def _undefended_metrics(self, scenario: str) -> Mapping[str, float | None]:
+        metrics = self.undefended[scenario].metrics if scenario in self.undefended else {}
+        return {names.CA: metrics.get(names.CA_UNDEFENDED), names.ASR: metrics.get(names.ASR_UNDEFENDED)}
+
+    def _means(self, row: Row) -> Mapping[str, float | None]:
+        """A trial's metrics averaged over all scenarios; nothing when one is missing: the rest would not compare."""
+        found = list(self.records[row.number].values())
+        return aggregate(found).metrics if len(found) == len(self.plan.scenarios) else {}
+
+    def _compared(self, best: Row, scenario: str) -> list[tuple[Row, str]]:
         """The rows that a scenario shows: the paper's default, the best over all, and its own best if another one."""
         shown = [(self.default, "paper default"), (best, f"best (#{best.number})")]
-        own = self._own_best(position)
+        own = self._own_best(scenario)
         if own is not None and own.number not in {row.number for row, _ in shown if row is not None}:
             shown.append((own, f"its own best (#{own.number})"))
         return [(row, name) for row, name in shown if row is not None]
 
-    def _own_best(self, position: int) -> Row | None:
+    def _own_best(self, scenario: str) -> Row | None:
         sign = -1 if direction(self.plan.objective) == "minimize" else 1
         judged = [
             (sign * value, -row.number, row)
             for row in self.rows
-            if (value := scores(self.records[row.number][position].metrics).get(self.plan.objective)) is not None
+            if (value := scores(self._metrics(row, scenario)).get(self.plan.objective)) is not None
         ]
         return max(judged)[2] if judged else None
 
@@ -106,12 +120,14 @@ class Summary:
         if self.failed:
             reason = self.failed[0].reason.strip().splitlines()[-1]
             lines.append(f"{len(self.failed)} trials failed; the first, #{self.failed[0].number}: {reason}")
+        damaged = [f"#{row.number}" for row in self.rows if len(self.records[row.number]) < len(self.plan.scenarios)]
+        if damaged:
+            lines.append(f"records of {', '.join(damaged)} cannot be read any more; what they held is left out")
         return "\n".join(lines)
 
     def attack_failures(self) -> list[str]:
         """Names of the scenarios whose attack did not work."""
-        records: Sequence[ScenarioRecord] = self.records[self.best.number] if self.best else ()
-        return [record.scenario for record in records if record.attack_failed]
+        return [name for name, record in self.undefended.items() if record.attack_failed]
 
     def csv(self) -> str:
         """A line a trial and scenario: the point, the metrics, the costs."""
@@ -121,7 +137,7 @@ class Summary:
         writer = csv.DictWriter(text, [*columns, "built_seconds", "wall_seconds"], lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
-            for record in self.records[row.number]:
+            for record in self.records[row.number].values():
                 writer.writerow(self._csv_row(row, record))
         return text.getvalue()
 
@@ -145,6 +161,6 @@ class Summary:
             if row is None or row.value is None:
                 continue
             found[f"{prefix}/{names.OBJECTIVE}"] = row.value
-            means = aggregate(self.records[row.number]).metrics
+            means = self._means(row)
             found |= {f"{prefix}/{name}": v for name in _COLUMNS if (v := means.get(name)) is not None}
         return found

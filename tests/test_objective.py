@@ -108,13 +108,28 @@ def test_every_objective_is_accepted_where_it_is_measured(name: str) -> None:
         check_objective(name, "isolate", DEFENSES["qt"])
 
 
-@pytest.mark.xfail(strict=True, reason="accepted, though only models with a quarantine half have it: all trials fail")
 def test_folded_accuracy_is_refused_for_a_plain_model() -> None:
     with pytest.raises(UserError, match="ca_folded"):
         check_objective("ca_folded", None, DEFENSES["pipd"])
 
 
-@pytest.mark.xfail(strict=True, reason="the way out that is offered, isolation_score, is refused as well")
+@pytest.mark.parametrize("poisoned", [True, False])
+@pytest.mark.parametrize("until", [None, "isolate"])
+@pytest.mark.parametrize("defense", sorted(DEFENSES))
+def test_the_way_out_that_is_offered_works(defense: str, until: str | None, poisoned: bool) -> None:
+    refused = 0
+    for name in (*objective.MAXIMISED, *objective.MINIMISED):
+        try:
+            check_objective(name, until, DEFENSES[defense], poisoned)
+        except UserError as error:
+            refused += 1
+            offered = str(error).rpartition("use ")[2].split(" or ")
+            kept = None if "leave out --until isolate" in str(error) else until
+            for other in offered:
+                check_objective(other, kept, DEFENSES[defense], poisoned)
+    assert (refused == 0) is (defense == "qt" and until is None and poisoned)
+
+
 def test_a_defense_that_flags_nothing_is_told_so_first() -> None:
     with pytest.raises(UserError, match="flags nothing"):
         check_objective("defense_score", "isolate", DEFENSES["no_defense"])

@@ -230,9 +230,6 @@ def test_a_trial_without_all_its_values_is_dropped(reopen: OpenLedger, path: Pat
     assert in_state(path, TrialState.WAITING, TrialState.RUNNING) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="its missing values are taken for the paper's, and it is told the default's result"
-)
 def test_a_trial_without_values_does_not_get_the_default_s_result(reopen: OpenLedger, path: Path) -> None:
     ledger = reopen()
     ledger.enqueue_default(DEFAULT)
@@ -321,9 +318,6 @@ def test_a_folder_with_spaces_is_fine(reopen: OpenLedger, tmp_path: Path) -> Non
     assert in_state(tmp_path / "study.db", TrialState.COMPLETE) == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the path goes into a URL as it is: what follows ? is cut off, another file is made"
-)
 def test_a_folder_with_a_question_mark_is_fine(tmp_path: Path) -> None:
     folder = tmp_path / "why?"
     folder.mkdir()

@@ -99,6 +99,7 @@ def test_shared_stages_are_built_once(finished: tuple[Path, str], workplace: Pat
         assert stages["pre_isolation"]["built_seconds"] > stages["pre_isolation"]["wall_seconds"]
 
 
+@pytest.mark.filterwarnings("ignore")  # what MLflow and SQLAlchemy warn of is theirs
 def test_mlflow_holds_every_trial(finished: tuple[Path, str], tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -155,6 +156,19 @@ def test_other_settings_under_the_same_name_are_refused(finished: tuple[Path, st
     other = run(workplace, "--name", "whole", "--trials", "3", "--seeds", "5")
     assert other.returncode == 2
     assert "was started with other settings (seeds was [0])" in other.stderr
+
+
+def test_other_images_under_the_same_name_are_refused(finished: tuple[Path, str], workplace: Path) -> None:
+    path = workplace / "data.npz"
+    before = path.read_bytes()
+    with np.load(path) as arrays:
+        np.savez(path, **{**arrays, "test_images": arrays["test_images"][::-1]})
+    try:
+        other = run(workplace, "--name", "whole", "--trials", "5")
+    finally:
+        path.write_bytes(before)
+    assert other.returncode == 2
+    assert "was started with other images than its files hold now" in other.stderr
 
 
 def wait_for(condition: object, seconds: float = 120) -> None:

@@ -1,6 +1,7 @@
 """The only file that speaks to MLflow: replays an outbox, creates runs, and never lets an outage stop a study."""
 
 import getpass
+import hashlib
 import logging
 import os
 import shutil
@@ -66,7 +67,9 @@ class RunLog:
         metrics = [Metric(name, value, record.time_ms, 0) for name, value in record.metrics.items()]
         for name, values in record.series.items():
             metrics += [Metric(name, value, record.time_ms, step) for step, value in enumerate(values)]
-        params = [Param(name, value[:_PARAM_LENGTH]) for name, value in record.params.items()]
+        # MLflow refuses a whole batch for a param that changed: the first value stands.
+        held = self.client.get_run(run_id).data.params if record.params else {}
+        params = [Param(name, value[:_PARAM_LENGTH]) for name, value in record.params.items() if name not in held]
         tags = [RunTag(name, value) for name, value in record.tags.items()]
         self.client.log_batch(run_id, metrics=metrics[:_BATCH], params=params, tags=tags)
         for start in range(_BATCH, len(metrics), _BATCH):
@@ -84,7 +87,7 @@ class RunLog:
     def _run_id(self, record: Record) -> str:
         known = self._runs.get(record.run) or self._find(record.run)
         if known is None:
-            tags = {names.TAG_RUN_KEY: record.run, names.TAG_NAME: record.name}
+            tags = {names.TAG_RUN_KEY: record.run, names.TAG_RUN_HASH: _hash(record.run), names.TAG_NAME: record.name}
             if record.parent is not None:
                 tags[names.TAG_PARENT] = self._runs.get(record.parent) or self._find(record.parent) or ""
             tags |= {names.TAG_SOURCE: "study.run", names.TAG_SOURCE_TYPE: "LOCAL", names.TAG_USER: _user()}
@@ -95,7 +98,7 @@ class RunLog:
         return known
 
     def _find(self, run_key: str) -> str | None:
-        query = f"tags.`{names.TAG_RUN_KEY}` = '{run_key}'"
+        query = f"tags.`{names.TAG_RUN_HASH}` = '{_hash(run_key)}'"
         found = self.client.search_runs([self.experiment_id], query, max_results=1)
         if found:
             self._runs[run_key] = found[0].info.run_id
@@ -161,6 +164,11 @@ class Sender:
             self._outbox.mark(position)
             if record.artifacts and not record.keep_artifacts:
                 shutil.rmtree(record.artifacts, ignore_errors=True)
+
+
+def _hash(run_key: str) -> str:
+    """A key as MLflow's filters can take it: they have no way to write every character."""
+    return hashlib.sha256(run_key.encode()).hexdigest()
 
 
 def _user() -> str:

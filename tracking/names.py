@@ -39,8 +39,10 @@ COST_HITS = "cost/stages_from_store"
 
 # Tags.
 TAG_RUN_KEY = "study.run_key"
+TAG_RUN_HASH = "study.run_hash"  # of the key, to look a run up by
 TAG_KIND = "study.kind"  # study, trial or scenario
 TAG_STUDY = "study.name"
+TAG_SETTING = "study.setting."  # and the setting's name: what may change when a study goes on
 TAG_CODE = "study.code_version"
 TAG_DATASET = "study.dataset"
 TAG_FINGERPRINT = "study.dataset_fingerprint"
