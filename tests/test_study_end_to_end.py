@@ -51,7 +51,7 @@ def command(folder: Path, *options: str) -> list[str]:
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *options), capture_output=True, text=True, timeout=240)
+    return subprocess.run(command(folder, *options), capture_output=True, text=True, timeout=600)
 
 
 def states(study: Path) -> Counter[str]:
@@ -171,7 +171,7 @@ def test_other_images_under_the_same_name_are_refused(finished: tuple[Path, str]
     assert "was started with other images than its files hold now" in other.stderr
 
 
-def wait_for(condition: object, seconds: float = 120) -> None:
+def wait_for(condition: object, seconds: float = 300) -> None:
     assert callable(condition)
     deadline = time.monotonic() + seconds
     while not condition():
