@@ -223,12 +223,22 @@ def _plain_type(annotation: Any) -> Any:
     return annotation
 
 
+def _default_text(default: Any) -> str:
+    """What an option that is left out means in the smoke preset, whose values the defaults are."""
+    if default is None or default is False or default == {}:
+        return ""
+    return f" [{','.join(map(str, default)) if isinstance(default, tuple) else default}]"
+
+
+_METAVARS = {int: "N", float: "X", Path: "PATH"}
+
+
 def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
     """An option for each field of a model. Nothing has a default here: what is absent comes from the preset."""
     for name, declared in model.model_fields.items():
         option = "--" + name.replace("_", "-")
         kind = _plain_type(declared.annotation)
-        text = (declared.description or "").replace("%", "%%")
+        text = (declared.description or "").replace("%", "%%") + _default_text(declared.default)
         if name == "set":
             parser.add_argument(option, nargs="+", action="extend", metavar="FIELD=VALUE", help=text)
         elif kind is bool:
@@ -237,7 +247,7 @@ def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None
             parser.add_argument(option, metavar="|".join(typing.get_args(kind)), help=text)
         else:
             several = _is_tuple(declared.annotation)
-            metavar = option.strip("-").split("-")[-1].upper()
+            metavar = _METAVARS.get(kind, name.split("_")[-1].upper())
             parser.add_argument(option, nargs="+" if several else None, metavar=metavar, help=text)
 
 

@@ -27,6 +27,7 @@ _FLUSH_SECONDS = 30.0
 _FLUSH_SECONDS_INTERRUPTED = 3.0
 
 _EPILOG = """\
+In brackets: the default, which another preset than smoke may change.
 The same command goes on where it stopped; a larger --trials extends a finished study.
 Exit codes: 0 done, 2 bad input, 3 no trial can work, 130 interrupted, 143 terminated.
 """
