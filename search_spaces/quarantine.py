@@ -3,7 +3,7 @@
 from search_spaces.space import Choice, Float, Int, Range, SearchSpace
 
 _RANGES: dict[str, Range] = {
-    "epsilon_init": Float(0.1, 0.5, "from the smallest share of III.C.2 to a coin toss between class and quarantine"),
+    "epsilon_init": Float(0.2, 0.5, "below, next to nothing enters quarantine; 0.5 tosses a coin between the two"),
     "epsilon_step": Float(
         0.02, 0.2, "reaches the largest share in two epochs to never within the dynamic phase", log=True
     ),
@@ -30,7 +30,11 @@ _PRESETS = {
         "backdoor_free_augment": False,
     },
     "small": {
-        "quarantine_epochs": 12,
+        "pre_epochs": 8,
+        "pre_lr": 0.02,
+        "pre_schedule": "one_cycle",
+        "quarantine_epochs": 10,
+        "lr": 0.02,
         "backdoor_free_epochs": 8,
         "backdoor_free_lr": 0.05,
         "backdoor_free_schedule": "one_cycle",
