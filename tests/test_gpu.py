@@ -1,0 +1,80 @@
+"""What only a GPU can show: `pytest -m gpu`. Skipped where there is none."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CLASSES, SIZE, make_images
+
+from defenses import DEFENSES
+from defenses.models import ModelSpec
+from defenses.runner import RunContext, run_defense
+from defenses.store import Store
+from defenses.training.images import to_device
+from defenses.training.precision import best_precision
+from study import evaluate
+from study.attacks import parse_attack
+from study.metrics import auroc
+from study.poison import poison
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+SETTINGS = {
+    "no_defense": {"epochs": 2, "lr": 0.01, "batch_size": 32},
+    "pipd": {"pre_isolation_epochs": 2, "pre_isolation_lr": 0.01, "batch_size": 32, "selective_epochs": 2},
+    "qt": {"pre_epochs": 2, "quarantine_epochs": 2, "batch_size": 32, "backdoor_free_epochs": 2},
+}
+
+
+def context(folder: Path, device: str, precision: str) -> RunContext:
+    spec = ModelSpec("resnet18", 8, (1, 1, 1, 1), CLASSES, SIZE)
+    return RunContext(Store(folder), spec, 0, torch.device(device), precision)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_gpu_gives_what_the_cpu_gives(name: str, tmp_path: Path) -> None:
+    """In float32 and over few steps, sums in another order move losses in the third digit at most."""
+    suspect = poison(make_images(), parse_attack("badnets"), 0.1, 0, 7).suspect
+    defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(SETTINGS[name]))
+    series = {
+        device: run_defense(defense, suspect, context(tmp_path / device, device, "fp32")).series
+        for device in ("cpu", "cuda")
+    }
+    assert series["cpu"].keys() == series["cuda"].keys()
+    first = [key for key in series["cpu"] if key.endswith(".loss")][0]
+    assert series["cuda"][first] == pytest.approx(series["cpu"][first], rel=0.05)
+
+
+def test_a_gpu_trains_in_bf16_on_its_own(tmp_path: Path) -> None:
+    assert best_precision(torch.device("cuda")) == "bf16"
+    suspect = poison(make_images(train=256), parse_attack("badnets"), 0.1, 0, 2)
+    settings = {
+        "pre_isolation_epochs": 10,
+        "pre_isolation_lr": 0.05,
+        "pre_isolation_schedule": "one_cycle",
+        "gamma": 0.2,
+        "batch_size": 32,
+        "isolation_rate": 0.02,
+        "selective_epochs": 2,
+    }
+    defense = DEFENSES["pipd"](DEFENSES["pipd"].config_type.from_mapping(settings))
+    result = run_defense(defense, suspect.suspect, context(tmp_path, "cuda", "bf16"))
+    found = auroc(result.scores, suspect.poison_mask)
+    assert found is not None
+    assert found > 0.8
+
+
+def test_images_stay_uint8_on_the_gpu() -> None:
+    images = to_device(np.zeros((4, 8, 8, 3), dtype=np.uint8), torch.device("cuda"))
+    assert images.dtype == torch.uint8
+    assert images.is_cuda
+
+
+def test_evaluate_runs_on_the_gpu(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    options = ["--device", "cuda", "--until", "isolate", "--set", "pre_isolation_epochs=2"]
+    code = evaluate.main([*options, "--json", str(target), "--out", str(tmp_path / "runs")])
+    assert code == 0
+    assert "NVIDIA" in json.loads(target.read_text())["environment"]["device"]
