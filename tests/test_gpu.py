@@ -43,7 +43,7 @@ def test_a_gpu_gives_what_the_cpu_gives(name: str, tmp_path: Path) -> None:
         for device in ("cpu", "cuda")
     }
     assert series["cpu"].keys() == series["cuda"].keys()
-    first = [key for key in series["cpu"] if key.endswith(".loss")][0]
+    first = next(key for key in series["cpu"] if key.endswith(".loss"))
     assert series["cuda"][first] == pytest.approx(series["cpu"][first], rel=0.05)
 
 
