@@ -5,13 +5,13 @@ from search_spaces.space import Choice, Float, Int, Range, SearchSpace
 _RANGES: dict[str, Range] = {
     "epsilon_init": Float(0.2, 0.5, "below, next to nothing enters quarantine; 0.5 tosses a coin between the two"),
     "epsilon_step": Float(
-        0.02, 0.2, "reaches the largest share in two epochs to never within the dynamic phase", log=True
+        0.04, 0.2, "from 0.4 the largest share is reached in three epochs, or just not in the dynamic phase", log=True
     ),
     "pre_quarantine_ratio": Float(
-        0.05, 0.5, "few sure samples to half a class; small sets need more to be heard", log=True
+        0.08, 0.5, "a few sure samples to half a class; small sets need more to be heard", log=True
     ),
-    "dynamic_epochs": Int(1, 10, "from an immediate decision to one that comes when a class may be past release"),
-    "release_threshold": Float(0.7, 1.0, "1 releases no class; 0.7 releases one that is mostly poison"),
+    "dynamic_epochs": Int(2, 10, "from an early decision to one that comes when a class may be past release"),
+    "release_threshold": Float(0.8, 1.0, "1 releases no class; 0.8 releases one that is mostly poison"),
     "epsilon_schedule": Choice(("linear", "cumulative"), "the published code, and Algorithm 1 as printed"),
 }
 

@@ -253,7 +253,7 @@ def run_trials(
         points,
         threads_of(plan),
     )
-    resources = {"cpu": plan.config.cpus_per_trial, "gpu": plan.gpus}
+    resources = trial_resources(plan)
     trainable = tune.with_resources(tune.with_parameters(TrialRunner, task=task), resources)
     tuner = tune.Tuner(
         trainable,
@@ -261,7 +261,7 @@ def run_trials(
             search_alg=LedgerSearcher(ledger, plan.config.trials, settle),
             num_samples=remaining,
             reuse_actors=True,
-            max_concurrent_trials=max(1, concurrency(resources)),
+            max_concurrent_trials=concurrency(resources),
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}",
@@ -276,13 +276,23 @@ def run_trials(
 
 
 def concurrency(resources: dict[str, float]) -> int:
-    """How many trials fit on the cluster at once."""
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    fits = [math.floor(total.get(name.upper(), 0.0) / amount) for name, amount in resources.items() if amount > 0]
-    at_once: int = min(fits)
+    """How many trials fit on the cluster at once; each has to fit on one node.
+
+    Raises:
+        UserError: not even one fits.
+    """
+    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    wanted = {name.upper(): amount for name, amount in resources.items() if amount > 0}
+    at_once = sum(min(math.floor(node.get(name, 0.0) / amount) for name, amount in wanted.items()) for node in nodes)
     if at_once < 1:
+        largest = {name: max(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
         raise UserError(
-            f"a trial needs {resources} and the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} "
+            f"a trial needs {resources} and the largest node has {largest['CPU']:g} CPUs and {largest['GPU']:g} "
             "GPUs: lower --cpus-per-trial or --gpus-per-trial"
         )
     return at_once
+
+
+def trial_resources(plan: Plan) -> dict[str, float]:
+    """What Ray sets aside for a trial."""
+    return {"cpu": plan.config.cpus_per_trial, "gpu": plan.gpus}

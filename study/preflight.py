@@ -45,6 +45,13 @@ def settle_device(wanted_gpus: float | None, remote: bool) -> tuple[str, float]:
     return "cuda", wanted_gpus
 
 
+def check_cpus(wanted: float, remote: bool) -> None:
+    """Refuses more cores a trial than this machine has; a cluster's are known once it is reached."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not remote and wanted > here:
+        raise UserError(f"--cpus-per-trial must be at most {here}, the cores of this machine, got {wanted:g}")
+
+
 def settle_precision(wanted: str, device: str) -> str:
     """``bf16`` or ``fp32``, settled once so that all of a study's stages agree."""
     from defenses.training.precision import best_precision

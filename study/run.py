@@ -83,8 +83,9 @@ def _list() -> int:
 
 def _plan(config: StudyConfig) -> "Plan":
     from study.plan import make_plan
-    from study.preflight import settle_device, settle_precision
+    from study.preflight import check_cpus, settle_device, settle_precision
 
+    check_cpus(config.cpus_per_trial, remote=config.address is not None)
     device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
     return make_plan(config, device, gpus, settle_precision(config.precision, device))
 

@@ -12,7 +12,7 @@ import torch
 
 from defenses.registry import UserError
 from defenses.training import precision
-from study import preflight
+from study import engine, preflight
 from study.config import CellConfig, StudyConfig
 from study.lock import study_lock
 
@@ -154,3 +154,28 @@ def test_places_are_made_and_only_a_study_needs_a_home(tmp_path: Path, monkeypat
     assert places["store"].is_dir()
     with pytest.raises(UserError, match="home"):
         preflight.check_places(StudyConfig(**places))
+
+
+def test_more_cores_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
+    preflight.check_cpus(2, remote=False)
+    preflight.check_cpus(64, remote=True)  # a cluster is asked once it is reached
+    with pytest.raises(UserError, match=r"--cpus-per-trial must be at most 2, the cores of this machine, got 2\.5"):
+        preflight.check_cpus(2.5, remote=False)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fits"),
+    # Nodes of 4 CPUs and 1 GPU, and of 3 CPUs: a trial lives on one of them.
+    [({"cpu": 1.0, "gpu": 0.0}, 7), ({"cpu": 2.0, "gpu": 0.0}, 3), ({"cpu": 1.0, "gpu": 0.25}, 4)],
+)
+def test_how_many_trials_fit(wanted: dict[str, float], fits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
+        {"Alive": True, "Resources": {"CPU": 3.0}},
+        {"Alive": False, "Resources": {"CPU": 100.0}},
+    ]
+    monkeypatch.setattr(engine.ray, "nodes", lambda: nodes)
+    assert engine.concurrency(wanted) == fits
+    with pytest.raises(UserError, match="the largest node has 4 CPUs and 1 GPUs: lower --cpus-per-trial"):
+        engine.concurrency({"cpu": 5.0, "gpu": 0.0})
