@@ -71,7 +71,7 @@ class StudyConfig(CellConfig):
         (0.1,), description="poisoned shares of the training set, in (0, 0.5]", min_length=1
     )
     seeds: tuple[int, ...] = Field((0,), description="seeds of the scenarios", min_length=1)
-    trials: int = Field(12, description="configurations to try; raising it extends a study", ge=1)
+    trials: int = Field(10, description="configurations to try; raising it extends a study", ge=1)
     objective: str | None = Field(None, description="what is maximised or minimised, averaged over scenarios")
     sampler: Literal["tpe", "random", "qmc"] = Field("tpe", description="tpe searches; qmc and random cover the space")
     search_seed: int = Field(0, description="seed of the sampler")

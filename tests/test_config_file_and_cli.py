@@ -46,7 +46,7 @@ def yaml_file(tmp_path: Path) -> Path:
 def test_the_command_line_wins_over_yaml_over_preset_over_default(yaml_file: Path) -> None:
     yaml_file.write_text("trials: 30\npoison-rates: [0.2]\n")
     file = ("--config", str(yaml_file))
-    assert parsed().trials == 12
+    assert parsed().trials == 10
     assert parsed("--preset", "small").trials == 20
     assert parsed("--preset", "small", *file).trials == 30
     assert parsed("--preset", "small", *file, "--trials", "40").trials == 40
@@ -341,3 +341,14 @@ def test_the_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"pipd", "pipd_wide", "qt", "no_defense"} <= first_words
     assert set(ATTACKS) | set(DATASETS) <= first_words
     assert {"badnets", "sig", "clean", "digits", "npz"} <= first_words
+
+
+def test_help_tells_the_kind_and_the_default_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--trials N configurations to try; raising it extends a study [10]" in shown
+    assert "--attacks ATTACKS [ATTACKS ...] see --list [badnets,blended_random,trojan_square]" in shown
+    assert (
+        "--until isolate stop once samples are flagged; no final model --store PATH" in shown
+    )  # no default: no brackets
