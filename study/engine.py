@@ -1,5 +1,6 @@
 """Runs a plan on Ray: the shared stages as tasks, then the trials through Ray Tune; the driver keeps the books."""
 
+import gc
 import logging
 import math
 import os
@@ -68,7 +69,21 @@ def ray_session(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
+        _shut_down_ray()
+
+
+def _shut_down_ray() -> None:
+    """Stops Ray with no reference to its objects left to be collected meanwhile.
+
+    A collection in another thread (the one that feeds MLflow) that meets such a reference while Ray's core worker is
+    going down makes Ray end the whole process at once, with code 1.
+    """
+    gc.collect()
+    gc.disable()
+    try:
         ray.shutdown()
+    finally:
+        gc.enable()
 
 
 @ray.remote(num_cpus=0)

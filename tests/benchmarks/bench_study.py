@@ -18,7 +18,9 @@ from pathlib import Path
 def timed(*options: str) -> float:
     """Seconds of a `study.run` command."""
     started = time.perf_counter()
-    subprocess.run([sys.executable, "-m", "study.run", *options], check=True, capture_output=True)
+    done = subprocess.run([sys.executable, "-m", "study.run", *options], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"study.run {' '.join(options)} failed:\n{done.stderr}")
     return time.perf_counter() - started
 
 
