@@ -138,7 +138,7 @@ class SearchSpace:
         return {name: found.distribution() for name, found in self.ranges.items()}
 
     def without(self, fixed: Sequence[str]) -> "SearchSpace":
-        """The space with some fields no longer searched, because the user set them."""
+        """The space with some fields no longer searched: the user set them, or nothing reads them."""
         ranges = {name: found for name, found in self.ranges.items() if name not in fixed}
         return SearchSpace(self.name, self.defense, ranges, self.presets, self.model)
 

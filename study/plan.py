@@ -181,7 +181,9 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     space = space_of(config)
     base = fixed_fields(config, space)
     defense = DEFENSES[space.defense]
-    space = space.without(tuple(config.set))
+    read = {name for stage in defense.stages_until(config.until) for name in stage.reads}
+    # A field that no stage reads changes nothing: searching it would waste trials and blur every importance.
+    space = space.without((*config.set, *(space.ranges.keys() - read)))
     environment = environment_of(config, space, device, precision)
     scenarios = scenarios_of(config)
     images = cached_images(environment.dataset)

@@ -279,3 +279,7 @@ def test_a_dry_run_starts_nothing_and_tells_what_is_there(make: PlanMaker) -> No
     # The default reads the maximum; the mean is still missing.
     assert states(describe(plan)) == ["in the store"] * 4 + ["to build"]
     assert "4 in the store, 1 to build" in describe(plan)
+
+
+def test_what_no_stage_reads_is_not_searched(make: PlanMaker) -> None:
+    assert set(make().space.ranges) - set(make(until="isolate").space.ranges) == {"ascent_weight"}
