@@ -101,7 +101,7 @@ class Store:
         """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""
         found, damaged = self._read(stage, key)
         if damaged is not None:
-            log.warning("%s/%s is damaged: it is built again", stage, key[:12])
+            log.warning("%s/%s is damaged, or of an older format: it is built again", stage, key[:12])
             with disk_errors(self.root):
                 _remove(self.folder(stage, key), damaged)
         return found

@@ -12,6 +12,7 @@ NO_DEFENSE_SPACE = SearchSpace(
     presets={
         # Without augmentation: a flipped digit is another digit, and a crop removes a corner patch from most views.
         "smoke": {"epochs": 10, "lr": 0.1, "batch_size": 64, "schedule": "one_cycle", "augment": False},
-        "small": {"epochs": 15, "lr": 0.1, "schedule": "one_cycle"},
+        # Likewise: with crops, badnets reached an ASR of 0.05 at rate 0.05 and 0.08 at 0.10 within these epochs.
+        "small": {"epochs": 15, "lr": 0.1, "schedule": "one_cycle", "augment": False},
     },
 )
