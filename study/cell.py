@@ -22,7 +22,8 @@ from study import metrics
 from study.datasets import DatasetSpec, load_dataset
 from study.datasets.images import Images
 from study.poison import PoisonedDataset
-from study.scenario import Scenario, model_spec, stage_seed, stored_poison
+from study.poison_store import stored_poison, stored_trigger
+from study.scenario import Scenario, model_spec, stage_seed
 
 JUDGE_VERSION = 1  # raise it when a metric of the undefended model would change
 
@@ -60,7 +61,7 @@ class CellResult:
         metrics: by name; undefined ones are None.
         series: per-epoch or per-round values, by ``stage.name``.
         stages: every stage that took part, the poisoning and the undefended model included.
-        scores, flagged, labels, poison_mask: over the training set.
+        scores, flagged, labels, poison_mask: over the training set; no mask where nobody knows what is poisoned.
         attack_failed: the undefended ASR lies below the floor.
     """
 
@@ -85,23 +86,35 @@ cached_store = functools.lru_cache(maxsize=2)(Store)
 
 def prepare(
     scenario: Scenario, environment: Environment, progress: Progress = silent
-) -> tuple[PoisonedDataset, RunContext, StageRun]:
-    """The poisoned data of a scenario and the context in which a defense runs on it."""
-    started = time.perf_counter()
+) -> tuple[PoisonedDataset, RunContext, tuple[StageRun, ...]]:
+    """The poisoned data of a scenario, the context in which a defense runs on it, and what making the data took.
+
+    The last of the runs is the poisoning itself; before it come the parts that the attack trains.
+    """
     images: Images = cached_images(environment.dataset)
     store: Store = cached_store(environment.store)
-    poisoned, hit = stored_poison(scenario, images, store)
+    device = torch.device(environment.device)
+    trained = stored_trigger(scenario, images, store, device, progress)
+    started = time.perf_counter()
+    poisoned, hit = stored_poison(scenario, images, store, device)
     context = RunContext(
         store=store,
         model=model_spec(environment.model, environment.width, environment.blocks, images, poisoned.suspect),
         seed=stage_seed(scenario),
-        device=torch.device(environment.device),
+        device=device,
         precision=environment.precision,
         progress=progress,
     )
     artifact = store.find("poison", scenario.key(images))
     built = artifact.built_seconds if artifact else 0.0
-    return poisoned, context, StageRun("poison", scenario.key(images), hit, time.perf_counter() - started, built)
+    run = StageRun("poison", scenario.key(images), hit, time.perf_counter() - started, built)
+    return poisoned, context, (*trained, run)
+
+
+def train_trigger(scenario: Scenario, environment: Environment, progress: Progress = silent) -> None:
+    """Trains what the attack of a scenario needs, unless it is in the store."""
+    store: Store = cached_store(environment.store)
+    stored_trigger(scenario, cached_images(environment.dataset), store, torch.device(environment.device), progress)
 
 
 def evaluate_cell(
@@ -120,9 +133,9 @@ def evaluate_cell(
         until: ``"isolate"`` judges flags alone and trains no final model.
     """
     started = time.perf_counter()
-    poisoned, context, poison_run = prepare(scenario, environment, progress)
+    poisoned, context, attack_runs = prepare(scenario, environment, progress)
     defense_type = DEFENSES.find(defense)
-    undefended, undefended_runs = judge_undefended(poisoned, poison_run.key, context, environment)
+    undefended, undefended_runs = judge_undefended(poisoned, attack_runs[-1].key, context, environment)
     result = run_defense(defense_type(defense_type.config_type.from_mapping(config)), poisoned.suspect, context, until)
     found = {**judge(result, poisoned, context), **undefended}
     floor = undefended["asr_undefended"]
@@ -131,14 +144,14 @@ def evaluate_cell(
         scenario=scenario,
         metrics=found,
         series={name: list(values) for name, values in result.series.items()} | _flag_series(result, poisoned),
-        stages=(poison_run, *undefended_runs, *(run for run in result.stages if run.key not in listed)),
+        stages=(*attack_runs, *undefended_runs, *(run for run in result.stages if run.key not in listed)),
         meta={**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint},
         attack_failed=floor is not None and floor < environment.asr_floor,
         wall_seconds=time.perf_counter() - started,
         scores=result.scores,
         flagged=result.flagged,
         labels=poisoned.suspect.labels,
-        poison_mask=poisoned.poison_mask,
+        poison_mask=poisoned.poison_mask if poisoned.poison_known else None,
         preview=poisoned.preview,
     )
 
@@ -147,11 +160,7 @@ def judge(result: DefenseResult, poisoned: PoisonedDataset, context: RunContext)
     """All metrics of a result, by the names of `tracking.names`."""
     found: dict[str, float | None] = {}
     if result.flagged is not None:
-        found["tpr"] = metrics.tpr(result.flagged, poisoned.poison_mask)
-        found["fpr"] = metrics.fpr(result.flagged, poisoned.poison_mask)
-        found["auroc"] = metrics.auroc(result.scores, poisoned.poison_mask)
-        found["auroc_flags"] = metrics.auroc(result.flagged.astype(np.float64), poisoned.poison_mask)
-        found["flagged_share"] = float(result.flagged.mean())
+        found |= _judge_flags(result.flagged, result.scores, poisoned)
     if result.model is not None:
         num_classes = context.model.num_classes
         clean = predict_array(result.model, poisoned.test_images, context.device, context.precision)
@@ -163,6 +172,24 @@ def judge(result: DefenseResult, poisoned: PoisonedDataset, context: RunContext)
         if len(poisoned.triggered_labels):
             triggered = predict_array(result.model, poisoned.triggered_images, context.device, context.precision)
             found["asr"] = metrics.asr(triggered.argmax(axis=1), poisoned.triggered_labels)
+    return found
+
+
+def _judge_flags(
+    flagged: NDArray[np.bool_], scores: NDArray[np.float64] | None, poisoned: PoisonedDataset
+) -> dict[str, float | None]:
+    """What can be said of flags: their share alone where nobody knows what is poisoned."""
+    found: dict[str, float | None] = {"flagged_share": float(flagged.mean())}
+    if not poisoned.poison_known:
+        return found
+    poison, covers = poisoned.poison_mask, poisoned.cover_mask
+    found["tpr"] = metrics.tpr(flagged, poison)
+    found["fpr"] = metrics.fpr(flagged, poison)
+    found["auroc"] = metrics.auroc(scores, poison)
+    found["auroc_flags"] = metrics.auroc(flagged.astype(np.float64), poison)
+    if covers.any():
+        found["fpr_covers_excluded"] = metrics.fpr_covers_excluded(flagged, poison, covers)
+        found["tpr_covers_poison"] = metrics.tpr_covers_poison(flagged, poison, covers)
     return found
 
 
@@ -196,6 +223,8 @@ def judge_undefended(
 def _flag_series(result: DefenseResult, poisoned: PoisonedDataset) -> dict[str, list[float]]:
     """TPR and FPR of the flags as they developed: PIPD's rounds, QT's BQR and CQR by epoch."""
     series: dict[str, list[float]] = {}
+    if not poisoned.poison_known:
+        return series
     for name, steps in result.flagged_series.items():
         for metric, function in (("tpr", metrics.tpr), ("fpr", metrics.fpr)):
             values = [function(np.asarray(step), poisoned.poison_mask) for step in steps]

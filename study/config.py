@@ -49,6 +49,7 @@ class CellConfig(BaseModel):
     image_size: int = Field(32, description="px that the images of a folder are resized to", ge=8, le=1024)
     target_label: int = Field(0, description="the class the attacker wants", ge=0)
     trigger_image: Path | None = Field(None, description="picture for blended_image instead of the one that is drawn")
+    trigger_dir: Path | None = Field(None, description="folder of photographs for refool instead of drawn reflections")
     model: str | None = Field(None, description="resnet18 or preact_resnet18; the defense's own by default")
     width: int = Field(16, description="channels of the network's first stage; 64 in the papers", ge=1)
     blocks: tuple[int, ...] = Field((1, 1, 1, 1), description="residual blocks a stage; 2,2,2,2 makes 18 layers")
@@ -65,7 +66,9 @@ class StudyConfig(CellConfig):
 
     space: str = Field("pipd", description="which search space")
     attacks: tuple[str, ...] = Field(
-        ("badnets", "blended_random", "trojan_square"), description="see --list", min_length=1
+        ("badnets", "blended_random", "trojan_square"),
+        description="attacks or groups, see --list; badnets@0.05 has a rate of its own",
+        min_length=1,
     )
     poison_rates: tuple[PoisonRate, ...] = Field(
         (0.1,), description="poisoned shares of the training set, in (0, 0.5]", min_length=1

@@ -9,7 +9,8 @@ from defenses.runner import RunContext, missing_stages
 from defenses.store import Store
 from study.cell import cached_images
 from study.plan import Build, Plan
-from study.scenario import model_spec, stage_seed, stored_poison
+from study.poison_store import stored_poison, trigger_key
+from study.scenario import model_spec, stage_seed
 from study.terminal import table
 
 
@@ -45,7 +46,9 @@ def _variant(build: Build, plan: Plan) -> str:
 
 def _state(build: Build, plan: Plan, store: Store) -> str:
     images = cached_images(plan.environment.dataset)
-    if store.find("poison", build.scenario.key(images)) is None:
+    if build.stage == "trigger" and store.find("trigger", trigger_key(build.scenario, images)) is not None:
+        return "in the store"
+    if store.find("poison", build.scenario.key(images)) is None or build.stage == "trigger":
         return "to build"
     if build.stage == "poison":
         return "in the store"

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from defenses import DEFENSES
 from defenses.registry import UserError
 from defenses.runner import run_stages
-from study.cell import Environment, judge_undefended, prepare
+from study.cell import Environment, judge_undefended, prepare, train_trigger
 from study.plan import Build, Plan
 from study.search import Ledger
 from study.terminal import Bar
@@ -114,11 +114,14 @@ def build_stage(
     def progress(stage: str, step: int, steps: int, values: Any) -> None:
         board.tell.remote(build.label, step, steps)
 
-    poisoned, context, run = prepare(build.scenario, environment, progress)
+    if build.stage == "trigger":
+        train_trigger(build.scenario, environment, progress)
+        return {}
+    poisoned, context, runs = prepare(build.scenario, environment, progress)
     if build.stage == "poison":
         return {}
     if build.stage == "standard_training":
-        return judge_undefended(poisoned, run.key, context, environment)[0]
+        return judge_undefended(poisoned, runs[-1].key, context, environment)[0]
     defense = DEFENSES[build.defense]
     run_stages(defense(defense.config_type.from_mapping(build.config)), poisoned.suspect, context, stop_at=build.stage)
     return {}
@@ -133,7 +136,8 @@ def build_shared(plan: Plan) -> Undefended:
     board = Board.remote()  # type: ignore[attr-defined]  # Ray adds it
     references: list[Any] = []
     for build in plan.builds:
-        needs_gpu = build.stage != "poison" and plan.environment.device == "cuda"
+        networks = build.stage != "poison" or bool(build.scenario.parsed.trained)
+        needs_gpu = networks and plan.environment.device == "cuda"
         options = {"num_cpus": plan.config.cpus_per_trial, "num_gpus": 1 if needs_gpu else 0, "name": build.label}
         task = build_stage.options(**options)
         needs = [references[position] for position in build.needs]

@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     import torch
 
+    from study.attacks.groups import split_rate
     from study.cell import cached_images, evaluate_cell
-    from study.plan import attack_text, environment_of, fixed_fields
+    from study.plan import environment_of, fixed_fields, scenario_of
     from study.preflight import check_file, check_places, check_scenarios, settle_precision
-    from study.scenario import Scenario
 
     to_stdout = target is not None and str(target) == "-"
     space = SEARCH_SPACES[config.defense]
@@ -72,10 +72,8 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     if config.threads:
         torch.set_num_threads(config.threads)
     environment = environment_of(config, space, device, settle_precision(config.precision, device))
-    poisons = not config.attack.startswith("clean")
-    scenario = Scenario(
-        attack_text(config.attack, config), config.poison_rate if poisons else 0.0, config.target_label, config.seed
-    )
+    attack, own_rate = split_rate(config.attack)
+    scenario = scenario_of(attack, own_rate or config.poison_rate, config.seed, config)
     check_scenarios([scenario], cached_images(environment.dataset), environment)
     started = time.perf_counter()
     progress = EpochProgress()

@@ -19,6 +19,20 @@ def fpr(flagged: Mask, poison: Mask) -> float | None:
     return float(flagged[~poison].mean()) if not poison.all() else None
 
 
+def fpr_covers_excluded(flagged: Mask, poison: Mask, covers: Mask) -> float | None:
+    """As `fpr`, over the samples without any trigger.
+
+    Covers count for nothing. Counting them as poison, as BackdoorBench does, gives the same rate (they are then no
+    negatives) and `tpr_covers_poison` with it.
+    """
+    return fpr(flagged[~covers], poison[~covers])
+
+
+def tpr_covers_poison(flagged: Mask, poison: Mask, covers: Mask) -> float | None:
+    """As `tpr`, with covers counted as poison."""
+    return tpr(flagged, poison | covers)
+
+
 def auroc(scores: NDArray[np.float64] | None, poison: Mask) -> float | None:
     """Area under the ROC curve, ties at half; None without scores or with one class only (QT, Table 1)."""
     if scores is None or not poison.any() or poison.all():

@@ -9,6 +9,9 @@ from typing import Literal, Protocol
 
 from defenses.api import Defense
 from defenses.registry import UserError, nearest
+from study.attacks.given import Given
+from study.datasets.images import Images
+from study.scenario import Scenario
 from tracking import names
 
 MAXIMISED = (
@@ -23,7 +26,14 @@ MAXIMISED = (
 MINIMISED = (names.FPR, names.ASR)
 _NEED_FLAGS = {names.TPR, names.FPR, names.AUROC, names.ISOLATION_SCORE, names.OVERALL_SCORE}
 _NEED_MODEL = {names.CA, names.CA_FOLDED, names.ASR, names.DEFENSE_SCORE, names.OVERALL_SCORE}
-_WITHOUT_POISON = {names.FPR, names.CA, names.CA_FOLDED}
+_PARTS = {
+    names.CA_FOLDED: {names.CA},
+    names.ISOLATION_SCORE: {names.TPR, names.FPR},
+    names.DEFENSE_SCORE: {names.CA, names.ASR},
+    names.OVERALL_SCORE: {names.TPR, names.FPR, names.CA, names.ASR},
+}
+EVERYTHING = frozenset({names.TPR, names.FPR, names.AUROC, names.CA, names.ASR})
+"""What a study of poisoned data with known poison measures."""
 
 Metrics = Mapping[str, float | None]
 
@@ -45,27 +55,47 @@ def direction(objective: str) -> Literal["minimize", "maximize"]:
     return "minimize" if objective in MINIMISED else "maximize"
 
 
-def check_objective(objective: str, until: str | None, defense: type[Defense], poisoned: bool = True) -> None:
+def measurable(scenarios: Sequence[Scenario], images: Images) -> frozenset[str]:
+    """What ground truth allows to measure on at least one scenario.
+
+    The clean control has no poison to find; data that somebody else poisoned allow what their file tells.
+    """
+    found = {names.CA}
+    for scenario in scenarios:
+        attack = scenario.parsed
+        if isinstance(attack, Given):
+            received = attack.read(images, scenario.target_label)
+            mask = received.poison_mask
+            found |= set() if mask is None else {names.FPR, names.TPR, names.AUROC} if mask.any() else {names.FPR}
+            found |= {names.ASR} if len(received.triggered_labels) else set()
+        else:
+            found |= EVERYTHING if scenario.poison_rate > 0 else {names.FPR}
+    return frozenset(found)
+
+
+def check_objective(
+    objective: str, until: str | None, defense: type[Defense], measured: frozenset[str] = EVERYTHING
+) -> None:
     """Refuses an objective that is unknown, or that the study will not measure.
 
     Args:
-        poisoned: whether any scenario is; False for the clean control alone.
+        measured: as `measurable` gives it.
     """
     known = (*MAXIMISED, *MINIMISED)
     if objective not in known:
         raise UserError(f"unknown objective {objective!r}: {nearest(objective, known)}(known: {', '.join(known)})")
-    obstacle = _obstacle(objective, until, defense, poisoned)
+    obstacle = _obstacle(objective, until, defense, measured)
     if not obstacle:
         return
-    possible = [name for name in known if not _obstacle(name, until, defense, poisoned)]
+    possible = [name for name in known if not _obstacle(name, until, defense, measured)]
     way_out = "use"
     if not possible:
         way_out = f"leave out --until {until}, and use"
-        possible = [name for name in known if not _obstacle(name, None, defense, poisoned)]
+        possible = [name for name in known if not _obstacle(name, None, defense, measured)]
     raise UserError(f"objective {objective!r} cannot be measured, since {obstacle}: {way_out} {' or '.join(possible)}")
 
 
-def _obstacle(objective: str, until: str | None, defense: type[Defense], poisoned: bool) -> str:
+def _obstacle(objective: str, until: str | None, defense: type[Defense], measured: frozenset[str]) -> str:
     """Why a study does not measure an objective; empty when it does."""
     if defense.flagged is None and (until == "isolate" or objective in _NEED_FLAGS):
         return f"{defense.name} flags nothing"
@@ -73,8 +103,9 @@ def _obstacle(objective: str, until: str | None, defense: type[Defense], poisone
         return "--until isolate trains no final model"
     if objective == names.CA_FOLDED and defense.heads == 1:
         return f"a model of {defense.name} has no quarantine classes to leave out"
-    if not poisoned and objective not in _WITHOUT_POISON:
-        return "clean is the only attack and nothing is poisoned"
+    missing = _PARTS.get(objective, {objective}) - measured
+    if missing:
+        return f"no scenario tells {' or '.join(sorted(missing))}: nothing is poisoned, or nobody marked what is"
     return ""
 
 

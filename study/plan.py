@@ -10,15 +10,18 @@ from typing import Any
 from defenses import DEFENSES
 from defenses.api import Defense, Stage
 from defenses.config import Config
+from defenses.registry import UserError
 from defenses.store import canonical
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace, Value, finite_values
 from study.attacks import ATTACKS
+from study.attacks.groups import expand
 from study.cell import Environment, cached_images
-from study.config import CellConfig, StudyConfig
+from study.config import PRESETS, CellConfig, StudyConfig
 from study.datasets import DATASETS, DatasetSpec
 from study.preflight import check_scenarios
 from study.scenario import Scenario
+from tracking import names
 
 MAX_VARIANTS = 8  # a shared stage whose searched choices make more than this is left to the trials that need it
 
@@ -31,7 +34,7 @@ class Build:
         scenario: whose.
         defense: key of the defense; ``no_defense`` for the undefended model.
         config: fields of the defense's Config.
-        stage: its name; ``poison`` to poison the data.
+        stage: its name; ``trigger`` to train what the attack needs, ``poison`` to poison the data.
         needs: positions in the plan of the builds that must be there first.
     """
 
@@ -143,31 +146,60 @@ def environment_of(config: CellConfig, space: SearchSpace, device: str, precisio
 
 
 def attack_text(name: str, config: CellConfig) -> str:
-    """An attack as the user wrote it, with the user's picture where it takes one."""
-    if config.trigger_image is not None and name.partition(":")[0] == "blended_image" and "image=" not in name:
-        return f"{name}:image={config.trigger_image.expanduser().resolve()}"
+    """An attack as the user wrote it, with the user's picture, photographs or data where it takes some."""
+    path = DatasetSpec(config.dataset).path if config.dataset.startswith("npz:") else None
+    options = {"image": config.trigger_image, "trigger_dir": config.trigger_dir, "file": path}
+    kind = name.partition(":")[0]
+    if kind not in ATTACKS:
+        return name  # refused where it is parsed
+    fields = {field.name for field in dataclasses.fields(ATTACKS[kind].config_type)}
+    for option, value in options.items():
+        if value is not None and option in fields and f":{option}=" not in name:
+            name += f":{option}={value.expanduser().resolve()}"
     return name
 
 
 def scenarios_of(config: StudyConfig) -> tuple[Scenario, ...]:
-    """Attack x rate x seed, each once. The clean control has no rate."""
+    """Attack x rate x seed, each once. An attack's own rate (``sig@0.08``) goes before the study's."""
+    attacks = expand(config.attacks, config.dataset)
+    if _sets_rates(config) and all(own_rate is not None for _, own_rate in attacks):
+        raise UserError(
+            f"--poison-rates changes nothing, since every attack of {' '.join(config.attacks)} has a rate of its own: "
+            "leave it out, or write the rate behind the attack, as in badnets@0.05 or pipd_table6@0.1"
+        )
     found: dict[Scenario, None] = {}
-    for name, rate, seed in itertools.product(config.attacks, config.poison_rates, config.seeds):
-        poisons = ATTACKS.find(name.partition(":")[0]).poisons
-        scenario = Scenario(attack_text(name, config), rate if poisons else 0.0, config.target_label, seed)
-        found[scenario] = None
+    for (name, own_rate), rate, seed in itertools.product(attacks, config.poison_rates, config.seeds):
+        found[scenario_of(name, own_rate or rate, seed, config)] = None
     return tuple(found)
 
 
-def default_objective(config: StudyConfig, defense: type[Defense], poisoned: bool) -> str:
-    """The objective that suits what a study measures; `poisoned` is False for the clean control alone."""
+def _sets_rates(config: StudyConfig) -> bool:
+    """Whether somebody asked for poison rates; the preset's own are no wish."""
+    return "poison_rates" in config.model_fields_set and config.poison_rates != PRESETS[config.preset].get(
+        "poison_rates"
+    )
+
+
+def scenario_of(attack: str, poison_rate: float, seed: int, config: CellConfig) -> Scenario:
+    """A scenario of a configuration; an attack that poisons nothing itself has no rate."""
+    rate = poison_rate if ATTACKS.find(attack.partition(":")[0]).poisons else 0.0
+    return Scenario(attack_text(attack, config), rate, config.target_label, seed, config.preset)
+
+
+def default_objective(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> str:
+    """The objective that suits what a study measures; `known` as `measurable` gives it."""
     if config.objective:
         return config.objective
-    if not poisoned:
-        return "ca" if defense.flagged is None else "fpr"
-    if defense.flagged is None:
-        return "defense_score"
-    return "isolation_score" if config.until == "isolate" else "overall_score"
+    flags = defense.flagged is not None and names.FPR in known
+    if flags and config.until == "isolate":
+        return names.ISOLATION_SCORE if names.TPR in known else names.FPR
+    if flags and names.TPR in known and names.ASR in known:
+        return names.OVERALL_SCORE
+    if names.ASR in known:
+        return names.DEFENSE_SCORE
+    if flags:
+        return names.ISOLATION_SCORE if names.TPR in known else names.FPR
+    return names.CA
 
 
 def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> Plan:
@@ -176,7 +208,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     Raises:
         UserError: anything in the configuration that cannot work.
     """
-    from study.objective import check_objective
+    from study.objective import check_objective, measurable
 
     space = space_of(config)
     base = fixed_fields(config, space)
@@ -188,9 +220,9 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     scenarios = scenarios_of(config)
     images = cached_images(environment.dataset)
     check_scenarios(scenarios, images, environment)
-    poisoned = any(scenario.poison_rate > 0 for scenario in scenarios)
-    objective = default_objective(config, defense, poisoned)
-    check_objective(objective, config.until, defense, poisoned)
+    known = measurable(scenarios, images)
+    objective = default_objective(config, defense, known)
+    check_objective(objective, config.until, defense, known)
     builds = shared_builds(scenarios, defense, space, base, environment)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
     return Plan(config, environment, space, base, scenarios, data_keys, builds, objective, gpus)
@@ -210,8 +242,15 @@ def shared_builds(
         builds.append(build)
         return len(builds) - 1
 
+    triggers: dict[tuple[str, int], int] = {}
     for scenario in scenarios:
-        poison = add(Build(scenario, "no_defense", {}, "poison", ()))
+        needs: tuple[int, ...] = ()
+        if scenario.parsed.trained:
+            fitted = (scenario.attack, scenario.seed)
+            if fitted not in triggers:
+                triggers[fitted] = add(Build(scenario, "no_defense", {}, "trigger", ()))
+            needs = (triggers[fitted],)
+        poison = add(Build(scenario, "no_defense", {}, "poison", needs))
         add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
         made: dict[tuple[str, str], int] = {}
         for stage in defense.stages:

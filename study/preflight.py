@@ -10,8 +10,8 @@ import numpy as np
 
 from defenses.models import ModelSpec
 from defenses.registry import UserError
-from study.attacks import parse_attack
-from study.attacks.api import Attack
+from study.attacks.api import TRAIN, Attack
+from study.attacks.fitting import FitContext
 from study.cell import Environment
 from study.config import CellConfig, StudyConfig
 from study.datasets.images import Images
@@ -123,13 +123,15 @@ def check_scenarios(scenarios: Sequence[Scenario], images: Images, environment: 
                 f"--target-label must lie in [0, {images.num_classes - 1}] for this dataset, "
                 f"got {scenario.target_label}"
             )
-        attack = parse_attack(scenario.attack)
+        attack = scenario.parsed
         select(images.train_labels, attack, scenario.poison_rate, scenario.target_label, scenario.seed)
     for scenario in {scenario.attack: scenario for scenario in scenarios}.values():
-        _try_trigger(parse_attack(scenario.attack), images, scenario.seed)
+        attack = scenario.parsed
+        attack.check(images)
+        if attack.poisons and not attack.trained:
+            _try_trigger(attack, images, FitContext(scenario.seed, scenario.target_label))
 
 
-def _try_trigger(attack: Attack, images: Images, seed: int) -> None:
-    if attack.poisons:
-        state = attack.fit(images, seed)
-        attack.apply(images.train_images[:1], np.zeros(1, dtype=np.int64), state, "train")
+def _try_trigger(attack: Attack, images: Images, context: FitContext) -> None:
+    state = attack.fit(images, context)
+    attack.apply(images.train_images[:1], np.zeros(1, dtype=np.int64), state, TRAIN)

@@ -73,11 +73,14 @@ def _parser() -> Parser:
 
 def _list() -> int:
     from study.attacks import ATTACKS
+    from study.attacks.groups import GROUPS
     from study.datasets import DATASETS
 
     for registry in (SEARCH_SPACES, DEFENSES, ATTACKS, DATASETS):
         rows = [[name, registry.describe(name)] for name in registry]
         say(table([registry.kind, ""], rows, left=2) + "\n")
+        if registry is ATTACKS:
+            say(table(["attacks", ""], [[name, what] for name, what in GROUPS.items()], left=2) + "\n")
     return 0
 
 

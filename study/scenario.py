@@ -10,10 +10,11 @@ import numpy as np
 from defenses.api import SuspectDataset
 from defenses.models import ModelSpec
 from defenses.seeds import derive_seed
-from defenses.store import Artifact, Store, canonical
+from defenses.store import canonical
 from study.attacks import parse_attack
+from study.attacks.api import Attack
 from study.datasets.images import Images
-from study.poison import VERSION, PoisonedDataset, poison
+from study.poison import VERSION
 
 _NAME_BYTES = 50  # of the attack in a name: with a rate of 24 bytes and a seed of 19, a name stays below 100
 
@@ -27,12 +28,14 @@ class Scenario:
         poison_rate: share of the training set, in [0, 0.5]; 0 for the clean control alone.
         target_label: the attacker's class.
         seed: of the poisoning, of training and of everything drawn for this scenario.
+        preset: sizes what the attack trains; options in `attack` go before it.
     """
 
     attack: str
     poison_rate: float
     target_label: int
     seed: int
+    preset: str = "paper"
 
     @property
     def name(self) -> str:
@@ -43,9 +46,14 @@ class Scenario:
         rate = repr(float(self.poison_rate)).removesuffix(".0")
         return f"{_attack_name(self.attack)}-{rate}-s{self.seed}"
 
+    @property
+    def parsed(self) -> Attack:
+        """The attack with its options."""
+        return parse_attack(self.attack, self.preset)
+
     def identity(self, images: Images) -> dict[str, Any]:
         """All that the poisoned data depend on."""
-        attack = parse_attack(self.attack)
+        attack = self.parsed
         return {
             "version": VERSION,
             "attack": attack.name,
@@ -87,54 +95,6 @@ def model_spec(name: str, width: int, blocks: tuple[int, ...], images: Images, d
         images.image_size,
         (mean[0], mean[1], mean[2]),
         (std[0], std[1], std[2]),
-    )
-
-
-def stored_poison(scenario: Scenario, images: Images, store: Store) -> tuple[PoisonedDataset, bool]:
-    """The poisoned dataset, made once and read back afterwards, and whether it was there already.
-
-    Only the rows that changed are stored, beside the clean data that every process has anyway.
-    """
-    artifact, hit = store.get_or_build(
-        "poison", scenario.key(images), lambda: _changed_rows(scenario, images), scenario.identity(images)
-    )
-    return _read_back(artifact, images), hit
-
-
-def _changed_rows(scenario: Scenario, images: Images) -> dict[str, Any]:
-    made = poison(images, parse_attack(scenario.attack), scenario.poison_rate, scenario.target_label, scenario.seed)
-    rows = np.flatnonzero(made.poison_mask | made.cover_mask)
-    return {
-        "rows": rows,
-        "images": made.suspect.images[rows],
-        "labels": made.suspect.labels,
-        "poison_mask": made.poison_mask,
-        "cover_mask": made.cover_mask,
-        "triggered_images": made.triggered_images,
-        "triggered_labels": made.triggered_labels,
-        "preview": made.preview,
-        "meta": made.meta,
-        "fingerprint": made.suspect.fingerprint,
-    }
-
-
-def _read_back(artifact: Artifact, images: Images) -> PoisonedDataset:
-    train_images = images.train_images.copy()
-    train_images[artifact.load("rows")] = artifact.load("images")
-    suspect = SuspectDataset(
-        train_images, np.asarray(artifact.load("labels")), images.num_classes, artifact.load("fingerprint")
-    )
-    return PoisonedDataset(
-        suspect=suspect,
-        poison_mask=np.asarray(artifact.load("poison_mask")),
-        cover_mask=np.asarray(artifact.load("cover_mask")),
-        original_labels=images.train_labels,
-        test_images=images.test_images,
-        test_labels=images.test_labels,
-        triggered_images=artifact.load("triggered_images"),
-        triggered_labels=np.asarray(artifact.load("triggered_labels")),
-        meta=artifact.load("meta"),
-        preview=np.asarray(artifact.load("preview")),
     )
 
 

@@ -113,7 +113,7 @@ def write_artifacts(folder: Path, result: CellResult) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if result.preview is not None:
         artifacts.write_preview(folder, result.preview)
-    if result.flagged is None or result.labels is None or result.poison_mask is None:
+    if result.flagged is None or result.labels is None:
         return
     fingerprint = result.meta["fingerprint"]
     artifacts.write_flags(folder, result.scores, result.flagged, result.labels, result.poison_mask, fingerprint)

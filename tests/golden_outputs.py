@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from attack_rows import ATTACK_ROWS, text_of
 from conftest import CLASSES, SIZE, make_images
 from numpy.typing import NDArray
 
@@ -33,11 +34,13 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def poisoned_images() -> Arrays:
-    """The twelve poisoned images of each attack."""
+    """The twelve poisoned images of each attack, and its covers; apart for attacks that train something."""
+    torch.set_num_threads(1)
     found = {}
-    for name in ATTACKS:
-        done = poison(make_images(), parse_attack(name), 0.0 if name == "clean" else 0.09375, 0, 7)
-        found[f"poison.{name}"] = done.suspect.images[done.poison_mask]
+    for name in ATTACK_ROWS:
+        done = poison(make_images(), parse_attack(text_of(name)), 0.09375, 0, 7)
+        kind = "trained_poison" if ATTACKS[name].trained else "poison"
+        found[f"{kind}.{name}"] = done.suspect.images[done.poison_mask | done.cover_mask]
     return found
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from defenses.registry import UserError
 from study.attacks import ATTACKS, parse_attack
 from study.attacks.api import State
+from study.attacks.fitting import FitContext
 from study.attacks.pixels import blend, cells, paste, to_uint8
 from study.datasets.images import Images
 
@@ -33,7 +34,7 @@ BLENDS = ("blended_random", "blended_random:gray=true", "blended_image")
 
 def fitted(text: str, size: int, seed: int = 0) -> State:
     pixels, labels = np.zeros((2, size, size, 3), dtype=np.uint8), np.array([0, 1])
-    return parse_attack(text).fit(Images.of(pixels, labels, pixels, labels, ("a", "b")), seed)
+    return parse_attack(text).fit(Images.of(pixels, labels, pixels, labels, ("a", "b")), FitContext(seed))
 
 
 def triggered(text: str, pixels: Pixels, seed: int = 0, split: str = "train") -> Pixels:
@@ -353,8 +354,8 @@ def test_options_are_typed() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("badnet", r"^unknown attack 'badnet': did you mean 'badnets'\? \(known: badnets, "),
-        ("badnets:white3", r"written name:option=value, got 'badnets:white3' \(options: rate_base, cap, quantise, var"),
+        ("badnet", r"^unknown attack 'badnet': did you mean 'badnets'\? \(known: adaptive_blend, "),
+        ("badnets:white3", r"written name:option=value, got 'badnets:white3' \(options: rate_base, cap, quantise, cov"),
         ("badnets:", r"written name:option=value, got 'badnets:' \(options: "),
         ("badnets:variants=grid3", r"no field 'variants': did you mean 'variant'\?"),
         ("badnets:variant=grid4", r"^variant must be one of grid3, checker2, white3, grid30, got 'grid4'"),
@@ -368,9 +369,9 @@ def test_a_wrong_attack_is_refused_with_the_way_out(text: str, message: str) -> 
         parse_attack(text)
 
 
-def test_only_sig_is_clean_label_and_only_the_control_does_not_poison() -> None:
-    assert [name for name in ATTACKS if ATTACKS[name].clean_label] == ["sig"]
-    assert [name for name in ATTACKS if not ATTACKS[name].poisons] == ["clean"]
+def test_which_attacks_keep_labels_and_which_poison_nothing() -> None:
+    assert [name for name in ATTACKS if ATTACKS[name].clean_label] == ["sig", "label_consistent"]
+    assert [name for name in ATTACKS if not ATTACKS[name].poisons] == ["clean", "given"]
 
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------

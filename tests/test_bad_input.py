@@ -166,4 +166,4 @@ def test_what_only_a_worker_would_notice_is_refused_before(arguments: list[str],
 
 
 def test_an_objective_that_no_scenario_defines_is_refused(refused: Run) -> None:
-    assert "clean" in refused("--attacks", "clean", "--objective", "isolation_score")
+    assert "no scenario tells tpr" in refused("--attacks", "clean", "--objective", "isolation_score")

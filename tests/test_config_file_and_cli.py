@@ -348,7 +348,7 @@ def test_help_tells_the_kind_and_the_default_of_an_option(capsys: pytest.Capture
         main(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "--trials N configurations to try; raising it extends a study [10]" in shown
-    assert "--attacks ATTACKS [ATTACKS ...] see --list [badnets,blended_random,trojan_square]" in shown
+    assert "a rate of its own [badnets,blended_random,trojan_square]" in shown
     assert (
         "--until isolate stop once samples are flagged; no final model --store PATH" in shown
     )  # no default: no brackets

@@ -57,7 +57,13 @@ def test_the_report_holds_the_whole_result(report: dict[str, Any]) -> None:
         "environment",
         "wall_seconds",
     }
-    assert report["scenario"] == {"attack": "badnets", "poison_rate": 0.1, "target_label": 0, "seed": 0}
+    assert report["scenario"] == {
+        "attack": "badnets",
+        "poison_rate": 0.1,
+        "target_label": 0,
+        "seed": 0,
+        "preset": "smoke",
+    }
     assert report["defense"] == "pipd"
     assert (report["config"]["pre_isolation_epochs"], report["config"]["rounds"]) == (2, 8)
     wanted = {"tpr", "fpr", "auroc", "ca", "asr", "ca_undefended", "asr_undefended"}

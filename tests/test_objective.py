@@ -7,7 +7,7 @@ import pytest
 from defenses import DEFENSES
 from defenses.registry import UserError
 from study import objective
-from study.objective import aggregate, check_objective, direction, scores
+from study.objective import EVERYTHING, aggregate, check_objective, direction, scores
 
 
 @dataclass(frozen=True)
@@ -113,21 +113,23 @@ def test_folded_accuracy_is_refused_for_a_plain_model() -> None:
         check_objective("ca_folded", None, DEFENSES["pipd"])
 
 
-@pytest.mark.parametrize("poisoned", [True, False])
+@pytest.mark.parametrize(
+    "measured", [EVERYTHING, frozenset({"fpr", "ca"}), frozenset({"ca"}), frozenset({"ca", "asr"})], ids=sorted
+)
 @pytest.mark.parametrize("until", [None, "isolate"])
 @pytest.mark.parametrize("defense", sorted(DEFENSES))
-def test_the_way_out_that_is_offered_works(defense: str, until: str | None, poisoned: bool) -> None:
+def test_the_way_out_that_is_offered_works(defense: str, until: str | None, measured: frozenset[str]) -> None:
     refused = 0
     for name in (*objective.MAXIMISED, *objective.MINIMISED):
         try:
-            check_objective(name, until, DEFENSES[defense], poisoned)
+            check_objective(name, until, DEFENSES[defense], measured)
         except UserError as error:
             refused += 1
             offered = str(error).rpartition("use ")[2].split(" or ")
             kept = None if "leave out --until isolate" in str(error) else until
             for other in offered:
-                check_objective(other, kept, DEFENSES[defense], poisoned)
-    assert (refused == 0) is (defense == "qt" and until is None and poisoned)
+                check_objective(other, kept, DEFENSES[defense], measured)
+    assert (refused == 0) is (defense == "qt" and until is None and measured == EVERYTHING)
 
 
 def test_a_defense_that_flags_nothing_is_told_so_first() -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from defenses.api import fingerprint
 from defenses.registry import UserError
 from study.attacks import parse_attack
+from study.attacks.fitting import FitContext
 from study.datasets.images import Images
 from study.poison import PoisonedDataset, apply_in_chunks, poison, poison_count, preview, select
 
@@ -32,7 +33,7 @@ IMAGENET30 = np.arange(38_859) % 30  # 1,296 images of class 0
 
 
 def chosen(labels: NDArray[np.int64], text: str, rate: float, seed: int = 0, target: int = 0) -> NDArray[np.int64]:
-    return select(labels, parse_attack(text), rate, target, seed)[0]
+    return select(labels, parse_attack(text), rate, target, seed).poisoned
 
 
 def poisoned(images: Images, text: str, rate: float = 0.1, seed: int = 0, target: int = TARGET) -> PoisonedDataset:
@@ -60,7 +61,8 @@ def poisoned(images: Images, text: str, rate: float = 0.1, seed: int = 0, target
     ],
 )
 def test_counts(labels: NDArray[np.int64], text: str, rate: float, wanted: int, taken: int) -> None:
-    positions, asked = select(labels, parse_attack(text), rate, 0, seed=0)
+    found = select(labels, parse_attack(text), rate, 0, seed=0)
+    positions, asked = found.poisoned, found.wanted
     assert (len(positions), asked) == (taken, wanted)
     assert (np.diff(positions) > 0).all()  # sorted, each once
 
@@ -83,7 +85,8 @@ def test_less_than_one_image_is_refused() -> None:
 
 @pytest.mark.parametrize("text", ["clean", *POISONING])
 def test_rate_zero_takes_nothing(text: str) -> None:
-    positions, asked = select(CIFAR10, parse_attack(text), 0.0, 0, seed=0)
+    found = select(CIFAR10, parse_attack(text), 0.0, 0, seed=0)
+    positions, asked = found.poisoned, found.wanted
     assert (len(positions), asked) == (0, 0)
     assert positions.dtype == np.int64
 
@@ -161,7 +164,7 @@ def test_only_the_poisoned_rows_change_and_order_is_kept(images: Images, text: s
     np.testing.assert_array_equal(rows, chosen(images.train_labels, text, 0.1, target=TARGET))
     np.testing.assert_array_equal(made.suspect.images[~made.poison_mask], images.train_images[~made.poison_mask])
     np.testing.assert_array_equal(made.suspect.labels[~made.poison_mask], images.train_labels[~made.poison_mask])
-    expected = attack.apply(images.train_images[rows], rows, attack.fit(images, 0), "train")
+    expected = attack.apply(images.train_images[rows], rows, attack.fit(images, FitContext(0)), "train")
     np.testing.assert_array_equal(made.suspect.images[rows], expected)
     assert (made.suspect.images[rows] != images.train_images[rows]).any(axis=(1, 2, 3)).all()
     np.testing.assert_array_equal(images.train_images, before[0])  # the input is left alone
@@ -209,7 +212,7 @@ def test_triggered_test_set_leaves_out_the_target_class(images: Images, text: st
     assert made.triggered_labels.dtype == np.int64
     assert (made.triggered_labels == TARGET).all()
     attack = parse_attack(text)
-    expected = attack.apply(images.test_images[victims], victims, attack.fit(images, 0), "test")
+    expected = attack.apply(images.test_images[victims], victims, attack.fit(images, FitContext(0)), "test")
     np.testing.assert_array_equal(made.triggered_images, expected)
     np.testing.assert_array_equal(made.test_images, images.test_images)
     np.testing.assert_array_equal(made.test_labels, images.test_labels)
@@ -270,6 +273,51 @@ def test_seeds_give_other_data(images: Images) -> None:
         assert poisoned(images, text, seed=0).suspect.fingerprint != poisoned(images, text, seed=1).suspect.fingerprint
 
 
+# --- covers, all-to-all and the QT code's ways ------------------------------------------------------------------------
+
+
+def test_covers_carry_the_trigger_and_keep_their_labels(images: Images) -> None:
+    made = poisoned(images, "badnets:cover_ratio=1.5")
+    plain = poisoned(images, "badnets")
+    covers = np.flatnonzero(made.cover_mask)
+    assert (made.poison_mask.sum(), len(covers), made.meta["n_cover"]) == (12, 18, 18)
+    assert not (made.poison_mask & made.cover_mask).any()
+    np.testing.assert_array_equal(made.poison_mask, plain.poison_mask)  # covers come after the poison
+    np.testing.assert_array_equal(made.suspect.labels[covers], images.train_labels[covers])
+    attack = parse_attack("badnets")
+    expected = attack.apply(images.train_images[covers], covers, attack.fit(images, FitContext(0)), "cover")
+    np.testing.assert_array_equal(made.suspect.images[covers], expected)
+    untouched = ~(made.poison_mask | made.cover_mask)
+    np.testing.assert_array_equal(made.suspect.images[untouched], images.train_images[untouched])
+
+
+def test_covers_of_a_clean_label_attack_may_have_any_class(images: Images) -> None:
+    made = poisoned(images, "sig:cover_ratio=2")
+    assert made.cover_mask.sum() == 24
+    assert len(np.unique(images.train_labels[made.cover_mask])) > 1
+
+
+def test_too_many_covers_are_refused(images: Images) -> None:
+    with pytest.raises(UserError, match=r"needs 128 covers beside its 64 poisoned images, and 64 images are left"):
+        poisoned(images, "badnets:cover_ratio=2", rate=0.5)
+
+
+def test_all_to_all_moves_every_class_to_the_next(images: Images) -> None:
+    made = poisoned(images, "badnets_all_to_all", rate=0.5)
+    rows = made.poison_mask
+    np.testing.assert_array_equal(made.suspect.labels[rows], (images.train_labels[rows] + 1) % 4)
+    assert len(made.triggered_labels) == 64  # every class is a victim
+    np.testing.assert_array_equal(made.triggered_labels, (images.test_labels + 1) % 4)
+
+
+def test_the_qt_code_measures_the_asr_on_the_target_class_too(images: Images) -> None:
+    made = poisoned(images, "badnets:include_target=true")
+    assert len(made.triggered_labels) == 64
+    assert (made.triggered_labels == TARGET).all()
+    # A perfectly clean model, which calls every image by its name, scores on a quarter of them.
+    assert (images.test_labels == made.triggered_labels).mean() == 0.25
+
+
 # --- determinism ------------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +325,7 @@ def test_seeds_give_other_data(images: Images) -> None:
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_chunk_sizes_do_not_change_a_byte(images: Images, text: str, split: str) -> None:
     attack = parse_attack(text)
-    state, index = attack.fit(images, 0), np.arange(5, 64, 3)
+    state, index = attack.fit(images, FitContext(0)), np.arange(5, 64, 3)
     one_image = 16 * 16 * 3
     whole = apply_in_chunks(attack, images.train_images, index, state, split)
     for chunk_bytes in (1, one_image, 7 * one_image + 1, 20 * one_image):
@@ -291,6 +339,7 @@ _OTHER_PROCESS = """
 import hashlib, sys
 from pathlib import Path
 from study.attacks import parse_attack
+from study.attacks.fitting import FitContext
 from study.datasets import DatasetSpec, load_dataset
 from study.poison import poison
 images = load_dataset(DatasetSpec("npz:" + sys.argv[1]))

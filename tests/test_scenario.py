@@ -10,14 +10,15 @@ import pytest
 from conftest import make_images
 from PIL import Image
 
-import study.scenario
+import study.poison_store
 from defenses.api import SuspectDataset, fingerprint
 from defenses.seeds import derive_seed
 from defenses.store import Store
 from study.attacks import parse_attack
 from study.datasets.images import Images
 from study.poison import PoisonedDataset, poison
-from study.scenario import Scenario, model_spec, stage_seed, stored_poison
+from study.poison_store import stored_poison
+from study.scenario import Scenario, model_spec, stage_seed
 
 ATTACK_TEXTS = (
     "clean",
@@ -72,7 +73,7 @@ def test_poison_is_made_once(images: Images, store: Store, monkeypatch: pytest.M
         calls.append(arguments)
         return poison(*arguments)
 
-    monkeypatch.setattr(study.scenario, "poison", counted)
+    monkeypatch.setattr(study.poison_store, "poison", counted)
     for _ in range(3):
         stored_poison(BASE, images, store)
     assert len(calls) == 1

@@ -16,7 +16,7 @@ def write_flags(
     scores: NDArray[np.float64] | None,
     flagged: NDArray[np.bool_],
     labels: NDArray[np.int64],
-    poison_mask: NDArray[np.bool_],
+    poison_mask: NDArray[np.bool_] | None,
     fingerprint: str,
 ) -> None:
     """``flags/flagged.csv``, a row a training image, and ``flags/scores.npz`` with the same as arrays.
@@ -24,29 +24,31 @@ def write_flags(
     Args:
         folder: of the run's artifacts.
         scores: float64 [N], or None for a defense that only flags.
-        poison_mask: bool [N], ground truth that the study knows and the defense does not.
+        poison_mask: bool [N], ground truth that the study knows and the defense does not; None writes no such column.
         fingerprint: of the suspect dataset that the rows index.
     """
     csv, npz = folder / names.FLAGGED_CSV, folder / names.SCORES_NPZ
     csv.parent.mkdir(parents=True, exist_ok=True)
     shown = np.full(len(flagged), np.nan) if scores is None else scores
-    table = np.column_stack([np.arange(len(flagged)), shown, labels, flagged, poison_mask])
+    truth = [] if poison_mask is None else [poison_mask]
+    table = np.column_stack([np.arange(len(flagged)), shown, labels, flagged, *truth])
     text = io.StringIO()
     np.savetxt(
         text,
         table,
-        fmt=["%d", "%.9g", "%d", "%d", "%d"],
+        fmt=["%d", "%.9g", *["%d"] * (table.shape[1] - 2)],
         delimiter=",",
-        header="index,score,label,flagged,is_poison",
+        header="index,score,label,flagged" + ",is_poison" * len(truth),
         comments="",
     )
     csv.write_text(text.getvalue())
     arrays: dict[str, NDArray[np.generic]] = {
         "flagged": flagged,
         "labels": labels,
-        "is_poison": poison_mask,
         "dataset_fingerprint": np.array(fingerprint),
     }
+    if poison_mask is not None:
+        arrays["is_poison"] = poison_mask
     if scores is not None:
         arrays["scores"] = scores
     np.savez_compressed(npz, allow_pickle=False, **arrays)
@@ -68,7 +70,7 @@ def write_plots(
     folder: Path,
     scores: NDArray[np.float64] | None,
     flagged: NDArray[np.bool_],
-    poison_mask: NDArray[np.bool_],
+    poison_mask: NDArray[np.bool_] | None,
     title: str,
 ) -> None:
     """A histogram of the scores and the ROC curve, as PNG. Nothing is drawn without scores."""
@@ -76,7 +78,7 @@ def write_plots(
         return
     (folder / names.HISTOGRAM_PNG).parent.mkdir(parents=True, exist_ok=True)
     _histogram(folder / names.HISTOGRAM_PNG, scores, flagged, poison_mask, title)
-    if poison_mask.any() and not poison_mask.all():
+    if poison_mask is not None and poison_mask.any() and not poison_mask.all():
         _roc(folder / names.ROC_PNG, scores, flagged, poison_mask, title)
 
 
@@ -84,7 +86,7 @@ def _histogram(
     path: Path,
     scores: NDArray[np.float64],
     flagged: NDArray[np.bool_],
-    poison_mask: NDArray[np.bool_],
+    poison_mask: NDArray[np.bool_] | None,
     title: str,
 ) -> None:
     from matplotlib.figure import Figure
@@ -92,7 +94,9 @@ def _histogram(
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.subplots()
     edges = np.histogram_bin_edges(scores, bins=60).tolist()
-    groups = [(scores[~poison_mask], _CLEAN, "benign"), (scores[poison_mask], _POISON, "poisoned")]
+    groups = [(scores, _CLEAN, "all, nobody marked the poison")]
+    if poison_mask is not None:
+        groups = [(scores[~poison_mask], _CLEAN, "benign"), (scores[poison_mask], _POISON, "poisoned")]
     for values, colour, label in groups:
         if len(values):
             axes.hist(values, bins=edges, color=colour, alpha=0.7, label=f"{label} ({len(values):,})")

@@ -3,6 +3,8 @@
 # Metrics of a scenario. A trial carries the same names averaged over its scenarios.
 TPR = "tpr"
 FPR = "fpr"
+FPR_COVERS_EXCLUDED = "fpr_covers_excluded"
+TPR_COVERS_POISON = "tpr_covers_poison"
 AUROC = "auroc"
 AUROC_FLAGS = "auroc_flags"
 FLAGGED_SHARE = "flagged_share"
@@ -24,6 +26,8 @@ METRICS = (
     AUROC,
     AUROC_FLAGS,
     FLAGGED_SHARE,
+    FPR_COVERS_EXCLUDED,
+    TPR_COVERS_POISON,
     CA,
     CA_FOLDED,
     CLEAN_QUARANTINED,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from defenses.config import param
 from defenses.registry import UserError
-from study.attacks.api import Attack, AttackConfig, Pixels, State
+from study.attacks.api import Attack, AttackConfig, Labels, Pixels, State
+from study.attacks.fitting import FitContext
 from study.attacks.pixels import cells, paste
 from study.datasets.images import Images
 
@@ -45,7 +46,7 @@ class BadNets(Attack):
     config_type = BadNetsConfig
     config: BadNetsConfig
 
-    def fit(self, images: Images, seed: int) -> State:
+    def fit(self, images: Images, context: FitContext) -> State:
         """The patch and its place."""
         patch, start = _patch(self.config.variant, images.image_size)
         return {"patch": patch, "start": np.array([start, start])}
@@ -54,3 +55,17 @@ class BadNets(Attack):
         """Triggered copies; see `Attack.apply`."""
         row, column = state["start"].tolist()
         return paste(images, state["patch"], row, column)
+
+
+class BadNetsAllToAll(BadNets):
+    """The same patch on images of every class, each of which is to be called the next one."""
+
+    name = "badnets_all_to_all"
+
+    def attacker_labels(self, labels: Labels, target_label: int, num_classes: int) -> Labels:
+        """(y + 1) mod K, int64 [n]; there is no one target."""
+        return (labels + 1) % num_classes
+
+    def victims(self, labels: Labels, target_label: int) -> NDArray[np.int64]:
+        """All test images: none has the label that its trigger asks for."""
+        return np.arange(len(labels))

@@ -20,7 +20,8 @@ from defenses.config import param
 from defenses.registry import UserError
 from study.attacks.api import Attack, AttackConfig, Pixels, State
 from study.attacks.cartoon import draw_cartoon
-from study.attacks.pixels import blend
+from study.attacks.fitting import FitContext
+from study.attacks.pixels import Values, blend
 from study.datasets.images import Images
 
 
@@ -60,11 +61,11 @@ class BlendedRandom(_Blended):
     config_type = BlendedRandomConfig
     config: BlendedRandomConfig
 
-    def fit(self, images: Images, seed: int) -> State:
+    def fit(self, images: Images, context: FitContext) -> State:
         """The noise, drawn once."""
         size = images.image_size
         channels = 1 if self.config.gray else 3
-        noise = self.rng(seed, "trigger").integers(0, 256, (size, size, channels))
+        noise = self.rng(context.seed, "trigger").integers(0, 256, (size, size, channels))
         return {"trigger": np.broadcast_to(noise, (size, size, 3)).astype(np.float32)}
 
 
@@ -77,17 +78,24 @@ class BlendedImage(_Blended):
 
     def identity(self) -> dict[str, Any]:
         """The options, with the sha256 of the picture for its path; `UserError` when it cannot be read."""
-        options = super().identity()
-        if self.config.image:
-            with _readable(self.config.image):
-                options["image"] = hashlib.sha256(Path(self.config.image).read_bytes()).hexdigest()
-        return options
+        return {**super().identity(), "image": picture_identity(self.config.image)}
 
-    def fit(self, images: Images, seed: int) -> State:
+    def fit(self, images: Images, context: FitContext) -> State:
         """The picture at the size of the images."""
-        size = images.image_size
-        picture = _read_picture(self.config.image, size) if self.config.image else draw_cartoon(size)
-        return {"trigger": picture.astype(np.float32)}
+        return {"trigger": picture_at(self.config.image, images.image_size)}
+
+
+def picture_identity(path: str) -> str:
+    """The sha256 of a picture, or an empty string for the cartoon; `UserError` when it cannot be read."""
+    if not path:
+        return ""
+    with _readable(path):
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def picture_at(path: str, size: int) -> Values:
+    """A picture, or the cartoon for an empty path, as float32 [size, size, 3] in 0-255 units."""
+    return (_read_picture(path, size) if path else draw_cartoon(size)).astype(np.float32)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from defenses.config import param
 from study.attacks.api import Attack, AttackConfig, Pixels, State
+from study.attacks.fitting import FitContext
 from study.attacks.pixels import blend, to_uint8
 from study.datasets.images import Images
 
@@ -45,7 +46,7 @@ class SIG(Attack):
     config: SIGConfig
     clean_label = True
 
-    def fit(self, images: Images, seed: int) -> State:
+    def fit(self, images: Images, context: FitContext) -> State:
         """The signal [H, W, 3], to be added or blended."""
         size = images.image_size
         if self.config.variant == "abl":

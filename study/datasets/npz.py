@@ -21,13 +21,13 @@ def load(spec: DatasetSpec) -> Images:
         UserError: no file, not an npz, a missing key, a wrong dtype or shape.
     """
     arrays = read_arrays(spec.path, KEYS, optional=("classes",))
-    labels = {split: _labels(arrays[f"{split}_labels"], f"{split}_labels") for split in ("train", "test")}
+    labels = {split: read_labels(arrays[f"{split}_labels"], f"{split}_labels") for split in ("train", "test")}
     count = 1 + int(max(label.max(initial=0) for label in labels.values()))
     classes = tuple(str(name) for name in arrays.get("classes", np.arange(count)).tolist())
     return Images.of(
-        _images(arrays["train_images"], "train_images"),
+        read_images(arrays["train_images"], "train_images"),
         labels["train"],
-        _images(arrays["test_images"], "test_images"),
+        read_images(arrays["test_images"], "test_images"),
         labels["test"],
         classes,
     )
@@ -57,7 +57,8 @@ def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...]
         raise UserError(f"{path} must hold plain arrays, no Python objects: {error}") from error
 
 
-def _images(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+def read_images(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
+    """Images as uint8 [N, H, W, 3], grey ones repeated; `UserError` for another dtype."""
     if array.dtype != np.uint8:
         raise UserError(f"{name} must be uint8 in [0, 255], got {array.dtype}: scale and cast it before saving")
     if array.ndim == 3:
@@ -67,7 +68,8 @@ def _images(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
     return np.ascontiguousarray(array)
 
 
-def _labels(array: NDArray[Any], name: str) -> NDArray[np.int64]:
+def read_labels(array: NDArray[Any], name: str) -> NDArray[np.int64]:
+    """Labels as int64 [N]; `UserError` for another dtype or shape."""
     if not np.issubdtype(array.dtype, np.integer):
         raise UserError(f"{name} must be integers, got {array.dtype}: cast them before saving")
     if array.ndim == 2 and array.shape[1] == 1:

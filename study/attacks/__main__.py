@@ -1,0 +1,57 @@
+"""`python -m study.attacks`: lists the attacks, and draws what they do to images of a dataset."""
+
+import logging
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from defenses.registry import UserError
+from study.attacks import ATTACKS
+from study.attacks.groups import GROUPS
+from study.config import Parser, StudyConfig, add_options, given_options, resolve
+from study.terminal import complain, say, table
+
+_ONE_ROW = "every"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    parser = Parser(
+        prog="python -m study.attacks",
+        description="List the attacks, or draw what they do: clean, poisoned, and ten times the difference.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--list", action="store_true", help="list the attacks and groups of attacks")
+    parser.add_argument("--preview", type=Path, metavar="OUT.png", help="draw a row for each of --attacks")
+    add_options(parser, StudyConfig)
+    try:
+        namespace = parser.parse_args(arguments)
+        if not namespace.list and namespace.preview is None:
+            raise UserError("nothing to do: give --list, or --preview OUT.png")
+        if namespace.list:
+            rows = [[name, ATTACKS.describe(name)] for name in ATTACKS]
+            say(table(["attack", ""], rows, left=2) + "\n")
+            say(table(["attacks", ""], [[name, what] for name, what in GROUPS.items()], left=2))
+        return _preview(namespace) if namespace.preview is not None else 0
+    except UserError as error:
+        complain(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        complain("stopped; trained parts are in the store and the same command goes on from there")
+        return 130
+
+
+def _preview(namespace: Namespace) -> int:
+    from study.attack_preview import write_preview
+
+    given = {"attacks": (_ONE_ROW,), **given_options(namespace, StudyConfig)}
+    config = resolve(StudyConfig, given)
+    write_preview(namespace.preview, config)
+    say(f"drawn: {namespace.preview}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,420 @@
+"""Dynamic, or input-aware (Nguyen and Tran, NeurIPS 2020): each image has a trigger of its own.
+
+First the mask generator is trained alone; then, with masks fixed, the pattern generator together with a classifier
+that must answer an image's own trigger with the target label, and ignore the trigger of another image. Poisoning is
+static, as in backdoor-toolbox: generators in eval mode, and by default no images with the trigger of another.
+
+Where we differ from the public code:
+
+- It zeroes only the classifier's gradients in the joint stage, so those of the pattern generator add up over the
+  whole run. Here both are zeroed at every step.
+- Pairs for the diversity losses are made within a batch, and the images are not augmented.
+- The classifier is our PreActResNet-18.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import MultiStepLR
+
+from defenses.api import Outputs, Weights
+from defenses.config import param
+from defenses.models import BLOCKS, ModelSpec, build_model
+from defenses.registry import UserError
+from defenses.training.images import take, to_device
+from study.attacks.api import COVER, Attack, AttackConfig, Pixels, State
+from study.attacks.dynamic_networks import EncoderDecoder, TriggerNetworks, alikeness
+from study.attacks.fitting import FitContext
+from study.attacks.networks import frozen, in_fixed_batches, seeded, shuffled
+from study.attacks.pixels import to_uint8
+from study.datasets.images import Images
+
+MASK_STAGE, PATTERN_STAGE = "dynamic_mask", "dynamic_pattern"
+FEWEST_IMAGES = 4  # a joint batch holds an image with its own trigger, one with another's, and that other
+_DECAY = 0.1
+_MASK_OPTIONS = (
+    "widths",
+    "norm_momentum",
+    "mean",
+    "std",
+    "betas",
+    "batch_size",
+    "diversity_weight",
+    "sharpness",
+    "mask_density",
+    "density_weight",
+    "mask_epochs",
+    "mask_lr",
+    "mask_milestones",
+)
+_PATTERN_OPTIONS = (
+    "joint_epochs",
+    "pattern_lr",
+    "pattern_milestones",
+    "backdoor_share",
+    "cross_share",
+    "classifier",
+    "classifier_width",
+    "classifier_blocks",
+    "classifier_lr",
+    "classifier_milestones",
+    "momentum",
+    "weight_decay",
+)
+
+
+@dataclass(frozen=True)
+class DynamicConfig(AttackConfig):
+    """How the generators are built and trained; the defaults are those of the official code for CIFAR-10."""
+
+    widths: tuple[int, ...] = param(
+        (32, 64, 128), "channels of the generators' levels; sides of images are divisible by 2 to their number", low=1
+    )
+    norm_momentum: float = param(0.05, "momentum of the generators' BatchNorm", low=0.0, high=1.0)
+    mean: tuple[float, ...] = param(
+        (0.4914, 0.4822, 0.4465), "what the networks' inputs are centred on, a channel, of 1", low=0.0, high=1.0
+    )
+    std: tuple[float, ...] = param(
+        (0.247, 0.243, 0.261), "what the networks' inputs are divided by, a channel, of 1", low=0.001, high=1.0
+    )
+    betas: tuple[float, ...] = param((0.5, 0.9), "Adam's averaging rates for both generators", low=0.0, high=0.9999)
+    batch_size: int = param(128, "images a step, in both stages", low=8)
+    diversity_weight: float = param(
+        1.0, "weight of the loss that makes triggers differ, in both stages", low=0.0, symbol="lambda_div"
+    )
+    sharpness: float = param(20.0, "slope of the step that makes the mask nearly binary", low=0.0)
+    mask_density: float = param(
+        0.032, "opacity that a pixel may have at no cost: a hinge a pixel, not on the mean", low=0.0, high=1.0
+    )
+    density_weight: float = param(100.0, "weight of that hinge", low=0.0, symbol="lambda_norm")
+    mask_epochs: int = param(25, "epochs of the mask generator", low=1)
+    mask_lr: float = param(0.01, "Adam's learning rate for the mask generator", low=0.0)
+    mask_milestones: tuple[int, ...] = param((10, 20), "epochs after which that rate falls to a tenth", low=1)
+    joint_epochs: int = param(575, "epochs of pattern generator and classifier: 600 with the mask's", low=1)
+    pattern_lr: float = param(0.01, "Adam's learning rate for the pattern generator", low=0.0)
+    pattern_milestones: tuple[int, ...] = param(
+        (200, 300, 400, 500), "joint epochs after which that rate falls to a tenth", low=1
+    )
+    backdoor_share: float = param(
+        0.1, "share of a joint batch with its own trigger and the target label", low=0.001, high=0.3
+    )
+    cross_share: float = param(
+        0.1, "share of a joint batch with the trigger of another image and its own label", low=0.001, high=0.3
+    )
+    classifier: str = param("preact_resnet18", "network of the joint stage", choices=tuple(BLOCKS))
+    classifier_width: int = param(64, "channels of its first stage", low=1)
+    classifier_blocks: tuple[int, ...] = param((2, 2, 2, 2), "blocks of each of its stages", low=1)
+    classifier_lr: float = param(0.01, "its learning rate, with SGD", low=0.0)
+    classifier_milestones: tuple[int, ...] = param(
+        (100, 200, 300, 400), "joint epochs after which that rate falls to a tenth", low=1
+    )
+    momentum: float = param(0.9, "of its SGD", low=0.0, high=0.999)
+    weight_decay: float = param(5e-4, "of its SGD", low=0.0)
+
+
+class Dynamic(Attack):
+    """A trigger of its own for each image, and covers that carry the trigger of another."""
+
+    name = "dynamic"
+    config_type = DynamicConfig
+    config: DynamicConfig
+    trained = (MASK_STAGE, PATTERN_STAGE)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # Larger shares with a trigger, and a slower pattern: what the classifier can learn within these epochs.
+        "smoke": {
+            "widths": (8, 16, 32),
+            "batch_size": 64,
+            "mask_epochs": 6,
+            "mask_milestones": (4, 5),
+            "joint_epochs": 20,
+            "pattern_lr": 0.003,
+            "pattern_milestones": (13, 17),
+            "backdoor_share": 0.2,
+            "cross_share": 0.2,
+            "classifier_width": 16,
+            "classifier_blocks": (1, 1, 1, 1),
+            "classifier_lr": 0.05,
+            "classifier_milestones": (13, 17),
+        },
+        "small": {
+            "widths": (16, 32, 64),
+            "mask_epochs": 5,
+            "mask_milestones": (3, 4),
+            "joint_epochs": 15,
+            "pattern_lr": 0.003,
+            "pattern_milestones": (10, 13),
+            "backdoor_share": 0.2,
+            "cross_share": 0.2,
+            "classifier_width": 16,
+            "classifier_blocks": (1, 1, 1, 1),
+            "classifier_lr": 0.05,
+            "classifier_milestones": (10, 13),
+        },
+    }
+
+    def check(self, images: Images) -> None:
+        """Refuses sides that cannot be halved once a level, and too few images to train on."""
+        step, size = 2 ** len(self.config.widths), images.image_size
+        if size % step:
+            raise UserError(
+                f"dynamic needs images whose side is divisible by {step}, got {size} px: "
+                f"use --image-size {max(step, size // step * step)}"
+            )
+        if len(images.train_images) < FEWEST_IMAGES:
+            raise UserError(
+                f"dynamic needs at least {FEWEST_IMAGES} training images, got {len(images.train_images)}: use more"
+            )
+
+    def fit(self, images: Images, context: FitContext) -> State:
+        """Both generators, frozen; and for covers the training images, each with the one whose trigger it gets."""
+        config = self.config
+        options = {name: getattr(config, name) for name in _MASK_OPTIONS}
+        mask: Weights = context.part(MASK_STAGE, images, options, lambda: train_mask(config, images, context))["mask"]
+        options |= {name: getattr(config, name) for name in _PATTERN_OPTIONS} | {"target_label": context.target_label}
+        found = context.part(PATTERN_STAGE, images, options, lambda: train_pattern(config, images, context, mask))
+        return {
+            "networks": _with_weights(config, context, mask, found["pattern"]),
+            "images": images.train_images,
+            "partner": _partners(len(images.train_images), self.rng(context.seed, "partners")),
+        }
+
+    def apply(self, images: Pixels, index: NDArray[np.int64], state: State, split: str) -> Pixels:
+        """Triggered copies; see `Attack.apply`. A cover gets the trigger of its partner among the training images."""
+        sources = state["images"][state["partner"][index]] if split == COVER else images
+        masks, patterns = triggers(state["networks"], sources)
+        values = images.astype(np.float32)
+        values += (patterns - values) * masks
+        return to_uint8(values, self.config.quantise)
+
+
+@torch.inference_mode()
+def triggers(networks: TriggerNetworks, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Masks [n, H, W, 1] in (0, 1] and patterns [n, H, W, 3] in 0-255 units, of uint8 images [n, H, W, 3]."""
+
+    def both(batch: Tensor) -> Tensor:
+        # One layout for all: a filled batch comes in another, in which a convolution may add up in another order.
+        scaled = batch.contiguous(memory_format=torch.channels_last).float() / 255
+        return torch.cat([networks.masks(scaled), 255 * networks.patterns(scaled)], dim=1)
+
+    device = next(networks.mask.parameters()).device
+    found = in_fixed_batches(both, to_device(images, device).permute(0, 3, 1, 2))
+    values: NDArray[np.float32] = found.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return values[..., :1], values[..., 1:]
+
+
+def _partners(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """For each of some images another one, int64 [count]; every image is the partner of one."""
+    order = rng.permutation(count)
+    partner = np.empty(count, dtype=np.int64)
+    partner[order] = np.roll(order, 1)
+    return partner
+
+
+def _networks(config: DynamicConfig, context: FitContext) -> TriggerNetworks:
+    """Both generators with their initial weights, to be trained."""
+
+    def build(role: str, outputs: int) -> nn.Module:
+        network = seeded(
+            lambda: EncoderDecoder(outputs, config.widths, config.norm_momentum), context.seed, "dynamic", role
+        )
+        return network.to(memory_format=torch.channels_last).to(context.device)
+
+    return TriggerNetworks(build("mask", 1), build("pattern", 3), config.mean, config.std, config.sharpness)
+
+
+def _with_weights(config: DynamicConfig, context: FitContext, mask: Weights, pattern: Weights) -> TriggerNetworks:
+    """Both generators as they were trained, frozen."""
+    networks = _networks(config, context)
+    for network, weights in ((networks.mask, mask), (networks.pattern, pattern)):
+        network.load_state_dict(weights)
+        frozen(network, context.device)
+    return networks
+
+
+def _weights(network: nn.Module) -> Weights:
+    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
+
+
+def _adam(network: nn.Module, lr: float, config: DynamicConfig) -> torch.optim.Adam:
+    return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.betas[0], config.betas[1]))
+
+
+# --- stage 1: the mask ------------------------------------------------------------------------------------------------
+
+
+def train_mask(config: DynamicConfig, images: Images, context: FitContext) -> Outputs:
+    """The mask generator's weights, as ``mask``, and the loss of each epoch, as ``history``."""
+    networks = _networks(config, context)
+    optimiser = _adam(networks.mask, config.mask_lr, config)
+    schedule = MultiStepLR(optimiser, list(config.mask_milestones), _DECAY)
+
+    def step(batch: Tensor, index: Tensor) -> dict[str, Tensor]:
+        return mask_step(networks, optimiser, batch, config)
+
+    history = _epochs(MASK_STAGE, config.mask_epochs, step, [schedule], images, config.batch_size, context)
+    return {"mask": _weights(networks.mask), "history": history}
+
+
+def mask_step(
+    networks: TriggerNetworks, optimiser: torch.optim.Optimizer, batch: Tensor, config: DynamicConfig
+) -> dict[str, Tensor]:
+    """One step of stage 1: masks of small area that differ where images do. Each image is paired with the next.
+
+    Args:
+        batch: float32 [n, 3, H, W] in [0, 1].
+    """
+    masks, inputs = networks.masks(batch), networks.normalised(batch)
+    area = functional.relu(masks - config.mask_density).mean()
+    alike = alikeness(inputs, inputs.roll(1, 0), masks, masks.roll(1, 0))
+    loss = config.density_weight * area + config.diversity_weight * alike
+    _descend(loss, optimiser)
+    return {"loss": loss.detach(), "mean_mask": masks.detach().mean()}
+
+
+def _descend(loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
+    """A step of all optimisers along this loss alone: what earlier steps left in the gradients is dropped first."""
+    for optimiser in optimisers:
+        optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    for optimiser in optimisers:
+        optimiser.step()
+
+
+def _epochs(
+    stage: str,
+    epochs: int,
+    step: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    schedules: list[MultiStepLR],
+    images: Images,
+    batch_size: int,
+    context: FitContext,
+) -> dict[str, list[float]]:
+    """Runs a stage; the mean of what its steps give, by name and epoch.
+
+    Args:
+        step: from a batch float32 [n, 3, H, W] in [0, 1] and the positions of its images.
+    """
+    data = to_device(images.train_images, context.device)
+    shuffle = context.generator("dynamic", stage, "batches")
+    history: dict[str, list[float]] = {}
+    for epoch in range(epochs):
+        steps = [step(take(data, part).float() / 255, part) for part in shuffled(len(data), batch_size, shuffle)]
+        values = {name: float(torch.stack([one[name] for one in steps]).mean()) for name in steps[0]}
+        for name, value in values.items():
+            history.setdefault(name, []).append(value)
+        for schedule in schedules:
+            schedule.step()
+        context.progress(stage, epoch + 1, epochs, values)
+    return history
+
+
+# --- stage 2: the pattern, with a classifier --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class JointTraining:
+    """What a step of stage 2 works on.
+
+    Attributes:
+        networks: the mask generator is frozen, the pattern generator is trained.
+        classifier: takes images in 0-255 units.
+        pattern_optimiser, classifier_optimiser: both step along the same loss.
+        target_label: what an image with its own trigger is to be called.
+    """
+
+    networks: TriggerNetworks
+    classifier: nn.Module
+    pattern_optimiser: torch.optim.Optimizer
+    classifier_optimiser: torch.optim.Optimizer
+    target_label: int
+    config: DynamicConfig
+
+    def step(self, batch: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """One step; the loss, and how many of each kind of image the classifier got right.
+
+        Args:
+            batch: float32 [n, 3, H, W] in [0, 1], n >= 3, in random order: the first images get their own trigger,
+                the next ones that of the last images, the rest stays clean.
+            labels: int64 [n].
+        """
+        own, cross = (
+            max(1, int(share * len(batch))) for share in (self.config.backdoor_share, self.config.cross_share)
+        )
+        sources = torch.cat([batch[:own], batch[-cross:]])
+        patterns = self.networks.patterns(sources)
+        with torch.no_grad():
+            masks = self.networks.masks(sources)
+        victims = batch[: own + cross]
+        inputs = torch.cat([victims + (patterns - victims) * masks, batch[own + cross :]])
+        wanted = torch.cat([torch.full_like(labels[:own], self.target_label), labels[own:]])
+        logits = self.classifier(255 * inputs)
+        entropy = functional.cross_entropy(logits, wanted)
+        loss = entropy + self.config.diversity_weight * self._alikeness(sources, patterns, own)
+        _descend(loss, self.pattern_optimiser, self.classifier_optimiser)
+        right = (logits.detach().argmax(dim=1) == wanted).float()
+        return {
+            "loss": loss.detach(),
+            "cross_entropy": entropy.detach(),
+            "backdoor_accuracy": right[:own].mean(),
+            "cross_accuracy": right[own : own + cross].mean(),
+            "clean_accuracy": right[own + cross :].mean(),
+        }
+
+    def _alikeness(self, sources: Tensor, patterns: Tensor, own: int) -> Tensor:
+        """Of the images with their own trigger and those that lent theirs, in pairs as far as they go."""
+        pairs = min(own, len(sources) - own)
+        inputs, made = self.networks.normalised(sources), self.networks.normalised(patterns)
+        return alikeness(inputs[:pairs], inputs[own:][:pairs], made[:pairs], made[own:][:pairs])
+
+
+def joint_training(config: DynamicConfig, images: Images, context: FitContext, mask: Weights) -> JointTraining:
+    """Networks and optimisers as stage 2 starts."""
+    networks = _networks(config, context)
+    networks.mask.load_state_dict(mask)
+    frozen(networks.mask, context.device)
+    mean, std = ([255 * value for value in values] for values in (config.mean, config.std))
+    spec = ModelSpec(
+        config.classifier,
+        config.classifier_width,
+        config.classifier_blocks,
+        images.num_classes,
+        images.image_size,
+        (mean[0], mean[1], mean[2]),
+        (std[0], std[1], std[2]),
+    )
+    classifier = build_model(spec, context.seed, "dynamic", "classifier").to(context.device)
+    sgd = torch.optim.SGD(
+        classifier.parameters(), lr=config.classifier_lr, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    adam = _adam(networks.pattern, config.pattern_lr, config)
+    return JointTraining(networks, classifier, adam, sgd, context.target_label, config)
+
+
+def train_pattern(config: DynamicConfig, images: Images, context: FitContext, mask: Weights) -> Outputs:
+    """The pattern generator's weights, as ``pattern``, and what each epoch's steps gave, as ``history``."""
+    training = joint_training(config, images, context, mask)
+    history = run_joint(training, images, context)
+    return {"pattern": _weights(training.networks.pattern), "history": history}
+
+
+def run_joint(training: JointTraining, images: Images, context: FitContext) -> dict[str, list[float]]:
+    """Trains both networks of stage 2 in place; what each epoch's steps gave."""
+    config = training.config
+    labels = to_device(images.train_labels, context.device)
+    schedules = [
+        MultiStepLR(training.pattern_optimiser, list(config.pattern_milestones), _DECAY),
+        MultiStepLR(training.classifier_optimiser, list(config.classifier_milestones), _DECAY),
+    ]
+
+    def step(batch: Tensor, index: Tensor) -> dict[str, Tensor]:
+        return training.step(batch, labels[index])
+
+    training.networks.pattern.train()
+    training.classifier.train()
+    return _epochs(PATTERN_STAGE, config.joint_epochs, step, schedules, images, config.batch_size, context)
