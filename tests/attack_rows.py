@@ -30,7 +30,7 @@ ATTACK_ROWS = {
     "badnets_all_to_all": Row(psnr=(24.9, 26.3)),
     "trojan_square": Row(psnr=(20.4, 22.4)),
     "trojan_watermark": Row(psnr=(12.0, 30.0)),
-    "trojan_inversion": Row(f"{SURROGATE}:steps=5"),
+    "trojan_inversion": Row(f"{SURROGATE}:inversion_steps=5:probe_steps=2:candidates=4"),
     "blended_random": Row(psnr=(21.9, 22.9)),
     "blended_image": Row(psnr=(20.6, 22.6)),
     "sig": Row(psnr=(21.5, 22.1)),

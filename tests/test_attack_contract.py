@@ -206,7 +206,7 @@ def test_a_hundred_classes_of_32_px_can_be_poisoned(name: str) -> None:
 
 @pytest.mark.parametrize("name", EVERY)
 def test_224_px_can_be_poisoned(name: str) -> None:
-    options = "widths=2,4:batch_size=8:mask_epochs=1:joint_epochs=1:classifier_width=2:classifier_blocks=1,1"
+    options = "widths=2,4:batch_size=8:mask_epochs=1:joint_epochs=1:classifier_width=4:classifier_blocks=1,1"
     small = {"dynamic": options, "issba": "width=2:steps=4:ramp_steps=1:hold_steps=1:batch_size=4"}
     text = f"{name}:{small[name]}" if name in small else text_of(name)
     images = small_images(train=16, classes=2, size=224)

@@ -33,7 +33,7 @@ def state(images: Images) -> State:
     return made().fit(images, FitContext(0))
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_the_mark_raises_the_activation_five_times(images: Images, seed: int) -> None:
     assert made().fit(images, FitContext(seed))["ratio"] >= 5
 
@@ -89,7 +89,8 @@ def test_train_and_test_get_the_mark_itself(images: Images, state: State) -> Non
 
 
 def test_seeds_give_marks_of_their_own(images: Images, state: State) -> None:
-    other = made().fit(images, FitContext(1))
+    assert state["ratio"] >= 5
+    other = made(":surrogate_epochs=1:probe_steps=1:inversion_steps=1").fit(images, FitContext(1))
     assert (other["patch"] != state["patch"]).any()
 
 

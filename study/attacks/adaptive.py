@@ -19,8 +19,7 @@ from defenses.registry import UserError
 from study.attacks.api import TEST, Attack, AttackConfig, Pixels, State, selection_order
 from study.attacks.blended import picture_at, picture_identity
 from study.attacks.fitting import FitContext
-from study.attacks.label_consistent import corner_signs
-from study.attacks.marks import draw_disc, draw_logo, overlay, placed
+from study.attacks.marks import corner_signs, draw_disc, draw_logo, overlay, placed
 from study.attacks.pixels import Values
 from study.attacks.trojan import draw_square
 from study.datasets.images import Images

@@ -12,6 +12,7 @@ Where we differ from the public code:
 - The classifier is our PreActResNet-18.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -29,9 +30,9 @@ from defenses.models import BLOCKS, ModelSpec, build_model
 from defenses.registry import UserError
 from defenses.training.images import take, to_device
 from study.attacks.api import COVER, Attack, AttackConfig, Pixels, State
-from study.attacks.dynamic_networks import EncoderDecoder, TriggerNetworks, alikeness
+from study.attacks.dynamic_networks import EncoderDecoder, TriggerNetworks, alikeness, triggers
 from study.attacks.fitting import FitContext
-from study.attacks.networks import frozen, in_fixed_batches, seeded, shuffled
+from study.attacks.networks import frozen, seeded, shuffled
 from study.attacks.pixels import to_uint8
 from study.datasets.images import Images
 
@@ -52,20 +53,6 @@ _MASK_OPTIONS = (
     "mask_epochs",
     "mask_lr",
     "mask_milestones",
-)
-_PATTERN_OPTIONS = (
-    "joint_epochs",
-    "pattern_lr",
-    "pattern_milestones",
-    "backdoor_share",
-    "cross_share",
-    "classifier",
-    "classifier_width",
-    "classifier_blocks",
-    "classifier_lr",
-    "classifier_milestones",
-    "momentum",
-    "weight_decay",
 )
 
 
@@ -118,6 +105,9 @@ class DynamicConfig(AttackConfig):
     weight_decay: float = param(5e-4, "of its SGD", low=0.0)
 
 
+_ALL_OPTIONS = tuple(inspect.get_annotations(DynamicConfig))  # stage 2 depends on what stage 1 does, and its own
+
+
 class Dynamic(Attack):
     """A trigger of its own for each image, and covers that carry the trigger of another."""
 
@@ -130,17 +120,17 @@ class Dynamic(Attack):
         "smoke": {
             "widths": (8, 16, 32),
             "batch_size": 64,
-            "mask_epochs": 6,
-            "mask_milestones": (4, 5),
-            "joint_epochs": 20,
+            "mask_epochs": 9,
+            "mask_milestones": (6, 8),
+            "joint_epochs": 15,
             "pattern_lr": 0.003,
-            "pattern_milestones": (13, 17),
+            "pattern_milestones": (10, 13),
             "backdoor_share": 0.2,
             "cross_share": 0.2,
             "classifier_width": 16,
             "classifier_blocks": (1, 1, 1, 1),
             "classifier_lr": 0.05,
-            "classifier_milestones": (13, 17),
+            "classifier_milestones": (10, 13),
         },
         "small": {
             "widths": (16, 32, 64),
@@ -176,7 +166,7 @@ class Dynamic(Attack):
         config = self.config
         options = {name: getattr(config, name) for name in _MASK_OPTIONS}
         mask: Weights = context.part(MASK_STAGE, images, options, lambda: train_mask(config, images, context))["mask"]
-        options |= {name: getattr(config, name) for name in _PATTERN_OPTIONS} | {"target_label": context.target_label}
+        options = {name: getattr(config, name) for name in _ALL_OPTIONS} | {"target_label": context.target_label}
         found = context.part(PATTERN_STAGE, images, options, lambda: train_pattern(config, images, context, mask))
         return {
             "networks": _with_weights(config, context, mask, found["pattern"]),
@@ -191,21 +181,6 @@ class Dynamic(Attack):
         values = images.astype(np.float32)
         values += (patterns - values) * masks
         return to_uint8(values, self.config.quantise)
-
-
-@torch.inference_mode()
-def triggers(networks: TriggerNetworks, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Masks [n, H, W, 1] in (0, 1] and patterns [n, H, W, 3] in 0-255 units, of uint8 images [n, H, W, 3]."""
-
-    def both(batch: Tensor) -> Tensor:
-        # One layout for all: a filled batch comes in another, in which a convolution may add up in another order.
-        scaled = batch.contiguous(memory_format=torch.channels_last).float() / 255
-        return torch.cat([networks.masks(scaled), 255 * networks.patterns(scaled)], dim=1)
-
-    device = next(networks.mask.parameters()).device
-    found = in_fixed_batches(both, to_device(images, device).permute(0, 3, 1, 2))
-    values: NDArray[np.float32] = found.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return values[..., :1], values[..., 1:]
 
 
 def _partners(count: int, rng: np.random.Generator) -> NDArray[np.int64]:

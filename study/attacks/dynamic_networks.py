@@ -6,8 +6,14 @@ generator 722,691.
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from defenses.training.images import to_device
+from study.attacks.api import Pixels
+from study.attacks.networks import in_fixed_batches
 
 _NO_DISTANCE = 1e-14  # its root is the 1e-7 that the paper adds to a distance; inside the root, the gradient is finite
 
@@ -83,6 +89,21 @@ class TriggerNetworks:
     def patterns(self, images: Tensor) -> Tensor:
         """What is shown where the mask is, [n, 3, H, W] in [0, 1]."""
         return torch.sigmoid(2 * self.pattern(self.normalised(images)))
+
+
+@torch.inference_mode()
+def triggers(networks: TriggerNetworks, images: Pixels) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Masks [n, H, W, 1] in (0, 1] and patterns [n, H, W, 3] in 0-255 units, of uint8 images [n, H, W, 3]."""
+
+    def both(batch: Tensor) -> Tensor:
+        # One layout for all: a filled batch comes in another, in which a convolution may add up in another order.
+        scaled = batch.contiguous(memory_format=torch.channels_last).float() / 255
+        return torch.cat([networks.masks(scaled), 255 * networks.patterns(scaled)], dim=1)
+
+    device = next(networks.mask.parameters()).device
+    found = in_fixed_batches(both, to_device(images, device).permute(0, 3, 1, 2))
+    values: NDArray[np.float32] = found.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return values[..., :1], values[..., 1:]
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:

@@ -18,13 +18,11 @@ from numpy.typing import NDArray
 from defenses.config import param
 from study.attacks.api import TRAIN, Attack, Pixels, State
 from study.attacks.fitting import FitContext
+from study.attacks.marks import corner_signs
 from study.attacks.networks import in_fixed_batches
 from study.attacks.pixels import Values, to_uint8
 from study.attacks.surrogate import NORMS, SURROGATE_PRESETS, Ascent, SurrogateConfig, check_surrogate, surrogate
 from study.datasets.images import Images
-
-_SIGNS = np.array([[-1, -1, 1], [-1, 1, -1], [1, -1, 1]], dtype=np.float32)  # to white, to black
-_SIZE = 32  # px, where a cell of the pattern is one pixel
 
 
 @dataclass(frozen=True)
@@ -43,18 +41,6 @@ class LabelConsistentConfig(SurrogateConfig):
     amplitude: float = param(
         1.0, "patches add ± amplitude * 255; 1 overwrites (the authors also use 16/255 to 64/255)", low=0.0, high=1.0
     )
-
-
-def corner_signs(image_size: int, corners: str) -> Values:
-    """float32 [H, W, 3]: 1 where a patch is white, -1 where it is black, 0 elsewhere; 3 x 3 px a corner at 32 px."""
-    cell = max(1, round(image_size / _SIZE))
-    right = np.kron(_SIGNS, np.ones((cell, cell), dtype=np.float32))
-    left = right[:, ::-1] if corners == "madry" else right
-    side = len(right)
-    signs = np.zeros((image_size, image_size), dtype=np.float32)
-    for rows in (slice(None, side), slice(-side, None)):
-        signs[rows, :side], signs[rows, -side:] = left, right
-    return np.repeat(signs[..., None], 3, axis=2)
 
 
 class LabelConsistent(Attack):

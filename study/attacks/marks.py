@@ -1,4 +1,4 @@
-"""Marks that attacks put on images, drawn instead of shipped: a logo, a disc and a watermark."""
+"""Marks that attacks put on images, drawn instead of shipped: a logo, a disc, corner patches and a watermark."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,7 @@ from study.attacks.pixels import Values, to_uint8
 
 OVERSAMPLING = 8  # the watermark is drawn this much larger, then averaged: smooth edges at any size
 BASE_SIZE = 32  # px of the images for which logo and disc were made
+_SIGNS = np.array([[-1, -1, 1], [-1, 1, -1], [1, -1, 1]], dtype=np.float32)  # of a corner: 1 to white, -1 to black
 _LOGO_CELLS = 5
 _PALE, _BLUE = np.array([255.0, 255.0, 255.0]), np.array([105.0, 153.0, 233.0])  # their mean is (180, 204, 244)
 
@@ -127,3 +128,15 @@ def _dashes(y: Values, x: Values) -> NDArray[np.bool_]:
     dash = (along >= 0) & (along <= length) & (along % _PITCH < _DASH)
     inside: NDArray[np.bool_] = dash & (np.abs(across) <= _DASH_WIDTH / 2)
     return inside
+
+
+def corner_signs(image_size: int, corners: str) -> Values:
+    """float32 [H, W, 3]: 1 where a patch is white, -1 where it is black, 0 elsewhere; 3 x 3 px a corner at 32 px."""
+    cell = max(1, round(image_size / BASE_SIZE))
+    right = np.kron(_SIGNS, np.ones((cell, cell), dtype=np.float32))
+    left = right[:, ::-1] if corners == "madry" else right
+    side = len(right)
+    signs = np.zeros((image_size, image_size), dtype=np.float32)
+    for rows in (slice(None, side), slice(-side, None)):
+        signs[rows, :side], signs[rows, -side:] = left, right
+    return np.repeat(signs[..., None], 3, axis=2)

@@ -172,8 +172,7 @@ def check_surrogate(config: SurrogateConfig) -> None:
 def surrogate(images: Images, config: SurrogateConfig, context: FitContext) -> Normalised:
     """The surrogate, frozen, on the context's device; trained at most once a dataset, seed and surrogate options.
 
-    It takes images [n, 3, H, W] in [0, 255], uint8 or float (best contiguous), and lets gradients through
-    to float images.
+    It takes images [n, 3, H, W] in [0, 255], uint8 or float, and lets gradients through to float images.
 
     Raises:
         UserError: its training diverged.
@@ -185,16 +184,7 @@ def surrogate(images: Images, config: SurrogateConfig, context: FitContext) -> N
         {**surrogate_options(config), "num_classes": images.num_classes},
         lambda: _train(images, spec, config, context),
     )
-    return frozen(_planar(load_model(spec, made["weights"])), context.device)
-
-
-def _planar(model: Normalised) -> Normalised:
-    """The network with its channels first in memory, as its images must be.
-
-    With channels last, torch 2.15 on processors with AVX512 writes past its buffers in the float32 backward pass of
-    narrow networks: batches of 29 or 51 images at a width of 8 end the process.
-    """
-    return model.to(memory_format=torch.contiguous_format)
+    return frozen(load_model(spec, made["weights"]), context.device)
 
 
 def _spec(images: Images, config: SurrogateConfig) -> ModelSpec:
@@ -216,7 +206,7 @@ def _spec(images: Images, config: SurrogateConfig) -> ModelSpec:
 def _train(images: Images, spec: ModelSpec, config: SurrogateConfig, context: FitContext) -> Outputs:
     data = SuspectDataset.of(images.train_images, images.train_labels, images.num_classes)
     stage = StageContext(STAGE, data, spec, context.device, "fp32", context.seed, context.progress)
-    model = _planar(build_model(spec, context.torch_seed(STAGE))).to(context.device)
+    model = build_model(spec, context.torch_seed(STAGE)).to(context.device)
     pixels, labels = to_device(data.images, context.device), to_device(data.labels, context.device)
     crops, starts = stage.generator("augment"), stage.generator("start")
     ascent = Ascent(
@@ -229,7 +219,7 @@ def _train(images: Images, spec: ModelSpec, config: SurrogateConfig, context: Fi
 
     def loss(index: Tensor) -> Tensor:
         batch = take_augmented(pixels, index, padding, crops) if config.surrogate_augment else take(pixels, index)
-        shown = batch.float().contiguous()
+        shown = batch.float()
         if ascent.steps:
             with frozen_batch_statistics(model):
                 shown = ascent.perturb(model, shown, labels[index], ascent.start(shown, starts))

@@ -88,9 +88,14 @@ class TrojanWatermark(Attack):
         return overlay(images, np.full(3, level), state["share"], self.config.quantise)
 
 
+def square_edges(size: int) -> tuple[int, int]:
+    """First row of the square for images of a size, and the one after its last; the columns are the same."""
+    return round(size * _FIRST / _OF), round(size * _PAST / _OF)
+
+
 def draw_square(size: int, rng: np.random.Generator) -> tuple[Pixels, int]:
     """The square for images of a size: uint8 [h, h, 3], and its first row, which is also its first column."""
-    start, stop = (round(size * edge / _OF) for edge in (_FIRST, _PAST))
+    start, stop = square_edges(size)
     pattern = _pattern(rng)
     nearest = np.arange(stop - start) * CELLS // (stop - start)
     return pattern[nearest][:, nearest], start

@@ -36,11 +36,11 @@ from study.attacks.surrogate import (
     surrogate,
     surrogate_options,
 )
+from study.attacks.trojan import square_edges
 from study.datasets.images import Images
 
 STAGE = "trojan_mark"
 ENOUGH = 5.0  # times the activation of the random start; a mark below it excites nothing in particular
-_FIRST, _PAST, _OF = 145, 204, 224  # rows and columns of the original square at 224 px
 _QUIET = 1e-6  # an activation that counts as none: gains stay finite
 log = logging.getLogger(__name__)
 
@@ -53,12 +53,24 @@ class TrojanInversionConfig(SurrogateConfig):
     neurons: int = param(2, "neurons to excite (BackdoorBench; backdoor-toolbox's code says 100)", low=1)
     candidates: int = param(64, "neurons, by outgoing weight, that are tried one by one first", low=1)
     probe_steps: int = param(50, "steps of Adam of a trial", low=1)
+    probe_gain: float = param(10.0, "times its first activation that a trial must reach", low=1.0)
+    probe_floor: float = param(0.1, "share of the trials' mean activation that it must reach too", low=0.0)
     activation: float = param(100.0, "what each is driven to (both toolboxes)", low=0.0)
     inversion_steps: int = param(1000, "steps of Adam (backdoor-toolbox)", low=1)
     inversion_lr: float = param(0.1, "peak rate of Adam, in units of w (backdoor-toolbox)", low=1e-6, high=10.0)
 
 
-_OPTIONS = ("neurons", "candidates", "probe_steps", "activation", "inversion_steps", "inversion_lr", "quantise")
+_OPTIONS = (
+    "neurons",
+    "candidates",
+    "probe_steps",
+    "probe_gain",
+    "probe_floor",
+    "activation",
+    "inversion_steps",
+    "inversion_lr",
+    "quantise",
+)
 
 
 class TrojanInversion(Attack):
@@ -101,7 +113,7 @@ class TrojanInversion(Attack):
                 ratio,
                 ENOUGH,
             )
-        start, _ = _edges(images.image_size)
+        start, _ = square_edges(images.image_size)
         return {"patch": np.asarray(made["mark"]), "start": np.array([start, start]), "ratio": np.array(ratio)}
 
     def apply(self, images: Pixels, index: NDArray[np.int64], state: State, split: str) -> Pixels:
@@ -112,7 +124,7 @@ class TrojanInversion(Attack):
     def _invert(self, place: "Place", context: FitContext) -> Outputs:
         """The mark, and the mean activation of its neurons before and after, both as uint8 pixels give it."""
         config = self.config
-        start, stop = _edges(place.image_size)
+        start, stop = square_edges(place.image_size)
         drawn = self.rng(context.seed, "mark").standard_normal((1, 3, stop - start, stop - start), dtype=np.float32)
         first = torch.from_numpy(drawn).to(context.device)
         chosen = _choose(place, first, config)
@@ -138,7 +150,7 @@ class Place:
 
     def features(self, marks: Tensor) -> Tensor:
         """Activations [n, C] of the last layer but one, for marks [n, 3, h, w] in [0, 255]."""
-        start, stop = _edges(self.image_size)
+        start, stop = square_edges(self.image_size)
         seen: list[Tensor] = []
         head = self.network.network.linear
         handle = head.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
@@ -147,11 +159,6 @@ class Place:
         finally:
             handle.remove()
         return seen[0]
-
-
-def _edges(image_size: int) -> tuple[int, int]:
-    """First row of the square and the one after its last; the columns are the same."""
-    return round(image_size * _FIRST / _OF), round(image_size * _PAST / _OF)
 
 
 def _pixels(w: Tensor) -> Tensor:
@@ -181,8 +188,9 @@ def _choose(place: Place, first: Tensor, config: TrojanInversionConfig) -> Tenso
         start = place.features(_pixels(first))[0, candidates]
     end = torch.cat(raised)
     # A neuron that goes from nothing to next to nothing has an endless gain and no effect: it is not raised.
-    gain = torch.where(end >= end.mean() / 10, end / start.clamp(min=_QUIET), 0)
-    rank = torch.where(gain >= ENOUGH, ENOUGH + weights[candidates], gain)
+    gain = torch.where(end >= config.probe_floor * end.mean(), end / start.clamp(min=_QUIET), 0)
+    need = config.probe_gain
+    rank = torch.where(gain >= need, need + weights[candidates], gain)
     order = rank.argsort(descending=True, stable=True)
     return candidates[order[: config.neurons]].view(1, -1)
 
