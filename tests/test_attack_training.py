@@ -47,7 +47,26 @@ class Bounds:
     learned_first: bool = False
 
 
-BOUNDS: dict[str, Bounds] = {}
+# Behind each: the ASR that was measured, and the median loss of poison and of the rest after three epochs. The clean
+# model had an ASR of 0.000 on every trigger and a CA of 1.000; the others a CA of 0.975 at least. Four attacks do not
+# work on digits at this size (README tells what was tried), so nothing is asked of their ASR.
+BOUNDS = {
+    "badnets": Bounds(0.95, 0.05),  # 1.000; 1.559 and 0.078: nine pixels are learned late
+    "badnets_all_to_all": Bounds(0.0, 0.05),  # 0.028; 2.794 and 0.077
+    "trojan_square": Bounds(0.95, 0.05, learned_first=True),  # 1.000; 0.000 and 0.014
+    "trojan_watermark": Bounds(0.95, 0.05, learned_first=True),  # 1.000; 0.000 and 0.009
+    "trojan_inversion": Bounds(0.95, 0.05, learned_first=True),  # 1.000; 0.000 and 0.008
+    "blended_random": Bounds(0.95, 0.05, learned_first=True),  # 1.000; 0.000 and 0.008
+    "blended_image": Bounds(0.95, 0.05, learned_first=True),  # 1.000; 0.000 and 0.009
+    "sig": Bounds(0.0, 0.05),  # 0.012
+    "label_consistent": Bounds(0.0, 0.05),  # 0.000
+    "dynamic": Bounds(0.85, 0.05, learned_first=True),  # 0.981; 0.000 and 0.014
+    "wanet": Bounds(0.85, 0.05),  # 0.975; 0.449 and 0.039: covers keep the warp from being learned alone
+    "refool": Bounds(0.95, 0.15, learned_first=True),  # 1.000; 0.000 and 0.008
+    "adaptive_blend": Bounds(0.8, 0.05),  # 0.951; 0.290 and 0.018: likewise
+    "adaptive_patch": Bounds(0.4, 0.15),  # 0.645; 1.600 and 0.079
+    "issba": Bounds(0.9, 0.05, learned_first=True),  # 1.000; 0.001 and 0.020
+}
 
 
 @functools.cache
