@@ -134,7 +134,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dataset": "cifar10",
         "width": 64,
         "blocks": (2, 2, 2, 2),
-        "attacks": ("badnets", "blended_random", "blended_image", "trojan_square", "sig:cap=true"),
+        "attacks": ("pipd_table6",),
         "poison_rates": (0.05,),
         "trials": 50,
     },
