@@ -15,7 +15,7 @@ from study.attacks.given import Given
 from study.datasets.images import Images
 
 VERSION = 1  # raise it when the same scenario would give other images
-CHUNK_BYTES = 4 << 20  # uint8 bytes triggered at once: float32 copies stay far below the size of the dataset
+CHUNK_BYTES = 1 << 20  # uint8 bytes triggered at once: float32 copies stay far below the size of the dataset
 PREVIEW_IMAGES = 8
 log = logging.getLogger(__name__)
 
