@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from defenses.store import canonical, disk_errors, write_atomic
+from defenses.files import canonical, disk_errors, write_atomic
 from study.cell import CellResult
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from defenses.files import write_atomic
 from defenses.registry import UserError
-from defenses.store import write_atomic
 from study import engine
 from study.book import NO_ATTACK, Book
 from study.config import NOT_IDENTITY

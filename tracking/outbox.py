@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from defenses.store import write_atomic
+from defenses.files import write_atomic
 
 
 @dataclass(frozen=True)
