@@ -110,7 +110,7 @@ class Waiting:
     """How much of an outbox MLflow has not taken.
 
     Attributes:
-        damaged: lines that cannot be read, sent or not.
+        damaged: lines among them that cannot be read.
     """
 
     records: int
@@ -119,10 +119,8 @@ class Waiting:
 
 def look(path: Path) -> Waiting:
     """What waits in an outbox that another process may be writing; changes nothing."""
-    sent = _position(path, path.with_name(path.name + _SENT))
-    found = list(_records(path, 0))
-    waiting = sum(record is not None and position > sent for record, position in found)
-    return Waiting(waiting, sum(record is None for record, _ in found))
+    readable = [record is not None for record, _ in _records(path, _position(path, path.with_name(path.name + _SENT)))]
+    return Waiting(sum(readable), len(readable) - sum(readable))
 
 
 def _records(path: Path, start: int) -> Iterator[tuple[Record | None, int]]:
