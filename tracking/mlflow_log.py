@@ -48,6 +48,7 @@ class RunLog:
 
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # an outage is told once, in our words
         self.client: MlflowClient = MlflowClient(tracking_uri=uri)
         found = self.client.get_experiment_by_name(experiment)
         self.experiment_id: str = (
