@@ -23,8 +23,9 @@ from defenses.api import (
     silent,
 )
 from defenses.config import Config
+from defenses.files import canonical
 from defenses.models import ModelSpec, load_model
-from defenses.store import Artifact, Store, canonical, digest_of
+from defenses.store import Artifact, Store, digest_of
 
 
 @dataclass(frozen=True)

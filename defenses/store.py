@@ -6,16 +6,14 @@ and built again. Arrays are ``.npy`` without pickle, weights safetensors, the re
 execute code.
 """
 
-import errno
 import hashlib
 import json
 import logging
-import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +23,10 @@ import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 
-from defenses.registry import UserError
+from defenses.files import canonical, disk_errors, write_atomic
 
 FORMAT = 2
 log = logging.getLogger(__name__)
-
-
-def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest_of(value: Any) -> str:
@@ -209,32 +202,3 @@ def _write_payload(folder: Path, stem: str, value: Any) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash at any moment, finds the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def disk_errors(root: Path) -> Iterator[None]:
-    """Turns a full or unwritable disk into a `UserError` that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no room left on disk below {root}: free some, or choose another --store or --out"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise UserError(f"cannot write to {root}: {error.strerror}; choose another --store or --out") from error
-        raise

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from defenses.store import Store, disk_errors
+from defenses.files import disk_errors
+from defenses.store import Store
 from study.attacks.api import TEST, TRAIN, Pixels, selection_order
 from study.attacks.fitting import FitContext
 from study.config import StudyConfig

@@ -7,10 +7,11 @@ from typing import Any
 import yaml
 
 from study.config import NOT_IDENTITY
+from study.ledger_file import LOST
 from study.objective import aggregate
 from study.plan import Plan
 from study.records import ScenarioRecord, read_scenario, read_trial
-from study.search import LOST, Ledger, Outcome, Row
+from study.search import Ledger, Outcome, Row
 from study.version import code_version
 from tracking import names
 from tracking.mlflow_log import now_ms

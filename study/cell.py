@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from defenses import DEFENSES
 from defenses.api import DefenseResult, Progress, StageRun, silent
+from defenses.files import canonical
 from defenses.models import load_model
 from defenses.runner import RunContext, run_defense, run_stages
-from defenses.store import Store, canonical
+from defenses.store import Store
 from defenses.training.inference import predict_array
 from study import metrics
 from study.datasets import DatasetSpec, load_dataset

@@ -100,7 +100,7 @@ class StudyConfig(CellConfig):
     def identity(self) -> str:
         """A hash of the settings that make it this study: not how long it runs, where, or with how much."""
         settings = self.model_dump(mode="json", exclude=NOT_IDENTITY)
-        from defenses.store import canonical
+        from defenses.files import canonical
 
         return hashlib.sha256(canonical(settings).encode()).hexdigest()
 

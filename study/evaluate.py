@@ -132,7 +132,7 @@ def _report(result: Any, defense_config: dict[str, Any], config: EvaluateConfig,
 
 
 def _write(target: Path, report: dict[str, Any]) -> None:
-    from defenses.store import disk_errors, write_atomic
+    from defenses.files import disk_errors, write_atomic
 
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

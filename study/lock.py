@@ -2,26 +2,53 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from defenses.registry import UserError
+
+_TRIES, _PAUSE_SECONDS = 4, 0.05
 
 
 @contextmanager
 def study_lock(folder: Path, name: str) -> Iterator[None]:
     """Holds a study for as long as the block lasts; `UserError` at once when another driver holds it."""
     with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not _taken(file):
             file.seek(0)
             raise UserError(
                 f"study {name!r} is being run by process {file.read().strip() or '?'}: wait for it, stop it, "
                 "or choose another --name"
-            ) from error
+            )
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _taken(file: IO[str]) -> bool:
+    """Takes the lock. A few tries: who looks whether a study is being run holds it for an instant."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return True
+    return False
+
+
+def holder(folder: Path) -> str | None:
+    """The process that holds a study now, ``?`` where it does not say; None when nobody does."""
+    try:
+        with (folder / "lock").open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "?"
+    except OSError:  # never started, or of another user
+        return None
+    return None

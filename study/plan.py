@@ -10,8 +10,8 @@ from typing import Any
 from defenses import DEFENSES
 from defenses.api import Defense, Stage
 from defenses.config import Config
+from defenses.files import canonical
 from defenses.registry import UserError
-from defenses.store import canonical
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace, Value, finite_values
 from study.attacks import ATTACKS

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from defenses.api import Progress, StageRun, SuspectDataset, silent
-from defenses.store import Artifact, Store, canonical
+from defenses.files import canonical
+from defenses.store import Artifact, Store
 from study.attacks.fitting import FitContext
 from study.datasets.images import Images
 from study.poison import PoisonedDataset, poison

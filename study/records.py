@@ -5,10 +5,12 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from defenses.store import canonical, disk_errors, write_atomic
-from study.cell import CellResult
+from defenses.files import canonical, disk_errors, write_atomic
+
+if TYPE_CHECKING:
+    from study.cell import CellResult  # loads torch, which only those who judge need
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class TrialRecord:
 R = TypeVar("R", ScenarioRecord, TrialRecord)
 
 
-def record_of(result: CellResult, artifacts: Path) -> ScenarioRecord:
+def record_of(result: "CellResult", artifacts: Path) -> ScenarioRecord:
     """The part of a cell's result that is kept."""
     return ScenarioRecord(
         scenario=result.scenario.name,

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from defenses.api import SuspectDataset
+from defenses.files import canonical
 from defenses.models import ModelSpec
 from defenses.seeds import derive_seed
-from defenses.store import canonical
 from study.attacks import parse_attack
 from study.attacks.api import Attack
 from study.datasets.images import Images

@@ -16,22 +16,16 @@ from typing import Any, Literal
 import optuna
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import URL
 
 from defenses.seeds import derive_seed
 from search_spaces.space import SearchSpace, Value
+from study.ledger_file import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, is_finished
+from study.target import sqlite_url
 
-KEY, REASON, RETRY_OF, PAPER_DEFAULT = "point_key", "reason", "retry_of", "paper_default"
 _STARTUP_SHARE = 0.4  # of the planned trials: TPE needs some to learn from, and a short study must still learn
-LOST = "the study was stopped while this trial ran"
 
 Outcome = tuple[float | None, str]
 """An objective, or None and why there is none."""
-
-
-def sqlite_url(path: Path) -> str:
-    """A file as a database URL, whatever characters its folders have."""
-    return URL.create("sqlite", database=str(path)).render_as_string()
 
 
 def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
@@ -144,8 +138,8 @@ class Ledger:
 
     def finished(self) -> int:
         """Trials that are complete or failed for good."""
-        trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        return sum(self._reason(trial.number) != LOST for trial in trials)
+        trials = self._study.get_trials(deepcopy=False)
+        return sum(is_finished(trial.state.name.lower(), self._reason(trial.number)) for trial in trials)
 
     def _reason(self, number: int) -> str:
         return str(self._study.user_attrs.get(f"{REASON}/{number}", ""))

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from defenses.files import write_atomic
 from defenses.registry import UserError
-from defenses.store import write_atomic
 from study import engine
 from study.book import NO_ATTACK, Book
 from study.config import NOT_IDENTITY
 from study.objective import direction
 from study.plan import Plan
-from study.search import Ledger, sqlite_url
+from study.search import Ledger
 from study.summary import Summary
+from study.target import tracking_target
 from study.terminal import Bar, complain, say
 from study.version import code_version
 from tracking import names
@@ -36,8 +37,8 @@ class Session:
         config = plan.config
         self._settings = config.model_dump(mode="json")
         self._check_same_study()
-        self.uri = config.tracking_uri or sqlite_url(out / "mlflow.db")
-        artifacts = None if config.tracking_uri else (out / "mlflow-artifacts").as_uri()
+        target = tracking_target(config.tracking_uri, config.space, out)
+        self.uri = target.uri
         outbox = Outbox(folder / "outbox.jsonl")
         self.book = Book(plan, folder, outbox)
         self.ledger = Ledger(
@@ -54,7 +55,7 @@ class Session:
         self.ledger.enqueue_default(plan.default_point)
         self.book.open_study(self._settings)
         self.book.catch_up(self.ledger)
-        self._sender = Sender(outbox, self.uri, config.space, artifacts)
+        self._sender = Sender(outbox, target.uri, target.experiment, target.artifacts)
         self._sent = False
         self._brake = engine.Brake()
         self._bar: Bar | None = None
@@ -79,6 +80,8 @@ class Session:
             "identity": self.plan.config.identity,
             "data": self.plan.data_keys,
             "settings": self._settings,
+            "objective": self.plan.objective,
+            "scenarios": [scenario.name for scenario in self.plan.scenarios],
             "code_version": code_version(),
         }
         write_atomic(path, json.dumps(settings, indent=1))

@@ -7,10 +7,11 @@ from typing import Any
 
 from search_spaces.space import significant
 from study.book import Book
+from study.ledger_file import LOST
 from study.objective import aggregate, direction, scores
 from study.plan import Plan
 from study.records import ScenarioRecord
-from study.search import LOST, Ledger, Row
+from study.search import Ledger, Row
 from study.terminal import number, table
 from tracking import names
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from defenses import store as store_module
-from defenses.store import Store, canonical, digest_of
+from defenses.files import canonical
+from defenses.store import Store, digest_of
 
 KEY = "0123abcd" * 8
 

@@ -15,8 +15,9 @@ import pytest
 from filelock import FileLock, Timeout
 
 from defenses import store as store_module
+from defenses.files import disk_errors, write_atomic
 from defenses.registry import UserError
-from defenses.store import Store, disk_errors, write_atomic
+from defenses.store import Store
 
 KEY = "0123abcd" * 8
 

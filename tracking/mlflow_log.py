@@ -48,6 +48,7 @@ class RunLog:
 
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.ERROR)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # an outage is told once, in our words
         self.client: MlflowClient = MlflowClient(tracking_uri=uri)
         found = self.client.get_experiment_by_name(experiment)
         self.experiment_id: str = (
@@ -106,6 +107,14 @@ class RunLog:
         return None
 
 
+def deliver(run_log: RunLog, outbox: Outbox, record: Record, position: int, keep: bool = False) -> None:
+    """Takes a record in, marks it as sent, and removes its artifacts here unless they are to be kept."""
+    run_log.take(record)
+    outbox.mark(position)
+    if record.artifacts and not (keep or record.keep_artifacts):
+        shutil.rmtree(record.artifacts, ignore_errors=True)
+
+
 class Sender:
     """A thread that sends an outbox to MLflow as it grows.
 
@@ -160,10 +169,7 @@ class Sender:
         for record, position in self._outbox.pending():
             if self._run_log is None:
                 self._run_log = RunLog(*self._target)
-            self._run_log.take(record)
-            self._outbox.mark(position)
-            if record.artifacts and not record.keep_artifacts:
-                shutil.rmtree(record.artifacts, ignore_errors=True)
+            deliver(self._run_log, self._outbox, record, position)
 
 
 def _hash(run_key: str) -> str:

@@ -4,15 +4,17 @@ Each line is one `Record`, flushed to disk before the study goes on. A second fi
 taken. Replaying a record that was taken already changes nothing, so a crash between the two costs no more than time.
 """
 
+import hashlib
 import json
 import os
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from defenses.store import write_atomic
+from defenses.files import write_atomic
+
+_SENT = ".sent"
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,13 @@ class Outbox:
 
     Args:
         path: of the JSON-lines file; its neighbour ``<path>.sent`` counts what was taken.
+        other: a server that is not the study's own and has a count of its own; empty for the study's.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, other: str = "") -> None:
         self.path = path
-        self._sent_path = path.with_name(path.name + ".sent")
+        suffix = "-" + hashlib.sha256(other.encode()).hexdigest()[:12] if other else ""
+        self._sent_path = path.with_name(path.name + _SENT + suffix)
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._mend()
@@ -73,31 +77,19 @@ class Outbox:
 
     def finished(self) -> set[str]:
         """Keys of the runs that were reported with a final status, sent or not."""
-        if not self.path.exists():
-            return set()
-        with self.path.open() as file:
-            records = [json.loads(line) for line in file if line.endswith("\n")]
-        return {record["run"] for record in records if record["status"] != "RUNNING"}
+        records = (record for record, _ in _records(self.path, 0))
+        return {record.run for record in records if record is not None and record.status != "RUNNING"}
 
     @property
     def sent(self) -> int:
         """How many bytes of the file MLflow has taken."""
-        try:
-            return int(self._sent_path.read_text())
-        except FileNotFoundError:
-            return 0
+        return _position(self.path, self._sent_path)
 
     def pending(self) -> Iterator[tuple[Record, int]]:
         """What is still to be sent, each with the mark to set once it was."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self.sent)
-            while line := file.readline():
-                if not line.endswith(b"\n"):
-                    return  # being written this moment
-                found: dict[str, Any] = json.loads(line)
-                yield Record(**found), file.tell()
+        for record, position in _records(self.path, self.sent):
+            if record is not None:  # what a damaged line said is passed on anew when the study goes on
+                yield record, position
 
     def mark(self, position: int) -> None:
         """Everything before a position was taken."""
@@ -111,3 +103,51 @@ class Outbox:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.truncate(self.path, whole)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """How much of an outbox MLflow has not taken.
+
+    Attributes:
+        damaged: lines among them that cannot be read.
+    """
+
+    records: int
+    damaged: int
+
+
+def look(path: Path) -> Waiting:
+    """What waits in an outbox that another process may be writing; changes nothing."""
+    readable = [record is not None for record, _ in _records(path, _position(path, path.with_name(path.name + _SENT)))]
+    return Waiting(sum(readable), len(readable) - sum(readable))
+
+
+def _records(path: Path, start: int) -> Iterator[tuple[Record | None, int]]:
+    """The whole lines from a position on, each with the position behind it; None where one is damaged."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(start)
+        while line := file.readline():
+            if not line.endswith(b"\n"):
+                return  # being written this moment
+            yield _record(line), file.tell()
+
+
+def _record(line: bytes) -> Record | None:
+    try:
+        return Record(**json.loads(line))
+    except (ValueError, TypeError):  # no JSON, or not the fields of a record
+        return None
+
+
+def _position(path: Path, sent_path: Path) -> int:
+    """What was taken; 0 where that cannot be told, since taking a record again changes nothing."""
+    try:
+        position = int(sent_path.read_text())
+        with path.open("rb") as file:
+            file.seek(max(0, position - 1))
+            return position if position > 0 and file.read(1) == b"\n" else 0
+    except (OSError, ValueError, OverflowError):
+        return 0

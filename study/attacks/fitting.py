@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from defenses.api import Outputs, Progress, StageRun, silent
+from defenses.files import canonical
 from defenses.seeds import SeedPart, derive_seed, generator
-from defenses.store import Store, canonical
+from defenses.store import Store
 from study.datasets.images import Images
 
 

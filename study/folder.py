@@ -1,0 +1,102 @@
+"""The folder of a study, for commands that look at it and run nothing: which there are, and what they were told."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from defenses.registry import UserError, nearest
+from study.config import PRESETS, Parser, StudyConfig, add_options, given_options, resolve
+
+SETTINGS, LEDGER, OUTBOX, POINTS = "study.json", "study.db", "outbox.jsonl", "points"
+
+
+def studies(out: Path) -> list[Path]:
+    """The folders of all studies, by name.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    try:
+        return sorted(path for path in out.iterdir() if any((path / name).is_file() for name in (SETTINGS, LEDGER)))
+    except OSError as error:
+        raise UserError(f"--out must be the folder of a study's results, got {out}: {error.strerror}") from error
+
+
+def find_study(out: Path, name: str) -> Path:
+    """The folder of one study.
+
+    Raises:
+        UserError: it does not exist; the message has the nearest name.
+    """
+    found = {path.name: path for path in studies(out)}
+    if name not in found:
+        raise UserError(
+            f"unknown study {name!r} in {out}: {nearest(name, found)}"
+            f"({'known: ' + ', '.join(found) if found else 'there is none'}; another folder is named with --out)"
+        )
+    return found[name]
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """What a study was started with: its options under ``settings``, and what the plan made of them.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    path = folder / SETTINGS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(found, dict) and isinstance(found["settings"], dict)):
+            raise TypeError("it holds no settings")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    return found
+
+
+def command(known: Mapping[str, Any], out: Path) -> str:
+    """The command that goes on with a study; empty where none of this version can.
+
+    Args:
+        known: as `read_settings` gives it.
+        out: the folder of all studies, as the user names it.
+    """
+    settings = {**known["settings"], "out": str(out)}
+    words = _options(settings)
+    parser = Parser(allow_abbrev=False, add_help=False)
+    add_options(parser, StudyConfig)
+    try:
+        config = resolve(StudyConfig, given_options(parser.parse_args(words), StudyConfig))
+    except UserError:
+        return ""
+    # What the options' text cannot say (an option made empty in a YAML file) would be refused as another study.
+    same = config.identity == known.get("identity") and config.name == settings.get("name")
+    return shlex.join(["python", "-m", "study.run", *words]) if same else ""
+
+
+def _options(settings: Mapping[str, Any]) -> list[str]:
+    """The options that differ from what the preset makes of a study."""
+    preset = settings.get("preset")
+    try:
+        usual = StudyConfig(**{**PRESETS.get(str(preset), {}), "preset": preset}).model_dump(mode="json")
+    except ValidationError:
+        return []
+    words = [] if preset == "smoke" else ["--preset", str(preset)]
+    always = ("space", "trials")
+    for name in dict.fromkeys((*always, *settings)):
+        value = settings.get(name)
+        if name == "preset" or value in (None, False) or (name not in always and value == usual.get(name)):
+            continue
+        words += ["--" + name.replace("_", "-"), *_words(value)]
+    return words
+
+
+def _words(value: Any) -> list[str]:
+    if value is True:
+        return []
+    if isinstance(value, dict):
+        return [f"{name}={text}" for name, text in value.items()]
+    return [str(part) for part in value] if isinstance(value, list) else [str(value)]

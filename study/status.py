@@ -1,0 +1,213 @@
+"""`python -m study.status [NAME]`: where a study stands. Reads its folder, starts nothing, disturbs no driver."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from defenses.registry import UserError
+from study.config import Parser
+from study.folder import find_study, studies
+from study.ledger_file import Trial
+from study.state import Progress, State, state_of
+from study.terminal import complain, number, say, table
+from tracking import names
+
+EXIT_BAD_INPUT = 2
+_SHOWN = 5  # failures and damaged files that are listed; --json has all
+
+_EPILOG = """\
+Safe while the study runs: nothing is written, and no lock is kept.
+Exit codes: 0 done, whatever state the study is in; 2 bad input, such as a study that does not exist.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    logging.basicConfig(level=logging.ERROR)  # what is damaged is told below, once
+    parser = Parser(
+        prog="python -m study.status",
+        description="Show where a study stands; without a name, one line for every study.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="of the study")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="folder of results [runs]")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    try:
+        namespace = parser.parse_args(arguments)
+        out = namespace.out or Path("runs")
+        if namespace.name is not None:
+            state = state_of(find_study(out, namespace.name), out)
+            say(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
+            return 0
+        found = [state_of(folder, out, records=False) for folder in studies(out)]
+        say(json.dumps([as_json(state) for state in found], indent=1) if namespace.json else overview(found, out))
+        return 0
+    except UserError as error:
+        complain(f"error: {error}")
+        return EXIT_BAD_INPUT
+
+
+def overview(found: Sequence[State], out: Path) -> str:
+    """One line a study."""
+    if not found:
+        return f"no study in {out}"
+    header = ["study", "state", "done", "of", "failed", "running", "left", "best", "to MLflow"]
+    return table(header, [_line(state) for state in found], left=2)
+
+
+def _line(state: State) -> list[str]:
+    counts = state.counts
+    best = " ".join(number(value, 4) for value in state.best[0].values or ()) if state.best else "-"
+    return [
+        state.folder.name,
+        state.word,
+        str(counts["complete"] + counts["pruned"]) if state.ledger else "?",
+        _known(state.planned),
+        str(counts["fail"]) if state.ledger else "?",
+        str(counts["running"]) if state.ledger else "?",
+        _known(state.left),
+        best,
+        str(state.outbox.records) if state.outbox.records else "-",
+    ]
+
+
+def _known(count: int | None) -> str:
+    return "?" if count is None else str(count)
+
+
+def describe(state: State) -> str:
+    """Everything about one study, in lines."""
+    parts = [
+        _headline(state),
+        _best(state),
+        _scenarios(state.scenarios),
+        _list("Running", [_running(state, trial) for trial in state.trials if trial.state == "running"]),
+        _list("Failed", [f"#{trial.number}: {_last_line(trial.reason)}" for trial in state.failures]),
+        _list("Cannot be read", state.damage),
+        "\n".join(line for line in (_waiting(state), _go_on(state)) if line),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _headline(state: State) -> str:
+    counts = state.counts
+    told = [f"{counts['complete']} done"]
+    told += [f"{counts['pruned']} stopped early"] if counts["pruned"] else []
+    told += [f"{counts['fail']} failed", f"{counts['running']} running"]
+    told += [f"{counts['lost']} lost and tried again"] if counts["lost"] else []
+    who = f"process {state.driver} runs it" if state.driver is not None else "nobody runs it"
+    if state.ledger is None:
+        return f"{state.folder.name}: {state.word}, {who}"
+    return (
+        f"{state.folder.name}: {state.word}, {who}\n"
+        f"{_known(state.planned)} trials: {', '.join(told)}; {_known(state.left)} left"
+    )
+
+
+def _best(state: State) -> str:
+    objective = state.known.get("objective") or state.known.get("settings", {}).get("objective") or "objective"
+    lines = []
+    for trial in state.best:
+        values = " ".join(number(value, 4) for value in trial.values or ())
+        point = ", ".join(f"{name} {_value(value)}" for name, value in trial.point.items())
+        lines.append(f"#{trial.number}{' (paper default)' if trial.paper_default else ''}, {objective} {values}")
+        lines += [f"  {point}"] if point else []
+    return "Best: " + "\n".join(lines) if lines else "No trial has finished yet" if state.ledger else ""
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _scenarios(found: Sequence[Progress]) -> str:
+    columns = (names.TPR, names.FPR, names.CA, names.ASR)
+    rows = []
+    for progress in found:
+        label = progress.name + (" ATTACK FAILED" if progress.attack_failed else "")
+        undefended = [_metric(progress.undefended, name) for name in (names.CA_UNDEFENDED, names.ASR_UNDEFENDED)]
+        rows.append([label, str(progress.judged), *undefended, *(_metric(progress.best, name) for name in columns)])
+    header = ["scenario", "judged", "CA undefended", "ASR undefended", *(f"best {name.upper()}" for name in columns)]
+    return table(header, rows) if rows else ""
+
+
+def _metric(metrics: Mapping[str, float | None], name: str) -> str:
+    return number(metrics.get(name))
+
+
+def _running(state: State, trial: Trial) -> str:
+    known = state.known.get("scenarios")
+    of = f" of {len(known)}" if isinstance(known, list) else ""
+    text = f"#{trial.number}: {len(state.judged.get(trial.key, []))}{of} scenarios judged"
+    return text if state.driver is not None else f"{text}, then interrupted; what is judged is kept"
+
+
+def _last_line(text: str) -> str:
+    """The reason of a failure; of a traceback, what was raised."""
+    return (text.strip().splitlines() or ["no reason is known"])[-1]
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    more = [f"  and {len(lines) - _SHOWN} more (--json has them)"] if len(lines) > _SHOWN else []
+    return "\n".join([f"{title}:", *(f"  {line}" for line in lines[:_SHOWN]), *more]) if lines else ""
+
+
+def _waiting(state: State) -> str:
+    if not state.outbox.records:
+        return ""
+    what = f"{state.outbox.records} records wait for MLflow"
+    if state.driver is not None:
+        return f"{what}; the driver sends them"
+    out = "" if state.folder.parent == Path("runs") else f" --out {state.folder.parent}"
+    return f"{what}; to send them:  python -m study.sync {state.folder.name}{out}"
+
+
+def _go_on(state: State) -> str:
+    if state.driver is not None or not state.known:
+        return ""
+    if not state.go_on:
+        return "This version makes another study of its settings (study.json), so it cannot go on with it."
+    return f"{'A larger --trials extends it' if state.left == 0 else 'To go on'}:  {state.go_on}"
+
+
+def as_json(state: State) -> dict[str, Any]:
+    """The same for machines; ``null`` is what nobody knows."""
+    counts = state.counts if state.ledger else None
+    states = ("complete", "pruned", "fail", "running", "waiting", "lost")
+    return {
+        "name": state.folder.name,
+        "folder": str(state.folder.resolve()),
+        "state": state.word,
+        "driver": state.driver,
+        "trials": {"planned": state.planned, "left": state.left}
+        | {name: None if counts is None else counts[name] for name in states},
+        "objective": state.known.get("objective"),
+        "directions": list(state.ledger.directions) if state.ledger else None,
+        "best": [_trial(trial) for trial in state.best],
+        "running": [
+            {"number": trial.number, "key": trial.key, "judged": state.judged.get(trial.key, [])}
+            for trial in state.trials
+            if trial.state == "running"
+        ],
+        "failures": [{"number": trial.number, "reason": trial.reason} for trial in state.failures],
+        "scenarios": [vars(progress) for progress in state.scenarios],
+        "outbox": vars(state.outbox),
+        "damage": list(state.damage),
+        "go_on": state.go_on or None,
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "values": trial.values,
+        "point": trial.point,
+        "paper_default": trial.paper_default,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
