@@ -11,9 +11,8 @@ from defenses.store import write_atomic
 from study import engine
 from study.book import NO_ATTACK, Book
 from study.config import NOT_IDENTITY
-from study.objective import direction
 from study.plan import Plan
-from study.search import Ledger, sqlite_url
+from study.search import Ledger, Row, sqlite_url
 from study.summary import Summary
 from study.terminal import Bar, complain, say
 from study.version import code_version
@@ -44,11 +43,12 @@ class Session:
             folder / "study.db",
             config.study_name,
             plan.space,
-            direction(plan.objective),
+            plan.goal.directions,
             config.sampler,
             config.search_seed,
             config.trials,
             plan.point_key,
+            plan.grid,
         )
         self.swept = self.ledger.sweep(self.book.outcome)
         self.ledger.enqueue_default(plan.default_point)
@@ -141,7 +141,7 @@ class Session:
 
     def _settle(self, number: int, key: str, error: str) -> None:
         row = self.book.settle(self.ledger, number, key, error)
-        shown = f"#{number} {self.plan.objective} {row.value:.4f}" if row.value is not None else f"#{number} failed"
+        shown = f"#{number} {self.plan.goal.describe(row.values)}" if row.values else f"#{number} failed"
         best = self._show_best()
         assert self._bar is not None
         self._bar.advance(1, f"{shown}, {best}")
@@ -149,12 +149,17 @@ class Session:
             self._brake.pulled = True
 
     def _show_best(self) -> str:
-        best = self.ledger.best()
+        front = self.ledger.front()
         hits = f", {self.book.hits} of {self.book.stages} stages from the store" if self.book.stages else ""
-        text = f"best {best.value:.4f} (#{best.number}){hits}" if best else "no result yet"
+        text = f"{self._best_text(front)}{hits}" if front else "no result yet"
         assert self._bar is not None
         self._bar.note(text)
         return text
+
+    def _best_text(self, front: Sequence[Row]) -> str:
+        if len(self.plan.goal.objectives) > 1:
+            return f"Pareto front of {len(front)}"
+        return f"best {front[0].value:.4f} (#{front[0].number})"
 
     def close(self, status: str, flush_seconds: float) -> None:
         """Writes the summary, tells MLflow, and waits for it a little."""
@@ -163,7 +168,7 @@ class Session:
         folder.mkdir(exist_ok=True)
         (folder / names.SUMMARY_TXT).write_text(summary.text() + "\n")
         (folder / names.RESULTS_CSV).write_text(summary.csv())
-        best = f"#{summary.best.number}" if summary.best else "none"
+        best = " ".join(f"#{row.number}" for row in summary.front) or "none"
         self.book.close_study(status, summary.metrics(), folder, summary.text(), best)
         say(f"\n{summary.text()}")
         self._sent = self._sender.close(flush_seconds)
