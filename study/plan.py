@@ -224,6 +224,8 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     images = cached_images(environment.dataset)
     check_scenarios(scenarios, images, environment)
     goal = goal_of(config, defense, measurable(scenarios, images))
+    for scenario in scenarios if config.per_scenario else ():  # each has a search of its own, for what it tells
+        goal_of(config, defense, measurable((scenario,), images))
     builds = shared_builds(scenarios, defense, space, base, environment)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
     grid = grid_of(config, space)
@@ -237,6 +239,11 @@ def goal_of(config: StudyConfig, defense: type[Defense], known: frozenset[str]) 
     told = parse_objectives(config.objective) if config.objective else (default_objective(config, defense, known),)
     for objective in told:
         check_objective(objective, config.until, defense, known)
+    if config.per_scenario and config.aggregate != "mean":
+        raise UserError(
+            f"--aggregate {config.aggregate} changes nothing with --per-scenario, where each study has one scenario: "
+            "leave one of the two out"
+        )
     return Goal(told, config.aggregate)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.space import significant
@@ -15,6 +15,7 @@ from study.terminal import number, table
 from tracking import names
 
 _COLUMNS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
+_SCENARIO_HEADER = ["scenario", "model", *(name.upper() for name in _COLUMNS)]
 
 
 class Summary:
@@ -40,7 +41,7 @@ class Summary:
             return "no trial has finished yet"
         points = self._front_table() if self._several else self._point_table(self.front[0])
         parts = [self._headline(), points, self._scenario_table()]
-        notes = self._notes()
+        notes = self.notes()
         return "\n\n".join([*parts, *([notes] if notes else [])])
 
     @property
@@ -81,29 +82,34 @@ class Summary:
         fields = list(self.plan.space.ranges)
         rows = [
             [name, *(number(value, 4) for value in row.values), *(significant(row.point[field]) for field in fields)]
-            for row, name in self._shown()
+            for row, name in self.shown()
         ]
         symbols = [config_type.symbol(field) for field in fields]
         return table(["trial", *self.plan.goal.objectives, *symbols], rows)
 
-    def _shown(self) -> list[tuple[Row, str]]:
+    def shown(self) -> list[tuple[Row, str]]:
         """The paper's default, then the best trial, or every one on the front."""
         default = [(self.default, "paper default")] if self.default is not None else []
         return default + [(row, f"{'front' if self._several else 'best'} (#{row.number})") for row in self.front]
 
     def _scenario_table(self) -> str:
+        rows = self.scenario_rows()
+        if len(self.plan.scenarios) > 1:
+            label = f"{self.plan.goal.how} of all"
+            for row, name in self.shown():
+                rows.append([label, name, *self._cells(self._together(row))])
+                label = ""
+        return table(_SCENARIO_HEADER, rows, left=2)
+
+    def scenario_rows(self) -> list[list[str]]:
+        """A line for each scenario and model that is compared on it."""
         rows: list[list[str]] = []
         for scenario in self.plan.scenarios:
             label = scenario.name + (" ATTACK FAILED" if scenario.name in self.attack_failures() else "")
             rows.append([label, "undefended", *self._cells(self._undefended_metrics(scenario.name))])
             for row, name in self._compared(scenario.name):
                 rows.append(["", name, *self._cells(self._metrics(row, scenario.name))])
-        if len(self.plan.scenarios) > 1:
-            label = f"{self.plan.goal.how} of all"
-            for row, name in self._shown():
-                rows.append([label, name, *self._cells(self._together(row))])
-                label = ""
-        return table(["scenario", "model", *(name.upper() for name in _COLUMNS)], rows, left=2)
+        return rows
 
     def _metrics(self, row: Row, scenario: str) -> Mapping[str, float | None]:
         """What a trial gave on a scenario; nothing when its record was damaged since."""
@@ -121,7 +127,7 @@ class Summary:
 
     def _compared(self, scenario: str) -> list[tuple[Row, str]]:
         """The rows that a scenario shows: the paper's default, the best over all, and its own best if another one."""
-        shown = self._shown()
+        shown = self.shown()
         own = None if self._several else self._own_best(scenario)
         if own is not None and own.number not in {row.number for row, _ in shown}:
             shown.append((own, f"its own best (#{own.number})"))
@@ -140,8 +146,9 @@ class Summary:
     def _cells(self, metrics: Mapping[str, float | None]) -> list[str]:
         return [number(metrics.get(name)) for name in _COLUMNS]
 
-    def _notes(self) -> str:
-        lines = []
+    def notes(self) -> str:
+        """What a reader should know besides, a line each."""
+        lines = [] if self.front else ["no trial has finished"]
         failed = self.attack_failures()
         if failed:
             lines.append(
@@ -215,3 +222,31 @@ class Summary:
                 together = self._together(row)
                 found |= {f"{prefix}/{name}": v for name in _COLUMNS if (v := together.get(name)) is not None}
         return found
+
+
+def joint_text(summaries: Sequence[Summary]) -> str:
+    """The tables of studies that share a space, each of one scenario."""
+    finished = [summary for summary in summaries if summary.front]
+    if not finished:
+        return "no trial has finished yet"
+    plan = finished[0].plan
+    fields = list(plan.space.ranges)
+    points = [
+        [
+            summary.plan.scenarios[0].name if first else "",
+            name,
+            *(significant(row.point[field]) for field in fields),
+            summary.plan.goal.describe(row.values),
+        ]
+        for summary in finished
+        for first, (row, name) in zip([True, *[False] * len(summary.rows)], summary.shown(), strict=False)
+    ]
+    symbols = [plan.defense.config_type.symbol(field) for field in fields]
+    parts = [
+        f"Each scenario's own best, of {', '.join(str(len(summary.rows)) for summary in summaries)} trials "
+        "(oracles: they are computed from ground truth that a defender does not have)",
+        table(["scenario", "trial", *symbols, "objective"], points, left=2),
+        table(_SCENARIO_HEADER, [row for summary in finished for row in summary.scenario_rows()], left=2),
+    ]
+    notes = [f"{summary.plan.scenarios[0].name}: {note}" for summary in summaries if (note := summary.notes())]
+    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
