@@ -8,7 +8,7 @@ Optuna leaves its trial running for ever.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ KEY, REASON, RETRY_OF, PAPER_DEFAULT = "point_key", "reason", "retry_of", "paper
 _STARTUP_SHARE = 0.4  # of the planned trials: TPE needs some to learn from, and a short study must still learn
 LOST = "the study was stopped while this trial ran"
 
+_CHILDREN = 20  # that NSGA-II may draw for one that is new
 _GENERATIONS = 5  # that the planned trials are to make at least: NSGA-II learns between generations alone
 
 Outcome = tuple[float | tuple[float | None, ...] | None, str]
@@ -57,11 +58,7 @@ class GridSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The next point."""
-        tried = {
-            tuple(point[name] for name in self._grid.values)
-            for other in study.get_trials(deepcopy=False)
-            if other.number != trial.number and set(point := _point(other)) == set(self._grid.values)
-        }
+        tried = _tried(study, trial, self._grid.values)
         points = self._grid.points(self._seed)
         return next((point for point in points if tuple(point.values()) not in tried), {})
 
@@ -70,6 +67,27 @@ class GridSampler(BaseSampler):
     ) -> Any:
         """A study asks for no more points than the grid has."""
         raise RuntimeError(f"the grid of {self._grid.size} points is used up")
+
+
+class FreshNSGA2(NSGAIISampler):
+    """NSGA-II without copies: a child that equals an earlier point would tell nothing, since trials repeat exactly."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A child that no trial has had; after some tries none, and the point is drawn at random."""
+        tried = _tried(study, trial, search_space)
+        for _ in range(_CHILDREN):
+            child = super().sample_relative(study, trial, search_space)
+            if tuple(child.get(name) for name in search_space) not in tried:
+                return child
+        return {}
+
+
+def _tried(study: optuna.Study, trial: FrozenTrial, fields: Collection[str]) -> set[tuple[Any, ...]]:
+    """The points that other trials have or are queued with."""
+    points = [_point(other) for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+    return {tuple(point[name] for name in fields) for point in points if point.keys() == set(fields)}
 
 
 def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
@@ -81,7 +99,7 @@ def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
         if name == "qmc":
             return QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
         if name == "nsga2":
-            return NSGAIISampler(population_size=min(50, max(4, planned // _GENERATIONS)), seed=seed)
+            return FreshNSGA2(population_size=min(50, max(4, planned // _GENERATIONS)), seed=seed)
         startup = max(4, round(planned * _STARTUP_SHARE))
         return TPESampler(
             seed=seed,
