@@ -157,7 +157,7 @@ def test_every_sampler_takes_several_objectives_and_goes_on_after_a_kill(
         assert ledger.sweep(lambda _: None) == (0, 1 if start else 0)
         for step in range(start, start + 8):
             number, point, _ = ledger.ask()
-            points.append(point["beta"])
+            points.append(tuple(point.values()))
             ledger.tell(number, ((point["beta"], point["beta"] ** 2), "") if step % 5 else (None, "broken"))
         ledger.ask()  # and then the driver is killed
     assert len(set(points)) == 16
