@@ -63,10 +63,12 @@ class Book:
         records = self.scenarios(key)
         if records is None:
             return None
-        found = aggregate(records)
-        value = found.metrics.get(self.plan.objective)
-        reason = NO_ATTACK if found.counted == 0 else f"{self.plan.objective} is undefined on every scenario"
-        return value, "" if value is not None else reason
+        if all(record.attack_failed for record in records):
+            return None, NO_ATTACK
+        values = self.plan.goal.values(records)
+        undefined = [name for name, value in zip(self.plan.goal.objectives, values, strict=True) if value is None]
+        reason = f"{' and '.join(undefined)} is undefined on every scenario" if undefined else ""
+        return values[0] if len(values) == 1 else values, reason
 
     def open_study(self, settings: dict[str, Any]) -> None:
         """Tells MLflow of the study. What may change when it goes on is a tag: MLflow never changes a param."""
@@ -146,8 +148,8 @@ class Book:
         folder.mkdir(parents=True, exist_ok=True)
         config = dataclasses.asdict(self.plan.full_config(row.point))
         (folder / names.CONFIG_YAML).write_text(yaml.safe_dump(_plain(config), sort_keys=False))
-        found = aggregate(records).metrics
-        metrics = {names.OBJECTIVE: row.value} if row.value is not None else {}
+        found = aggregate(records, self.plan.goal.how).metrics
+        metrics = dict(zip(self.plan.goal.labels, row.values, strict=False))  # none when the trial failed
         tags = {names.TAG_PAPER_DEFAULT: str(row.paper_default).lower(), names.TAG_CODE: code_version()}
         if row.reason:
             tags[names.TAG_NOTE] = row.reason[:2000]

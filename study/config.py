@@ -31,6 +31,14 @@ def _name(value: str | None) -> str | None:
     return value
 
 
+def _objectives(value: str | None) -> str | None:
+    if value is None:
+        return None
+    from study.objective import parse_objectives  # late: it reads arrays
+
+    return ",".join(parse_objectives(value))  # without directions: asr and asr:min are the same study
+
+
 M = TypeVar("M", bound="CellConfig")
 PoisonRate = Annotated[float, AfterValidator(_rate)]
 
@@ -75,8 +83,17 @@ class StudyConfig(CellConfig):
     )
     seeds: tuple[int, ...] = Field((0,), description="seeds of the scenarios", min_length=1)
     trials: int = Field(10, description="configurations to try; raising it extends a study", ge=1)
-    objective: str | None = Field(None, description="what is maximised or minimised, averaged over scenarios")
-    sampler: Literal["tpe", "random", "qmc"] = Field("tpe", description="tpe searches; qmc and random cover the space")
+    objective: Annotated[str | None, AfterValidator(_objectives)] = Field(
+        None, description="what is maximised or minimised; several make a Pareto front: asr:min,ca:max"
+    )
+    aggregate: Literal["mean", "worst"] = Field("mean", description="over scenarios, or the worst one by the objective")
+    per_scenario: bool = Field(False, description="search each scenario's own best, each in a study of its own")
+    sampler: Literal["tpe", "nsga2", "random", "qmc", "grid"] = Field(
+        "tpe", description="tpe and nsga2 search; qmc, random and grid cover the space"
+    )
+    resolution: dict[str, Annotated[int, Field(ge=2)]] = Field(
+        {}, description="points that the grid has along a field's range"
+    )
     search_seed: int = Field(0, description="seed of the sampler")
     cpus_per_trial: float = Field(1.0, description="CPU cores a trial", gt=0, allow_inf_nan=False)
     gpus_per_trial: float | None = Field(
@@ -153,12 +170,15 @@ def resolve(model: type[M], given: Mapping[str, Any], file: Path | None = None) 
     of_preset = PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # any other is refused below, by the model
     base = {key: value for key, value in of_preset.items() if key in model.model_fields}
     merged = {**base, **from_file, **given}
-    if "set" in from_file and "set" in given:
-        merged["set"] = {**from_file["set"], **given["set"]}
+    for name in from_file.keys() & given.keys():
+        if isinstance(from_file[name], dict) and isinstance(given[name], dict):
+            merged[name] = {**from_file[name], **given[name]}
     try:
-        return model(**merged)
+        config = model(**merged)
     except ValidationError as error:
         raise UserError(_explain(error, model)) from error
+    config.model_fields_set.intersection_update([*from_file, *given])  # what a preset fills in is nobody's wish
+    return config
 
 
 def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
@@ -215,6 +235,10 @@ def _is_tuple(annotation: Any) -> bool:
     return typing.get_origin(annotation) is tuple
 
 
+def _is_dict(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is dict
+
+
 def _plain_type(annotation: Any) -> Any:
     """The type of one value: without None, without a tuple around it, without annotations."""
     if typing.get_origin(annotation) is Annotated:
@@ -242,8 +266,9 @@ def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None
         option = "--" + name.replace("_", "-")
         kind = _plain_type(declared.annotation)
         text = (declared.description or "").replace("%", "%%") + _default_text(declared.default)
-        if name == "set":
-            parser.add_argument(option, nargs="+", action="extend", metavar="FIELD=VALUE", help=text)
+        if _is_dict(declared.annotation):
+            metavar = f"FIELD={'VALUE' if name == 'set' else 'N'}"
+            parser.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
         elif kind is bool:
             parser.add_argument(option, action="store_true", default=None, help=text)
         elif typing.get_origin(kind) is Literal:
@@ -261,18 +286,18 @@ def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict
         value = getattr(namespace, name, None)
         if value is None:
             continue
-        if name == "set":
-            value = dict(_assignment(text) for text in value)
+        if _is_dict(declared.annotation):
+            value = dict(_assignment(text, name) for text in value)
         elif _is_tuple(declared.annotation):
             value = [part for text in value for part in text.split(",") if part]
         found[name] = value
     return found
 
 
-def _assignment(text: str) -> tuple[str, str]:
+def _assignment(text: str, option: str) -> tuple[str, str]:
     field, separator, value = text.partition("=")
     if not separator or not field:
-        raise UserError(f"--set takes FIELD=VALUE, such as rounds=5, got {text!r}")
+        raise UserError(f"--{option} takes FIELD=VALUE, such as rounds=5, got {text!r}")
     return field.strip(), value.strip()
 
 

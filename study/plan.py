@@ -17,8 +17,10 @@ from search_spaces.space import SearchSpace, Value, finite_values
 from study.attacks import ATTACKS
 from study.attacks.groups import expand
 from study.cell import Environment, cached_images
-from study.config import PRESETS, CellConfig, StudyConfig
+from study.config import CellConfig, StudyConfig
 from study.datasets import DATASETS, DatasetSpec
+from study.grid import Grid, make_grid
+from study.objective import Goal, check_objective, measurable, parse_objectives
 from study.preflight import check_scenarios
 from study.scenario import Scenario
 from tracking import names
@@ -58,8 +60,9 @@ class Plan:
         space: the searched space, without fields that the user set.
         base: fields of the defense's Config that all trials share: the preset's, then the user's.
         data_keys: of the scenarios' poisoned data: a file's name does not say what lies in it today.
-        objective: metric name.
+        goal: what it searches for.
         gpus: a trial's.
+        grid: what the sampler ``grid`` goes through; None for every other one.
     """
 
     config: StudyConfig
@@ -69,8 +72,14 @@ class Plan:
     scenarios: tuple[Scenario, ...]
     data_keys: tuple[str, ...]
     builds: tuple[Build, ...]
-    objective: str
+    goal: Goal
     gpus: float
+    grid: Grid | None = None
+
+    @property
+    def objective(self) -> str:
+        """What it searches for, in a few words."""
+        return self.goal.text
 
     @property
     def defense(self) -> type[Defense]:
@@ -175,9 +184,7 @@ def scenarios_of(config: StudyConfig) -> tuple[Scenario, ...]:
 
 def _sets_rates(config: StudyConfig) -> bool:
     """Whether somebody asked for poison rates; the preset's own are no wish."""
-    return "poison_rates" in config.model_fields_set and config.poison_rates != PRESETS[config.preset].get(
-        "poison_rates"
-    )
+    return "poison_rates" in config.model_fields_set
 
 
 def scenario_of(attack: str, poison_rate: float, seed: int, config: CellConfig) -> Scenario:
@@ -188,8 +195,6 @@ def scenario_of(attack: str, poison_rate: float, seed: int, config: CellConfig) 
 
 def default_objective(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> str:
     """The objective that suits what a study measures; `known` as `measurable` gives it."""
-    if config.objective:
-        return config.objective
     flags = defense.flagged is not None and names.FPR in known
     if flags and config.until == "isolate":
         return names.ISOLATION_SCORE if names.TPR in known else names.FPR
@@ -208,8 +213,6 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     Raises:
         UserError: anything in the configuration that cannot work.
     """
-    from study.objective import check_objective, measurable
-
     space = space_of(config)
     base = fixed_fields(config, space)
     defense = DEFENSES[space.defense]
@@ -220,12 +223,49 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     scenarios = scenarios_of(config)
     images = cached_images(environment.dataset)
     check_scenarios(scenarios, images, environment)
-    known = measurable(scenarios, images)
-    objective = default_objective(config, defense, known)
-    check_objective(objective, config.until, defense, known)
+    goal = goal_of(config, defense, measurable(scenarios, images))
+    for scenario in scenarios if config.per_scenario else ():  # each has a search of its own, for what it tells
+        goal_of(config, defense, measurable((scenario,), images))
     builds = shared_builds(scenarios, defense, space, base, environment)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
-    return Plan(config, environment, space, base, scenarios, data_keys, builds, objective, gpus)
+    grid = grid_of(config, space)
+    if grid is not None:
+        config = config.model_copy(update={"trials": trials_of(grid, config, space, base)})
+    return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid)
+
+
+def goal_of(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> Goal:
+    """What a study searches for: what it was told, or what suits it; `known` as `measurable` gives it."""
+    told = parse_objectives(config.objective) if config.objective else (default_objective(config, defense, known),)
+    for objective in told:
+        check_objective(objective, config.until, defense, known)
+    if config.per_scenario and config.aggregate != "mean":
+        raise UserError(
+            f"--aggregate {config.aggregate} changes nothing with --per-scenario, where each study has one scenario: "
+            "leave one of the two out"
+        )
+    return Goal(told, config.aggregate)
+
+
+def grid_of(config: StudyConfig, space: SearchSpace) -> Grid | None:
+    """The grid of a study whose sampler goes through one."""
+    if config.sampler == "grid":
+        return make_grid(space, config.resolution)
+    if config.resolution:
+        raise UserError(
+            f"--resolution changes nothing with --sampler {config.sampler}: leave it out, or use --sampler grid"
+        )
+    return None
+
+
+def trials_of(grid: Grid, config: StudyConfig, space: SearchSpace, base: Mapping[str, Any]) -> int:
+    """The trials of a study on a grid: its points, and the paper's default beside them where it is none of them.
+
+    Fewer when somebody asked for fewer; the preset's number is no wish.
+    """
+    default = space.default(DEFENSES[space.defense].config_type.from_mapping(base))
+    whole = grid.size + (default not in grid)
+    return min(whole, config.trials) if "trials" in config.model_fields_set else whole
 
 
 def shared_builds(

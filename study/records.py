@@ -35,7 +35,7 @@ class ScenarioRecord:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A finished trial: its point and all its scenarios, or why it failed."""
+    """A finished trial: its point and all its scenarios in the order in which they were judged, or why it failed."""
 
     key: str
     point: dict[str, Any]

@@ -111,10 +111,11 @@ def _study(config: StudyConfig) -> int:
     signal.signal(signal.SIGTERM, _terminate)
 
     from study.lock import study_lock
+    from study.per_scenario import PerScenario
     from study.session import Session
 
     with study_lock(folder, config.study_name):
-        session = Session(plan, folder, out)
+        session = PerScenario(plan, folder, out) if config.per_scenario else Session(plan, folder, out)
         code = _run(session, config)
         say(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")
     if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):

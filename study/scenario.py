@@ -1,7 +1,9 @@
 """A scenario: one dataset, poisoned by one attack at one rate with one seed, to be defended with one network."""
 
 import hashlib
+import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +69,16 @@ class Scenario:
     def key(self, images: Images) -> str:
         """The poisoned data's key in the store."""
         return hashlib.sha256(canonical(self.identity(images)).encode()).hexdigest()
+
+
+def order_of(scenarios: Sequence[Scenario], key: str) -> list[Scenario]:
+    """The scenarios in the order of a trial: drawn from its key, so that it is the same when the trial starts again.
+
+    In one fixed order what all trials are judged on first, and stopped for, would always be the same.
+    """
+    found = list(scenarios)
+    random.Random(derive_seed("order of scenarios", key)).shuffle(found)
+    return found
 
 
 def _attack_name(attack: str) -> str:

@@ -8,34 +8,92 @@ Optuna leaves its trial running for ever.
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from defenses.seeds import derive_seed
 from search_spaces.space import SearchSpace, Value
+from study.grid import Grid
 from study.ledger_file import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, is_finished
+from study.objective import Direction, pareto_front
 from study.target import sqlite_url
 
 _STARTUP_SHARE = 0.4  # of the planned trials: TPE needs some to learn from, and a short study must still learn
 
-Outcome = tuple[float | None, str]
-"""An objective, or None and why there is none."""
+_CHILDREN = 20  # that NSGA-II may draw for one that is new
+_GENERATIONS = 5  # that the planned trials are to make at least: NSGA-II learns between generations alone
+
+Outcome = tuple[float | tuple[float | None, ...] | None, str]
+"""An objective (of several, a tuple), or None and why there is none."""
+
+
+class GridSampler(BaseSampler):
+    """Proposes each point of a grid that no trial has had yet. Knows nothing but the ledger, so a kill loses nothing.
+
+    Args:
+        seed: of the order, the same whenever the study goes on.
+    """
+
+    def __init__(self, space: SearchSpace, grid: Grid, seed: int) -> None:
+        self._space, self._grid, self._seed = space, grid, seed
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All fields."""
+        return self._space.distributions()
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The next point."""
+        tried = _tried(study, trial, self._grid.values)
+        points = self._grid.points(self._seed)
+        return next((point for point in points if tuple(point.values()) not in tried), {})
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A study asks for no more points than the grid has."""
+        raise RuntimeError(f"the grid of {self._grid.size} points is used up")
+
+
+class FreshNSGA2(NSGAIISampler):
+    """NSGA-II without copies: a child that equals an earlier point would tell nothing, since trials repeat exactly."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A child that no trial has had; after some tries none, and the point is drawn at random."""
+        tried = _tried(study, trial, search_space)
+        for _ in range(_CHILDREN):
+            child = super().sample_relative(study, trial, search_space)
+            if tuple(child.get(name) for name in search_space) not in tried:
+                return child
+        return {}
+
+
+def _tried(study: optuna.Study, trial: FrozenTrial, fields: Collection[str]) -> set[tuple[Any, ...]]:
+    """The points that other trials have or are queued with."""
+    points = [_point(other) for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+    return {tuple(point[name] for name in fields) for point in points if point.keys() == set(fields)}
 
 
 def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
-    """TPE to search; random or quasi-Monte-Carlo to cover the space evenly, which sensitivity analysis needs."""
+    """TPE or NSGA-II to search; random or quasi-Monte-Carlo to cover the space, which sensitivity analysis needs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "random":
             return RandomSampler(seed=seed)
         if name == "qmc":
             return QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
+        if name == "nsga2":
+            return FreshNSGA2(population_size=min(50, max(4, planned // _GENERATIONS)), seed=seed)
         startup = max(4, round(planned * _STARTUP_SHARE))
         return TPESampler(
             seed=seed,
@@ -47,15 +105,24 @@ def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
 
 @dataclass(frozen=True)
 class Row:
-    """One trial of the ledger."""
+    """One trial of the ledger.
+
+    Attributes:
+        values: the objectives; empty unless the trial is complete.
+    """
 
     number: int
     state: str
     point: dict[str, Any]
     key: str
-    value: float | None
+    values: tuple[float, ...]
     reason: str
     paper_default: bool
+
+    @property
+    def value(self) -> float | None:
+        """The objective, the first of several; None unless the trial is complete."""
+        return self.values[0] if self.values else None
 
 
 class Ledger:
@@ -65,9 +132,10 @@ class Ledger:
         path: of the sqlite file; made when it is missing.
         name: of the study.
         space: what is searched.
-        direction: ``maximize`` or ``minimize``.
+        directions: ``maximize`` or ``minimize``, one for each objective.
         sampler, seed, planned: see `make_sampler`.
         key_of: point -> the name of its trial.
+        grid: what the sampler ``grid`` goes through.
     """
 
     def __init__(
@@ -75,16 +143,23 @@ class Ledger:
         path: Path,
         name: str,
         space: SearchSpace,
-        direction: Literal["minimize", "maximize"],
+        directions: Direction | Sequence[Direction],
         sampler: str,
         seed: int,
         planned: int,
         key_of: Callable[[Mapping[str, Any]], str],
+        grid: Grid | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._key_of = space, key_of
+        self._directions: list[Direction] = [directions] if isinstance(directions, str) else [*directions]
         storage = optuna.storages.RDBStorage(sqlite_url(path))
-        self._study = optuna.create_study(study_name=name, storage=storage, direction=direction, load_if_exists=True)
+        self._study = optuna.create_study(
+            study_name=name, storage=storage, directions=self._directions, load_if_exists=True
+        )
+        if grid is not None:
+            self._study.sampler = GridSampler(space, grid, derive_seed(seed, "grid"))
+            return
         # A resumed sampler must not repeat the suggestions that its first run started with.
         told = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = make_sampler(sampler, derive_seed(seed, "sampler", told) % 2**32, planned)
@@ -104,7 +179,7 @@ class Ledger:
         ingested = queued = 0
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # A trial that was stopped before its first suggestion holds only what it was queued with.
-            point = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            point = _point(trial)
             if set(point) != set(self._space.ranges):
                 self._fail(trial.number, LOST)
                 continue
@@ -153,12 +228,19 @@ class Ledger:
         return trial.number, point, key
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Settles a trial. An objective that is not a finite number is a failure with its reason."""
-        value, reason = outcome
-        if value is None or not isinstance(value, int | float) or not math.isfinite(value):
-            self._fail(number, reason or f"the objective must be a finite number, got {value!r}")
+        """Settles a trial. An objective that is missing or not a finite number is a failure with its reason."""
+        found, reason = outcome
+        values = found if isinstance(found, tuple) else (found,)
+        finite = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+        if len(finite) < len(values):
+            wanted = (
+                "the objective must be a finite number" if len(values) == 1 else "objectives must be finite numbers"
+            )
+            self._fail(number, reason or f"{wanted}, got {', '.join(map(repr, values))}")
+        elif len(values) != len(self._directions):
+            self._fail(number, f"this study has {len(self._directions)} objectives, got {len(values)} values")
         elif self._state(number) == TrialState.RUNNING:
-            self._study.tell(number, float(value))
+            self._study.tell(number, finite)
 
     def _fail(self, number: int, reason: str) -> None:
         if self._state(number) == TrialState.RUNNING:
@@ -175,21 +257,29 @@ class Ledger:
         return [_row(trial, self._reason(trial.number)) for trial in trials if trial.state != TrialState.WAITING]
 
     def best(self) -> Row | None:
-        """The complete trial with the best objective; of equals, the earliest."""
-        complete = [row for row in self.rows() if row.value is not None]
-        if not complete:
-            return None
-        sign = 1 if self._study.direction == optuna.study.StudyDirection.MAXIMIZE else -1
-        return max(complete, key=lambda row: (sign * (row.value or 0.0), -row.number))
+        """The complete trial with the best objective; of equals, the earliest. Several objectives have no best."""
+        front = self.front()
+        return front[0] if front and len(self._directions) == 1 else None
+
+    def front(self) -> list[Row]:
+        """The complete trials that no other beats in all objectives; of equals, the earliest. In their order."""
+        complete = [row for row in self.rows() if row.values]
+        return [complete[position] for position in pareto_front([row.values for row in complete], self._directions)]
+
+
+def _point(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's point, or that part of it which is settled."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _row(trial: FrozenTrial, reason: str) -> Row:
+    values = tuple(trial.values) if trial.state == TrialState.COMPLETE else ()
     return Row(
         number=trial.number,
         state=trial.state.name.lower(),
         point=dict(trial.params),
         key=trial.user_attrs.get(KEY, ""),
-        value=trial.value if trial.state == TrialState.COMPLETE else None,
+        values=values,
         reason=reason,
         paper_default=bool(trial.user_attrs.get(PAPER_DEFAULT)),
     )

@@ -11,9 +11,8 @@ from defenses.registry import UserError
 from study import engine
 from study.book import NO_ATTACK, Book
 from study.config import NOT_IDENTITY
-from study.objective import direction
 from study.plan import Plan
-from study.search import Ledger
+from study.search import Ledger, Row
 from study.summary import Summary
 from study.target import tracking_target
 from study.terminal import Bar, complain, say
@@ -36,7 +35,7 @@ class Session:
         self.plan, self.folder = plan, folder
         config = plan.config
         self._settings = config.model_dump(mode="json")
-        self._check_same_study()
+        check_same_study(plan, folder)
         target = tracking_target(config.tracking_uri, config.space, out)
         self.uri = target.uri
         outbox = Outbox(folder / "outbox.jsonl")
@@ -45,46 +44,21 @@ class Session:
             folder / "study.db",
             config.study_name,
             plan.space,
-            direction(plan.objective),
+            plan.goal.directions,
             config.sampler,
             config.search_seed,
             config.trials,
             plan.point_key,
+            plan.grid,
         )
         self.swept = self.ledger.sweep(self.book.outcome)
         self.ledger.enqueue_default(plan.default_point)
         self.book.open_study(self._settings)
         self.book.catch_up(self.ledger)
         self._sender = Sender(outbox, target.uri, target.experiment, target.artifacts)
-        self._sent = False
+        self.sent = False
         self._brake = engine.Brake()
         self._bar: Bar | None = None
-
-    def _check_same_study(self) -> None:
-        """A name belongs to one set of settings; anything else would mix studies that do not compare."""
-        path = self.folder / "study.json"
-        if path.exists():
-            known = json.loads(path.read_text())
-            if known["identity"] != self.plan.config.identity:
-                changed = _differences(known["settings"], self._settings)
-                raise UserError(
-                    f"study {self.plan.config.study_name!r} was started with other settings ({', '.join(changed)}): "
-                    "use those again, or another --name"
-                )
-            if known["data"] != list(self.plan.data_keys):
-                raise UserError(
-                    f"study {self.plan.config.study_name!r} was started with other images than its files hold now "
-                    f"({self.plan.config.dataset}): put them back, or use another --name"
-                )
-        settings = {
-            "identity": self.plan.config.identity,
-            "data": self.plan.data_keys,
-            "settings": self._settings,
-            "objective": self.plan.objective,
-            "scenarios": [scenario.name for scenario in self.plan.scenarios],
-            "code_version": code_version(),
-        }
-        write_atomic(path, json.dumps(settings, indent=1))
 
     def run(self) -> str:
         """Runs what is missing. Returns why the study cannot go on, or an empty string."""
@@ -144,7 +118,7 @@ class Session:
 
     def _settle(self, number: int, key: str, error: str) -> None:
         row = self.book.settle(self.ledger, number, key, error)
-        shown = f"#{number} {self.plan.objective} {row.value:.4f}" if row.value is not None else f"#{number} failed"
+        shown = f"#{number} {self.plan.goal.describe(row.values)}" if row.values else f"#{number} failed"
         best = self._show_best()
         assert self._bar is not None
         self._bar.advance(1, f"{shown}, {best}")
@@ -152,37 +126,74 @@ class Session:
             self._brake.pulled = True
 
     def _show_best(self) -> str:
-        best = self.ledger.best()
+        front = self.ledger.front()
         hits = f", {self.book.hits} of {self.book.stages} stages from the store" if self.book.stages else ""
-        text = f"best {best.value:.4f} (#{best.number}){hits}" if best else "no result yet"
+        text = f"{self._best_text(front)}{hits}" if front else "no result yet"
         assert self._bar is not None
         self._bar.note(text)
         return text
 
-    def close(self, status: str, flush_seconds: float) -> None:
-        """Writes the summary, tells MLflow, and waits for it a little."""
+    def _best_text(self, front: Sequence[Row]) -> str:
+        if len(self.plan.goal.objectives) > 1:
+            return f"Pareto front of {len(front)}"
+        return f"best {front[0].value:.4f} (#{front[0].number})"
+
+    def close(self, status: str, flush_seconds: float, show: bool = True) -> Summary:
+        """Writes the summary, shows it unless told not to, tells MLflow, and waits for it a little."""
         summary = Summary(self.plan, self.book, self.ledger)
         folder = self.folder / "summary"
         folder.mkdir(exist_ok=True)
         (folder / names.SUMMARY_TXT).write_text(summary.text() + "\n")
         (folder / names.RESULTS_CSV).write_text(summary.csv())
-        best = f"#{summary.best.number}" if summary.best else "none"
+        best = " ".join(f"#{row.number}" for row in summary.front) or "none"
         self.book.close_study(status, summary.metrics(), folder, summary.text(), best)
-        say(f"\n{summary.text()}")
-        self._sent = self._sender.close(flush_seconds)
+        if show:
+            say(f"\n{summary.text()}")
+        self.sent = self._sender.close(flush_seconds)
+        return summary
 
     def closing_lines(self, took: str) -> str:
         """What was written where, how to look at it, and how to go on."""
         lines = [f"Took {took}. Results: {self.folder / 'summary'}"]
-        if not self._sent:
+        if not self.sent:
             lines.append(
                 f"Not everything has reached MLflow yet; the rest waits in {self.book.outbox.path} for the next run."
             )
-        if self.uri.startswith("sqlite"):
-            lines.append(f"Look at every trial:  mlflow ui --backend-store-uri {self.uri}")
-        else:
-            lines.append(f"Look at every trial:  {self.uri}")
-        return "\n".join(lines)
+        return "\n".join([*lines, self.look_line])
+
+    @property
+    def look_line(self) -> str:
+        """How to look at the study in MLflow."""
+        local = self.uri.startswith("sqlite")
+        return f"Look at every trial:  {'mlflow ui --backend-store-uri ' if local else ''}{self.uri}"
+
+
+def check_same_study(plan: Plan, folder: Path) -> None:
+    """A name belongs to one set of settings; anything else would mix studies that do not compare."""
+    settings = plan.config.model_dump(mode="json")
+    path = folder / "study.json"
+    if path.exists():
+        known = json.loads(path.read_text())
+        if known["identity"] != plan.config.identity:
+            changed = _differences(known["settings"], settings)
+            raise UserError(
+                f"study {plan.config.study_name!r} was started with other settings ({', '.join(changed)}): "
+                "use those again, or another --name"
+            )
+        if known["data"] != list(plan.data_keys):
+            raise UserError(
+                f"study {plan.config.study_name!r} was started with other images than its files hold now "
+                f"({plan.config.dataset}): put them back, or use another --name"
+            )
+    content = {
+        "identity": plan.config.identity,
+        "data": plan.data_keys,
+        "settings": settings,
+        "objective": plan.goal.text,
+        "scenarios": [scenario.name for scenario in plan.scenarios],
+        "code_version": code_version(),
+    }
+    write_atomic(path, json.dumps(content, indent=1))
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> Sequence[str]:

@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces.space import significant
 from study.book import Book
 from study.ledger_file import LOST
-from study.objective import aggregate, direction, scores
+from study.objective import aggregate, direction, pareto_front, scores
 from study.plan import Plan
 from study.records import ScenarioRecord
 from study.search import Ledger, Row
@@ -16,6 +16,7 @@ from study.terminal import number, table
 from tracking import names
 
 _COLUMNS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
+_SCENARIO_HEADER = ["scenario", "model", *(name.upper() for name in _COLUMNS)]
 
 
 class Summary:
@@ -29,7 +30,7 @@ class Summary:
         self.plan = plan
         self.rows = [row for row in ledger.rows() if row.value is not None]
         self.failed = [row for row in ledger.rows() if row.state == "fail" and row.reason not in ("", LOST)]
-        self.best = ledger.best()
+        self.front = ledger.front()
         self.default = next((row for row in self.rows if row.paper_default), None)
         self.records = {row.number: book.intact(row.key) for row in self.rows}
         # All trials agree on the undefended model, and on whether an attack works at all.
@@ -37,17 +38,32 @@ class Summary:
 
     def text(self) -> str:
         """The tables, as lines of text."""
-        if self.best is None:
+        if not self.front:
             return "no trial has finished yet"
-        parts = [self._headline(self.best), self._point_table(self.best), self._scenario_table(self.best)]
-        notes = self._notes()
+        points = self._front_table() if self._several else self._point_table(self.front[0])
+        parts = [self._headline(), points, self._scenario_table()]
+        notes = self.notes()
         return "\n\n".join([*parts, *([notes] if notes else [])])
 
-    def _headline(self, best: Row) -> str:
+    @property
+    def _several(self) -> bool:
+        return len(self.plan.goal.objectives) > 1
+
+    def _headline(self) -> str:
+        goal = self.plan.goal
+        better = [
+            f"{name} ({'lower' if direction(name) == 'minimize' else 'higher'} is better" for name in goal.objectives
+        ]
+        if not self._several:
+            found = f"#{self.front[0].number}, {goal.describe(self.front[0].values)} ({better[0].partition(' (')[2]}"
+            return (
+                f"Best of {len(self.rows)} trials: {found}; "
+                "an oracle: it is computed from ground truth that a defender does not have)"
+            )
+        worst = "each on its worst scenario; " if goal.how == "worst" else ""
         return (
-            f"Best of {len(self.rows)} trials: #{best.number}, {self.plan.objective} {best.value:.4f} "
-            f"({'lower' if direction(self.plan.objective) == 'minimize' else 'higher'} is better; "
-            "an oracle: it is computed from ground truth that a defender does not have)"
+            f"Pareto front of {len(self.rows)} trials: {len(self.front)} that no other beats in {'), '.join(better)})\n"
+            f"({worst}oracles: they are computed from ground truth that a defender does not have)"
         )
 
     def _point_table(self, best: Row) -> str:
@@ -61,20 +77,40 @@ class Summary:
         ]
         return table(["hyperparameter", "paper", f"best (#{best.number})", "searched"], rows)
 
-    def _scenario_table(self, best: Row) -> str:
+    def _front_table(self) -> str:
+        """A line a trial: what it reached and where it lies."""
+        config_type = self.plan.defense.config_type
+        fields = list(self.plan.space.ranges)
+        rows = [
+            [name, *(number(value, 4) for value in row.values), *(significant(row.point[field]) for field in fields)]
+            for row, name in self.shown()
+        ]
+        symbols = [config_type.symbol(field) for field in fields]
+        return table(["trial", *self.plan.goal.objectives, *symbols], rows)
+
+    def shown(self) -> list[tuple[Row, str]]:
+        """The paper's default, then the best trial, or every one on the front."""
+        default = [(self.default, "paper default")] if self.default is not None else []
+        return default + [(row, f"{'front' if self._several else 'best'} (#{row.number})") for row in self.front]
+
+    def _scenario_table(self) -> str:
+        rows = self.scenario_rows()
+        if len(self.plan.scenarios) > 1:
+            label = f"{self.plan.goal.how} of all"
+            for row, name in self.shown():
+                rows.append([label, name, *self._cells(self._together(row))])
+                label = ""
+        return table(_SCENARIO_HEADER, rows, left=2)
+
+    def scenario_rows(self) -> list[list[str]]:
+        """A line for each scenario and model that is compared on it."""
         rows: list[list[str]] = []
         for scenario in self.plan.scenarios:
             label = scenario.name + (" ATTACK FAILED" if scenario.name in self.attack_failures() else "")
             rows.append([label, "undefended", *self._cells(self._undefended_metrics(scenario.name))])
-            for row, name in self._compared(best, scenario.name):
+            for row, name in self._compared(scenario.name):
                 rows.append(["", name, *self._cells(self._metrics(row, scenario.name))])
-        if len(self.plan.scenarios) > 1:
-            label = "mean of all"
-            for compared, name in ((self.default, "paper default"), (best, f"best (#{best.number})")):
-                if compared is not None:
-                    rows.append([label, name, *self._cells(self._means(compared))])
-                    label = ""
-        return table(["scenario", "model", *(name.upper() for name in _COLUMNS)], rows, left=2)
+        return rows
 
     def _metrics(self, row: Row, scenario: str) -> Mapping[str, float | None]:
         """What a trial gave on a scenario; nothing when its record was damaged since."""
@@ -85,33 +121,35 @@ class Summary:
         metrics = self.undefended[scenario].metrics if scenario in self.undefended else {}
         return {names.CA: metrics.get(names.CA_UNDEFENDED), names.ASR: metrics.get(names.ASR_UNDEFENDED)}
 
-    def _means(self, row: Row) -> Mapping[str, float | None]:
-        """A trial's metrics averaged over all scenarios; nothing when one is missing: the rest would not compare."""
+    def _together(self, row: Row) -> Mapping[str, float | None]:
+        """A trial's metrics over all scenarios; nothing when one is missing: the rest would not compare."""
         found = list(self.records[row.number].values())
-        return aggregate(found).metrics if len(found) == len(self.plan.scenarios) else {}
+        return aggregate(found, self.plan.goal.how).metrics if len(found) == len(self.plan.scenarios) else {}
 
-    def _compared(self, best: Row, scenario: str) -> list[tuple[Row, str]]:
+    def _compared(self, scenario: str) -> list[tuple[Row, str]]:
         """The rows that a scenario shows: the paper's default, the best over all, and its own best if another one."""
-        shown = [(self.default, "paper default"), (best, f"best (#{best.number})")]
-        own = self._own_best(scenario)
-        if own is not None and own.number not in {row.number for row, _ in shown if row is not None}:
+        shown = self.shown()
+        own = None if self._several else self._own_best(scenario)
+        if own is not None and own.number not in {row.number for row, _ in shown}:
             shown.append((own, f"its own best (#{own.number})"))
-        return [(row, name) for row, name in shown if row is not None]
+        return shown
 
     def _own_best(self, scenario: str) -> Row | None:
-        sign = -1 if direction(self.plan.objective) == "minimize" else 1
+        (objective,) = self.plan.goal.objectives
         judged = [
-            (sign * value, -row.number, row)
+            (value, row)
             for row in self.rows
-            if (value := scores(self._metrics(row, scenario)).get(self.plan.objective)) is not None
+            if (value := scores(self._metrics(row, scenario)).get(objective)) is not None
         ]
-        return max(judged)[2] if judged else None
+        best = pareto_front([[value] for value, _ in judged], self.plan.goal.directions)
+        return judged[best[0]][1] if best else None
 
     def _cells(self, metrics: Mapping[str, float | None]) -> list[str]:
         return [number(metrics.get(name)) for name in _COLUMNS]
 
-    def _notes(self) -> str:
-        lines = []
+    def notes(self) -> str:
+        """What a reader should know besides, a line each."""
+        lines = [] if self.front else ["no trial has finished"]
         failed = self.attack_failures()
         if failed:
             lines.append(
@@ -134,7 +172,15 @@ class Summary:
         """A line a trial and scenario: the point, the metrics, the costs."""
         text = io.StringIO()
         points = list(self.plan.space.ranges)
-        columns = ["trial", "paper_default", "objective", *points, "scenario", "attack_failed", *names.METRICS]
+        columns = [
+            "trial",
+            "paper_default",
+            *self.plan.goal.labels,
+            *points,
+            "scenario",
+            "attack_failed",
+            *names.METRICS,
+        ]
         writer = csv.DictWriter(text, [*columns, "built_seconds", "wall_seconds"], lineterminator="\n")
         writer.writeheader()
         for row in self.rows:
@@ -146,7 +192,7 @@ class Summary:
         return {
             "trial": row.number,
             "paper_default": int(row.paper_default),
-            "objective": row.value,
+            **dict(zip(self.plan.goal.labels, row.values, strict=True)),
             **row.point,
             "scenario": record.scenario,
             "attack_failed": int(record.attack_failed),
@@ -156,12 +202,52 @@ class Summary:
         }
 
     def metrics(self) -> dict[str, float]:
-        """What the study's own run shows in MLflow: the best trial's means and the paper default's."""
+        """What the study's own run shows in MLflow: what the best trial reached over all scenarios, and the default.
+
+        A front has no best trial: it shows its size, and the best that it holds of each objective.
+        """
         found: dict[str, float] = {"trials": float(len(self.rows))}
-        for row, prefix in ((self.best, "best"), (self.default, "paper_default")):
-            if row is None or row.value is None:
-                continue
-            found[f"{prefix}/{names.OBJECTIVE}"] = row.value
-            means = self._means(row)
-            found |= {f"{prefix}/{name}": v for name in _COLUMNS if (v := means.get(name)) is not None}
+        compared = [(self.default, "paper_default")]
+        if self._several and self.front:
+            found["front"] = float(len(self.front))
+            for position, name in enumerate(self.plan.goal.objectives):
+                pick = min if direction(name) == "minimize" else max
+                found[f"best/{names.objective(name)}"] = pick(row.values[position] for row in self.front)
+        elif self.front:
+            compared.append((self.front[0], "best"))
+        for row, prefix in compared:
+            if row is not None:
+                found |= {
+                    f"{prefix}/{label}": value for label, value in zip(self.plan.goal.labels, row.values, strict=True)
+                }
+                together = self._together(row)
+                found |= {f"{prefix}/{name}": v for name in _COLUMNS if (v := together.get(name)) is not None}
         return found
+
+
+def joint_text(summaries: Sequence[Summary]) -> str:
+    """The tables of studies that share a space, each of one scenario."""
+    finished = [summary for summary in summaries if summary.front]
+    if not finished:
+        return "no trial has finished yet"
+    plan = finished[0].plan
+    fields = list(plan.space.ranges)
+    points = [
+        [
+            summary.plan.scenarios[0].name if first else "",
+            name,
+            *(significant(row.point[field]) for field in fields),
+            summary.plan.goal.describe(row.values),
+        ]
+        for summary in finished
+        for first, (row, name) in zip([True, *[False] * len(summary.rows)], summary.shown(), strict=False)
+    ]
+    symbols = [plan.defense.config_type.symbol(field) for field in fields]
+    parts = [
+        f"Each scenario's own best, of {', '.join(str(len(summary.rows)) for summary in summaries)} trials "
+        "(oracles: they are computed from ground truth that a defender does not have)",
+        table(["scenario", "trial", *symbols, "objective"], points, left=2),
+        table(_SCENARIO_HEADER, [row for summary in finished for row in summary.scenario_rows()], left=2),
+    ]
+    notes = [f"{summary.plan.scenarios[0].name}: {note}" for summary in summaries if (note := summary.notes())]
+    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])

@@ -11,7 +11,7 @@ from ray import tune
 from defenses.registry import UserError
 from study.cell import CellResult, Environment, evaluate_cell
 from study.records import ScenarioRecord, TrialRecord, read_scenario, record_of, write_record
-from study.scenario import Scenario
+from study.scenario import Scenario, order_of
 from tracking import artifacts
 
 POINT, KEY = "point", "key"
@@ -59,13 +59,14 @@ class TrialRunner(tune.Trainable):
     def _start(self, config: dict[str, Any]) -> None:
         self.point, self.key = config[POINT], config[KEY]
         self.folder = self.task.points / self.key
+        self.scenarios = order_of(self.task.scenarios, self.key)
         self.position = 0
 
     def step(self) -> dict[str, Any]:
         """Judges the next scenario."""
-        scenario = self.task.scenarios[self.position]
+        scenario = self.scenarios[self.position]
         self.position += 1
-        last = self.position == len(self.task.scenarios)
+        last = self.position == len(self.scenarios)
         try:
             found = self._scenario(scenario)
         except Exception as error:
@@ -91,7 +92,7 @@ class TrialRunner(tune.Trainable):
         return record
 
     def _finish(self, failure: str) -> None:
-        names = [scenario.name for scenario in self.task.scenarios]
+        names = [scenario.name for scenario in self.scenarios]
         write_record(self.folder / "result.json", TrialRecord(self.key, self.point, names, failure))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

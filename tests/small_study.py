@@ -3,7 +3,7 @@
 import functools
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ import torch
 from search_spaces.space import SearchSpace
 from study.config import StudyConfig, resolve
 from study.datasets.images import Images
+from study.objective import Direction
 from study.plan import Plan, make_plan
 from study.records import ScenarioRecord
 from study.search import Ledger
@@ -64,9 +65,9 @@ def scenario_record(
 
 
 @functools.cache
-def empty_ledger(direction: Literal["minimize", "maximize"], name: str = "toy") -> bytes:
+def empty_ledger(directions: Direction | tuple[Direction, ...], name: str = "toy") -> bytes:
     """A ledger's file before the first trial. Making its tables takes over a second, copying them none."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "study.db"
-        Ledger(path, name, SearchSpace("toy", "pipd", {}), direction, "tpe", 0, 1, lambda _: "")
+        Ledger(path, name, SearchSpace("toy", "pipd", {}), directions, "tpe", 0, 1, lambda _: "")
         return path.read_bytes()

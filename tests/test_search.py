@@ -94,9 +94,9 @@ def test_ask_and_tell(reopen: OpenLedger) -> None:
     number, point, key = ledger.ask()
     assert key == key_of(point)
     assert all(value in SPACE.ranges[name] for name, value in point.items())
-    assert row(ledger, number) == Row(number, "running", point, key, None, "", False)
+    assert row(ledger, number) == Row(number, "running", point, key, (), "", False)
     ledger.tell(number, (0.75, ""))
-    assert row(ledger, number) == Row(number, "complete", point, key, 0.75, "", False)
+    assert row(ledger, number) == Row(number, "complete", point, key, (0.75,), "", False)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_finished_result_is_taken_in_after_a_crash(reopen: OpenLedger, path: P
     number, point, key = reopen().ask()
     after = reopen()
     assert after.sweep(lambda found: (0.75, "") if found == key else None) == (1, 0)
-    assert row(after, number) == Row(number, "complete", point, key, 0.75, "", False)
+    assert row(after, number) == Row(number, "complete", point, key, (0.75,), "", False)
     assert in_state(path, TrialState.RUNNING, TrialState.WAITING) == []
     assert after.sweep(nothing) == (0, 0)
 

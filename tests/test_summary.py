@@ -12,7 +12,6 @@ from small_study import empty_ledger, save_npz, scenario_record, small_plan
 
 from study.book import NO_ATTACK, Book
 from study.datasets.images import Images
-from study.objective import direction
 from study.plan import Plan
 from study.records import TrialRecord, write_record
 from study.search import LOST, Ledger, Row
@@ -40,14 +39,14 @@ class Desk:
     def __post_init__(self) -> None:
         path = self.folder / "study.db"
         if not path.exists():
-            path.write_bytes(empty_ledger(direction(self.plan.objective)))
+            path.write_bytes(empty_ledger(self.plan.goal.directions))
         self.outbox = Outbox(self.folder / "outbox.jsonl")
         self.book = Book(self.plan, self.folder, self.outbox)
         self.ledger = Ledger(
             path,
             "toy",
             self.plan.space,
-            direction(self.plan.objective),
+            self.plan.goal.directions,
             "random",
             0,
             12,

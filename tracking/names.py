@@ -1,6 +1,6 @@
 """Every metric, parameter, tag and artifact name, once."""
 
-# Metrics of a scenario. A trial carries the same names averaged over its scenarios.
+# Metrics of a scenario. A trial carries the same names put together over its scenarios.
 TPR = "tpr"
 FPR = "fpr"
 FPR_COVERS_EXCLUDED = "fpr_covers_excluded"
@@ -19,6 +19,12 @@ ISOLATION_SCORE = "isolation_score"  # TPR - FPR
 DEFENSE_SCORE = "defense_score"  # CA - ASR
 OVERALL_SCORE = "overall_score"  # mean of the two
 OBJECTIVE = "objective"
+
+
+def objective(metric: str) -> str:
+    """One of several objectives among a trial's metrics."""
+    return f"{OBJECTIVE}/{metric}"
+
 
 METRICS = (
     TPR,

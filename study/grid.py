@@ -1,0 +1,90 @@
+"""Every combination of a few values of each searched field."""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from defenses.registry import UserError, nearest
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace, Value
+
+LARGEST = 100_000  # points: more than any study runs, and still listed in a blink
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The points of a grid.
+
+    Attributes:
+        values: field -> the values that it takes.
+    """
+
+    values: Mapping[str, tuple[Value, ...]]
+
+    @property
+    def size(self) -> int:
+        """How many points it has."""
+        return math.prod(len(options) for options in self.values.values())
+
+    def __contains__(self, point: Mapping[str, Value]) -> bool:
+        return all(point[name] in options for name, options in self.values.items())
+
+    def points(self, seed: int) -> Iterator[dict[str, Value]]:
+        """All points, in an order drawn from the seed: the first few of them cover the space, too."""
+        found = list(itertools.product(*self.values.values()))
+        random.Random(seed).shuffle(found)
+        return (dict(zip(self.values, point, strict=True)) for point in found)
+
+
+def make_grid(space: SearchSpace, resolution: Mapping[str, int]) -> Grid:
+    """The grid of a space.
+
+    Args:
+        resolution: field -> how many points its range gets. A choice has all its options, and a range of whole numbers
+            all of them unless it is told otherwise.
+
+    Raises:
+        UserError: a field that is not searched, a range that needs a resolution, or too many points.
+    """
+    for name in resolution:
+        if name not in space.ranges:
+            raise UserError(
+                f"--resolution names a field that is searched, got {name!r}: "
+                f"{nearest(name, space.ranges)}(searched: {', '.join(space.ranges) or 'none'})"
+            )
+        if isinstance(space.ranges[name], Choice):
+            raise UserError(f"--resolution {name}: it has {space.ranges[name]} and nothing between: leave it out")
+    endless = [name for name, found in space.ranges.items() if isinstance(found, Float) and name not in resolution]
+    if endless:
+        raise UserError(
+            f"a grid lists every value, and {', '.join(endless)} may be any number in a range: give the points along "
+            f"it (--resolution {' '.join(f'{name}=4' for name in endless)}), fix it (--set {endless[0]}=VALUE), or use "
+            "--sampler qmc, which covers ranges evenly"
+        )
+    grid = Grid({name: _values(found, resolution.get(name)) for name, found in space.ranges.items()})
+    if grid.size > LARGEST:
+        raise UserError(
+            f"a grid has at most {LARGEST} points, this one {grid.size}: lower --resolution, fix fields with --set, or "
+            "use --sampler qmc"
+        )
+    return grid
+
+
+def _values(found: Range, points: int | None) -> tuple[Value, ...]:
+    if isinstance(found, Choice):
+        return found.options
+    if isinstance(found, Int):
+        if points is None:
+            return tuple(range(found.low, found.high + 1))
+        return tuple(dict.fromkeys(round(value) for value in _spread(found, points)))
+    assert points is not None  # refused above
+    return tuple(_spread(found, points))
+
+
+def _spread(found: Float | Int, points: int) -> list[float]:
+    """Evenly spaced from one end to the other, both exactly; in ratios where these matter more."""
+    low, high = float(found.low), float(found.high)
+    steps = [step / (points - 1) for step in range(1, points - 1)]
+    between = [low * (high / low) ** step if found.log else low + (high - low) * step for step in steps]
+    return [low, *between, high]
