@@ -77,7 +77,7 @@ def ray_session(address: str | None) -> Iterator[None]:
             if address is not None and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job brought its code
                 copy_code(Path(folder))
                 options["runtime_env"] = {"working_dir": folder, "excludes": ["__pycache__"]}
-            ray.init(address=address, **options)
+            ray.init(address=address or "local", **options)  # never whatever cluster happens to run here
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"Ray could not be {'reached at ' + address if address else 'started'}: {str(error).splitlines()[0]}"

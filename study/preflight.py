@@ -173,7 +173,7 @@ def leave_mark(folders: Sequence[Path], mark: str, code: str) -> str:
         return str(error)
     except OSError as error:
         return (
-            f"cannot write to {folder} ({error.strerror}): share the folder with it, or choose other --out and --store"
+            f"cannot write to {folder} ({error.strerror}): share it with that node, or choose other --out and --store"
         )
     return ""
 

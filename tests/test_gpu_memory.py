@@ -1,7 +1,7 @@
 """Shares of a GPU: what is held, what is tried next, what a measurement gives. No GPU is needed."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +9,18 @@ import pytest
 import torch
 from conftest import make_images
 from fake_runs import Crowd, Fake, Hungry, Mortal
-from small_study import TINY_PIPD, save_npz, small_plan
+from ray.tune.search import Searcher
+from small_study import TINY_PIPD, empty_ledger, save_npz, small_plan
 
 from defenses.registry import UserError
 from study import engine, gpu_memory
 from study.book import Book
-from study.objective import direction
+from study.cell import cached_images
 from study.plan import Plan
 from study.preflight import settle_device, trials_at_once
 from study.search import Ledger, Row
+from study.trainable import GPUS, KEY, OOM, POINT, TrialTask
+from study.version import code_hash
 from tracking.outbox import Outbox
 
 GIB = 1 << 30
@@ -122,20 +125,16 @@ def make_plan(folder: Path, trials: int, gpus: float) -> Plan:
     return replace(small_plan(dataset, folder, **options), gpus=gpus)
 
 
+def open_ledger(plan: Plan, folder: Path) -> Ledger:
+    path = folder / "study.db"
+    path.write_bytes(empty_ledger("maximize"))
+    return Ledger(path, "toy", plan.space, "maximize", "random", 0, plan.config.trials, plan.point_key)
+
+
 def run(plan: Plan, folder: Path, runner: type[Fake]) -> list[Row]:
     """Runs the trials of a plan as a session does, and gives the ledger's rows."""
     book = Book(plan, folder, Outbox(folder / "outbox.jsonl"))
-    config = plan.config
-    ledger = Ledger(
-        folder / "study.db",
-        "toy",
-        plan.space,
-        direction(plan.objective),
-        "random",
-        0,
-        config.trials,
-        plan.point_key,
-    )
+    ledger = open_ledger(plan, folder)
 
     def settle(number: int, key: str, error: str) -> None:
         book.settle(ledger, number, key, error)
@@ -146,6 +145,31 @@ def run(plan: Plan, folder: Path, runner: type[Fake]) -> list[Row]:
     return ledger.rows()
 
 
+def by_hand(plan: Plan, folder: Path, runner: type[Fake]) -> tuple[list[list[float]], list[tuple[int, str]]]:
+    """The same without Ray, one trial after the other: the shares that each had, and (number, error) as settled."""
+    settled: list[tuple[int, str]] = []
+    ledger = Ledger(folder / "study.db", "toy", plan.space, "maximize", "random", 0, plan.config.trials, plan.point_key)
+    book = Book(plan, folder, Outbox(folder / "outbox.jsonl"))
+
+    def settle(number: int, key: str, error: str) -> None:
+        row = book.settle(ledger, number, key, error)
+        settled.append((number, row.reason))
+
+    searcher = engine.LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus)
+    task = TrialTask(plan.space.defense, plan.base, plan.scenarios, plan.environment, None, book.points, 1, code_hash())
+    images = cached_images(plan.environment.dataset)
+    waiting: list[str] = []
+    while (config := searcher.suggest(name := f"try{len(waiting)}")) != Searcher.FINISHED:
+        if config is None:
+            raise AssertionError("nothing runs, so nothing may be waited for")
+        assert isinstance(config, dict)
+        waiting.append(name)
+        worker = runner.__new__(runner)
+        worker.setup(config, task, images)
+        searcher.on_trial_complete(name, worker.step())
+    return list(started(folder).values()), settled
+
+
 def started(folder: Path) -> dict[str, list[float]]:
     """Point key -> the shares of a GPU that its attempts had."""
     return {
@@ -154,7 +178,32 @@ def started(folder: Path) -> dict[str, list[float]]:
     }
 
 
-Rays = Callable[[int], None]
+def test_out_of_memory_gives_back_the_trial_and_not_a_failure(tmp_path: Path) -> None:
+    """F14 without Ray."""
+    shares, settled = by_hand(make_plan(tmp_path, 4, 0.25), tmp_path, Hungry)
+    assert sorted(shares) == [[0.25], [0.25], [0.25, 0.5], [0.25, 0.5, 1.0]]
+    assert sorted(number for number, _ in settled) == [0, 1, 2, 3], "each is settled once"
+    assert [reason for _, reason in settled if reason] == ["oom: badnets-0.1-s0 needs more than 1 of a GPU"]
+
+
+def test_out_of_memory_with_a_whole_gpu_is_final(tmp_path: Path) -> None:
+    shares, settled = by_hand(make_plan(tmp_path, 3, 1.0), tmp_path, Hungry)
+    assert sorted(shares) == [[1.0], [1.0], [1.0]]
+    assert [reason for _, reason in settled if reason] == ["oom: badnets-0.1-s0 needs more than 1 of a GPU"]
+
+
+def test_a_searcher_waits_while_a_running_trial_may_come_again(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, 1, 0.25)
+    ledger = open_ledger(plan, tmp_path)
+    searcher = engine.LedgerSearcher(ledger, 1, lambda *_: None, 0.25)
+    first = searcher.suggest("a")
+    assert isinstance(first, dict)
+    assert searcher.suggest("b") is None
+    searcher.on_trial_complete("a", {OOM: True})
+    again = searcher.suggest("c")
+    assert isinstance(again, dict)
+    assert (again[POINT], again[KEY]) == (first[POINT], first[KEY])
+    assert (first[GPUS], again[GPUS]) == (0.25, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +224,7 @@ def fake_gpus(count: int) -> Iterator[None]:
         log_to_driver=False,
         logging_level="ERROR",
         _node_ip_address="127.0.0.1",
+        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}},  # for fake_runs
     )
     yield
     engine._shut_down_ray()
@@ -190,6 +240,7 @@ class TestOneGpu:
         assert [row.state for row in rows] == ["complete"] * 8
         assert max(int(path.read_text()) for path in (tmp_path / "crowds").iterdir()) == 4
 
+    @pytest.mark.slow
     def test_out_of_memory_is_tried_with_twice_the_share(self, tmp_path: Path) -> None:
         """F14."""
         rows = run(make_plan(tmp_path, 4, 0.25), tmp_path, Hungry)
@@ -201,6 +252,7 @@ class TestOneGpu:
         assert sum(row.state == "complete" for row in rows) == 3
         assert len(rows) == 4, "a trial that is tried again is one trial"
 
+    @pytest.mark.slow
     def test_a_worker_that_is_killed_is_replaced_three_times(self, tmp_path: Path) -> None:
         """F8."""
         rows = run(make_plan(tmp_path, 3, 0.0), tmp_path, Mortal)
