@@ -339,7 +339,7 @@ def check_cluster(plan: Plan, folder: Path) -> None:
     plan.environment.store.mkdir(parents=True, exist_ok=True)
     folders = [plan.environment.store, folder]
     nonce = secrets.token_hex(8)
-    nodes = {node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in _alive()}
+    nodes = {node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in _alive()}
     marks = {f".node_{nonce}_{position}": name for position, name in enumerate(nodes.values())}
     try:
         _ask_nodes(nodes, leave_mark, [(folders, mark, code_hash()) for mark in marks])

@@ -119,7 +119,6 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
             "object_store_memory": SMALL_STORE,
             "temp_dir": folder,
             "include_dashboard": False,
-            "node_ip_address": "127.0.0.1",
         },
     )
     try:
