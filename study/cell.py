@@ -80,8 +80,30 @@ class CellResult:
     preview: NDArray[np.uint8] | None = field(repr=False, default=None)
 
 
-# Read once a process and shared by all its trials; both are read-only, and a worker meets few of either.
-cached_images = functools.lru_cache(maxsize=2)(load_dataset)
+class ImageCache:
+    """The images that this process met last, read once and shared by all its trials, which never write to them."""
+
+    def __init__(self) -> None:
+        self._known: dict[DatasetSpec, Images] = {}
+
+    def __call__(self, spec: DatasetSpec) -> Images:
+        """The images of a spec."""
+        if spec not in self._known:
+            self.lend(spec, load_dataset(spec))
+        return self._known[spec]
+
+    def lend(self, spec: DatasetSpec, images: Images) -> None:
+        """Images that are in memory already: a worker's lie in Ray's object store, one copy a node."""
+        if len(self._known) >= 2 and spec not in self._known:
+            self._known.pop(next(iter(self._known)))
+        self._known[spec] = images
+
+    def cache_clear(self) -> None:
+        """Forgets all."""
+        self._known.clear()
+
+
+cached_images = ImageCache()
 cached_store = functools.lru_cache(maxsize=2)(Store)
 
 

@@ -96,11 +96,9 @@ class StudyConfig(CellConfig):
     )
     search_seed: int = Field(0, description="seed of the sampler")
     cpus_per_trial: float = Field(1.0, description="CPU cores a trial", gt=0, allow_inf_nan=False)
-    gpus_per_trial: float | None = Field(
+    gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None = Field(
         None,
-        description="share of a GPU a trial, such as 0.25; by default a whole one where there is one",
-        ge=0,
-        allow_inf_nan=False,
+        description="share of a GPU a trial, such as 0.25; auto measures it; by default a whole one where there is one",
     )
     name: Annotated[str | None, AfterValidator(_name)] = Field(
         None, description="name of the study; by default made from its settings"

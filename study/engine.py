@@ -1,12 +1,14 @@
 """Runs a plan on Ray: the shared stages as tasks, then the trials through Ray Tune; the driver keeps the books."""
 
+import dataclasses
 import gc
 import logging
-import math
 import os
+import secrets
 import signal
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,17 +17,33 @@ import ray
 from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from defenses import DEFENSES
 from defenses.registry import UserError
-from defenses.runner import run_stages
-from study.cell import Environment, judge_undefended, prepare, train_trigger
-from study.plan import Build, Plan
+from study import gpu_memory
+from study.cell import cached_images
+from study.plan import Plan
+from study.preflight import find_marks, leave_mark, trials_at_once
 from study.search import Ledger
-from study.terminal import Bar
-from study.trainable import KEY, POINT, TrialRunner, TrialTask
+from study.terminal import Bar, say
+from study.trainable import (
+    GPUS,
+    KEY,
+    OOM,
+    POINT,
+    TRIES,
+    Board,
+    Place,
+    TrialRunner,
+    TrialTask,
+    build_stage,
+    measure_share,
+)
+from study.version import code_hash, copy_code
 
 BREAKER = 3  # trials that may fail at the start before the study gives up: something is wrong with all of them
+RESTARTS = 3  # of a trial whose worker or node was lost
+_NODE_SECONDS = 120.0  # a node has to answer within: it may have to unpack the code and import torch first
 _POLL_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
@@ -50,17 +68,16 @@ def quiet_ray() -> None:
 @contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
     """Ray, for as long as the block lasts: a cluster's, or one started here that listens on loopback alone."""
-    options: dict[str, Any] = {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "configure_logging": True,
-    }
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
-        options["_node_ip_address"] = "127.0.0.1"
+        options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, **({} if address else options))
+        with tempfile.TemporaryDirectory() as folder:
+            if address is not None and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job brought its code
+                copy_code(Path(folder))
+                options["runtime_env"] = {"working_dir": folder, "excludes": ["__pycache__"]}
+            ray.init(address=address or "local", **options)  # never whatever cluster happens to run here
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"Ray could not be {'reached at ' + address if address else 'started'}: {str(error).splitlines()[0]}"
@@ -86,47 +103,6 @@ def _shut_down_ray() -> None:
         gc.enable()
 
 
-@ray.remote(num_cpus=0)
-class Board:
-    """Where workers tell how far their stage is, and the driver looks."""
-
-    def __init__(self) -> None:
-        self._steps: dict[str, tuple[int, int]] = {}
-
-    def tell(self, label: str, step: int, steps: int) -> None:
-        """Sets a stage's progress."""
-        self._steps[label] = (step, steps)
-
-    def look(self) -> dict[str, tuple[int, int]]:
-        """All stages' progress."""
-        return dict(self._steps)
-
-
-@ray.remote(max_retries=3)
-def build_stage(
-    build: Build, environment: Environment, threads: int, board: Any, *needs: Any
-) -> dict[str, float | None]:
-    """Builds one shared stage into the store. Its parents' references make Ray wait for them."""
-    import torch
-
-    torch.set_num_threads(threads)
-
-    def progress(stage: str, step: int, steps: int, values: Any) -> None:
-        board.tell.remote(build.label, step, steps)
-
-    if build.stage == "trigger":
-        train_trigger(build.scenario, environment, progress)
-        return {}
-    poisoned, context, runs = prepare(build.scenario, environment, progress)
-    if build.stage == "poison":
-        return {}
-    if build.stage == "standard_training":
-        return judge_undefended(poisoned, runs[-1].key, context, environment)[0]
-    defense = DEFENSES[build.defense]
-    run_stages(defense(defense.config_type.from_mapping(build.config)), poisoned.suspect, context, stop_at=build.stage)
-    return {}
-
-
 def build_shared(plan: Plan) -> Undefended:
     """Builds what all trials share, as many stages at once as there is room for, while no trial holds a GPU.
 
@@ -134,14 +110,16 @@ def build_shared(plan: Plan) -> Undefended:
         CA and ASR of the undefended model of each scenario.
     """
     board = Board.remote()  # type: ignore[attr-defined]  # Ray adds it
+    images = ray.put(cached_images(plan.environment.dataset))
     references: list[Any] = []
     for build in plan.builds:
         networks = build.stage != "poison" or bool(build.scenario.parsed.trained)
         needs_gpu = networks and plan.environment.device == "cuda"
-        options = {"num_cpus": plan.config.cpus_per_trial, "num_gpus": 1 if needs_gpu else 0, "name": build.label}
-        task = build_stage.options(**options)
+        gpus = 1.0 if needs_gpu else 0.0
+        task = build_stage.options(num_cpus=plan.config.cpus_per_trial, num_gpus=gpus, name=build.label)
         needs = [references[position] for position in build.needs]
-        references.append(task.remote(build, plan.environment, threads_of(plan), board, *needs))
+        place = Place(threads_of(plan), gpus, code_hash())
+        references.append(task.remote(build, plan.environment, images, place, board, *needs))
     bar = Bar(len(references), "shared stages", unit="stage")
     waiting = {reference: build for reference, build in zip(references, plan.builds, strict=True)}
     try:
@@ -149,22 +127,24 @@ def build_shared(plan: Plan) -> Undefended:
             finished, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL_SECONDS)
             for reference in finished:
                 build = waiting.pop(reference)
-                _get(reference)
+                _get(reference, build.label)
                 bar.advance(1, build.label)
             bar.note(_running(ray.get(board.look.remote()), {build.label for build in waiting.values()}))
     finally:
         bar.close()
     return {
-        build.scenario.name: _get(reference)
+        build.scenario.name: _get(reference, build.label)
         for build, reference in zip(plan.builds, references, strict=True)
         if build.stage == "standard_training"
     }
 
 
-def _get(reference: Any) -> Any:
+def _get(reference: Any, label: str) -> Any:
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
+        if gpu_memory.ran_out(error.cause):
+            raise UserError(f"{OOM}: {label} does not fit a whole GPU: take a smaller --width or batch_size") from None
         raise error.cause if isinstance(error.cause, UserError) else error from None
 
 
@@ -185,27 +165,53 @@ class _StaysHere:
         return {}
 
 
-class LedgerSearcher(_StaysHere, Searcher):
-    """Hands Ray Tune the ledger's points. Results do not pass through here: the driver reads them from disk."""
+@dataclasses.dataclass(frozen=True)
+class _Try:
+    """A trial of the ledger that Ray Tune runs, or is to run again with a larger share of a GPU."""
 
-    def __init__(self, ledger: Ledger, target: int, settle: Callable[[int, str, str], None]) -> None:
+    number: int
+    point: dict[str, Any]
+    key: str
+    gpus: float
+    tries: int = 0
+
+
+class LedgerSearcher(_StaysHere, Searcher):
+    """Hands Ray Tune the ledger's points. Results do not pass through here: the driver reads them from disk.
+
+    Args:
+        gpus: what a trial is tried with first.
+    """
+
+    def __init__(self, ledger: Ledger, target: int, settle: Callable[[int, str, str], None], gpus: float) -> None:
         super().__init__()
-        self._ledger, self._target, self._settle = ledger, target, settle
-        self._numbers: dict[str, tuple[int, str]] = {}
+        self._ledger, self._target, self._settle, self._gpus = ledger, target, settle, gpus
+        self._running: dict[str, _Try] = {}
+        self._again: list[_Try] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        """The next point, or that there is none."""
-        if self._ledger.remaining(self._target) <= len(self._numbers):
-            return Searcher.FINISHED
-        number, point, key = self._ledger.ask()
-        self._numbers[trial_id] = (number, key)
-        return {POINT: point, KEY: key}
+        """The next point; None while only running trials could still bring one; or that there is none."""
+        if self._again:
+            chosen = self._again.pop(0)
+        elif self._ledger.remaining(self._target) <= len(self._running):
+            return None if self._running else Searcher.FINISHED
+        else:
+            number, point, key = self._ledger.ask()
+            chosen = _Try(number, point, key, self._gpus)
+        self._running[trial_id] = chosen
+        return {POINT: chosen.point, KEY: chosen.key, GPUS: chosen.gpus, TRIES: chosen.tries}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Settles the trial from what it left on disk."""
-        if trial_id in self._numbers:
-            number, key = self._numbers.pop(trial_id)
-            self._settle(number, key, "the worker process died" if error else "")
+        """Settles the trial from what it left on disk, unless it is to have more memory."""
+        ended = self._running.pop(trial_id, None)
+        if ended is None:
+            return
+        more = gpu_memory.larger(ended.gpus, ended.tries) if result and result.get(OOM) else None
+        if more is None:
+            died = f"the worker process died, and again at each of {RESTARTS} restarts" if error else ""
+            self._settle(ended.number, ended.key, died)
+        else:
+            self._again.append(dataclasses.replace(ended, gpus=more, tries=ended.tries + 1))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger is on disk already."""
@@ -251,6 +257,7 @@ def run_trials(
     settle: Callable[[int, str, str], None],
     on_scenario: Callable[[str, str], None],
     brake: Brake,
+    runner: type[TrialRunner] = TrialRunner,
 ) -> None:
     """Runs the trials that the ledger lacks, as many at once as the resources allow.
 
@@ -259,6 +266,7 @@ def run_trials(
         scratch: Ray's own folder; may be removed afterwards.
         settle: (trial number, point key, error) once a trial ended.
         on_scenario: (point key, scenario name) once a scenario was judged.
+        runner: what a worker runs.
     """
     remaining = ledger.remaining(plan.config.trials)
     if remaining == 0:
@@ -271,16 +279,19 @@ def run_trials(
         plan.config.until,
         points,
         threads_of(plan),
+        code_hash(),
     )
-    resources = trial_resources(plan)
-    trainable = tune.with_resources(tune.with_parameters(TrialRunner, task=task), resources)
+    images = cached_images(plan.environment.dataset)
+    if plan.config.gpus_per_trial == "auto":
+        plan = dataclasses.replace(plan, gpus=_measure(plan, task))
+    trainable = tune.with_resources(tune.with_parameters(runner, task=task, images=images), _Resources(plan))
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=LedgerSearcher(ledger, plan.config.trials, settle),
-            num_samples=remaining,
+            search_alg=LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus),
+            num_samples=remaining * (1 + gpu_memory.RETRIES),
             reuse_actors=True,
-            max_concurrent_trials=concurrency(resources),
+            max_concurrent_trials=concurrency(trial_resources(plan)),
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.time_ns()}",
@@ -288,10 +299,76 @@ def run_trials(
             verbose=0,
             callbacks=[Watch(on_scenario)],
             stop=brake,
-            failure_config=tune.FailureConfig(max_failures=3),
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
     tuner.fit()
+
+
+class _Resources:
+    """What Ray sets aside for a trial: its configuration says which share of a GPU it is tried with."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._cpus = plan.config.cpus_per_trial
+
+    def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        """As Ray Tune wants it."""
+        return tune.PlacementGroupFactory([{"CPU": self._cpus, "GPU": config[GPUS]}])
+
+
+def _measure(plan: Plan, task: TrialTask) -> float:
+    """The share of a GPU that the paper's default needs on the first scenario."""
+    shared = {build.stage for build in plan.builds}
+    own = {stage.name for stage in plan.defense.stages} - shared
+    images = ray.put(cached_images(plan.environment.dataset))
+    measure = measure_share.options(num_cpus=plan.config.cpus_per_trial, num_gpus=1)
+    share = float(_get(measure.remote(task, plan.default_point, own, images), "the trial that is measured"))
+    say(f"A trial gets {share:g} of a GPU, by what the paper's default took at its peak.")
+    return share
+
+
+def check_cluster(plan: Plan, folder: Path) -> None:
+    """Refuses a cluster on which no trial fits, or one of whose nodes has other code or does not share the folders.
+
+    Args:
+        folder: the study's.
+    """
+    concurrency(trial_resources(plan))
+    if plan.config.address is None:
+        return
+    plan.environment.store.mkdir(parents=True, exist_ok=True)
+    folders = [plan.environment.store, folder]
+    nonce = secrets.token_hex(8)
+    nodes = {node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in _alive()}
+    marks = {f".node_{nonce}_{position}": name for position, name in enumerate(nodes.values())}
+    try:
+        _ask_nodes(nodes, leave_mark, [(folders, mark, code_hash()) for mark in marks])
+        _ask_nodes(nodes, find_marks, [(folders, marks)] * len(nodes))
+    finally:
+        for place in folders:
+            for mark in marks:
+                (place / mark).unlink(missing_ok=True)
+
+
+def _ask_nodes(nodes: dict[str, str], question: Callable[..., str], arguments: Sequence[tuple[Any, ...]]) -> None:
+    """Asks every node what is wrong with it, each with its own arguments, and refuses the first that has an answer."""
+    asked = {}
+    for (node, name), given in zip(nodes.items(), arguments, strict=True):
+        here = NodeAffinitySchedulingStrategy(node, soft=False)
+        task = ray.remote(question).options(num_cpus=0, scheduling_strategy=here)
+        asked[name] = task.remote(*given)
+    for name, answer in asked.items():
+        try:
+            problem = ray.get(answer, timeout=_NODE_SECONDS)
+        except (ray.exceptions.RayError, TimeoutError) as error:
+            lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            problem = f"cannot run the study's code: {lines[-1].strip()}"
+        if problem:
+            raise UserError(f"node {name}: {problem}")
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
 def concurrency(resources: dict[str, float]) -> int:
@@ -300,9 +377,9 @@ def concurrency(resources: dict[str, float]) -> int:
     Raises:
         UserError: not even one fits.
     """
-    nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    wanted = {name.upper(): amount for name, amount in resources.items() if amount > 0}
-    at_once = sum(min(math.floor(node.get(name, 0.0) / amount) for name, amount in wanted.items()) for node in nodes)
+    nodes: list[dict[str, float]] = [node["Resources"] for node in _alive()]
+    wanted = {name.upper(): amount for name, amount in resources.items()}
+    at_once = sum(trials_at_once(node, wanted) for node in nodes)
     if at_once < 1:
         largest = {name: max(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
         raise UserError(

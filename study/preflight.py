@@ -1,10 +1,13 @@
 """What can be known to fail is refused here, in one line, before anything is started."""
 
+import math
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -17,15 +20,17 @@ from study.config import CellConfig, StudyConfig
 from study.datasets.images import Images
 from study.poison import select
 from study.scenario import Scenario
+from study.version import check_code
 
 _LEAST_FREE_BYTES = 500 << 20  # a default study writes about 100 MB; Ray's own log and spill folders need room too
 
 
-def settle_device(wanted_gpus: float | None, remote: bool) -> tuple[str, float]:
+def settle_device(wanted_gpus: float | Literal["auto"] | None, remote: bool) -> tuple[str, float]:
     """``cuda`` or ``cpu``, and the GPUs a trial.
 
     Args:
-        wanted_gpus: the user's ``--gpus-per-trial``; None takes a GPU where this machine has one.
+        wanted_gpus: the user's ``--gpus-per-trial``; None takes a GPU where this machine has one, and ``auto`` a whole
+            one until a trial was measured.
         remote: the work is done on a cluster, whose GPUs cannot be seen from here.
     """
     import torch
@@ -37,9 +42,11 @@ def settle_device(wanted_gpus: float | None, remote: bool) -> tuple[str, float]:
         return "cpu", 0.0
     if not remote and not available:
         raise UserError(
-            f"--gpus-per-trial {wanted_gpus:g} needs a GPU that torch can use, and this machine has none: "
+            f"--gpus-per-trial {wanted_gpus} needs a GPU that torch can use, and this machine has none: "
             "leave it out to run on the CPU, or name a cluster with --address"
         )
+    if wanted_gpus == "auto":
+        return "cuda", 1.0
     if wanted_gpus > 1 and wanted_gpus != int(wanted_gpus):
         raise UserError(f"--gpus-per-trial must be at most 1 or a whole number, got {wanted_gpus:g}")
     return "cuda", wanted_gpus
@@ -61,6 +68,10 @@ def settle_precision(wanted: str, device: str) -> str:
 
 def check_folder(folder: Path, option: str) -> Path:
     """The folder, made and shown to be writable."""
+    if re.match(r"[a-z][a-z0-9+]+:/", str(folder)):
+        raise UserError(
+            f"{option} must be a folder that every node sees, got the URL {folder}: mount it, and name the folder"
+        )
     resolved = folder.expanduser().resolve()
     try:
         resolved.mkdir(parents=True, exist_ok=True)
@@ -135,3 +146,53 @@ def check_scenarios(scenarios: Sequence[Scenario], images: Images, environment: 
 def _try_trigger(attack: Attack, images: Images, context: FitContext) -> None:
     state = attack.fit(images, context)
     attack.apply(images.train_images[:1], np.zeros(1, dtype=np.int64), state, TRAIN)
+
+
+def trials_at_once(node: Mapping[str, float], wanted: Mapping[str, float]) -> int:
+    """How many trials fit on a node, given and wanted amounts by resource.
+
+    A share of a GPU lies on one device: of two GPUs 0.4 fits four times, not five.
+    """
+    fits = [
+        math.floor(1 / amount + 1e-9) * math.floor(node.get(name, 0.0))
+        if name == "GPU" and amount < 1
+        else math.floor(node.get(name, 0.0) / amount + 1e-9)
+        for name, amount in wanted.items()
+        if amount > 0
+    ]
+    return min(fits)
+
+
+def leave_mark(folders: Sequence[Path], mark: str, code: str) -> str:
+    """Runs on a node of the cluster: leaves a file in each folder. Returns what is wrong there, or an empty string."""
+    try:
+        check_code(code)
+        for folder in folders:
+            (folder / mark).write_text(mark)
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        return (
+            f"cannot write to {folder} ({error.strerror}): share it with that node, or choose other --out and --store"
+        )
+    return ""
+
+
+def find_marks(folders: Sequence[Path], marks: Mapping[str, str]) -> str:
+    """Runs on a node of the cluster: looks for the others' files. Returns what is wrong there, or an empty string.
+
+    Args:
+        marks: file name -> the node that left it. No name was looked up before, so no cached answer can be stale.
+    """
+    for folder in folders:
+        for mark, node in marks.items():
+            try:
+                intact = (folder / mark).read_text() == mark
+            except OSError:
+                intact = False
+            if not intact:
+                return (
+                    f"does not see in {folder} what node {node} wrote there: it must be one shared folder (NFS, a "
+                    "mounted volume); choose other --out and --store"
+                )
+    return ""

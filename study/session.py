@@ -75,7 +75,7 @@ class Session:
         )
         engine.quiet_ray()
         with engine.ray_session(config.address):
-            engine.concurrency(engine.trial_resources(self.plan))  # refused now, or Ray would wait for ever
+            engine.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
             failed = self._attack_failures(engine.build_shared(self.plan))
             if failed and len(failed) == len(self.plan.scenarios):
                 return f"{NO_ATTACK} (undefended ASR below {config.asr_floor:g}): use a larger rate or more epochs"

@@ -1,20 +1,97 @@
-"""One trial as Ray Tune runs it: a configuration, judged on one scenario a step."""
+"""What runs on a worker: a trial as Ray Tune runs it, one scenario a step, and the building of a shared stage."""
 
 import dataclasses
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from ray import tune
 
+from defenses import DEFENSES
 from defenses.registry import UserError
-from study.cell import CellResult, Environment, evaluate_cell
+from defenses.runner import run_stages
+from study import gpu_memory
+from study.cell import (
+    CellResult,
+    Environment,
+    cached_images,
+    evaluate_cell,
+    judge_undefended,
+    prepare,
+    train_trigger,
+)
+from study.datasets.images import Images
+from study.plan import Build
 from study.records import ScenarioRecord, TrialRecord, read_scenario, record_of, write_record
 from study.scenario import Scenario, order_of
+from study.version import check_code
 from tracking import artifacts
 
-POINT, KEY = "point", "key"
+POINT, KEY, GPUS, TRIES = "point", "key", "gpus", "tries"
+OOM = "oom"
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Board:
+    """Where workers tell how far their stage is, and the driver looks. Outlives its node, but not what it was told."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, tuple[int, int]] = {}
+
+    def tell(self, label: str, step: int, steps: int) -> None:
+        """Sets a stage's progress."""
+        self._steps[label] = (step, steps)
+
+    def look(self) -> dict[str, tuple[int, int]]:
+        """All stages' progress."""
+        return dict(self._steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """How a worker works: the threads and GPUs it has, and the hash of the code that it must run."""
+
+    threads: int
+    gpus: float
+    code: str
+
+    def enter(self, environment: Environment, images: Images) -> None:
+        """Makes this process ready to train.
+
+        Raises:
+            UserError: it runs other code than the driver.
+        """
+        check_code(self.code)
+        torch.set_num_threads(self.threads)
+        cached_images.lend(environment.dataset, images)
+        if environment.device == "cuda" and self.gpus > 0:
+            gpu_memory.cap(self.gpus)
+
+
+@ray.remote(max_retries=3)
+def build_stage(
+    build: Build, environment: Environment, images: Images, place: Place, board: Any, *needs: Any
+) -> dict[str, float | None]:
+    """Builds one shared stage into the store. Its parents' references make Ray wait for them."""
+    place.enter(environment, images)
+
+    def progress(stage: str, step: int, steps: int, values: Any) -> None:
+        board.tell.remote(build.label, step, steps)
+
+    if build.stage == "trigger":
+        train_trigger(build.scenario, environment, progress)
+        return {}
+    poisoned, context, runs = prepare(build.scenario, environment, progress)
+    if build.stage == "poison":
+        return {}
+    if build.stage == "standard_training":
+        return judge_undefended(poisoned, runs[-1].key, context, environment)[0]
+    defense = DEFENSES[build.defense]
+    run_stages(defense(defense.config_type.from_mapping(build.config)), poisoned.suspect, context, stop_at=build.stage)
+    return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +103,7 @@ class TrialTask:
         base: fields of its Config that all trials share.
         points: folder in which each point has one of its own.
         threads: torch threads a trial.
+        code: hash of the driver's.
     """
 
     defense: str
@@ -35,6 +113,25 @@ class TrialTask:
     until: str | None
     points: Path
     threads: int
+    code: str
+
+
+@ray.remote(max_retries=3)
+def measure_share(task: TrialTask, point: dict[str, Any], own_stages: set[str], images: Images) -> float:
+    """Runs a point on the first scenario with a whole GPU, and gives the share of it that a trial needs.
+
+    What it builds is thrown away: a trial's own stages that the store has already would not show their peak.
+    """
+    Place(task.threads, 1.0, task.code).enter(task.environment, images)
+    with tempfile.TemporaryDirectory(prefix="measure_", dir=task.environment.store) as folder:
+        for stage in task.environment.store.iterdir():
+            if stage.is_dir() and stage.name not in own_stages and not stage.name.startswith("measure_"):
+                (Path(folder) / stage.name).symlink_to(stage)
+        environment = dataclasses.replace(task.environment, store=Path(folder))
+        config = {**task.base, **point}
+        return gpu_memory.measured_share(
+            lambda: evaluate_cell(task.defense, config, task.scenarios[0], environment, task.until)
+        )
 
 
 class TrialRunner(tune.Trainable):
@@ -44,11 +141,11 @@ class TrialRunner(tune.Trainable):
     would throw away the process, and retry what would fail again.
     """
 
-    def setup(self, config: dict[str, Any], task: TrialTask | None = None) -> None:
-        """Called once a process."""
+    def setup(self, config: dict[str, Any], task: TrialTask | None = None, images: Images | None = None) -> None:
+        """Called once a process, whose trials all have the same share of a GPU."""
         assert task is not None
-        self.task = task
-        torch.set_num_threads(task.threads)
+        assert images is not None
+        self.task, self.images = task, images
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -58,6 +155,8 @@ class TrialRunner(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         self.point, self.key = config[POINT], config[KEY]
+        self.place = Place(self.task.threads, config[GPUS], self.task.code)
+        self.tries = config[TRIES]
         self.folder = self.task.points / self.key
         self.scenarios = order_of(self.task.scenarios, self.key)
         self.position = 0
@@ -67,15 +166,20 @@ class TrialRunner(tune.Trainable):
         scenario = self.scenarios[self.position]
         self.position += 1
         last = self.position == len(self.scenarios)
+        failure, out_of_memory = "", False
         try:
-            found = self._scenario(scenario)
+            self.place.enter(self.task.environment, self.images)
+            self._scenario(scenario)
         except Exception as error:
-            failure = f"{scenario.name}: {_reason(error)}"
+            failure, out_of_memory = f"{scenario.name}: {_reason(error)}", gpu_memory.ran_out(error)
+        if out_of_memory:
+            failure = f"{OOM}: {scenario.name} needs more than {self.place.gpus:g} of a GPU"
+            gpu_memory.release()
+        # A trial that gets more memory is not finished: the driver hands it out again.
+        if (failure or last) and not (out_of_memory and gpu_memory.larger(self.place.gpus, self.tries)):
             self._finish(failure)
-            return {"done": True, "scenario": scenario.name, "failure": failure, "objective": None}
-        if last:
-            self._finish("")
-        return {"done": last, "scenario": found.scenario, "failure": "", "objective": None}
+        done = last or bool(failure)
+        return {"done": done, "scenario": scenario.name, "failure": failure, OOM: out_of_memory, "objective": None}
 
     def _scenario(self, scenario: Scenario) -> ScenarioRecord:
         path = self.folder / f"{scenario.name}.json"

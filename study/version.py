@@ -1,19 +1,43 @@
-"""Which code made a result."""
+"""Which code made a result, and whether a worker runs the same."""
 
 import functools
 import hashlib
 import importlib.metadata
+import shutil
 from pathlib import Path
 
+from defenses.registry import UserError
+
 PACKAGES = ("defenses", "search_spaces", "study", "tracking")
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@functools.cache
+def code_hash() -> str:
+    """A hash over the sources that this process imports."""
+    digest = hashlib.sha256()
+    for package in PACKAGES:
+        for path in sorted((_ROOT / package).rglob("*.py")):
+            digest.update(str(path.relative_to(_ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @functools.cache
 def code_version() -> str:
-    """The package's version and a hash over its sources: ``0.1.0+3f2a9c41d07e``."""
-    root = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
+    """The package's version and the hash of its sources: ``0.1.0+3f2a9c41d07e``."""
+    return f"{importlib.metadata.version('backdoor-defense-study')}+{code_hash()}"
+
+
+def check_code(expected: str) -> None:
+    """Refuses to work with other code than the driver's, whose hash is `expected`."""
+    if code_hash() != expected:
+        raise UserError(
+            f"this worker's code in {_ROOT} has the hash {code_hash()} and the driver's has {expected}: "
+            "install the driver's version there, or remove it and let the driver ship its own"
+        )
+
+
+def copy_code(folder: Path) -> None:
+    """Copies the packages' sources, and nothing that happens to lie beside them, into a folder."""
     for package in PACKAGES:
-        for path in sorted((root / package).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return f"{importlib.metadata.version('backdoor-defense-study')}+{digest.hexdigest()[:12]}"
+        shutil.copytree(_ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
