@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from study.config import NOT_IDENTITY
+from study.goal import aggregate
 from study.ledger_file import LOST
-from study.objective import aggregate
 from study.plan import Plan
 from study.records import ScenarioRecord, read_scenario, read_trial
 from study.search import Ledger, Outcome, Row

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from defenses.registry import UserError, nearest
+from study.goal import parse_objectives
 
 
 def _rate(value: float) -> float:
@@ -34,8 +35,6 @@ def _name(value: str | None) -> str | None:
 def _objectives(value: str | None) -> str | None:
     if value is None:
         return None
-    from study.objective import parse_objectives  # late: it reads arrays
-
     return ",".join(parse_objectives(value))  # without directions: asr and asr:min are the same study
 
 

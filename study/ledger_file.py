@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from study.goal import Direction, pareto_front
+
 KEY, REASON, RETRY_OF, PAPER_DEFAULT = "point_key", "reason", "retry_of", "paper_default"
 LOST = "the study was stopped while this trial ran"
 
@@ -57,24 +59,14 @@ class LedgerFile:
         trials: by number.
     """
 
-    directions: tuple[str, ...]
+    directions: tuple[Direction, ...]
     trials: tuple[Trial, ...]
 
     def best(self) -> list[Trial]:
         """The complete trials that none beats in every objective: with one objective the best, of equals the first."""
         complete = [trial for trial in self.trials if trial.values is not None]
-        if len(self.directions) == 1:
-            return sorted(complete, key=self._gains, reverse=True)[:1]
-        return [trial for trial in complete if not any(self._beats(other, trial) for other in complete)]
-
-    def _gains(self, trial: Trial) -> tuple[float, ...]:
-        """Values of which more is better."""
-        pairs = zip(trial.values or (), self.directions, strict=True)
-        return tuple(value if direction == "maximize" else -value for value, direction in pairs)
-
-    def _beats(self, one: Trial, other: Trial) -> bool:
-        mine, theirs = self._gains(one), self._gains(other)
-        return mine != theirs and all(a >= b for a, b in zip(mine, theirs, strict=True))
+        front = pareto_front([trial.values or () for trial in complete], self.directions)
+        return [complete[position] for position in front]
 
 
 def read_ledger(path: Path) -> LedgerFile:
@@ -118,7 +110,7 @@ def _read(path: Path, mode: str = "ro") -> LedgerFile:
 
 def _ledger(database: sqlite3.Connection) -> LedgerFile:
     found = database.execute("select direction from study_directions order by objective").fetchall()
-    directions = tuple(str(direction).lower() for (direction,) in found)
+    directions: tuple[Direction, ...] = tuple("minimize" if name == "MINIMIZE" else "maximize" for (name,) in found)
     reasons = dict(database.execute("select key, value_json from study_user_attributes").fetchall())
     keys = "select trial_id, key, value_json from trial_user_attributes"
     attributes = _by_trial(database, keys, lambda name, text: (name, json.loads(text)))

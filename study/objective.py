@@ -1,30 +1,15 @@
-"""What a study searches for: one metric or several, their directions, and how scenarios are put together.
+"""Whether a study can measure what it is to search for."""
 
-Every objective here uses ground truth: it is an oracle, and says so wherever it is shown.
-"""
-
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Sequence
 
 from defenses.api import Defense
-from defenses.registry import UserError, nearest
+from defenses.registry import UserError
 from study.attacks.given import Given
 from study.datasets.images import Images
+from study.goal import MAXIMISED, MINIMISED, parse_objective
 from study.scenario import Scenario
 from tracking import names
 
-MAXIMISED = (
-    names.TPR,
-    names.AUROC,
-    names.CA,
-    names.CA_FOLDED,
-    names.ISOLATION_SCORE,
-    names.DEFENSE_SCORE,
-    names.OVERALL_SCORE,
-)
-MINIMISED = (names.FPR, names.ASR)
 _NEED_FLAGS = {names.TPR, names.FPR, names.AUROC, names.ISOLATION_SCORE, names.OVERALL_SCORE}
 _NEED_MODEL = {names.CA, names.CA_FOLDED, names.ASR, names.DEFENSE_SCORE, names.OVERALL_SCORE}
 _PARTS = {
@@ -35,56 +20,6 @@ _PARTS = {
 }
 EVERYTHING = frozenset({names.TPR, names.FPR, names.AUROC, names.CA, names.ASR})
 """What a study of poisoned data with known poison measures."""
-
-Metrics = Mapping[str, float | None]
-Direction = Literal["minimize", "maximize"]
-How = Literal["mean", "worst"]
-
-
-class Judged(Protocol):
-    """What a scenario's outcome must offer to be put together with others."""
-
-    @property
-    def metrics(self) -> Metrics:
-        """By name; undefined ones are None."""
-
-    @property
-    def attack_failed(self) -> bool:
-        """The attack does not work even undefended."""
-
-
-def direction(objective: str) -> Direction:
-    """``maximize`` or ``minimize``."""
-    return "minimize" if objective in MINIMISED else "maximize"
-
-
-def parse_objectives(text: str) -> tuple[str, ...]:
-    """The metrics of ``asr:min,ca:max``. A direction may be left out; it is the metric's own in any case.
-
-    Raises:
-        UserError: an unknown metric or direction, a direction that the metric does not have, or a metric twice.
-    """
-    found = [_parse_objective(part.strip()) for part in text.split(",")]
-    for name in found:
-        if found.count(name) > 1:
-            raise UserError(f"an objective stands once, got {name!r} more than once in {text!r}: leave one out")
-    return tuple(found)
-
-
-def _parse_objective(text: str) -> str:
-    name, separator, wanted = text.partition(":")
-    known = (*MAXIMISED, *MINIMISED)
-    if name not in known:
-        raise UserError(f"unknown objective {name!r}: {nearest(name, known)}(known: {', '.join(known)})")
-    natural = direction(name)[:3]
-    if separator and wanted not in ("min", "max"):
-        raise UserError(f"a direction is min or max, got {text!r}: write {name}:{natural}")
-    if separator and wanted != natural:
-        better = "lower" if natural == "min" else "higher"
-        raise UserError(
-            f"{text!r} would search for the worst defense, since a {better} {name} is better: write {name}:{natural}"
-        )
-    return name
 
 
 def measurable(scenarios: Sequence[Scenario], images: Images) -> frozenset[str]:
@@ -113,7 +48,7 @@ def check_objective(
     Args:
         measured: as `measurable` gives it.
     """
-    _parse_objective(objective)
+    parse_objective(objective)
     known = (*MAXIMISED, *MINIMISED)
     obstacle = _obstacle(objective, until, defense, measured)
     if not obstacle:
@@ -138,110 +73,3 @@ def _obstacle(objective: str, until: str | None, defense: type[Defense], measure
     if missing:
         return f"no scenario tells {' or '.join(sorted(missing))}: nothing is poisoned, or nobody marked what is"
     return ""
-
-
-def scores(found: Metrics) -> dict[str, float | None]:
-    """The metrics of a scenario and the scores made of them; a score is None when a part of it is."""
-
-    def difference(plus: str, minus: str) -> float | None:
-        high, low = found.get(plus), found.get(minus)
-        return None if high is None or low is None else high - low
-
-    isolation = difference(names.TPR, names.FPR)
-    defense = difference(names.CA, names.ASR)
-    overall = None if isolation is None or defense is None else (isolation + defense) / 2
-    return {
-        **found,
-        names.ISOLATION_SCORE: isolation,
-        names.DEFENSE_SCORE: defense,
-        names.OVERALL_SCORE: overall,
-    }
-
-
-@dataclass(frozen=True)
-class Aggregate:
-    """Metrics put together over scenarios.
-
-    Attributes:
-        metrics: by name; None where no scenario defines one.
-        counted: scenarios whose attack worked, or that have none.
-    """
-
-    metrics: dict[str, float | None]
-    counted: int
-
-
-def aggregate(outcomes: Sequence[Judged], how: How = "mean") -> Aggregate:
-    """The mean of each metric over the scenarios that define it, or its value where the defense does worst by it.
-
-    A scenario whose attack failed undefended is left out: a defense must not be credited for it.
-    """
-    counted = [scores(outcome.metrics) for outcome in outcomes if not outcome.attack_failed]
-    found: dict[str, float | None] = {}
-    for name in dict.fromkeys(name for metrics in counted for name in metrics):
-        values = [value for metrics in counted if (value := metrics.get(name)) is not None]
-        found[name] = _together(name, values, how) if values else None
-    return Aggregate(found, len(counted))
-
-
-def _together(name: str, values: list[float], how: How) -> float:
-    broken = [value for value in values if not math.isfinite(value)]
-    if broken:  # min and max may pass over a NaN, or prefer an infinity
-        return broken[0]
-    if how == "mean":
-        return sum(values) / len(values)
-    return max(values) if name in MINIMISED else min(values)
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What a study searches for.
-
-    Attributes:
-        objectives: metrics; with several the study looks for their Pareto front.
-        how: ``mean`` over scenarios, or the ``worst`` one by each objective.
-    """
-
-    objectives: tuple[str, ...]
-    how: How = "mean"
-
-    @property
-    def text(self) -> str:
-        """For people: ``overall_score``, ``worst asr, ca``."""
-        return ("worst " if self.how == "worst" else "") + ", ".join(self.objectives)
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the objectives among a trial's metrics: ``objective``, or ``objective/asr`` of several."""
-        return (names.OBJECTIVE,) if len(self.objectives) == 1 else tuple(map(names.objective, self.objectives))
-
-    @property
-    def directions(self) -> tuple[Direction, ...]:
-        """Of the objectives."""
-        return tuple(map(direction, self.objectives))
-
-    def describe(self, values: Sequence[float]) -> str:
-        """Values of the objectives for people: ``asr 0.0120, ca 0.9300``."""
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in zip(self.objectives, values, strict=True))
-        return ("worst " if self.how == "worst" else "") + shown
-
-    def values(self, outcomes: Sequence[Judged]) -> tuple[float | None, ...]:
-        """The objectives over scenarios; None where no scenario defines one."""
-        found = aggregate(outcomes, self.how).metrics
-        return tuple(found.get(name) for name in self.objectives)
-
-
-def pareto_front(values: Sequence[Sequence[float]], directions: Sequence[Direction]) -> list[int]:
-    """Positions of the values that none of the others beats; of equal ones the first. In ascending order.
-
-    One objective has a front of one: the best.
-    """
-    signs = [1 if found == "maximize" else -1 for found in directions]
-    better = [[factor * value for factor, value in zip(signs, point, strict=True)] for point in values]
-    front: list[int] = []
-    # From the best downwards: nothing that comes later in this order can beat what came before.
-    for position in sorted(range(len(better)), key=lambda at: ([-value for value in better[at]], at)):
-        point = better[position]
-        if not any(all(a >= b for a, b in zip(better[kept], point, strict=True)) for kept in front):
-            front.append(position)
-    return sorted(front)

@@ -19,8 +19,9 @@ from study.attacks.groups import expand
 from study.cell import Environment, cached_images
 from study.config import CellConfig, StudyConfig
 from study.datasets import DATASETS, DatasetSpec
+from study.goal import Goal, parse_objectives
 from study.grid import Grid, make_grid
-from study.objective import Goal, check_objective, measurable, parse_objectives
+from study.objective import check_objective, measurable
 from study.preflight import check_scenarios
 from study.scenario import Scenario
 from tracking import names

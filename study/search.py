@@ -20,9 +20,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from defenses.seeds import derive_seed
 from search_spaces.space import SearchSpace, Value
+from study.goal import Direction, pareto_front
 from study.grid import Grid
 from study.ledger_file import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, is_finished
-from study.objective import Direction, pareto_front
 from study.target import sqlite_url
 
 _STARTUP_SHARE = 0.4  # of the planned trials: TPE needs some to learn from, and a short study must still learn
@@ -73,6 +73,9 @@ class FreshNSGA2(NSGAIISampler):
         tried = _tried(study, trial, search_space)
         for _ in range(_CHILDREN):
             child = super().sample_relative(study, trial, search_space)
+            if child:  # what was mutated is left out, to be drawn later: drawn here, or it might make a copy
+                for name in [name for name in search_space if name not in child]:
+                    child[name] = self.sample_independent(study, trial, name, search_space[name])
             if tuple(child.get(name) for name in search_space) not in tried:
                 return child
         return {}

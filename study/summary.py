@@ -7,8 +7,8 @@ from typing import Any
 
 from search_spaces.space import significant
 from study.book import Book
+from study.goal import aggregate, direction, pareto_front, scores
 from study.ledger_file import LOST
-from study.objective import aggregate, direction, pareto_front, scores
 from study.plan import Plan
 from study.records import ScenarioRecord
 from study.search import Ledger, Row

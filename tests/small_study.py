@@ -11,7 +11,7 @@ import torch
 from search_spaces.space import SearchSpace
 from study.config import StudyConfig, resolve
 from study.datasets.images import Images
-from study.objective import Direction
+from study.goal import Direction
 from study.plan import Plan, make_plan
 from study.records import ScenarioRecord
 from study.search import Ledger

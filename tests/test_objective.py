@@ -7,7 +7,8 @@ import pytest
 from defenses import DEFENSES
 from defenses.registry import UserError
 from study import objective
-from study.objective import EVERYTHING, aggregate, check_objective, direction, scores
+from study.goal import aggregate, direction, scores
+from study.objective import EVERYTHING, check_objective
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from defenses.registry import UserError
 from search_spaces.space import Choice, Float, SearchSpace
 from study.config import StudyConfig, resolve
 from study.datasets.images import Images
-from study.objective import Direction, Goal, aggregate, pareto_front, parse_objectives
+from study.goal import Direction, Goal, aggregate, pareto_front, parse_objectives
 from study.search import Ledger
 
 SPACE = SearchSpace("toy", "pipd", {"beta": Float(0.0, 6.0, "why"), "statistic": Choice(("max", "mean"), "why")})
