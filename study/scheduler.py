@@ -110,6 +110,8 @@ class Pruner(FIFOScheduler):
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A trial's last scenario, which Ray asks no rule about, still counts for the others."""
         key = trial.config[KEY]
+        if "scenario" not in result:  # the study is being stopped, and this trial had not come that far
+            return
         for step in self._new(key, self._book.steps(key, result["scenario"])):
             self._note(key, step)
 
