@@ -8,9 +8,11 @@ import yaml
 
 from study.config import NOT_IDENTITY
 from study.goal import aggregate
-from study.ledger_file import LOST
+from study.ledger_file import is_finished
 from study.plan import Plan
-from study.records import ScenarioRecord, read_scenario, read_trial
+from study.pruning import Step, Stopped, steps_of
+from study.records import ScenarioRecord, TrialRecord, read_scenario, read_trial, write_record
+from study.scenario import order_of
 from study.search import Ledger, Outcome, Row
 from study.version import code_version
 from tracking import names
@@ -60,6 +62,9 @@ class Book:
             return None
         if trial.failure:
             return None, trial.failure
+        if trial.stopped:
+            whole = set(trial.scenarios) <= self.intact(key).keys()
+            return Stopped(self.steps(key, trial.scenarios[-1])) if whole else None
         records = self.scenarios(key)
         if records is None:
             return None
@@ -69,6 +74,28 @@ class Book:
         undefined = [name for name, value in zip(self.plan.goal.objectives, values, strict=True) if value is None]
         reason = f"{' and '.join(undefined)} is undefined on every scenario" if undefined else ""
         return values[0] if len(values) == 1 else values, reason
+
+    def steps(self, key: str, last: str | None = None) -> tuple[Step, ...]:
+        """What a trial of one objective had reached after each scenario, up to the last one that is asked for."""
+        judged: list[ScenarioRecord] = []
+        for scenario in order_of(self.plan.scenarios, key):
+            record = read_scenario(self.points / key / f"{scenario.name}.json")
+            if record is None:
+                break
+            judged.append(record)
+            if scenario.name == last:
+                break
+        return steps_of(judged, self.plan.goal)
+
+    def stop(self, key: str, point: dict[str, Any], last: str) -> None:
+        """Writes down that a trial was stopped early, so that no later driver goes on with it.
+
+        Args:
+            last: scenario that it was judged on.
+        """
+        order = [scenario.name for scenario in order_of(self.plan.scenarios, key)]
+        judged = order[: order.index(last) + 1]
+        write_record(self.points / key / "result.json", TrialRecord(key, point, judged, stopped=True))
 
     def open_study(self, settings: dict[str, Any]) -> None:
         """Tells MLflow of the study. What may change when it goes on is a tag: MLflow never changes a param."""
@@ -142,17 +169,22 @@ class Book:
         if run in self._passed_on:
             return
         self._passed_on.add(run)
-        records = self.scenarios(row.key) or []
+        records = (list(self.intact(row.key).values()) if row.stopped_early else self.scenarios(row.key)) or []
         self._open_trial(row.key, now_ms())
         folder = self.points / row.key / "trial"
         folder.mkdir(parents=True, exist_ok=True)
         config = dataclasses.asdict(self.plan.full_config(row.point))
         (folder / names.CONFIG_YAML).write_text(yaml.safe_dump(_plain(config), sort_keys=False))
-        found = aggregate(records, self.plan.goal.how).metrics
+        # A part of the scenarios does not compare with all of them, so it gets no metric of the same name.
+        found = {} if row.stopped_early else aggregate(records, self.plan.goal.how).metrics
         metrics = dict(zip(self.plan.goal.labels, row.values, strict=False))  # none when the trial failed
         tags = {names.TAG_PAPER_DEFAULT: str(row.paper_default).lower(), names.TAG_CODE: code_version()}
         if row.reason:
             tags[names.TAG_NOTE] = row.reason[:2000]
+        series: dict[str, list[float]] = {}
+        if self.plan.pruning is not None:
+            tags[names.TAG_STOPPED_EARLY] = str(row.stopped_early).lower()
+            series[names.OBJECTIVE_SO_FAR] = [step.value for step in self.steps(row.key)]
         label = "paper default" if row.paper_default else f"trial {row.number}"
         self.outbox.append(
             Record(
@@ -163,8 +195,9 @@ class Book:
                 params={name: _text(value) for name, value in config.items()},
                 tags={**tags, names.TAG_NAME: label},
                 metrics={**metrics, **_defined(found), **_total_costs(records)},
+                series=series,
                 artifacts=str(folder),
-                status="FINISHED" if row.value is not None else "FAILED",
+                status="FAILED" if row.state == "fail" else "FINISHED",
             )
         )
 
@@ -189,7 +222,7 @@ class Book:
         outcome = self.outcome(key) or (None, error or "the trial left no result")
         ledger.tell(number, outcome)
         row = next(found for found in ledger.rows() if found.number == number)
-        self._succeeded = self._succeeded or row.value is not None
+        self._succeeded = self._succeeded or row.state != "fail"
         self.failures_at_start += not self._succeeded
         self.trial_done(row)
         return row
@@ -197,7 +230,7 @@ class Book:
     def catch_up(self, ledger: Ledger) -> None:
         """Passes on what was settled while no driver was there to pass it on."""
         for row in ledger.rows():
-            if row.state in ("complete", "fail") and row.key and row.reason != LOST:
+            if row.key and is_finished(row.state, row.reason):
                 for scenario in self.plan.scenarios:
                     self.scenario_done(row.key, scenario.name)
                 self.trial_done(row)

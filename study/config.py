@@ -93,6 +93,20 @@ class StudyConfig(CellConfig):
     resolution: dict[str, Annotated[int, Field(ge=2)]] = Field(
         {}, description="points that the grid has along a field's range"
     )
+    pruner: Literal["none", "asha", "median"] = Field(
+        "none", description="stop a trial early that has fallen behind others after the same number of scenarios"
+    )
+    pruner_grace: int | None = Field(
+        None,
+        description="scenarios that count before a trial may be stopped; by default 2, or 1 of 2",
+        ge=1,
+    )
+    pruner_factor: float = Field(
+        2.0,
+        description="asha lets the best 1 in this many go on, at rungs that lie this many times further apart",
+        gt=1,
+        allow_inf_nan=False,
+    )
     search_seed: int = Field(0, description="seed of the sampler")
     cpus_per_trial: float = Field(1.0, description="CPU cores a trial", gt=0, allow_inf_nan=False)
     gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None = Field(

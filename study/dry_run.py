@@ -32,7 +32,7 @@ def describe(plan: Plan) -> str:
         + table(["scenario", "stage", "variant", "state"], rows, left=4)
         + f"\n{states['in the store']} in the store, {states['to build']} to build",
         f"Trials: {plan.config.trials} x {len(plan.scenarios)} scenarios, sampler {plan.config.sampler}, "
-        f"objective {plan.objective}; each runs: {', '.join(own) or 'nothing of its own'}",
+        f"pruner {plan.config.pruner}, objective {plan.objective}; each runs: {', '.join(own) or 'nothing of its own'}",
     ]
     if ranges:
         parts.append(table(["hyperparameter", "paper", "searched", "why"], ranges, left=4))

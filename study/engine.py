@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune import Callback, Stopper
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -258,6 +259,7 @@ def run_trials(
     on_scenario: Callable[[str, str], None],
     brake: Brake,
     runner: type[TrialRunner] = TrialRunner,
+    scheduler: TrialScheduler | None = None,
 ) -> None:
     """Runs the trials that the ledger lacks, as many at once as the resources allow.
 
@@ -267,6 +269,7 @@ def run_trials(
         settle: (trial number, point key, error) once a trial ended.
         on_scenario: (point key, scenario name) once a scenario was judged.
         runner: what a worker runs.
+        scheduler: stops trials early; by default none is stopped.
     """
     remaining = ledger.remaining(plan.config.trials)
     if remaining == 0:
@@ -290,6 +293,7 @@ def run_trials(
         tune_config=tune.TuneConfig(
             search_alg=LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus),
             num_samples=remaining * (1 + gpu_memory.RETRIES),
+            scheduler=scheduler,
             reuse_actors=True,
             max_concurrent_trials=concurrency(trial_resources(plan)),
         ),

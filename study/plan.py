@@ -23,6 +23,7 @@ from study.goal import Goal, parse_objectives
 from study.grid import Grid, make_grid
 from study.objective import check_objective, measurable
 from study.preflight import check_scenarios
+from study.pruning import Pruning, pruning_of
 from study.scenario import Scenario
 from tracking import names
 
@@ -64,6 +65,7 @@ class Plan:
         goal: what it searches for.
         gpus: a trial's.
         grid: what the sampler ``grid`` goes through; None for every other one.
+        pruning: how trials are stopped early; None when they are not.
     """
 
     config: StudyConfig
@@ -76,6 +78,7 @@ class Plan:
     goal: Goal
     gpus: float
     grid: Grid | None = None
+    pruning: Pruning | None = None
 
     @property
     def objective(self) -> str:
@@ -227,12 +230,13 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     goal = goal_of(config, defense, measurable(scenarios, images))
     for scenario in scenarios if config.per_scenario else ():  # each has a search of its own, for what it tells
         goal_of(config, defense, measurable((scenario,), images))
+    pruning = pruning_of(config, goal, len(scenarios))
     builds = shared_builds(scenarios, defense, space, base, environment)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
     grid = grid_of(config, space)
     if grid is not None:
         config = config.model_copy(update={"trials": trials_of(grid, config, space, base)})
-    return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid)
+    return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid, pruning)
 
 
 def goal_of(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> Goal:

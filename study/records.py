@@ -35,12 +35,17 @@ class ScenarioRecord:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A finished trial: its point and all its scenarios in the order in which they were judged, or why it failed."""
+    """A finished trial: its point and all its scenarios in the order in which they were judged, or why it failed.
+
+    Attributes:
+        stopped: it was stopped early, after the scenarios that stand here.
+    """
 
     key: str
     point: dict[str, Any]
     scenarios: list[str] = field(default_factory=list)
     failure: str = ""
+    stopped: bool = False
 
 
 R = TypeVar("R", ScenarioRecord, TrialRecord)

@@ -23,6 +23,7 @@ from search_spaces.space import SearchSpace, Value
 from study.goal import Direction, pareto_front
 from study.grid import Grid
 from study.ledger_file import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, is_finished
+from study.pruning import Stopped
 from study.target import sqlite_url
 
 _STARTUP_SHARE = 0.4  # of the planned trials: TPE needs some to learn from, and a short study must still learn
@@ -30,8 +31,8 @@ _STARTUP_SHARE = 0.4  # of the planned trials: TPE needs some to learn from, and
 _CHILDREN = 20  # that NSGA-II may draw for one that is new
 _GENERATIONS = 5  # that the planned trials are to make at least: NSGA-II learns between generations alone
 
-Outcome = tuple[float | tuple[float | None, ...] | None, str]
-"""An objective (of several, a tuple), or None and why there is none."""
+Outcome = tuple[float | tuple[float | None, ...] | None, str] | Stopped
+"""An objective (of several, a tuple), or None and why there is none; or what a stopped trial had reached."""
 
 
 class GridSampler(BaseSampler):
@@ -127,6 +128,16 @@ class Row:
         """The objective, the first of several; None unless the trial is complete."""
         return self.values[0] if self.values else None
 
+    @property
+    def stopped_early(self) -> bool:
+        """It fell behind others and was stopped before its last scenario."""
+        return self.state == "pruned"
+
+    @property
+    def comparable(self) -> bool:
+        """It was judged on every scenario. Whatever compares trials (tables, fronts, importance) takes these alone."""
+        return self.state == "complete"
+
 
 class Ledger:
     """Asks for points and is told what they gave.
@@ -156,9 +167,9 @@ class Ledger:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._key_of = space, key_of
         self._directions: list[Direction] = [directions] if isinstance(directions, str) else [*directions]
-        storage = optuna.storages.RDBStorage(sqlite_url(path))
+        self._storage = optuna.storages.RDBStorage(sqlite_url(path))
         self._study = optuna.create_study(
-            study_name=name, storage=storage, directions=self._directions, load_if_exists=True
+            study_name=name, storage=self._storage, directions=self._directions, load_if_exists=True
         )
         if grid is not None:
             self._study.sampler = GridSampler(space, grid, derive_seed(seed, "grid"))
@@ -200,8 +211,8 @@ class Ledger:
         return ingested, queued
 
     def _is_known(self, key: str, besides: int) -> bool:
-        """Whether a point is queued, running or complete in another trial."""
-        states = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE)
+        """Whether a point is queued or running in another trial, or was judged there."""
+        states = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
         trials = self._study.get_trials(deepcopy=False, states=states)
         return any(trial.user_attrs.get(KEY) == key for trial in trials if trial.number != besides)
 
@@ -215,7 +226,7 @@ class Ledger:
         return max(0, target - self.finished())
 
     def finished(self) -> int:
-        """Trials that are complete or failed for good."""
+        """Trials that are complete, were stopped early or failed for good."""
         reasons = self._reasons()
         trials = self._study.get_trials(deepcopy=False)
         return sum(is_finished(trial.state.name.lower(), reasons.get(trial.number, "")) for trial in trials)
@@ -236,6 +247,9 @@ class Ledger:
 
     def tell(self, number: int, outcome: Outcome) -> None:
         """Settles a trial. An objective that is missing or not a finite number is a failure with its reason."""
+        if isinstance(outcome, Stopped):
+            self._stop(number, outcome)
+            return
         found, reason = outcome
         values = found if isinstance(found, tuple) else (found,)
         finite = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
@@ -248,6 +262,15 @@ class Ledger:
             self._fail(number, f"this study has {len(self._directions)} objectives, got {len(values)} values")
         elif self._state(number) == TrialState.RUNNING:
             self._study.tell(number, finite)
+
+    def _stop(self, number: int, outcome: Stopped) -> None:
+        """A sampler learns from what a stopped trial had reached, and ranks it behind those that went further."""
+        if self._state(number) == TrialState.RUNNING:
+            study = self._storage.get_study_id_from_name(self._study.study_name)
+            trial = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+            for step in outcome.steps:
+                self._storage.set_trial_intermediate_value(trial, step.scenarios, step.value)
+            self._study.tell(number, state=TrialState.PRUNED)
 
     def _fail(self, number: int, reason: str) -> None:
         if self._state(number) == TrialState.RUNNING:

@@ -12,6 +12,7 @@ from study import engine
 from study.book import NO_ATTACK, Book
 from study.config import NOT_IDENTITY
 from study.plan import Plan
+from study.scheduler import Pruner
 from study.search import Ledger, Row
 from study.summary import Summary
 from study.target import tracking_target
@@ -20,6 +21,8 @@ from study.version import code_version
 from tracking import names
 from tracking.mlflow_log import Sender
 from tracking.outbox import Outbox
+
+_ENDED = {"pruned": "stopped early", "fail": "failed"}
 
 
 class Session:
@@ -107,6 +110,7 @@ class Session:
                 self._settle,
                 self.book.scenario_done,
                 self._brake,
+                scheduler=Pruner(self.book, self.ledger.rows()) if self.plan.pruning else None,
             )
         finally:
             self._bar.close()
@@ -118,10 +122,10 @@ class Session:
 
     def _settle(self, number: int, key: str, error: str) -> None:
         row = self.book.settle(self.ledger, number, key, error)
-        shown = f"#{number} {self.plan.goal.describe(row.values)}" if row.values else f"#{number} failed"
+        ended = self.plan.goal.describe(row.values) if row.comparable else _ENDED[row.state]
         best = self._show_best()
         assert self._bar is not None
-        self._bar.advance(1, f"{shown}, {best}")
+        self._bar.advance(1, f"#{number} {ended}, {best}")
         if self.book.failures_at_start >= engine.BREAKER:
             self._brake.pulled = True
 

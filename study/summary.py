@@ -27,9 +27,11 @@ class Summary:
     """
 
     def __init__(self, plan: Plan, book: Book, ledger: Ledger) -> None:
-        self.plan = plan
-        self.rows = [row for row in ledger.rows() if row.value is not None]
-        self.failed = [row for row in ledger.rows() if row.state == "fail" and row.reason not in ("", LOST)]
+        self.plan, self.book = plan, book
+        rows = ledger.rows()
+        self.rows = [row for row in rows if row.comparable]
+        self.stopped = [row for row in rows if row.stopped_early]
+        self.failed = [row for row in rows if row.state == "fail" and row.reason not in ("", LOST)]
         self.front = ledger.front()
         self.default = next((row for row in self.rows if row.paper_default), None)
         self.records = {row.number: book.intact(row.key) for row in self.rows}
@@ -150,6 +152,11 @@ class Summary:
     def notes(self) -> str:
         """What a reader should know besides, a line each."""
         lines = [] if self.front else ["no trial has finished"]
+        if self.stopped:
+            rule = self.plan.config.pruner
+            lines.append(
+                f"{len(self.stopped)} stopped early ({rule}): they count as tried, and nothing is compared with them"
+            )
         failed = self.attack_failures()
         if failed:
             lines.append(
@@ -175,6 +182,7 @@ class Summary:
         columns = [
             "trial",
             "paper_default",
+            "stopped_early",
             *self.plan.goal.labels,
             *points,
             "scenario",
@@ -183,8 +191,9 @@ class Summary:
         ]
         writer = csv.DictWriter(text, [*columns, "built_seconds", "wall_seconds"], lineterminator="\n")
         writer.writeheader()
-        for row in self.rows:
-            for record in self.records[row.number].values():
+        for row in sorted([*self.rows, *self.stopped], key=lambda row: row.number):
+            records = self.book.intact(row.key) if row.stopped_early else self.records[row.number]
+            for record in records.values():
                 writer.writerow(self._csv_row(row, record))
         return text.getvalue()
 
@@ -192,7 +201,8 @@ class Summary:
         return {
             "trial": row.number,
             "paper_default": int(row.paper_default),
-            **dict(zip(self.plan.goal.labels, row.values, strict=True)),
+            "stopped_early": int(row.stopped_early),
+            **dict(zip(self.plan.goal.labels, row.values, strict=False)),  # none when it was stopped early
             **row.point,
             "scenario": record.scenario,
             "attack_failed": int(record.attack_failed),
@@ -207,6 +217,8 @@ class Summary:
         A front has no best trial: it shows its size, and the best that it holds of each objective.
         """
         found: dict[str, float] = {"trials": float(len(self.rows))}
+        if self.plan.pruning is not None:
+            found["stopped_early"] = float(len(self.stopped))
         compared = [(self.default, "paper_default")]
         if self._several and self.front:
             found["front"] = float(len(self.front))

@@ -87,6 +87,19 @@ class Hungry(Fake):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
+class Graded(Fake):
+    """Each point reaches the same on every scenario: the first point the first grade, and so on."""
+
+    GRADES = (0.5, 0.25, 0.75, 0.375, 0.5, 1.0)
+
+    def _scenario(self, scenario: Scenario) -> ScenarioRecord:
+        grade = self.GRADES[self.role()]
+        self.note("started")
+        record = scenario_record(scenario.name, {"tpr": grade, "fpr": 0.0, "ca": grade, "asr": 0.0})
+        write_record(self.folder / f"{scenario.name}.json", record)
+        return record
+
+
 class Mortal(Fake):
     """One point's worker is killed three times, another's every time."""
 

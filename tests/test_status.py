@@ -212,6 +212,7 @@ def test_a_look_at_the_lock_refuses_no_driver(mine: Path) -> None:
         {"preset": "small", "trials": 20, "name": None},
         {"set": {"rounds": "5", "lga": "0.1"}, "seeds": [0, 1], "attacks": ["sig:variant=abl", "badnets@0.05"]},
         {"dataset": "npz:my data.npz", "download": True, "gpus_per_trial": 0.25, "until": "isolate"},
+        {"asr_floor": 0.0, "gpus_per_trial": 0.0, "pruner": "asha", "pruner_grace": 1, "pruner_factor": 1.5},
         {"blocks": [1, 2], "tracking_uri": "http://127.0.0.1:5000", "poison_rates": [0.05, 0.1]},
     ],
     ids=str,

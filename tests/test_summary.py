@@ -269,6 +269,7 @@ def test_the_csv_has_a_line_a_trial_and_scenario(make: MakeDesk) -> None:
     assert text.splitlines()[0].split(",") == [
         "trial",
         "paper_default",
+        "stopped_early",
         "objective",
         *desk.plan.space.ranges,
         "scenario",

@@ -19,6 +19,7 @@ ISOLATION_SCORE = "isolation_score"  # TPR - FPR
 DEFENSE_SCORE = "defense_score"  # CA - ASR
 OVERALL_SCORE = "overall_score"  # mean of the two
 OBJECTIVE = "objective"
+OBJECTIVE_SO_FAR = "objective_so_far"  # over the scenarios judged up to a step
 
 
 def objective(metric: str) -> str:
@@ -60,6 +61,7 @@ TAG_STAGES = "study.stage_keys"
 TAG_HITS = "study.stage_hits"
 TAG_ATTACK_FAILED = "study.attack_failed"
 TAG_PAPER_DEFAULT = "study.paper_default"
+TAG_STOPPED_EARLY = "study.stopped_early"
 TAG_BEST = "study.best"
 TAG_PARENT = "mlflow.parentRunId"
 TAG_NAME = "mlflow.runName"
