@@ -23,7 +23,9 @@ import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 
+from defenses.checkpoint import SECONDS, Checkpoint, remove_checkpoints
 from defenses.files import canonical, disk_errors, write_atomic
+from defenses.registry import UserError
 
 FORMAT = 2
 log = logging.getLogger(__name__)
@@ -77,10 +79,12 @@ class Store:
 
     Args:
         root: the folder; made when it is missing.
+        checkpoint_seconds: see `Checkpoint`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, checkpoint_seconds: float = SECONDS) -> None:
         self.root = root
+        self.checkpoint_seconds = checkpoint_seconds
         self._known: dict[tuple[str, str], Artifact] = {}
 
     def folder(self, stage: str, key: str) -> Path:
@@ -89,6 +93,10 @@ class Store:
             if not re.fullmatch(r"[a-z0-9_]+", part):
                 raise ValueError(f"a store's names hold a-z, 0-9 and _ alone, got {part!r}")
         return self.root / stage / key
+
+    def checkpoint(self, stage: str, key: str) -> Checkpoint:
+        """For whoever builds an entry: where its epochs are kept until it is written."""
+        return Checkpoint(self.folder(stage, key), self.checkpoint_seconds)
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""
@@ -137,8 +145,13 @@ class Store:
                 if found is not None:
                     return found, True
                 started = time.perf_counter()
-                outputs = build()
+                try:
+                    outputs = build()
+                except UserError:  # a verdict on the inputs: it would be the same again
+                    remove_checkpoints(folder)
+                    raise
                 self._write(folder, outputs, time.perf_counter() - started, describe or {})
+                remove_checkpoints(folder)
         built = self.find(stage, key)
         if built is None:
             raise RuntimeError(f"{folder} vanished while it was written: is another program cleaning {self.root}?")
