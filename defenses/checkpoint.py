@@ -75,10 +75,12 @@ class Checkpoint:
                 raise KeyError(f"it holds {sorted(states)}, and not {sorted(parts)}")
             for part, live in parts.items():
                 put_back(live, states[part])
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             for part, live in parts.items():
                 put_back(live, before[part])
-            log.warning("%s of %s does not fit this code or device, it starts anew: %s", name, self.folder, error)
+            log.warning(
+                "%s of %s does not fit this code or device, the stage starts anew: %s", name, self.folder, error
+            )
             return 0
         log.info("%s goes on after epoch %d", self.folder, epochs)
         return epochs
@@ -104,7 +106,7 @@ def _write(folder: Path, name: str, epochs: int, parts: Parts) -> None:
     }
     try:
         payload.write_bytes(data)
-        write_atomic(folder / f"{name}.json", json.dumps(meta | {"checksum": _checksum(meta)}))
+        write_atomic(folder / f"{name}.json", _with_checksum(meta))
     except BaseException:
         payload.unlink(missing_ok=True)
         raise
@@ -121,18 +123,27 @@ def _read(folder: Path, name: str) -> tuple[int, dict[str, Any]] | None:
         return None
     try:
         meta = json.loads(text)
-        checksum = meta.pop("checksum")
-        if meta["format"] != FORMAT or checksum != _checksum(meta):
+        del meta["checksum"]
+        if meta["format"] != FORMAT or _with_checksum(meta).encode() != text:
             raise ValueError("its checksum is wrong, or its format an older one")
         data = (folder / meta["payload"]).read_bytes()
         if hashlib.sha256(data).hexdigest() != meta["sha256"]:
             raise ValueError("the checksum of its payload is wrong")
         tensors = safetensors.torch.load(data)
         return meta["epochs"], {part: unpack(tree, tensors) for part, tree in meta["parts"].items()}
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        log.warning("%s of %s is damaged, the stage starts anew: %s", name, folder, error)
+    except (
+        FileNotFoundError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
+        log.warning("%s of %s cannot be read, the stage starts anew: %s", name, folder, error)
         return None
 
 
-def _checksum(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()  # NaN may be a loss: not `canonical`
+def _with_checksum(meta: dict[str, Any]) -> str:
+    text = json.dumps(meta)  # not `canonical`, which refuses NaN: a loss may be it
+    return json.dumps(meta | {"checksum": hashlib.sha256(text.encode()).hexdigest()})

@@ -39,7 +39,7 @@ def put_back(part: Part, state: Any) -> None:
     """Gives a part the state that `state_of` took of it.
 
     Raises:
-        RuntimeError, ValueError, KeyError, TypeError: it was taken of another kind of part.
+        RuntimeError, ValueError, LookupError, TypeError, AttributeError: it was taken of another kind of part.
     """
     if isinstance(part, torch.Generator):
         part.set_state(state)

@@ -203,7 +203,7 @@ def _quarantine_training(context: StageContext, inputs: Outputs, params: Params)
     recipe = Recipe(
         params.quarantine_epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay
     )
-    changed: Parts = {"epsilon": state.epsilon, "quarantined": quarantined, "history": history, "released": released}
+    changed: Parts = {"epsilon": state.epsilon, "history": history, "released": released}
     losses = fit(context, model, len(labels), recipe, loss, on_epoch, changed)
     logits = predict_logits(model, images, context.precision)
     own = (labels + num_classes).unsqueeze(1)
