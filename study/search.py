@@ -216,11 +216,15 @@ class Ledger:
 
     def finished(self) -> int:
         """Trials that are complete or failed for good."""
+        reasons = self._reasons()
         trials = self._study.get_trials(deepcopy=False)
-        return sum(is_finished(trial.state.name.lower(), self._reason(trial.number)) for trial in trials)
+        return sum(is_finished(trial.state.name.lower(), reasons.get(trial.number, "")) for trial in trials)
 
-    def _reason(self, number: int) -> str:
-        return str(self._study.user_attrs.get(f"{REASON}/{number}", ""))
+    def _reasons(self) -> dict[int, str]:
+        """Trial number -> why it failed. One query: asked for each trial, a long study would spend its time on it."""
+        prefix = f"{REASON}/"
+        found = self._study.user_attrs
+        return {int(name.removeprefix(prefix)): str(found[name]) for name in found if name.startswith(prefix)}
 
     def ask(self) -> tuple[int, dict[str, Value], str]:
         """The next point: its trial's number, its values and its key."""
@@ -256,8 +260,9 @@ class Ledger:
 
     def rows(self) -> list[Row]:
         """All trials that were started."""
+        reasons = self._reasons()
         trials = self._study.get_trials(deepcopy=False)
-        return [_row(trial, self._reason(trial.number)) for trial in trials if trial.state != TrialState.WAITING]
+        return [_row(trial, reasons.get(trial.number, "")) for trial in trials if trial.state != TrialState.WAITING]
 
     def best(self) -> Row | None:
         """The complete trial with the best objective; of equals, the earliest. Several objectives have no best."""
@@ -266,8 +271,9 @@ class Ledger:
 
     def front(self) -> list[Row]:
         """The complete trials that no other beats in all objectives; of equals, the earliest. In their order."""
-        complete = [row for row in self.rows() if row.values]
-        return [complete[position] for position in pareto_front([row.values for row in complete], self._directions)]
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        front = pareto_front([trial.values or () for trial in complete], self._directions)
+        return [_row(complete[position], "") for position in front]
 
 
 def _point(trial: FrozenTrial) -> dict[str, Any]:
