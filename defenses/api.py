@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from defenses.checkpoint import Checkpoint
 from defenses.config import Config
 from defenses.models import ModelSpec
 from defenses.seeds import SeedPart, derive_seed, generator
@@ -113,7 +114,11 @@ def silent(stage: str, step: int, steps: int, values: Mapping[str, float]) -> No
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage may use besides its inputs and the config fields that it reads."""
+    """What a stage may use besides its inputs and the config fields that it reads.
+
+    Attributes:
+        checkpoint: keeps its epochs; a stage that loops on its own loops over `Checkpoint.epochs`.
+    """
 
     stage: str
     dataset: SuspectDataset
@@ -122,6 +127,7 @@ class StageContext:
     precision: str
     seed: int
     progress: Progress
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
     def generator(self, *role: SeedPart) -> torch.Generator:
         """A generator on the stage's device; the same for the same base seed, stage and role."""

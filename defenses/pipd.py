@@ -12,8 +12,8 @@ Known failure: whole-image triggers can be invisible to the spatial maximum; see
 Stages: `pre_isolation`, `channel_activations`, `isolate` (not cached: about a second), `selective_training`.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.clustering import CLUSTERINGS
 from defenses.config import Config, param
 from defenses.isolation import isolate
+from defenses.live_state import Parts
 from defenses.models import build_model, load_model
 from defenses.models.taps import CHANNEL_STATISTICS, TAP_SETS, record_taps, tap_names
 from defenses.stages import cpu_weights, lowest, share
@@ -94,7 +95,7 @@ def _pre_isolation(context: StageContext, _inputs: Outputs, params: Params) -> O
     def loss(index: Tensor) -> Tensor:
         return local_gradient_ascent(feed.logits(model, index), labels[index], params.gamma, params.granularity)
 
-    losses = fit(context, model, len(labels), recipe, loss)
+    losses = fit(context, model, len(labels), recipe, loss, kept={"augment": feed.generator})
     return {
         "weights": cpu_weights(model),
         "sample_losses": sample_losses(model, images, labels, context.precision),
@@ -147,12 +148,26 @@ def _isolate(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     }
 
 
-def _cycle(indices: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Endless random batches that go through the indices evenly."""
-    while True:
-        order = indices[torch.randperm(len(indices), generator=generator, device=indices.device)]
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
+class _Cycle:
+    """Endless random batches that go through the indices evenly; where it is can be kept."""
+
+    def __init__(self, indices: Tensor, size: int, generator: torch.Generator) -> None:
+        self.indices, self.size, self.generator = indices, size, generator
+        self.order, self.start = indices[:0], 0
+
+    def __next__(self) -> Tensor:
+        if self.start >= len(self.order):
+            shuffled = torch.randperm(len(self.indices), generator=self.generator, device=self.indices.device)
+            self.order, self.start = self.indices[shuffled], 0
+        self.start += self.size
+        return self.order[self.start - self.size : self.start]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": self.order, "start": self.start, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.order, self.start = state_dict["order"], state_dict["start"]
+        self.generator.set_state(state_dict["generator"])
 
 
 def _selective_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
@@ -179,7 +194,7 @@ def _selective_training(context: StageContext, inputs: Outputs, params: Params) 
         params.selective_clip_norm,
     )
     size = max(1, round(params.batch_size * len(isolated) / len(kept)))
-    isolated_batches = _cycle(isolated, size, context.generator("isolated"))
+    isolated_batches = _Cycle(isolated, size, context.generator("isolated"))
     ascends = params.ascent_weight > 0 and len(isolated) > 0
 
     def loss(index: Tensor) -> Tensor:
@@ -189,7 +204,8 @@ def _selective_training(context: StageContext, inputs: Outputs, params: Params) 
             total = total - params.ascent_weight * _still_obeyed(model, feed, next(isolated_batches), labels)
         return total
 
-    losses = fit(context, model, len(kept), recipe, loss)
+    changed: Parts = {"augment": feed.generator, "isolated": isolated_batches}
+    losses = fit(context, model, len(kept), recipe, loss, kept=changed)
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
 
 

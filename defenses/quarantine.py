@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.config import Config, param
+from defenses.live_state import Parts
 from defenses.models import Normalised, build_model, load_model
 from defenses.seeds import derive_seed
 from defenses.stages import cpu_weights, lowest
@@ -202,7 +203,8 @@ def _quarantine_training(context: StageContext, inputs: Outputs, params: Params)
     recipe = Recipe(
         params.quarantine_epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay
     )
-    losses = fit(context, model, len(labels), recipe, loss, on_epoch)
+    changed: Parts = {"epsilon": state.epsilon, "history": history, "released": released}
+    losses = fit(context, model, len(labels), recipe, loss, on_epoch, changed)
     logits = predict_logits(model, images, context.precision)
     own = (labels + num_classes).unsqueeze(1)
     flags = torch.stack(history)
@@ -244,7 +246,7 @@ def _backdoor_free_training(context: StageContext, inputs: Outputs, params: Para
     def loss(index: Tensor) -> Tensor:
         return soft_cross_entropy(feed.logits(model, index), labels[index], epsilon[index], num_classes)
 
-    losses = fit(context, model, len(labels), recipe, loss)
+    losses = fit(context, model, len(labels), recipe, loss, kept={"augment": feed.generator})
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
 
 

@@ -22,6 +22,7 @@ from defenses.api import (
     SuspectDataset,
     silent,
 )
+from defenses.checkpoint import Checkpoint
 from defenses.config import Config
 from defenses.files import canonical
 from defenses.models import ModelSpec, load_model
@@ -138,9 +139,17 @@ def _run_stage(
     key = stage_key(identity)
 
     def build() -> Outputs:
+        checkpoint = context.store.checkpoint(stage.name, key) if stage.cached else Checkpoint()
         inputs = {local: done[name].load(output) for local, (name, output) in sources.items()}
         stage_context = StageContext(
-            stage.name, dataset, context.model, context.device, context.precision, context.seed, context.progress
+            stage.name,
+            dataset,
+            context.model,
+            context.device,
+            context.precision,
+            context.seed,
+            context.progress,
+            checkpoint,
         )
         outputs = stage.run(stage_context, inputs, Params(**stage_params(stage, config)))
         if set(outputs) != set(stage.outputs):

@@ -40,6 +40,7 @@ def _standard_training(context: StageContext, _inputs: Outputs, params: Params) 
         len(labels),
         recipe,
         lambda index: functional.cross_entropy(feed.logits(model, index), labels[index]),
+        kept={"augment": feed.generator},
     )
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
 

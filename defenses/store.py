@@ -23,7 +23,10 @@ import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 
+from defenses.checkpoint import SECONDS, Checkpoint, remove_checkpoints
 from defenses.files import canonical, disk_errors, write_atomic
+from defenses.registry import UserError
+from defenses.remote import Remote, cache_folder, is_url
 
 FORMAT = 2
 log = logging.getLogger(__name__)
@@ -77,10 +80,14 @@ class Store:
 
     Args:
         root: the folder; made when it is missing.
+        checkpoint_seconds: see `Checkpoint`.
+        remote: where other nodes find what is built here, and the other way round.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, checkpoint_seconds: float = SECONDS, remote: Remote | None = None) -> None:
         self.root = root
+        self.remote = remote
+        self.checkpoint_seconds = checkpoint_seconds
         self._known: dict[tuple[str, str], Artifact] = {}
 
     def folder(self, stage: str, key: str) -> Path:
@@ -89,6 +96,10 @@ class Store:
             if not re.fullmatch(r"[a-z0-9_]+", part):
                 raise ValueError(f"a store's names hold a-z, 0-9 and _ alone, got {part!r}")
         return self.root / stage / key
+
+    def checkpoint(self, stage: str, key: str) -> Checkpoint:
+        """For whoever builds an entry: where its epochs are kept until it is written."""
+        return Checkpoint(self.folder(stage, key), self.checkpoint_seconds)
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""
@@ -107,12 +118,27 @@ class Store:
         try:
             text = (folder / "meta.json").read_bytes()
         except FileNotFoundError:
-            return None, None
+            if not self._fetch(stage, key, folder):
+                return None, None
+            text = (folder / "meta.json").read_bytes()
         artifact = _intact(folder, text)
         if artifact is None:
             return None, text
         self._known[stage, key] = artifact
         return artifact, None
+
+    def _fetch(self, stage: str, key: str, folder: Path) -> bool:
+        """Takes an intact entry from the remote store, if there is one."""
+        text = self.remote.fetch(stage, key, folder) if self.remote is not None else None
+        if text is None:
+            return False
+        if _intact(folder, text) is None:
+            log.warning(
+                "%s/%s is damaged in the remote store, or of an older format: it is built again", stage, key[:12]
+            )
+            return False
+        write_atomic(folder / "meta.json", text.decode())
+        return True
 
     def get_or_build(
         self, stage: str, key: str, build: Callable[[], dict[str, Any]], describe: dict[str, Any] | None = None
@@ -137,8 +163,15 @@ class Store:
                 if found is not None:
                     return found, True
                 started = time.perf_counter()
-                outputs = build()
+                try:
+                    outputs = build()
+                except UserError:  # a verdict on the inputs: it would be the same again
+                    remove_checkpoints(folder)
+                    raise
                 self._write(folder, outputs, time.perf_counter() - started, describe or {})
+                remove_checkpoints(folder)
+                if self.remote is not None:
+                    self.remote.publish(stage, key, folder)
         built = self.find(stage, key)
         if built is None:
             raise RuntimeError(f"{folder} vanished while it was written: is another program cleaning {self.root}?")
@@ -160,6 +193,13 @@ class Store:
             "describe": describe,
         }
         write_atomic(folder / "meta.json", json.dumps(meta | {"checksum": _checksum(meta)}, indent=1))
+
+
+def open_store(place: Path | str) -> Store:
+    """The store in a folder, or behind a URL by way of this node's own folder for it."""
+    if is_url(place):
+        return Store(cache_folder(str(place)), remote=Remote(str(place)))
+    return Store(Path(place))
 
 
 def _checksum(meta: dict[str, Any]) -> str:

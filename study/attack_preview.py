@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from defenses.files import disk_errors
-from defenses.store import Store
+from defenses.store import Store, open_store
 from study.attacks.api import TEST, TRAIN, Pixels, selection_order
 from study.attacks.fitting import FitContext
 from study.config import StudyConfig
@@ -33,9 +33,9 @@ def write_preview(path: Path, config: StudyConfig) -> None:
         UserError: an attack that the dataset cannot have, or a path that cannot be written.
     """
     check_file(path, "--preview")
-    out = check_places(config)
+    check_places(config)
     images = load_dataset(dataset_spec(config))
-    store = Store((config.store or out / "store").expanduser().resolve())
+    store = open_store(config.store_place)
     scenarios = {scenario.attack: scenario for scenario in scenarios_of(config) if scenario.parsed.poisons}
     rows = [(name, _blocks(scenario, images, store)) for name, scenario in scenarios.items()]
     with disk_errors(path):

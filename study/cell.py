@@ -17,7 +17,7 @@ from defenses.api import DefenseResult, Progress, StageRun, silent
 from defenses.files import canonical
 from defenses.models import load_model
 from defenses.runner import RunContext, run_defense, run_stages
-from defenses.store import Store
+from defenses.store import Store, open_store
 from defenses.training.inference import predict_array
 from study import metrics
 from study.datasets import DatasetSpec, load_dataset
@@ -35,7 +35,7 @@ class Environment:
 
     Attributes:
         dataset: which images.
-        store: folder of the artifact store.
+        store: folder of the artifact store, or its URL.
         model, width, blocks: the network.
         precision: ``bf16`` or ``fp32``, settled once for the whole study.
         device: ``cpu`` or ``cuda``.
@@ -44,7 +44,7 @@ class Environment:
     """
 
     dataset: DatasetSpec
-    store: Path
+    store: Path | str
     model: str
     width: int
     blocks: tuple[int, ...]
@@ -104,7 +104,7 @@ class ImageCache:
 
 
 cached_images = ImageCache()
-cached_store = functools.lru_cache(maxsize=2)(Store)
+cached_store = functools.lru_cache(maxsize=2)(open_store)
 
 
 def prepare(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from defenses.registry import UserError, nearest
+from defenses.remote import is_url
 from study.goal import parse_objectives
 
 
@@ -63,9 +64,18 @@ class CellConfig(BaseModel):
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto takes bf16 where the hardware has it")
     asr_floor: float = Field(0.9, description="an attack whose undefended ASR is lower has failed", ge=0, le=1)
     until: Literal["isolate"] | None = Field(None, description="stop once samples are flagged; no final model")
-    store: Path | None = Field(None, description="folder for shared stages; by default beside the results")
+    store: Path | str | None = Field(
+        None, description="folder or URL (s3://...) for shared stages; by default a folder beside the results"
+    )
     out: Path = Field(Path("runs"), description="folder for results")
     set: dict[str, str] = Field({}, description="fields of the defense's Config to fix")
+
+    @property
+    def store_place(self) -> Path | str:
+        """The store's folder, absolute, or its URL."""
+        if is_url(self.store):
+            return str(self.store)
+        return Path(self.store or self.out / "store").expanduser().resolve()
 
 
 class StudyConfig(CellConfig):

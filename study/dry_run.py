@@ -6,7 +6,7 @@ import torch
 
 from defenses import DEFENSES
 from defenses.runner import RunContext, missing_stages
-from defenses.store import Store
+from defenses.store import Store, open_store
 from study.cell import cached_images
 from study.plan import Build, Plan
 from study.poison_store import stored_poison, trigger_key
@@ -16,7 +16,7 @@ from study.terminal import table
 
 def describe(plan: Plan) -> str:
     """The shared stages with their state, and the trials."""
-    store = Store(plan.environment.store)
+    store = open_store(plan.environment.store)
     rows = [
         [build.scenario.name, build.stage, _variant(build, plan), _state(build, plan, store)] for build in plan.builds
     ]

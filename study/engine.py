@@ -24,7 +24,7 @@ from defenses.registry import UserError
 from study import gpu_memory
 from study.cell import cached_images
 from study.plan import Plan
-from study.preflight import find_marks, leave_mark, trials_at_once
+from study.preflight import find_marks, leave_mark, remove_marks, trials_at_once
 from study.search import Ledger
 from study.terminal import Bar, say
 from study.trainable import (
@@ -340,18 +340,18 @@ def check_cluster(plan: Plan, folder: Path) -> None:
     concurrency(trial_resources(plan))
     if plan.config.address is None:
         return
-    plan.environment.store.mkdir(parents=True, exist_ok=True)
-    folders = [plan.environment.store, folder]
+    store = plan.environment.store
+    if isinstance(store, Path):
+        store.mkdir(parents=True, exist_ok=True)
+    places = [store, folder]
     nonce = secrets.token_hex(8)
     nodes = {node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in _alive()}
     marks = {f".node_{nonce}_{position}": name for position, name in enumerate(nodes.values())}
     try:
-        _ask_nodes(nodes, leave_mark, [(folders, mark, code_hash()) for mark in marks])
-        _ask_nodes(nodes, find_marks, [(folders, marks)] * len(nodes))
+        _ask_nodes(nodes, leave_mark, [(places, mark, code_hash()) for mark in marks])
+        _ask_nodes(nodes, find_marks, [(places, marks)] * len(nodes))
     finally:
-        for place in folders:
-            for mark in marks:
-                (place / mark).unlink(missing_ok=True)
+        remove_marks(places, marks)
 
 
 def _ask_nodes(nodes: dict[str, str], question: Callable[..., str], arguments: Sequence[tuple[Any, ...]]) -> None:

@@ -144,10 +144,9 @@ def dataset_spec(config: CellConfig) -> DatasetSpec:
 
 def environment_of(config: CellConfig, space: SearchSpace, device: str, precision: str) -> Environment:
     """What all cells of a configuration share."""
-    store = config.store or config.out / "store"
     return Environment(
         dataset=dataset_spec(config),
-        store=store.expanduser().resolve(),
+        store=config.store_place,
         model=config.model or space.model,
         width=config.width,
         blocks=config.blocks,

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from defenses.models import ModelSpec
 from defenses.registry import UserError
+from defenses.remote import Remote
 from study.attacks.api import TRAIN, Attack
 from study.attacks.fitting import FitContext
 from study.cell import Environment
@@ -70,7 +71,8 @@ def check_folder(folder: Path, option: str) -> Path:
     """The folder, made and shown to be writable."""
     if re.match(r"[a-z][a-z0-9+]+:/", str(folder)):
         raise UserError(
-            f"{option} must be a folder that every node sees, got the URL {folder}: mount it, and name the folder"
+            f"{option} must be a folder, since a study's ledger needs file locks, got the URL {folder}: mount it, and "
+            "name the folder; --store alone may be a URL"
         )
     resolved = folder.expanduser().resolve()
     try:
@@ -115,8 +117,10 @@ def check_places(config: CellConfig) -> Path:
     """The results folder, checked; the store's as well."""
     out = check_folder(config.out, "--out")
     check_room(out)
-    if config.store is not None:
-        check_room(check_folder(config.store, "--store"))
+    if isinstance(place := config.store_place, str):
+        Remote(place).check()
+    elif config.store is not None:
+        check_room(check_folder(place, "--store"))
     if isinstance(config, StudyConfig):
         check_home()
     return out
@@ -163,36 +167,52 @@ def trials_at_once(node: Mapping[str, float], wanted: Mapping[str, float]) -> in
     return min(fits)
 
 
-def leave_mark(folders: Sequence[Path], mark: str, code: str) -> str:
-    """Runs on a node of the cluster: leaves a file in each folder. Returns what is wrong there, or an empty string."""
+def leave_mark(places: Sequence[Path | str], mark: str, code: str) -> str:
+    """Runs on a node of the cluster: leaves a file in each folder or URL. Returns what is wrong there, if anything."""
     try:
         check_code(code)
-        for folder in folders:
-            (folder / mark).write_text(mark)
+        for place in places:
+            if isinstance(place, str):
+                Remote(place).write_mark(mark)
+            else:
+                (place / mark).write_text(mark)
     except UserError as error:
         return str(error)
     except OSError as error:
-        return (
-            f"cannot write to {folder} ({error.strerror}): share it with that node, or choose other --out and --store"
-        )
+        return f"cannot write to {place} ({error.strerror}): share it with that node, or choose other --out and --store"
     return ""
 
 
-def find_marks(folders: Sequence[Path], marks: Mapping[str, str]) -> str:
+def find_marks(places: Sequence[Path | str], marks: Mapping[str, str]) -> str:
     """Runs on a node of the cluster: looks for the others' files. Returns what is wrong there, or an empty string.
 
     Args:
         marks: file name -> the node that left it. No name was looked up before, so no cached answer can be stale.
     """
-    for folder in folders:
+    for place in places:
         for mark, node in marks.items():
-            try:
-                intact = (folder / mark).read_text() == mark
-            except OSError:
-                intact = False
-            if not intact:
+            if not _has_mark(place, mark):
                 return (
-                    f"does not see in {folder} what node {node} wrote there: it must be one shared folder (NFS, a "
-                    "mounted volume); choose other --out and --store"
+                    f"does not see in {place} what node {node} wrote there: it must be one shared folder (NFS, a "
+                    "mounted volume), or for --store a URL; choose other --out and --store"
                 )
     return ""
+
+
+def _has_mark(place: Path | str, mark: str) -> bool:
+    if isinstance(place, str):
+        return Remote(place).has_mark(mark)
+    try:
+        return (place / mark).read_text() == mark
+    except OSError:
+        return False
+
+
+def remove_marks(places: Sequence[Path | str], marks: Iterable[str]) -> None:
+    """Removes the files of all nodes."""
+    for place in places:
+        for mark in marks:
+            if isinstance(place, str):
+                Remote(place).remove_mark(mark)
+            else:
+                (place / mark).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from study.cell import (
     CellResult,
     Environment,
     cached_images,
+    cached_store,
     evaluate_cell,
     judge_undefended,
     prepare,
@@ -123,8 +124,9 @@ def measure_share(task: TrialTask, point: dict[str, Any], own_stages: set[str], 
     What it builds is thrown away: a trial's own stages that the store has already would not show their peak.
     """
     Place(task.threads, 1.0, task.code).enter(task.environment, images)
-    with tempfile.TemporaryDirectory(prefix="measure_", dir=task.environment.store) as folder:
-        for stage in task.environment.store.iterdir():
+    root = cached_store(task.environment.store).root
+    with tempfile.TemporaryDirectory(prefix="measure_", dir=root) as folder:
+        for stage in root.iterdir():
             if stage.is_dir() and stage.name not in own_stages and not stage.name.startswith("measure_"):
                 (Path(folder) / stage.name).symlink_to(stage)
         environment = dataclasses.replace(task.environment, store=Path(folder))

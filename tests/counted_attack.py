@@ -19,7 +19,7 @@ class Counted(Attack):
     def fit(self, images: Images, context: FitContext) -> State:
         """The constant."""
 
-        def build() -> State:
+        def build(_own: FitContext) -> State:
             TRAININGS.append(context.seed)
             context.progress("counted_part", 1, 1, {"loss": 0.5})
             return {"step": np.array([7 + context.seed])}

@@ -61,7 +61,7 @@ def test_the_kuberay_example_has_a_token_and_a_command_that_works() -> None:
         (container,) = pod["containers"]
         mounts = {mount["name"]: Path(mount["mountPath"]) for mount in container["volumeMounts"]}
         assert mounts.keys() == {volume["name"] for volume in pod["volumes"]}
-        for place in (config.out, config.store, Path(config.dataset.partition(":")[2])):
+        for place in (config.out, Path(config.store_place), Path(config.dataset.partition(":")[2])):
             assert place is not None
             assert place.is_relative_to(mounts["shared"])
 
@@ -89,8 +89,10 @@ def test_a_node_that_does_not_see_the_others_files_names_them(tmp_path: Path) ->
 @pytest.mark.parametrize("url", ["s3://bucket/runs", "gs://bucket", "memory://x"])
 def test_a_url_does_not_become_a_folder(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"--store must be a folder that every node sees, got the URL"):
-        check_folder(Path(url), "--store")
+    with pytest.raises(
+        UserError, match=r"--out must be a folder, since a study's ledger needs file locks, got the URL"
+    ):
+        check_folder(Path(url), "--out")
     assert not list(tmp_path.iterdir())
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from defenses.api import StageContext
+from defenses.live_state import Parts
 from defenses.registry import UserError
 from defenses.training.images import crop_padding, epoch_batches, take, take_augmented
 from defenses.training.precision import autocast
@@ -67,6 +68,7 @@ def fit(
     recipe: Recipe,
     batch_loss: Callable[[Tensor], Tensor],
     on_epoch: Callable[[int], None] | None = None,
+    kept: Parts | None = None,
 ) -> list[float]:
     """Trains a model in place.
 
@@ -77,6 +79,8 @@ def fit(
         recipe: see `Recipe`.
         batch_loss: indices int64 [b] in [0, n) -> a scalar to descend.
         on_epoch: called after each epoch with its number from 0; the model may be used and is set to train mode again.
+        kept: what the loss and `on_epoch` change and read again, generators included. A stage that was killed goes on
+            with it as it was.
 
     Returns:
         The mean loss of each epoch.
@@ -89,7 +93,8 @@ def fit(
         model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
     losses: list[float] = []
-    for epoch in range(recipe.epochs):
+    parts = {"model": model, "optimiser": optimiser, "batches": shuffle, "losses": losses, **(kept or {})}
+    for epoch in context.checkpoint.epochs(recipe.epochs, parts):
         model.train()
         total = torch.zeros((), device=context.device)
         batches = list(epoch_batches(n, recipe.batch_size, shuffle, context.device))

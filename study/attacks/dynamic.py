@@ -26,8 +26,10 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from defenses.api import Outputs, Weights
 from defenses.config import param
+from defenses.live_state import Part
 from defenses.models import BLOCKS, ModelSpec, build_model
 from defenses.registry import UserError
+from defenses.stages import cpu_weights
 from defenses.training.images import take, to_device
 from study.attacks.api import COVER, Attack, AttackConfig, Pixels, State
 from study.attacks.dynamic_networks import EncoderDecoder, TriggerNetworks, alikeness, triggers
@@ -165,9 +167,9 @@ class Dynamic(Attack):
         """Both generators, frozen; and for covers the training images, each with the one whose trigger it gets."""
         config = self.config
         options = {name: getattr(config, name) for name in _MASK_OPTIONS}
-        mask: Weights = context.part(MASK_STAGE, images, options, lambda: train_mask(config, images, context))["mask"]
+        mask: Weights = context.part(MASK_STAGE, images, options, lambda own: train_mask(config, images, own))["mask"]
         options = {name: getattr(config, name) for name in _ALL_OPTIONS} | {"target_label": context.target_label}
-        found = context.part(PATTERN_STAGE, images, options, lambda: train_pattern(config, images, context, mask))
+        found = context.part(PATTERN_STAGE, images, options, lambda own: train_pattern(config, images, own, mask))
         return {
             "networks": _with_weights(config, context, mask, found["pattern"]),
             "images": images.train_images,
@@ -212,10 +214,6 @@ def _with_weights(config: DynamicConfig, context: FitContext, mask: Weights, pat
     return networks
 
 
-def _weights(network: nn.Module) -> Weights:
-    return {name: value.detach().cpu().clone() for name, value in network.state_dict().items()}
-
-
 def _adam(network: nn.Module, lr: float, config: DynamicConfig) -> torch.optim.Adam:
     return torch.optim.Adam(network.parameters(), lr=lr, betas=(config.betas[0], config.betas[1]))
 
@@ -232,8 +230,9 @@ def train_mask(config: DynamicConfig, images: Images, context: FitContext) -> Ou
     def step(batch: Tensor, index: Tensor) -> dict[str, Tensor]:
         return mask_step(networks, optimiser, batch, config)
 
-    history = _epochs(MASK_STAGE, config.mask_epochs, step, [schedule], images, config.batch_size, context)
-    return {"mask": _weights(networks.mask), "history": history}
+    trained = {"mask": networks.mask}
+    history = _epochs(MASK_STAGE, config.mask_epochs, step, trained, [schedule], images, config.batch_size, context)
+    return {"mask": cpu_weights(networks.mask), "history": history}
 
 
 def mask_step(
@@ -265,6 +264,7 @@ def _epochs(
     stage: str,
     epochs: int,
     step: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    networks: Mapping[str, nn.Module],
     schedules: list[MultiStepLR],
     images: Images,
     batch_size: int,
@@ -274,11 +274,15 @@ def _epochs(
 
     Args:
         step: from a batch float32 [n, 3, H, W] in [0, 1] and the positions of its images.
+        networks, schedules: what the steps change, and with what rate; the schedules' optimisers take the steps.
     """
     data = to_device(images.train_images, context.device)
     shuffle = context.generator("dynamic", stage, "batches")
     history: dict[str, list[float]] = {}
-    for epoch in range(epochs):
+    parts: dict[str, Part] = {**networks, "batches": shuffle, "history": history}
+    for number, schedule in enumerate(schedules):
+        parts |= {f"schedule {number}": schedule, f"optimiser {number}": schedule.optimizer}
+    for epoch in context.checkpoint.epochs(epochs, parts):
         steps = [step(take(data, part).float() / 255, part) for part in shuffled(len(data), batch_size, shuffle)]
         values = {name: float(torch.stack([one[name] for one in steps]).mean()) for name in steps[0]}
         for name, value in values.items():
@@ -375,7 +379,7 @@ def train_pattern(config: DynamicConfig, images: Images, context: FitContext, ma
     """The pattern generator's weights, as ``pattern``, and what each epoch's steps gave, as ``history``."""
     training = joint_training(config, images, context, mask)
     history = run_joint(training, images, context)
-    return {"pattern": _weights(training.networks.pattern), "history": history}
+    return {"pattern": cpu_weights(training.networks.pattern), "history": history}
 
 
 def run_joint(training: JointTraining, images: Images, context: FitContext) -> dict[str, list[float]]:
@@ -392,4 +396,5 @@ def run_joint(training: JointTraining, images: Images, context: FitContext) -> d
 
     training.networks.pattern.train()
     training.classifier.train()
-    return _epochs(PATTERN_STAGE, config.joint_epochs, step, schedules, images, config.batch_size, context)
+    networks = {"pattern": training.networks.pattern, "classifier": training.classifier}
+    return _epochs(PATTERN_STAGE, config.joint_epochs, step, networks, schedules, images, config.batch_size, context)

@@ -1,5 +1,6 @@
 """What an attack may use while it is fitted, and where the parts that must be trained are kept."""
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from defenses.api import Outputs, Progress, StageRun, silent
+from defenses.checkpoint import Checkpoint
 from defenses.files import canonical
 from defenses.seeds import SeedPart, derive_seed, generator
 from defenses.store import Store
@@ -26,6 +28,7 @@ class FitContext:
         store: keeps trained parts; None trains them anew.
         progress: told after every epoch of a part.
         runs: the parts that took part so far, with what they cost.
+        checkpoint: keeps the epochs of the part that is being built.
     """
 
     seed: int
@@ -34,9 +37,15 @@ class FitContext:
     store: Store | None = None
     progress: Progress = silent
     runs: list[StageRun] = field(default_factory=list)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
     def part(
-        self, stage: str, images: Images, depends_on: Mapping[str, Any], build: Callable[[], Outputs], version: int = 1
+        self,
+        stage: str,
+        images: Images,
+        depends_on: Mapping[str, Any],
+        build: Callable[["FitContext"], Outputs],
+        version: int = 1,
     ) -> Outputs:
         """A trained part of an attack, built once a dataset, seed and options, whatever the poison rate.
 
@@ -44,7 +53,8 @@ class FitContext:
             stage: its name; attacks that name the same one with the same options share it.
             images: the clean data; their fingerprint is part of the key.
             depends_on: options that change the result, as JSON can hold them.
-            build: gives outputs by name (arrays, or weights by parameter name).
+            build: gives outputs by name (arrays, or weights by parameter name); its context is this one, with the
+                part's own checkpoint.
             version: raise it when the same inputs would give other numbers.
         """
         identity = {
@@ -57,11 +67,12 @@ class FitContext:
         key = hashlib.sha256(canonical(identity).encode()).hexdigest()
         started = time.perf_counter()
         if self.store is None:
-            outputs = build()
+            outputs = build(self)
             seconds = time.perf_counter() - started
             self.runs.append(StageRun(stage, key, False, seconds, seconds))
             return outputs
-        artifact, hit = self.store.get_or_build(stage, key, build, identity)
+        own = dataclasses.replace(self, checkpoint=self.store.checkpoint(stage, key))
+        artifact, hit = self.store.get_or_build(stage, key, lambda: build(own), identity)
         seconds = time.perf_counter() - started
         self.runs.append(StageRun(stage, key, hit, seconds, artifact.built_seconds))
         return {name: artifact.load(name) for name in artifact.files}

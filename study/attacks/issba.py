@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from defenses.api import Outputs
 from defenses.config import param
+from defenses.live_state import Parts
 from defenses.registry import UserError
 from defenses.stages import cpu_weights
 from defenses.training.images import take, to_device
@@ -106,7 +107,7 @@ class ISSBA(Attack):
         self.check(images)
         shared = {field.name for field in dataclasses.fields(AttackConfig)}
         options = {name: value for name, value in dataclasses.asdict(self.config).items() if name not in shared}
-        made = context.part(STAGE, images, options, lambda: self._train(images, context))
+        made = context.part(STAGE, images, options, lambda own: self._train(images, own))
         encoder, decoder = self._networks(images.image_size, context)
         encoder.load_state_dict(made["encoder"])
         decoder.load_state_dict(made["decoder"])
@@ -168,9 +169,17 @@ class ISSBA(Attack):
         config, order = self.config, context.generator(self.name, "batches")
         draws = context.generator(self.name, "messages")
         optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], config.lr)
-        started, step = None, 0
-        while step < config.steps:
-            losses = []
+        at: dict[str, Any] = {"step": 0, "started": None}
+        parts: Parts = {
+            "encoder": encoder,
+            "decoder": decoder,
+            "optimiser": optimiser,
+            "order": order,
+            "draws": draws,
+            "at": at,
+        }
+        for _ in context.checkpoint.epochs(config.steps, parts):
+            started, step, losses = at["started"], at["step"], []
             for index in itertools.islice(shuffled(len(pixels), config.batch_size, order), config.steps - step):
                 clean = take(pixels, index) / 255
                 messages = torch.randint(2, (len(index), config.bits), generator=draws, device=draws.device).float()
@@ -186,8 +195,12 @@ class ISSBA(Attack):
                 optimiser.step()
                 losses.append(loss.detach())
                 step += 1
+            at.update(step=step, started=started)
             context.progress(STAGE, step, config.steps, {"loss": _finite_mean(losses, step, config)})
-        return started
+            if step == config.steps:  # a pass takes more than a step: there are fewer passes
+                break
+        found: int | None = at["started"]
+        return found
 
 
 def error_weight(config: ISSBAConfig, step: int, started: int | None) -> float:

@@ -182,7 +182,7 @@ def surrogate(images: Images, config: SurrogateConfig, context: FitContext) -> N
         STAGE,
         images,
         {**surrogate_options(config), "num_classes": images.num_classes},
-        lambda: _train(images, spec, config, context),
+        lambda own: _train(images, spec, config, own),
     )
     return frozen(load_model(spec, made["weights"]), context.device)
 
@@ -205,7 +205,7 @@ def _spec(images: Images, config: SurrogateConfig) -> ModelSpec:
 
 def _train(images: Images, spec: ModelSpec, config: SurrogateConfig, context: FitContext) -> Outputs:
     data = SuspectDataset.of(images.train_images, images.train_labels, images.num_classes)
-    stage = StageContext(STAGE, data, spec, context.device, "fp32", context.seed, context.progress)
+    stage = StageContext(STAGE, data, spec, context.device, "fp32", context.seed, context.progress, context.checkpoint)
     model = build_model(spec, context.torch_seed(STAGE)).to(context.device)
     pixels, labels = to_device(data.images, context.device), to_device(data.labels, context.device)
     crops, starts = stage.generator("augment"), stage.generator("start")
@@ -225,7 +225,7 @@ def _train(images: Images, spec: ModelSpec, config: SurrogateConfig, context: Fi
                 shown = ascent.perturb(model, shown, labels[index], ascent.start(shown, starts))
         return functional.cross_entropy(model(shown), labels[index])
 
-    losses = fit(stage, model, len(labels), _recipe(config), loss)
+    losses = fit(stage, model, len(labels), _recipe(config), loss, kept={"augment": crops, "start": starts})
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
 
 

@@ -104,7 +104,7 @@ class TrojanInversion(Attack):
             **{name: getattr(self.config, name) for name in _OPTIONS},
             "num_classes": images.num_classes,
         }
-        made = context.part(STAGE, images, options, lambda: self._invert(Place(network, images.image_size), context))
+        made = context.part(STAGE, images, options, lambda own: self._invert(Place(network, images.image_size), own))
         ratio = float(made["activation"]["ratio"])
         if ratio < ENOUGH:
             log.warning(
