@@ -24,6 +24,7 @@ from study import gpu_memory
 from study.cell import cached_images
 from study.plan import Plan
 from study.preflight import find_marks, leave_mark, trials_at_once
+from study.quiet import for_workers, quiet_ray
 from study.search import Ledger
 from study.terminal import Bar, say
 from study.trainable import (
@@ -51,23 +52,10 @@ Undefended = dict[str, dict[str, float | None]]
 """Scenario name -> ``ca_undefended`` and ``asr_undefended``."""
 
 
-def quiet_ray() -> None:
-    """Settings that must be made before Ray is imported or started: no telemetry, no chatter."""
-    for name, value in {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_DEDUP_LOGS": "1",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us, and we know what to keep
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }.items():
-        os.environ.setdefault(name, value)
-
-
 @contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
     """Ray, for as long as the block lasts: a cluster's, or one started here that listens on loopback alone."""
+    quiet_ray()
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
@@ -76,7 +64,11 @@ def ray_session(address: str | None) -> Iterator[None]:
         with tempfile.TemporaryDirectory() as folder:
             if address is not None and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job brought its code
                 copy_code(Path(folder))
-                options["runtime_env"] = {"working_dir": folder, "excludes": ["__pycache__"]}
+                options["runtime_env"] = {
+                    "working_dir": folder,
+                    "excludes": ["__pycache__"],
+                    "env_vars": for_workers(),
+                }
             ray.init(address=address or "local", **options)  # never whatever cluster happens to run here
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise UserError(

@@ -110,6 +110,10 @@ def _study(config: StudyConfig) -> int:
     folder.mkdir(exist_ok=True)
     signal.signal(signal.SIGTERM, _terminate)
 
+    from study.quiet import before_imports
+
+    before_imports(local=config.address is None)
+
     from study.lock import study_lock
     from study.per_scenario import PerScenario
     from study.session import Session

@@ -73,7 +73,6 @@ class Session:
             f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
             f"({config.trials - remaining} done), results in {self.folder}"
         )
-        engine.quiet_ray()
         with engine.ray_session(config.address):
             engine.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
             failed = self._attack_failures(engine.build_shared(self.plan))
