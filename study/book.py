@@ -91,12 +91,12 @@ class Book:
             )
         )
 
-    def scenario_done(self, key: str, scenario: str) -> None:
-        """Passes a judged scenario on to MLflow."""
+    def scenario_done(self, key: str, scenario: str) -> ScenarioRecord | None:
+        """Passes a judged scenario on to MLflow, and gives it; None when it cannot be read or was passed on before."""
         record = read_scenario(self.points / key / f"{scenario}.json")
         run = f"scenario/{key}/{scenario}"
         if record is None or run in self._passed_on:
-            return
+            return None
         self._passed_on.add(run)
         self._open_trial(key, now_ms() - int(1000 * record.wall_seconds))
         hits = [stage["hit"] for stage in record.stages]
@@ -118,6 +118,7 @@ class Book:
                 status="FINISHED",
             )
         )
+        return record
 
     def _scenario_tags(self, record: ScenarioRecord, hits: list[bool]) -> dict[str, str]:
         return {

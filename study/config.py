@@ -104,6 +104,7 @@ class StudyConfig(CellConfig):
     )
     tracking_uri: str | None = Field(None, description="MLflow server or sqlite:/// file; by default one below --out")
     address: str | None = Field(None, description="Ray cluster to run on: auto or HOST:PORT; by default this machine")
+    verbose: int = Field(0, description="a line for each scenario and trial; -vv shows libraries' logs too", ge=0, le=2)
 
     @property
     def study_name(self) -> str:
@@ -130,8 +131,9 @@ NOT_IDENTITY = {
     "gpus_per_trial",
     "tracking_uri",
     "address",
+    "verbose",
 }
-"""Settings that may change when a study goes on: how long it runs, where, and with how much."""
+"""Settings that may change when a study goes on: how long it runs, where, with how much, and what it tells."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},
@@ -254,6 +256,7 @@ def _default_text(default: Any) -> str:
     return f" [{','.join(map(str, default)) if isinstance(default, tuple) else default}]"
 
 
+_COUNTED = "verbose"  # given once for each step
 _METAVARS = {int: "N", float: "X", Path: "PATH"}
 
 
@@ -266,6 +269,8 @@ def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None
         if _is_dict(declared.annotation):
             metavar = f"FIELD={'VALUE' if name == 'set' else 'N'}"
             parser.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
+        elif name == _COUNTED:
+            parser.add_argument("-" + name[0], option, action="count", help=declared.description)
         elif kind is bool:
             parser.add_argument(option, action="store_true", default=None, help=text)
         elif typing.get_origin(kind) is Literal:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import platform
 import sys
 import time
@@ -16,7 +15,7 @@ from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.config import CellConfig, Parser, PoisonRate, add_options, given_options, resolve
-from study.terminal import EpochProgress, complain, duration, number, say, table
+from study.terminal import EpochProgress, complain, duration, number, say, show_logs, table
 
 
 class EvaluateConfig(CellConfig):
@@ -32,7 +31,7 @@ class EvaluateConfig(CellConfig):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    show_logs()
     parser = Parser(
         prog="python -m study.evaluate",
         description="Run one configuration of a defense on one scenario and judge it.",

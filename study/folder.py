@@ -88,7 +88,7 @@ def _options(settings: Mapping[str, Any]) -> list[str]:
     always = ("space", "trials")
     for name in dict.fromkeys((*always, *settings)):
         value = settings.get(name)
-        if name == "preset" or value in (None, False) or (name not in always and value == usual.get(name)):
+        if name in ("preset", "verbose") or value in (None, False) or (name not in always and value == usual.get(name)):
             continue
         words += ["--" + name.replace("_", "-"), *_words(value)]
     return words

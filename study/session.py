@@ -12,10 +12,11 @@ from study import engine
 from study.book import NO_ATTACK, Book
 from study.config import NOT_IDENTITY
 from study.plan import Plan
-from study.search import Ledger, Row
+from study.progress import TrialProgress, describe_start
+from study.search import Ledger
 from study.summary import Summary
 from study.target import tracking_target
-from study.terminal import Bar, complain, say
+from study.terminal import complain, last_line, say
 from study.version import code_version
 from tracking import names
 from tracking.mlflow_log import Sender
@@ -58,7 +59,7 @@ class Session:
         self._sender = Sender(outbox, target.uri, target.experiment, target.artifacts)
         self.sent = False
         self._brake = engine.Brake()
-        self._bar: Bar | None = None
+        self._progress: TrialProgress | None = None
 
     def run(self) -> str:
         """Runs what is missing. Returns why the study cannot go on, or an empty string."""
@@ -74,6 +75,8 @@ class Session:
             f"({config.trials - remaining} done), results in {self.folder}"
         )
         with engine.ray_session(config.address):
+            if config.verbose:
+                complain(describe_start(self.plan, self.folder, self.uri, engine.in_use()))
             engine.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
             failed = self._attack_failures(engine.build_shared(self.plan))
             if failed and len(failed) == len(self.plan.scenarios):
@@ -94,9 +97,7 @@ class Session:
         return failed
 
     def _trials(self, remaining: int) -> str:
-        trials = self.plan.config.trials
-        self._bar = Bar(trials, "trials", initial=trials - remaining, unit="trial")
-        self._show_best()
+        self._progress = TrialProgress(self.plan, self.book, self.ledger, remaining, engine.in_use)
         try:
             engine.run_trials(
                 self.plan,
@@ -104,38 +105,30 @@ class Session:
                 self.book.points,
                 self.folder / "ray",
                 self._settle,
-                self.book.scenario_done,
+                self._judged,
                 self._brake,
+                on_step=self._progress.look,
             )
         finally:
-            self._bar.close()
+            self._progress.close()
             shutil.rmtree(self.folder / "ray", ignore_errors=True)
         if self._brake.pulled:
             rows = [row for row in self.ledger.rows() if row.reason]
-            return f"the first {engine.BREAKER} trials all failed; the last one said: {rows[-1].reason}"
+            return f"the first {engine.BREAKER} trials all failed; the last one said: {last_line(rows[-1].reason)}"
         return ""
 
     def _settle(self, number: int, key: str, error: str) -> None:
         row = self.book.settle(self.ledger, number, key, error)
-        shown = f"#{number} {self.plan.goal.describe(row.values)}" if row.values else f"#{number} failed"
-        best = self._show_best()
-        assert self._bar is not None
-        self._bar.advance(1, f"{shown}, {best}")
+        assert self._progress is not None
+        self._progress.settled(row)
         if self.book.failures_at_start >= engine.BREAKER:
             self._brake.pulled = True
 
-    def _show_best(self) -> str:
-        front = self.ledger.front()
-        hits = f", {self.book.hits} of {self.book.stages} stages from the store" if self.book.stages else ""
-        text = f"{self._best_text(front)}{hits}" if front else "no result yet"
-        assert self._bar is not None
-        self._bar.note(text)
-        return text
-
-    def _best_text(self, front: Sequence[Row]) -> str:
-        if len(self.plan.goal.objectives) > 1:
-            return f"Pareto front of {len(front)}"
-        return f"best {front[0].value:.4f} (#{front[0].number})"
+    def _judged(self, key: str, scenario: str) -> None:
+        record = self.book.scenario_done(key, scenario)
+        assert self._progress is not None
+        if record is not None:
+            self._progress.scenario(key, record)
 
     def close(self, status: str, flush_seconds: float, show: bool = True) -> Summary:
         """Writes the summary, shows it unless told not to, tells MLflow, and waits for it a little."""

@@ -1,6 +1,5 @@
 """`python -m study.sync [NAME]`: sends MLflow what it could not be sent while the study ran."""
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from study.config import Parser
 from study.folder import OUTBOX, find_study, read_settings, studies
 from study.lock import holder, study_lock
 from study.target import Target, tracking_target
-from study.terminal import Bar, complain, say
+from study.terminal import Bar, complain, say, show_logs
 from tracking.outbox import Outbox, look
 
 EXIT_BAD_INPUT, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 2, 4, 130
@@ -26,7 +25,7 @@ reached or takes no records, and what is left waits for the next call; 130 inter
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    show_logs()
     parser = Parser(
         prog="python -m study.sync",
         description="Send MLflow what waits in a study's outbox; without a name, in every study's.",

@@ -46,9 +46,9 @@ class RunLog:
         quiet_mlflow()
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # an outage is told once, in our words
+        if not logging.getLogger().isEnabledFor(logging.INFO):
+            for name in ("mlflow", "alembic", "urllib3"):  # an outage is told once, in our words
+                logging.getLogger(name).setLevel(logging.ERROR)
         self.client: MlflowClient = MlflowClient(tracking_uri=uri)
         found = self.client.get_experiment_by_name(experiment)
         self.experiment_id: str = (

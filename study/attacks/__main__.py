@@ -1,6 +1,5 @@
 """`python -m study.attacks`: lists the attacks, and draws what they do to images of a dataset."""
 
-import logging
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -10,14 +9,14 @@ from defenses.registry import UserError
 from study.attacks import ATTACKS
 from study.attacks.groups import GROUPS
 from study.config import Parser, StudyConfig, add_options, given_options, resolve
-from study.terminal import complain, say, table
+from study.terminal import complain, say, show_logs, table
 
 _ONE_ROW = "every"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    show_logs()
     parser = Parser(
         prog="python -m study.attacks",
         description="List the attacks, or draw what they do: clean, poisoned, and ten times the difference.",
