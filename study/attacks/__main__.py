@@ -9,7 +9,7 @@ from defenses.registry import UserError
 from study.attacks import ATTACKS
 from study.attacks.groups import GROUPS
 from study.config import Parser, StudyConfig, add_options, given_options, resolve
-from study.terminal import complain, say, show_logs, table
+from study.terminal import complain, complain_of, say, show_logs, table
 
 _ONE_ROW = "every"
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(table(["attacks", ""], [[name, what] for name, what in GROUPS.items()], left=2))
         return _preview(namespace) if namespace.preview is not None else 0
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return 2
     except KeyboardInterrupt:
         complain("stopped; trained parts are in the store and the same command goes on from there")
