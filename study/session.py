@@ -11,6 +11,7 @@ from defenses.registry import UserError
 from study import engine
 from study.book import NO_ATTACK, Book
 from study.config import NOT_IDENTITY
+from study.folder import SCRATCH, SETTINGS, check_no_links, read_settings
 from study.plan import Plan
 from study.progress import TrialProgress, describe_start
 from study.search import Ledger
@@ -103,7 +104,7 @@ class Session:
                 self.plan,
                 self.ledger,
                 self.book.points,
-                self.folder / "ray",
+                self.folder / SCRATCH,
                 self._settle,
                 self._judged,
                 self._brake,
@@ -111,7 +112,7 @@ class Session:
             )
         finally:
             self._progress.close()
-            shutil.rmtree(self.folder / "ray", ignore_errors=True)
+            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
         if self._brake.pulled:
             rows = [row for row in self.ledger.rows() if row.reason]
             return f"the first {engine.BREAKER} trials all failed; the last one said: {last_line(rows[-1].reason)}"
@@ -162,10 +163,11 @@ class Session:
 
 def check_same_study(plan: Plan, folder: Path) -> None:
     """A name belongs to one set of settings; anything else would mix studies that do not compare."""
+    check_no_links(folder)
     settings = plan.config.model_dump(mode="json")
-    path = folder / "study.json"
+    path = folder / SETTINGS
     if path.exists():
-        known = json.loads(path.read_text())
+        known = _known(folder)
         if known["identity"] != plan.config.identity:
             changed = _differences(known["settings"], settings)
             raise UserError(
@@ -186,6 +188,15 @@ def check_same_study(plan: Plan, folder: Path) -> None:
         "code_version": code_version(),
     }
     write_atomic(path, json.dumps(content, indent=1))
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    try:
+        return {"identity": None, "data": None, **read_settings(folder)}
+    except ValueError as error:
+        raise UserError(
+            f"study {folder.name!r} must be readable, and {error}: restore it, or use another --name"
+        ) from error
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> Sequence[str]:

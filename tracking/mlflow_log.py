@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -108,11 +109,22 @@ class RunLog:
 
 
 def deliver(run_log: RunLog, outbox: Outbox, record: Record, position: int, keep: bool = False) -> None:
-    """Takes a record in, marks it as sent, and removes its artifacts here unless they are to be kept."""
+    """Takes a record in, marks it as sent, and removes its artifacts here unless they are to be kept.
+
+    Artifacts lie below the outbox. A record that names another folder was not written by a study: sending that
+    folder would give it away, and then remove it.
+    """
+    if record.artifacts and not _below(Path(record.artifacts), outbox.path.parent):
+        log.warning("%s names files outside its study, which are left alone: %s", outbox.path, record.artifacts)
+        record = replace(record, artifacts="")
     run_log.take(record)
     outbox.mark(position)
     if record.artifacts and not (keep or record.keep_artifacts):
         shutil.rmtree(record.artifacts, ignore_errors=True)
+
+
+def _below(path: Path, folder: Path) -> bool:
+    return path.resolve() != folder.resolve() and path.resolve().is_relative_to(folder.resolve())
 
 
 class Sender:
