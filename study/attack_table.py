@@ -17,7 +17,7 @@ from pathlib import Path
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.config import Parser, StudyConfig, add_options, given_options, resolve
-from study.terminal import complain, say, show_logs
+from study.terminal import complain, complain_of, say, show_logs
 
 METRICS = ("tpr", "fpr", "auroc", "ca", "asr")
 FAILED = "†"
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         namespace = parser.parse_args(handed_on)
         return _run(namespace, _without(handed_on, "--spaces"))
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return 2
     except KeyboardInterrupt:
         complain("stopped; the same command goes on from there")

@@ -153,7 +153,7 @@ class Book:
         metrics = dict(zip(self.plan.goal.labels, row.values, strict=False))  # none when the trial failed
         tags = {names.TAG_PAPER_DEFAULT: str(row.paper_default).lower(), names.TAG_CODE: code_version()}
         if row.reason:
-            tags[names.TAG_NOTE] = row.reason[:2000]
+            tags[names.TAG_NOTE] = names.as_note(row.reason[:2000])
         label = "paper default" if row.paper_default else f"trial {row.number}"
         self.outbox.append(
             Record(
@@ -177,7 +177,7 @@ class Book:
                 parent=None,
                 name=self.plan.config.study_name,
                 time_ms=now_ms(),
-                tags={names.TAG_BEST: best, names.TAG_NOTE: f"```\n{summary}\n```"},
+                tags={names.TAG_BEST: best, names.TAG_NOTE: names.as_note(summary)},
                 metrics=metrics,
                 artifacts=str(artifacts),
                 keep_artifacts=True,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from defenses.registry import UserError, nearest
 from study.goal import parse_objectives
@@ -66,6 +66,15 @@ class CellConfig(BaseModel):
     store: Path | None = Field(None, description="folder for shared stages; by default beside the results")
     out: Path = Field(Path("runs"), description="folder for results")
     set: dict[str, str] = Field({}, description="fields of the defense's Config to fix")
+
+    @field_validator("*")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        """A YAML file can write it; no file's name can hold it."""
+        parts = value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else (value,)
+        if any("\0" in str(part) for part in parts):
+            raise ValueError(f"no value holds a NUL character, got {_shortened(repr(value))}")
+        return value
 
 
 class StudyConfig(CellConfig):
@@ -135,6 +144,8 @@ NOT_IDENTITY = {
 }
 """Settings that may change when a study goes on: how long it runs, where, with how much, and what it tells."""
 
+_SHOWN = 200  # characters of a wrong value
+
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},
     "small": {
@@ -203,13 +214,21 @@ def _load_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        # A few lines of aliases of aliases stand for more values than there is memory.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise UserError(f"{path} must be plain YAML, without aliases (*name): write the value again")
+        return yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"--config must name a readable YAML file, got {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} must be UTF-8 text, but byte {error.start} is not: save it as UTF-8") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} must be plain YAML: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} must be plain YAML: {' '.join(str(error).split())}") from error
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:  # such as a date that does not exist, or brackets without end
+        raise UserError(f"{path} must be plain YAML: {error}") from error
 
 
 def _as_text(value: object) -> str:
@@ -227,7 +246,11 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "literal_error":
         options = re.findall(r"'([^']+)'", str(first["ctx"]["expected"]))
         hint = nearest(str(first["input"]), options)
-    return f"{option}: {message}, got {first['input']!r}. {hint}".strip()
+    return f"{option}: {message}, got {_shortened(repr(first['input']))}. {hint}".strip()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _is_tuple(annotation: Any) -> bool:

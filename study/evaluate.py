@@ -15,7 +15,7 @@ from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.config import CellConfig, Parser, PoisonRate, add_options, given_options, resolve
-from study.terminal import EpochProgress, complain, duration, number, say, show_logs, table
+from study.terminal import EpochProgress, complain, complain_of, duration, number, say, show_logs, table
 
 
 class EvaluateConfig(CellConfig):
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         DEFENSES.check(config.defense)
         return _evaluate(config, namespace.json)
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return 2
     except KeyboardInterrupt:
         complain("stopped; finished stages are in the store and the same command goes on from there")

@@ -16,7 +16,7 @@ from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.config import Parser, StudyConfig, add_options, given_options, resolve
-from study.terminal import complain, duration, say, show_logs, table
+from study.terminal import complain, complain_of, duration, say, show_logs, table
 
 if TYPE_CHECKING:
     from study.plan import Plan
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SEARCH_SPACES.check(config.space)
         return _dry_run(config) if namespace.dry_run else _study(config)
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:  # before a study was open: nothing to keep
         complain("stopped before anything was started")

@@ -12,7 +12,7 @@ from study.config import Parser
 from study.folder import find_study, studies
 from study.ledger_file import Trial
 from study.state import Progress, State, state_of
-from study.terminal import complain, last_line, number, say, table
+from study.terminal import complain_of, last_line, number, say, table
 from tracking import names
 
 EXIT_BAD_INPUT = 2
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(json.dumps([as_json(state) for state in found], indent=1) if namespace.json else overview(found, out))
         return 0
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return EXIT_BAD_INPUT
 
 

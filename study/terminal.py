@@ -14,13 +14,23 @@ _SILENT_SECONDS = 600.0  # at most, where steps take long
 
 def say(text: str = "") -> None:
     """A line on standard output, above any bar."""
-    tqdm.write(text, file=sys.stdout)
+    tqdm.write(_printable(text), file=sys.stdout)
     sys.stdout.flush()
 
 
 def complain(text: str) -> None:
     """A line on standard error, above any bar."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(_printable(text), file=sys.stderr)
+
+
+def complain_of(error: Exception) -> None:
+    """An error in one line, whatever the names in it hold."""
+    complain("error: " + str(error).replace("\n", "\\n"))
+
+
+def _printable(text: str) -> str:
+    """The text without what would command a terminal: names of files and classes come from anywhere."""
+    return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def last_line(text: str) -> str:
