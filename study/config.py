@@ -145,6 +145,7 @@ NOT_IDENTITY = {
 """Settings that may change when a study goes on: how long it runs, where, with how much, and what it tells."""
 
 _SHOWN = 200  # characters of a wrong value
+_DEPTH = 10  # of brackets in a YAML file
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},
@@ -215,9 +216,7 @@ def _load_yaml(path: Path) -> Any:
 
     try:
         text = path.read_text(encoding="utf-8")
-        # A few lines of aliases of aliases stand for more values than there is memory.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise UserError(f"{path} must be plain YAML, without aliases (*name): write the value again")
+        _check_plain(text, path)
         return yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"--config must name a readable YAML file, got {path}: {error.strerror}") from error
@@ -229,6 +228,19 @@ def _load_yaml(path: Path) -> Any:
         raise
     except (ValueError, RecursionError) as error:  # such as a date that does not exist, or brackets without end
         raise UserError(f"{path} must be plain YAML: {error}") from error
+
+
+def _check_plain(text: str, path: Path) -> None:
+    """Refuses YAML whose size or depth would use up the memory or the day; it stops at the first sign of either."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(f"{path} must be plain YAML, without aliases (*name): write the value again")
+        if depth > _DEPTH:
+            raise UserError(f"{path} must be plain YAML, at most {_DEPTH} levels deep: an option needs two")
 
 
 def _as_text(value: object) -> str:

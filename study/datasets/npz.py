@@ -53,17 +53,18 @@ def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...]
     if not path.is_file():
         raise UserError(f"there must be a file at {path.resolve()}: check the path after npz:")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise UserError(f"{path} must be an npz file, got a single array: write it with numpy.savez")
-        with loaded as file:
-            missing = [key for key in required if key not in file.files]
-            if missing:
-                raise UserError(
-                    f"{path} must hold {', '.join(required)}; {', '.join(missing)} is missing "
-                    f"(it holds {', '.join(file.files) or 'nothing'})"
-                )
-            return {key: _array(file, key) for key in (*required, *optional) if key in file.files}
+        with path.open("rb") as stream:  # numpy leaves a file open that it cannot make sense of
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise UserError(f"{path} must be an npz file, got a single array: write it with numpy.savez")
+            with loaded as file:
+                missing = [key for key in required if key not in file.files]
+                if missing:
+                    raise UserError(
+                        f"{path} must hold {', '.join(required)}; {', '.join(missing)} is missing "
+                        f"(it holds {', '.join(file.files) or 'nothing'})"
+                    )
+                return {key: _array(file, key) for key in (*required, *optional) if key in file.files}
     except _UNREADABLE as error:
         raise UserError(f"{path} must be an npz file as numpy.savez writes it: {error}") from error
     except UserError:
