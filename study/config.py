@@ -326,7 +326,7 @@ def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict
         if _is_dict(declared.annotation):
             value = dict(_assignment(text, name) for text in value)
         elif _is_tuple(declared.annotation):
-            value = [part for text in value for part in text.split(",") if part]
+            value = [part.strip() for text in value for part in text.split(",") if part.strip()]
         found[name] = value
     return found
 
@@ -363,4 +363,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
             raise UserError(f"unknown option {unknown.group(1)}: {nearest(unknown.group(1), known)}see --help")
+        stray = re.search(r"unrecognized arguments: (.*)", message)
+        if stray:
+            raise UserError(f"every value stands behind its option, got {stray.group(1)!r} alone: see --help")
         raise UserError(message)

@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m study.evaluate",
         description="Run one configuration of a defense on one scenario and judge it.",
+        epilog="Exit codes: 0 done, 2 bad input, 130 interrupted; the same command goes on from there.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options from a file, with the same names")

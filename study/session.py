@@ -140,7 +140,7 @@ class Session:
         (folder / names.RESULTS_CSV).write_text(summary.csv())
         best = " ".join(f"#{row.number}" for row in summary.front) or "none"
         self.book.close_study(status, summary.metrics(), folder, summary.text(), best)
-        if show:
+        if show and (summary.rows or summary.failed):
             say(f"\n{summary.text()}")
         self.sent = self._sender.close(flush_seconds)
         return summary
