@@ -47,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m study.attack_table",
         description="Run a study of each space and print each scenario's own best beside the undefended model.",
         epilog="Everything but --spaces is handed to study.run, whose --help explains it. "
-        "Exit codes: 0 done, 2 bad input, 130 interrupted, and study.run's own where one of its studies ends with another.",
+        "Exit codes: 0 done, 2 bad input, 130 interrupted, and study.run's own "
+        "where one of its studies ends with another.",
         allow_abbrev=False,
     )
     parser.add_argument("--spaces", nargs="+", metavar="SPACE", help="spaces to study [pipd qt]")
