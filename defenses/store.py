@@ -29,6 +29,7 @@ from defenses.registry import UserError
 from defenses.remote import Remote, cache_folder, is_url
 
 FORMAT = 2
+BORROWING = "measure_"  # name of a store inside another that sees the other's stages through links
 log = logging.getLogger(__name__)
 
 
@@ -91,11 +92,18 @@ class Store:
         self._known: dict[tuple[str, str], Artifact] = {}
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where an entry lies. Names are checked, so that no key can leave the store."""
+        """Where an entry lies. Names and links are checked, so that no key can leave the store."""
         for part in (stage, key):
             if not re.fullmatch(r"[a-z0-9_]+", part):
                 raise ValueError(f"a store's names hold a-z, 0-9 and _ alone, got {part!r}")
-        return self.root / stage / key
+        found = self.root / stage / key
+        if found.is_symlink() or (found.parent.is_symlink() and not self._lends(found.parent)):
+            raise UserError(f"an entry of the store must be a folder in it, and {found} is a link: remove it")
+        return found
+
+    def _lends(self, stage: Path) -> bool:
+        """Whether a linked folder is a stage of the store that this one lies in."""
+        return self.root.name.startswith(BORROWING) and stage.resolve() == self.root.resolve().parent / stage.name
 
     def checkpoint(self, stage: str, key: str) -> Checkpoint:
         """For whoever builds an entry: where its epochs are kept until it is written."""
@@ -213,11 +221,19 @@ def _intact(folder: Path, text: bytes) -> Artifact | None:
         checksum = meta.pop("checksum")
         if meta["format"] != FORMAT or checksum != _checksum(meta):
             return None
+        if not set(meta["files"].values()) <= meta["sha256"].keys() or not all(map(_plain_file, meta["sha256"])):
+            return None
+        if any((folder / file).is_symlink() for file in meta["sha256"]):
+            return None
         if any(_sha256(folder / file) != sha for file, sha in meta["sha256"].items()):
             return None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return Artifact(folder, meta["built_seconds"], meta["digests"], meta["files"])
+
+
+def _plain_file(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_.-]+\.(npy|safetensors|json)", name) is not None
 
 
 def _remove(folder: Path, damaged: bytes) -> None:

@@ -5,7 +5,6 @@ undefended model. These bests are oracles: they are picked with ground truth.
 """
 
 import csv
-import logging
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.config import Parser, StudyConfig, add_options, given_options, resolve
-from study.terminal import complain, say
+from study.terminal import complain, complain_of, say, show_logs
 
 METRICS = ("tpr", "fpr", "auroc", "ca", "asr")
 FAILED = "†"
@@ -43,11 +42,13 @@ class Trial:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    show_logs()
     parser = Parser(
         prog="python -m study.attack_table",
         description="Run a study of each space and print each scenario's own best beside the undefended model.",
-        epilog="Everything but --spaces is handed to study.run, whose --help explains it.",
+        epilog="Everything but --spaces is handed to study.run, whose --help explains it. "
+        "Exit codes: 0 done, 2 bad input, 130 interrupted, and study.run's own "
+        "where one of its studies ends with another.",
         allow_abbrev=False,
     )
     parser.add_argument("--spaces", nargs="+", metavar="SPACE", help="spaces to study [pipd qt]")
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         namespace = parser.parse_args(handed_on)
         return _run(namespace, _without(handed_on, "--spaces"))
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return 2
     except KeyboardInterrupt:
         complain("stopped; the same command goes on from there")
@@ -69,7 +70,7 @@ def _without(arguments: Sequence[str], option: str) -> list[str]:
     """The arguments without one option and its values."""
     kept, dropping = [], False
     for argument in arguments:
-        dropping = argument == option or (dropping and not argument.startswith("--"))
+        dropping = argument == option or (dropping and not argument.startswith("-"))
         if not dropping:
             kept.append(argument)
     return kept

@@ -118,12 +118,12 @@ class Book:
             )
         )
 
-    def scenario_done(self, key: str, scenario: str) -> None:
-        """Passes a judged scenario on to MLflow."""
+    def scenario_done(self, key: str, scenario: str) -> ScenarioRecord | None:
+        """Passes a judged scenario on to MLflow, and gives it; None when it cannot be read or was passed on before."""
         record = read_scenario(self.points / key / f"{scenario}.json")
         run = f"scenario/{key}/{scenario}"
         if record is None or run in self._passed_on:
-            return
+            return None
         self._passed_on.add(run)
         self._open_trial(key, now_ms() - int(1000 * record.wall_seconds))
         hits = [stage["hit"] for stage in record.stages]
@@ -145,6 +145,7 @@ class Book:
                 status="FINISHED",
             )
         )
+        return record
 
     def _scenario_tags(self, record: ScenarioRecord, hits: list[bool]) -> dict[str, str]:
         return {
@@ -180,7 +181,7 @@ class Book:
         metrics = dict(zip(self.plan.goal.labels, row.values, strict=False))  # none when the trial failed
         tags = {names.TAG_PAPER_DEFAULT: str(row.paper_default).lower(), names.TAG_CODE: code_version()}
         if row.reason:
-            tags[names.TAG_NOTE] = row.reason[:2000]
+            tags[names.TAG_NOTE] = names.as_note(row.reason[:2000])
         series: dict[str, list[float]] = {}
         if self.plan.pruning is not None:
             tags[names.TAG_STOPPED_EARLY] = str(row.stopped_early).lower()
@@ -209,7 +210,7 @@ class Book:
                 parent=None,
                 name=self.plan.config.study_name,
                 time_ms=now_ms(),
-                tags={names.TAG_BEST: best, names.TAG_NOTE: f"```\n{summary}\n```"},
+                tags={names.TAG_BEST: best, names.TAG_NOTE: names.as_note(summary)},
                 metrics=metrics,
                 artifacts=str(artifacts),
                 keep_artifacts=True,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from defenses.registry import UserError, nearest
 from defenses.remote import is_url
@@ -70,6 +70,15 @@ class CellConfig(BaseModel):
     out: Path = Field(Path("runs"), description="folder for results")
     set: dict[str, str] = Field({}, description="fields of the defense's Config to fix")
 
+    @field_validator("*")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        """A YAML file can write it; no file's name can hold it."""
+        parts = value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else (value,)
+        if any("\0" in str(part) for part in parts):
+            raise ValueError(f"no value holds a NUL character, got {_shortened(repr(value))}")
+        return value
+
     @property
     def store_place(self) -> Path | str:
         """The store's folder, absolute, or its URL."""
@@ -128,6 +137,7 @@ class StudyConfig(CellConfig):
     )
     tracking_uri: str | None = Field(None, description="MLflow server or sqlite:/// file; by default one below --out")
     address: str | None = Field(None, description="Ray cluster to run on: auto or HOST:PORT; by default this machine")
+    verbose: int = Field(0, description="a line for each scenario and trial; -vv shows libraries' logs too", ge=0, le=2)
 
     @property
     def study_name(self) -> str:
@@ -154,8 +164,12 @@ NOT_IDENTITY = {
     "gpus_per_trial",
     "tracking_uri",
     "address",
+    "verbose",
 }
-"""Settings that may change when a study goes on: how long it runs, where, and with how much."""
+"""Settings that may change when a study goes on: how long it runs, where, with how much, and what it tells."""
+
+_SHOWN = 200  # characters of a wrong value
+_DEPTH = 10  # of brackets in a YAML file
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},
@@ -225,13 +239,32 @@ def _load_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _check_plain(text, path)
+        return yaml.safe_load(text)
     except OSError as error:
         raise UserError(f"--config must name a readable YAML file, got {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} must be UTF-8 text, but byte {error.start} is not: save it as UTF-8") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} must be plain YAML: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} must be plain YAML: {' '.join(str(error).split())}") from error
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:  # such as a date that does not exist, or brackets without end
+        raise UserError(f"{path} must be plain YAML: {error}") from error
+
+
+def _check_plain(text: str, path: Path) -> None:
+    """Refuses YAML whose size or depth would use up the memory or the day; it stops at the first sign of either."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise UserError(f"{path} must be plain YAML, without aliases (*name): write the value again")
+        if depth > _DEPTH:
+            raise UserError(f"{path} must be plain YAML, at most {_DEPTH} levels deep: an option needs two")
 
 
 def _as_text(value: object) -> str:
@@ -249,7 +282,11 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "literal_error":
         options = re.findall(r"'([^']+)'", str(first["ctx"]["expected"]))
         hint = nearest(str(first["input"]), options)
-    return f"{option}: {message}, got {first['input']!r}. {hint}".strip()
+    return f"{option}: {message}, got {_shortened(repr(first['input']))}. {hint}".strip()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _is_tuple(annotation: Any) -> bool:
@@ -278,6 +315,7 @@ def _default_text(default: Any) -> str:
     return f" [{','.join(map(str, default)) if isinstance(default, tuple) else default}]"
 
 
+_COUNTED = "verbose"  # given once for each step
 _METAVARS = {int: "N", float: "X", Path: "PATH"}
 
 
@@ -290,6 +328,8 @@ def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None
         if _is_dict(declared.annotation):
             metavar = f"FIELD={'VALUE' if name == 'set' else 'N'}"
             parser.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
+        elif name == _COUNTED:
+            parser.add_argument("-" + name[0], option, action="count", help=declared.description)
         elif kind is bool:
             parser.add_argument(option, action="store_true", default=None, help=text)
         elif typing.get_origin(kind) is Literal:
@@ -310,7 +350,7 @@ def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict
         if _is_dict(declared.annotation):
             value = dict(_assignment(text, name) for text in value)
         elif _is_tuple(declared.annotation):
-            value = [part for text in value for part in text.split(",") if part]
+            value = [part.strip() for text in value for part in text.split(",") if part.strip()]
         found[name] = value
     return found
 
@@ -347,4 +387,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
             raise UserError(f"unknown option {unknown.group(1)}: {nearest(unknown.group(1), known)}see --help")
+        stray = re.search(r"unrecognized arguments: (.*)", message)
+        if stray:
+            raise UserError(f"every value stands behind its option, got {stray.group(1)!r} alone: see --help")
         raise UserError(message)

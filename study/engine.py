@@ -25,8 +25,9 @@ from study import gpu_memory
 from study.cell import cached_images
 from study.plan import Plan
 from study.preflight import find_marks, leave_mark, remove_marks, trials_at_once
+from study.quiet import for_workers, quiet_ray
 from study.search import Ledger
-from study.terminal import Bar, say
+from study.terminal import Bar, chatter_wanted, say
 from study.trainable import (
     GPUS,
     KEY,
@@ -52,24 +53,12 @@ Undefended = dict[str, dict[str, float | None]]
 """Scenario name -> ``ca_undefended`` and ``asr_undefended``."""
 
 
-def quiet_ray() -> None:
-    """Settings that must be made before Ray is imported or started: no telemetry, no chatter."""
-    for name, value in {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "RAY_DEDUP_LOGS": "1",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C reaches us, and we know what to keep
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }.items():
-        os.environ.setdefault(name, value)
-
-
 @contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
     """Ray, for as long as the block lasts: a cluster's, or one started here that listens on loopback alone."""
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    quiet_ray()
+    level = logging.INFO if chatter_wanted() else logging.ERROR
+    options: dict[str, Any] = {"log_to_driver": chatter_wanted(), "logging_level": level, "configure_logging": True}
     if address is None:
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -77,7 +66,8 @@ def ray_session(address: str | None) -> Iterator[None]:
         with tempfile.TemporaryDirectory() as folder:
             if address is not None and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # a job brought its code
                 copy_code(Path(folder))
-                options["runtime_env"] = {"working_dir": folder, "excludes": ["__pycache__"]}
+                shipped = {"working_dir": folder, "excludes": ["__pycache__"], "env_vars": for_workers()}
+                options["runtime_env"] = shipped
             ray.init(address=address or "local", **options)  # never whatever cluster happens to run here
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         raise UserError(
@@ -222,10 +212,14 @@ class LedgerSearcher(_StaysHere, Searcher):
 
 
 class Watch(_StaysHere, Callback):
-    """Tells the study's bookkeeping of every scenario that a trial finished."""
+    """Tells the study's bookkeeping of every scenario that a trial finished, and of every moment between."""
 
-    def __init__(self, on_scenario: Callable[[str, str], None]) -> None:
-        self._on_scenario = on_scenario
+    def __init__(self, on_scenario: Callable[[str, str], None], on_step: Callable[[], None]) -> None:
+        self._on_scenario, self._on_step = on_scenario, on_step
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Called by Ray Tune many times a second."""
+        self._on_step()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -260,6 +254,7 @@ def run_trials(
     brake: Brake,
     runner: type[TrialRunner] = TrialRunner,
     scheduler: TrialScheduler | None = None,
+    on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs the trials that the ledger lacks, as many at once as the resources allow.
 
@@ -270,6 +265,7 @@ def run_trials(
         on_scenario: (point key, scenario name) once a scenario was judged.
         runner: what a worker runs.
         scheduler: stops trials early; by default none is stopped.
+        on_step: called all the time.
     """
     remaining = ledger.remaining(plan.config.trials)
     if remaining == 0:
@@ -301,7 +297,7 @@ def run_trials(
             name=f"tune-{time.time_ns()}",
             storage_path=str(scratch),
             verbose=0,
-            callbacks=[Watch(on_scenario)],
+            callbacks=[Watch(on_scenario, on_step)],
             stop=brake,
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
@@ -391,6 +387,13 @@ def concurrency(resources: dict[str, float]) -> int:
             "GPUs: lower --cpus-per-trial or --gpus-per-trial"
         )
     return at_once
+
+
+def in_use() -> str:
+    """Which CPUs and GPUs are set aside for work now: ``2 of 2 CPUs, 0 of 1 GPUs``."""
+    there, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
+    shown = [name for name in ("CPU", "GPU") if there.get(name)]
+    return ", ".join(f"{there[name] - free.get(name, 0.0):g} of {there[name]:g} {name}s" for name in shown)
 
 
 def trial_resources(plan: Plan) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import platform
 import sys
 import time
@@ -16,7 +15,7 @@ from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.config import CellConfig, Parser, PoisonRate, add_options, given_options, resolve
-from study.terminal import EpochProgress, complain, duration, number, say, table
+from study.terminal import EpochProgress, complain, complain_of, duration, number, say, show_logs, table
 
 
 class EvaluateConfig(CellConfig):
@@ -32,10 +31,11 @@ class EvaluateConfig(CellConfig):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    show_logs()
     parser = Parser(
         prog="python -m study.evaluate",
         description="Run one configuration of a defense on one scenario and judge it.",
+        epilog="Exit codes: 0 done, 2 bad input, 130 interrupted; the same command goes on from there.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options from a file, with the same names")
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         DEFENSES.check(config.defense)
         return _evaluate(config, namespace.json)
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return 2
     except KeyboardInterrupt:
         complain("stopped; finished stages are in the store and the same command goes on from there")

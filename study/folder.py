@@ -1,6 +1,7 @@
 """The folder of a study, for commands that look at it and run nothing: which there are, and what they were told."""
 
 import json
+import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from defenses.registry import UserError, nearest
 from study.config import PRESETS, Parser, StudyConfig, add_options, given_options, resolve
 
-SETTINGS, LEDGER, OUTBOX, POINTS = "study.json", "study.db", "outbox.jsonl", "points"
+SETTINGS, LEDGER, OUTBOX, POINTS, SCRATCH = "study.json", "study.db", "outbox.jsonl", "points", "ray"
 
 
 def studies(out: Path) -> list[Path]:
@@ -41,6 +42,19 @@ def find_study(out: Path, name: str) -> Path:
     return found[name]
 
 
+def check_no_links(folder: Path) -> None:
+    """Refuses a study's folder with a link in it: what is written to the folder would land wherever the link leads.
+
+    Ray's own scratch folder, which a killed driver leaves behind, is passed over: it is removed and never read.
+    """
+    for place, folders, files in os.walk(folder):
+        if Path(place) == folder and SCRATCH in folders and not (folder / SCRATCH).is_symlink():
+            folders.remove(SCRATCH)
+        for name in (*folders, *files):
+            if (Path(place) / name).is_symlink():
+                raise UserError(f"a study's folder must hold no links, and {Path(place) / name} is one: remove it")
+
+
 def read_settings(folder: Path) -> dict[str, Any]:
     """What a study was started with: its options under ``settings``, and what the plan made of them.
 
@@ -52,7 +66,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not (isinstance(found, dict) and isinstance(found["settings"], dict)):
             raise TypeError("it holds no settings")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
     return found
 
@@ -88,7 +102,9 @@ def _options(settings: Mapping[str, Any]) -> list[str]:
     always = ("space", "trials")
     for name in dict.fromkeys((*always, *settings)):
         value = settings.get(name)
-        if name == "preset" or value is None or value is False or (name not in always and value == usual.get(name)):
+        if name in ("preset", "verbose") or value is None or value is False:
+            continue
+        if name not in always and value == usual.get(name):
             continue
         words += ["--" + name.replace("_", "-"), *_words(value)]
     return words

@@ -16,7 +16,7 @@ _TRIES, _PAUSE_SECONDS = 4, 0.05
 @contextmanager
 def study_lock(folder: Path, name: str) -> Iterator[None]:
     """Holds a study for as long as the block lasts; `UserError` at once when another driver holds it."""
-    with (folder / "lock").open("a+") as file:
+    with _open(folder / "lock") as file:
         if not _taken(file):
             file.seek(0)
             raise UserError(
@@ -27,6 +27,16 @@ def study_lock(folder: Path, name: str) -> Iterator[None]:
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+def _open(path: Path) -> IO[str]:
+    """The lock's file. A link is refused: whatever it names would be emptied."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644), "a+")
+    except OSError as error:
+        raise UserError(
+            f"a study's lock must be a plain file that can be written, got {path}: {error.strerror}"
+        ) from error
 
 
 def _taken(file: IO[str]) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import TypeAdapter
+
 from defenses.files import canonical, disk_errors, write_atomic
 
 if TYPE_CHECKING:
@@ -77,10 +79,11 @@ def _read(path: Path, kind: type[R]) -> R | None:
     try:
         found = json.loads(path.read_text())
         if found["sha256"] == _checksum(found["record"]):
-            return kind(**found["record"])  # a TypeError when another version wrote other fields
+            record = kind(**found["record"])  # a TypeError when another version wrote other fields
+            return TypeAdapter(kind).validate_python(asdict(record))  # a checksum is no proof of the fields' types
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     log.warning("%s is damaged, or of another version: it counts as missing", path)
     return None

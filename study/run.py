@@ -3,7 +3,6 @@
 Nothing heavy is imported before the command line is understood.
 """
 
-import logging
 import os
 import signal
 import sys
@@ -17,7 +16,7 @@ from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.config import Parser, StudyConfig, add_options, given_options, resolve
-from study.terminal import complain, duration, say, table
+from study.terminal import complain, complain_of, duration, say, show_logs, table
 
 if TYPE_CHECKING:
     from study.plan import Plan
@@ -39,7 +38,7 @@ _terminated = threading.Event()
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    show_logs()
     parser = _parser()
     try:
         namespace = parser.parse_args(arguments)
@@ -47,10 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _list()
         given = given_options(namespace, StudyConfig)
         config = resolve(StudyConfig, given, namespace.config)
+        show_logs(config.verbose)
         SEARCH_SPACES.check(config.space)
         return _dry_run(config) if namespace.dry_run else _study(config)
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:  # before a study was open: nothing to keep
         complain("stopped before anything was started")
@@ -109,6 +109,10 @@ def _study(config: StudyConfig) -> int:
     folder = out / config.study_name
     folder.mkdir(exist_ok=True)
     signal.signal(signal.SIGTERM, _terminate)
+
+    from study.quiet import before_imports
+
+    before_imports(local=config.address is None)
 
     from study.lock import study_lock
     from study.per_scenario import PerScenario

@@ -11,18 +11,18 @@ from defenses.registry import UserError
 from study import engine
 from study.book import NO_ATTACK, Book
 from study.config import NOT_IDENTITY
+from study.folder import SCRATCH, SETTINGS, check_no_links, read_settings
 from study.plan import Plan
+from study.progress import TrialProgress, describe_start
 from study.scheduler import Pruner
-from study.search import Ledger, Row
+from study.search import Ledger
 from study.summary import Summary
 from study.target import tracking_target
-from study.terminal import Bar, complain, say
+from study.terminal import complain, last_line, say
 from study.version import code_version
 from tracking import names
 from tracking.mlflow_log import Sender
 from tracking.outbox import Outbox
-
-_ENDED = {"pruned": "stopped early", "fail": "failed"}
 
 
 class Session:
@@ -61,7 +61,7 @@ class Session:
         self._sender = Sender(outbox, target.uri, target.experiment, target.artifacts)
         self.sent = False
         self._brake = engine.Brake()
-        self._bar: Bar | None = None
+        self._progress: TrialProgress | None = None
 
     def run(self) -> str:
         """Runs what is missing. Returns why the study cannot go on, or an empty string."""
@@ -76,8 +76,9 @@ class Session:
             f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
             f"({config.trials - remaining} done), results in {self.folder}"
         )
-        engine.quiet_ray()
         with engine.ray_session(config.address):
+            if config.verbose:
+                complain(describe_start(self.plan, self.folder, self.uri, engine.in_use()))
             engine.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
             failed = self._attack_failures(engine.build_shared(self.plan))
             if failed and len(failed) == len(self.plan.scenarios):
@@ -98,49 +99,39 @@ class Session:
         return failed
 
     def _trials(self, remaining: int) -> str:
-        trials = self.plan.config.trials
-        self._bar = Bar(trials, "trials", initial=trials - remaining, unit="trial")
-        self._show_best()
+        self._progress = TrialProgress(self.plan, self.book, self.ledger, remaining, engine.in_use)
         try:
             engine.run_trials(
                 self.plan,
                 self.ledger,
                 self.book.points,
-                self.folder / "ray",
+                self.folder / SCRATCH,
                 self._settle,
-                self.book.scenario_done,
+                self._judged,
                 self._brake,
                 scheduler=Pruner(self.book, self.ledger.rows()) if self.plan.pruning else None,
+                on_step=self._progress.look,
             )
         finally:
-            self._bar.close()
-            shutil.rmtree(self.folder / "ray", ignore_errors=True)
+            self._progress.close()
+            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
         if self._brake.pulled:
             rows = [row for row in self.ledger.rows() if row.reason]
-            return f"the first {engine.BREAKER} trials all failed; the last one said: {rows[-1].reason}"
+            return f"the first {engine.BREAKER} trials all failed; the last one said: {last_line(rows[-1].reason)}"
         return ""
 
     def _settle(self, number: int, key: str, error: str) -> None:
         row = self.book.settle(self.ledger, number, key, error)
-        ended = self.plan.goal.describe(row.values) if row.comparable else _ENDED[row.state]
-        best = self._show_best()
-        assert self._bar is not None
-        self._bar.advance(1, f"#{number} {ended}, {best}")
+        assert self._progress is not None
+        self._progress.settled(row)
         if self.book.failures_at_start >= engine.BREAKER:
             self._brake.pulled = True
 
-    def _show_best(self) -> str:
-        front = self.ledger.front()
-        hits = f", {self.book.hits} of {self.book.stages} stages from the store" if self.book.stages else ""
-        text = f"{self._best_text(front)}{hits}" if front else "no result yet"
-        assert self._bar is not None
-        self._bar.note(text)
-        return text
-
-    def _best_text(self, front: Sequence[Row]) -> str:
-        if len(self.plan.goal.objectives) > 1:
-            return f"Pareto front of {len(front)}"
-        return f"best {front[0].value:.4f} (#{front[0].number})"
+    def _judged(self, key: str, scenario: str) -> None:
+        record = self.book.scenario_done(key, scenario)
+        assert self._progress is not None
+        if record is not None:
+            self._progress.scenario(key, record)
 
     def close(self, status: str, flush_seconds: float, show: bool = True) -> Summary:
         """Writes the summary, shows it unless told not to, tells MLflow, and waits for it a little."""
@@ -151,7 +142,7 @@ class Session:
         (folder / names.RESULTS_CSV).write_text(summary.csv())
         best = " ".join(f"#{row.number}" for row in summary.front) or "none"
         self.book.close_study(status, summary.metrics(), folder, summary.text(), best)
-        if show:
+        if show and (summary.rows or summary.failed):
             say(f"\n{summary.text()}")
         self.sent = self._sender.close(flush_seconds)
         return summary
@@ -174,10 +165,11 @@ class Session:
 
 def check_same_study(plan: Plan, folder: Path) -> None:
     """A name belongs to one set of settings; anything else would mix studies that do not compare."""
+    check_no_links(folder)
     settings = plan.config.model_dump(mode="json")
-    path = folder / "study.json"
+    path = folder / SETTINGS
     if path.exists():
-        known = json.loads(path.read_text())
+        known = _known(folder)
         if known["identity"] != plan.config.identity:
             changed = _differences(known["settings"], settings)
             raise UserError(
@@ -198,6 +190,15 @@ def check_same_study(plan: Plan, folder: Path) -> None:
         "code_version": code_version(),
     }
     write_atomic(path, json.dumps(content, indent=1))
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    try:
+        return {"identity": None, "data": None, **read_settings(folder)}
+    except ValueError as error:
+        raise UserError(
+            f"study {folder.name!r} must be readable, and {error}: restore it, or use another --name"
+        ) from error
 
 
 def _differences(before: dict[str, Any], after: dict[str, Any]) -> Sequence[str]:

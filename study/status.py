@@ -12,7 +12,7 @@ from study.config import Parser
 from study.folder import find_study, studies
 from study.ledger_file import Trial
 from study.state import Progress, State, state_of
-from study.terminal import complain, number, say, table
+from study.terminal import complain_of, last_line, number, say, table
 from tracking import names
 
 EXIT_BAD_INPUT = 2
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(json.dumps([as_json(state) for state in found], indent=1) if namespace.json else overview(found, out))
         return 0
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return EXIT_BAD_INPUT
 
 
@@ -86,7 +86,7 @@ def describe(state: State) -> str:
         _best(state),
         _scenarios(state.scenarios),
         _list("Running", [_running(state, trial) for trial in state.trials if trial.state == "running"]),
-        _list("Failed", [f"#{trial.number}: {_last_line(trial.reason)}" for trial in state.failures]),
+        _list("Failed", [f"#{trial.number}: {last_line(trial.reason)}" for trial in state.failures]),
         _list("Cannot be read", state.damage),
         "\n".join(line for line in (_waiting(state), _go_on(state)) if line),
     ]
@@ -143,11 +143,6 @@ def _running(state: State, trial: Trial) -> str:
     of = f" of {len(known)}" if isinstance(known, list) else ""
     text = f"#{trial.number}: {len(state.judged.get(trial.key, []))}{of} scenarios judged"
     return text if state.driver is not None else f"{text}, then interrupted; what is judged is kept"
-
-
-def _last_line(text: str) -> str:
-    """The reason of a failure; of a traceback, what was raised."""
-    return (text.strip().splitlines() or ["no reason is known"])[-1]
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

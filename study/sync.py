@@ -1,16 +1,15 @@
 """`python -m study.sync [NAME]`: sends MLflow what it could not be sent while the study ran."""
 
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from defenses.registry import UserError
 from study.config import Parser
-from study.folder import OUTBOX, find_study, read_settings, studies
+from study.folder import OUTBOX, check_no_links, find_study, read_settings, studies
 from study.lock import holder, study_lock
 from study.target import Target, tracking_target
-from study.terminal import Bar, complain, say
+from study.terminal import Bar, complain, complain_of, say, show_logs
 from tracking.outbox import Outbox, look
 
 EXIT_BAD_INPUT, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 2, 4, 130
@@ -26,7 +25,7 @@ reached or takes no records, and what is left waits for the next call; 130 inter
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    show_logs()
     parser = Parser(
         prog="python -m study.sync",
         description="Send MLflow what waits in a study's outbox; without a name, in every study's.",
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out = namespace.out or Path("runs")
         folders = [find_study(out, namespace.name)] if namespace.name is not None else studies(out)
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return EXIT_BAD_INPUT
     try:
         return max((_sync(folder, namespace.tracking_uri) for folder in folders), default=0)
@@ -58,12 +57,13 @@ def _sync(folder: Path, uri: str | None) -> int:
             raise UserError(
                 f"process {driver} runs study {folder.name!r} and sends its records itself: wait for it, or stop it"
             )
+        check_no_links(folder)
         with study_lock(folder, folder.name):
             own = _own_target(folder)
             target = tracking_target(uri, own.experiment, folder.resolve().parent) if uri else own
             return _send(folder, target, own=target.uri == own.uri)
     except (UserError, OSError) as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return EXIT_BAD_INPUT
 
 

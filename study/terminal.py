@@ -1,21 +1,61 @@
 """What a person sees: lines, bars and aligned tables, with or without a terminal."""
 
+import logging
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
+_LINES = 20  # of a bar where there is no terminal, however long it is
+_SILENT_SECONDS = 600.0  # at most, where steps take long
+
 
 def say(text: str = "") -> None:
     """A line on standard output, above any bar."""
-    tqdm.write(text, file=sys.stdout)
+    tqdm.write(_printable(text), file=sys.stdout)
     sys.stdout.flush()
 
 
 def complain(text: str) -> None:
     """A line on standard error, above any bar."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(_printable(text), file=sys.stderr)
+
+
+def complain_of(error: Exception) -> None:
+    """An error in one line, whatever the names in it hold."""
+    complain("error: " + str(error).replace("\n", "\\n"))
+
+
+def _printable(text: str) -> str:
+    """The text without what would command a terminal: names of files and classes come from anywhere."""
+    return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def last_line(text: str) -> str:
+    """Of a traceback, what was raised; of one line, the line."""
+    return (text.strip().splitlines() or ["no reason is known"])[-1].strip()
+
+
+class _Lines(logging.Handler):
+    """Shows log records as lines above any bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One record."""
+        complain(self.format(record))
+
+
+def show_logs(verbose: int = 0) -> None:
+    """Shows what is logged, as lines: warnings, and the libraries' own chatter from the second ``-v`` on."""
+    handler = _Lines()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO if verbose > 1 else logging.WARNING, force=True)
+
+
+def chatter_wanted() -> bool:
+    """Whether the libraries' own logs are to be seen."""
+    return logging.getLogger().isEnabledFor(logging.INFO)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -49,12 +89,18 @@ def duration(seconds: float) -> str:
 
 
 class Bar:
-    """A progress bar; without a terminal, one line a step instead."""
+    """A progress bar; without a terminal, lines instead: every step, or some twenty of many steps.
 
-    def __init__(self, total: int, label: str, initial: int = 0, unit: str = "it") -> None:
+    Args:
+        every_line: without a terminal, a line a step however many there are.
+    """
+
+    def __init__(self, total: int, label: str, initial: int = 0, unit: str = "it", every_line: bool = False) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._tty = sys.stderr.isatty()
-        self._count = initial
+        self._initial = self._count = self._shown = initial
+        self._gap = 1 if every_line else max(1, -(-(total - initial) // _LINES))
+        self._started = self._last = time.monotonic()
         self._bar: Any = tqdm(
             total=total,
             initial=initial,
@@ -64,7 +110,7 @@ class Bar:
             disable=not self._tty,
             dynamic_ncols=True,
             smoothing=0.1,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n:g}/{total:g} [{elapsed}<{remaining}{postfix}]",
+            bar_format="{desc}: {percentage:3.0f}%|{bar:10}| {n:g}/{total:g} [{elapsed}, {remaining} left{postfix}]",
         )
 
     def note(self, text: str) -> None:
@@ -72,11 +118,24 @@ class Bar:
         self._bar.set_postfix_str(text)
 
     def advance(self, step: float = 1, line: str = "") -> None:
-        """Moves on; without a terminal, `line` is printed when it is not empty."""
+        """Moves on; without a terminal, `line` is printed when it is not empty and it is time for one."""
         self._count += int(step)
         self._bar.update(step)
-        if not self._tty and line:
-            complain(f"{self._label} {self._count}/{self._total}: {line}")
+        if not self._tty and line and self._due():
+            self._shown, self._last = self._count, time.monotonic()
+            complain(f"{self._label} {self._count}/{self._total}{self._left()}: {line}")
+
+    def _due(self) -> bool:
+        """The first step and the last, and between them by their number, or by time where they take long."""
+        first = self._shown == self._initial
+        enough = self._count - self._shown >= self._gap
+        return first or enough or self._count >= self._total or time.monotonic() - self._last >= _SILENT_SECONDS
+
+    def _left(self) -> str:
+        """What it will still take, once that can be told."""
+        gone = time.monotonic() - self._started
+        left = self._total - self._count
+        return f", {duration(gone / (self._count - self._initial) * left)} left" if left > 0 and gone >= 1 else ""
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

@@ -13,6 +13,7 @@ from ray import tune
 from defenses import DEFENSES
 from defenses.registry import UserError
 from defenses.runner import run_stages
+from defenses.store import BORROWING
 from study import gpu_memory
 from study.cell import (
     CellResult,
@@ -125,9 +126,9 @@ def measure_share(task: TrialTask, point: dict[str, Any], own_stages: set[str], 
     """
     Place(task.threads, 1.0, task.code).enter(task.environment, images)
     root = cached_store(task.environment.store).root
-    with tempfile.TemporaryDirectory(prefix="measure_", dir=root) as folder:
+    with tempfile.TemporaryDirectory(prefix=BORROWING, dir=root) as folder:
         for stage in root.iterdir():
-            if stage.is_dir() and stage.name not in own_stages and not stage.name.startswith("measure_"):
+            if stage.is_dir() and stage.name not in own_stages and not stage.name.startswith(BORROWING):
                 (Path(folder) / stage.name).symlink_to(stage)
         environment = dataclasses.replace(task.environment, store=Path(folder))
         config = {**task.base, **point}

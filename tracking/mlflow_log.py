@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +29,7 @@ def quiet_mlflow() -> None:
     """Settings that must be made before MLflow is imported: no telemetry, no unpickling, short waits for a server."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # whatever is set: nothing here loads a model
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
@@ -46,9 +47,9 @@ class RunLog:
         quiet_mlflow()
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
-        logging.getLogger("alembic").setLevel(logging.ERROR)
-        logging.getLogger("urllib3").setLevel(logging.ERROR)  # an outage is told once, in our words
+        if not logging.getLogger().isEnabledFor(logging.INFO):
+            for name in ("mlflow", "alembic", "urllib3"):  # an outage is told once, in our words
+                logging.getLogger(name).setLevel(logging.ERROR)
         self.client: MlflowClient = MlflowClient(tracking_uri=uri)
         found = self.client.get_experiment_by_name(experiment)
         self.experiment_id: str = (
@@ -108,11 +109,22 @@ class RunLog:
 
 
 def deliver(run_log: RunLog, outbox: Outbox, record: Record, position: int, keep: bool = False) -> None:
-    """Takes a record in, marks it as sent, and removes its artifacts here unless they are to be kept."""
+    """Takes a record in, marks it as sent, and removes its artifacts here unless they are to be kept.
+
+    Artifacts lie below the outbox. A record that names another folder was not written by a study: sending that
+    folder would give it away, and then remove it.
+    """
+    if record.artifacts and not _below(Path(record.artifacts), outbox.path.parent):
+        log.warning("%s names files outside its study, which are left alone: %s", outbox.path, record.artifacts)
+        record = replace(record, artifacts="")
     run_log.take(record)
     outbox.mark(position)
     if record.artifacts and not (keep or record.keep_artifacts):
         shutil.rmtree(record.artifacts, ignore_errors=True)
+
+
+def _below(path: Path, folder: Path) -> bool:
+    return path.resolve() != folder.resolve() and path.resolve().is_relative_to(folder.resolve())
 
 
 class Sender:

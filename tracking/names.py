@@ -27,6 +27,11 @@ def objective(metric: str) -> str:
     return f"{OBJECTIVE}/{metric}"
 
 
+def as_note(text: str) -> str:
+    """Text as a run's description, which MLflow renders as markdown: a block in which nothing is markup."""
+    return "```\n" + text.replace("```", "'''") + "\n```"
+
+
 METRICS = (
     TPR,
     FPR,

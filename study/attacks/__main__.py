@@ -1,6 +1,5 @@
 """`python -m study.attacks`: lists the attacks, and draws what they do to images of a dataset."""
 
-import logging
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -10,17 +9,18 @@ from defenses.registry import UserError
 from study.attacks import ATTACKS
 from study.attacks.groups import GROUPS
 from study.config import Parser, StudyConfig, add_options, given_options, resolve
-from study.terminal import complain, say, table
+from study.terminal import complain, complain_of, say, show_logs, table
 
 _ONE_ROW = "every"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    show_logs()
     parser = Parser(
         prog="python -m study.attacks",
         description="List the attacks, or draw what they do: clean, poisoned, and ten times the difference.",
+        epilog="Exit codes: 0 done, 2 bad input, 130 interrupted; the same command goes on from there.",
         allow_abbrev=False,
     )
     parser.add_argument("--list", action="store_true", help="list the attacks and groups of attacks")
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(table(["attacks", ""], [[name, what] for name, what in GROUPS.items()], left=2))
         return _preview(namespace) if namespace.preview is not None else 0
     except UserError as error:
-        complain(f"error: {error}")
+        complain_of(error)
         return 2
     except KeyboardInterrupt:
         complain("stopped; trained parts are in the store and the same command goes on from there")

@@ -7,8 +7,6 @@ mean (229, 187, 186) and standard deviation (44, 55, 65) at 32 px, 31 % of it ne
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defenses.config import param
-from defenses.registry import UserError
 from study.attacks.api import Attack, AttackConfig, Pixels, State
 from study.attacks.cartoon import draw_cartoon
 from study.attacks.fitting import FitContext
 from study.attacks.pixels import Values, blend
 from study.datasets.images import Images
+from study.pictures import open_picture, readable
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def picture_identity(path: str) -> str:
     """The sha256 of a picture, or an empty string for the cartoon; `UserError` when it cannot be read."""
     if not path:
         return ""
-    with _readable(path):
+    with readable(_complaint(path)):
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
@@ -98,18 +96,14 @@ def picture_at(path: str, size: int) -> Values:
     return (_read_picture(path, size) if path else draw_cartoon(size)).astype(np.float32)
 
 
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"a trigger image must be a readable picture, got {path!r}: {error}") from error
+def _complaint(path: str) -> str:
+    return f"a trigger image must be a readable picture, got {path!r}"
 
 
 def _read_picture(path: str, size: int) -> Pixels:
     """A file as RGB [size, size, 3]: cut to its central square, then averaged down."""
     from PIL import Image, ImageOps
 
-    with _readable(path), Image.open(path) as file:
+    with open_picture(path, _complaint(path)) as file:
         square = ImageOps.fit(file.convert("RGB"), (size, size), Image.Resampling.BOX)
     return np.asarray(square)

@@ -6,8 +6,6 @@ give a mean PSNR of 22.0 dB (1st to 99th percentile 13.2 to 35.6); other images 
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +14,7 @@ from PIL import Image, ImageOps
 
 from defenses.registry import UserError
 from study.attacks.api import Pixels
+from study.pictures import open_picture, readable
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FALL_OFF = 1.5  # the noise's amplitude falls with frequency f as 1/f^1.5
@@ -64,7 +63,7 @@ def find_photographs(folder: str, most: int) -> list[Path]:
     """
     if not Path(folder).is_dir():
         raise UserError(f"refool:trigger_dir must be a folder of photographs, got {folder!r}: there is no such folder")
-    with _readable(folder):
+    with readable(_complaint(folder)):
         found = [file for file in Path(folder).iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file()]
     files = sorted(found, key=lambda file: file.name)
     if not files:
@@ -73,7 +72,7 @@ def find_photographs(folder: str, most: int) -> list[Path]:
             "name another folder, or leave the option out to use painted pictures"
         )
     for file in files[:most]:
-        with _readable(str(file)), Image.open(file):
+        with open_picture(file, _complaint(str(file))):
             pass  # reads the header alone
     return files[:most]
 
@@ -82,7 +81,7 @@ def read_photographs(files: list[Path], size: int) -> Pixels:
     """Photographs as RGB [n, size, size, 3]: cut to their central square, then averaged down."""
     pictures = np.empty((len(files), size, size, 3), dtype=np.uint8)
     for picture, file in zip(pictures, files, strict=True):
-        with _readable(str(file)), Image.open(file) as opened:
+        with open_picture(file, _complaint(str(file))) as opened:
             picture[:] = np.asarray(ImageOps.fit(opened.convert("RGB"), (size, size), Image.Resampling.BOX))
     return pictures
 
@@ -91,14 +90,10 @@ def content_hash(files: list[Path]) -> str:
     """sha256 over the files' contents in order; their names do not count."""
     digest = hashlib.sha256()
     for file in files:
-        with _readable(str(file)):
+        with readable(_complaint(str(file))):
             digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what Pillow may raise
-        raise UserError(f"refool:trigger_dir must hold readable photographs, got {path!r}: {error}") from error
+def _complaint(path: str) -> str:
+    return f"refool:trigger_dir must hold readable photographs, got {path!r}"

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from defenses.registry import UserError
 from study.datasets import DatasetSpec
 from study.datasets.images import Images
+from study.pictures import open_picture
 
 
 def load(spec: DatasetSpec) -> Images:
@@ -36,11 +37,8 @@ def _split(folder: Path, size: int) -> tuple[NDArray[np.uint8], NDArray[np.int64
 
     def read(item: tuple[int, tuple[str, int]]) -> None:
         position, (path, _) = item
-        try:
-            with Image.open(path) as image:
-                images[position] = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
-        except OSError as error:
-            raise UserError(f"{path} must be a readable image: {error}; remove or mend it") from error
+        with open_picture(path, f"{path} must be a readable image", "; remove or mend it") as image:
+            images[position] = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
         list(pool.map(read, enumerate(listing.samples)))

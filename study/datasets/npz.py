@@ -1,6 +1,7 @@
 """Datasets in one npz file, laid out as MedMNIST lays out its own."""
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,20 @@ from study.datasets import DatasetSpec
 from study.datasets.images import Images
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+# What zipfile, zlib and numpy raise for a file that is damaged, encrypted, or says that it is larger than the memory.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    OSError,
+    EOFError,
+    AttributeError,
+    MemoryError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    OverflowError,
+)
 
 
 def load(spec: DatasetSpec) -> Images:
@@ -38,23 +53,31 @@ def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...]
     if not path.is_file():
         raise UserError(f"there must be a file at {path.resolve()}: check the path after npz:")
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            raise UserError(f"{path} must be an npz file, got a single array: write it with numpy.savez")
-        with loaded as file:
-            missing = [key for key in required if key not in file.files]
-            if missing:
-                raise UserError(
-                    f"{path} must hold {', '.join(required)}; {', '.join(missing)} is missing "
-                    f"(it holds {', '.join(file.files) or 'nothing'})"
-                )
-            return {key: file[key] for key in (*required, *optional) if key in file.files}
-    except (zipfile.BadZipFile, OSError, EOFError, AttributeError) as error:
+        with path.open("rb") as stream:  # numpy leaves a file open that it cannot make sense of
+            loaded = np.load(stream, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise UserError(f"{path} must be an npz file, got a single array: write it with numpy.savez")
+            with loaded as file:
+                missing = [key for key in required if key not in file.files]
+                if missing:
+                    raise UserError(
+                        f"{path} must hold {', '.join(required)}; {', '.join(missing)} is missing "
+                        f"(it holds {', '.join(file.files) or 'nothing'})"
+                    )
+                return {key: _array(file, key) for key in (*required, *optional) if key in file.files}
+    except _UNREADABLE as error:
         raise UserError(f"{path} must be an npz file as numpy.savez writes it: {error}") from error
     except UserError:
         raise
     except ValueError as error:
         raise UserError(f"{path} must hold plain arrays, no Python objects: {error}") from error
+
+
+def _array(file: Any, key: str) -> NDArray[Any]:
+    found = file[key]
+    if not isinstance(found, np.ndarray):
+        raise OSError(f"{key} is no array")  # numpy hands out the bytes of whatever else lies in the zip
+    return found
 
 
 def read_images(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
