@@ -27,7 +27,7 @@ from defenses.training.precision import best_precision
 
 CPU = torch.device("cpu")
 ROWS = {
-    "digits, smoke": (ModelSpec("resnet18", 16, (1, 1, 1, 1), 10, 16), 1437, 1437),
+    "digits, smoke": (ModelSpec("resnet18", 16, (1, 1, 1, 1), 10, 32), 1437, 1437),
     "ResNet-18, 32 px": (ModelSpec("resnet18", 64, (2, 2, 2, 2), 10, 32), 256, 50_000),
 }
 
