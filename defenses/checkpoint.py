@@ -36,12 +36,17 @@ class Checkpoint:
     Args:
         folder: of the stage's entry, whose lock is held; None keeps nothing.
         seconds: from one checkpoint to the next, at least; 0 for one after every epoch.
+
+    Attributes:
+        earlier_seconds: what processes before this one spent on the epochs that it did not have to run.
     """
 
     def __init__(self, folder: Path | None = None, seconds: float = SECONDS) -> None:
-        self.folder = folder
-        self.seconds = seconds
+        self._folder = folder
+        self._seconds = seconds
         self._loops = 0
+        self._started = time.monotonic()
+        self.earlier_seconds = 0.0
 
     def epochs(self, count: int, parts: Parts) -> Iterator[int]:
         """The numbers of the epochs that are still to run, from 0 when none was kept.
@@ -59,16 +64,17 @@ class Checkpoint:
         last = time.monotonic()
         for epoch in range(done, count):
             yield epoch
-            if self.folder is not None and time.monotonic() - last >= self.seconds:
-                _write(self.folder, name, epoch + 1, parts)
+            if self._folder is not None and time.monotonic() - last >= self._seconds:
+                spent = self.earlier_seconds + time.monotonic() - self._started
+                _write(self._folder, name, {"epochs": epoch + 1, "seconds": spent}, parts)
                 last = time.monotonic()
 
     def _restore(self, name: str, parts: Parts) -> int:
         """Puts the parts back to what they were; how many epochs that saves."""
-        kept = _read(self.folder, name) if self.folder is not None else None
+        kept = _read(self._folder, name) if self._folder is not None else None
         if kept is None:
             return 0
-        epochs, states = kept
+        done, states = kept
         before = copy.deepcopy({part: state_of(live) for part, live in parts.items()})
         try:
             if states.keys() != parts.keys():
@@ -79,11 +85,12 @@ class Checkpoint:
             for part, live in parts.items():
                 put_back(live, before[part])
             log.warning(
-                "%s of %s does not fit this code or device, the stage starts anew: %s", name, self.folder, error
+                "%s of %s does not fit this code or device, the stage starts anew: %s", name, self._folder, error
             )
             return 0
-        log.info("%s goes on after epoch %d", self.folder, epochs)
-        return epochs
+        log.info("%s goes on after epoch %d", self._folder, done["epochs"])
+        self.earlier_seconds = max(self.earlier_seconds, done["seconds"])
+        return int(done["epochs"])
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -92,14 +99,14 @@ def remove_checkpoints(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _write(folder: Path, name: str, epochs: int, parts: Parts) -> None:
+def _write(folder: Path, name: str, done: dict[str, float], parts: Parts) -> None:
     tensors: dict[str, Tensor] = {}
     tree = {part: pack(state_of(live), tensors) for part, live in parts.items()}
     data = safetensors.torch.save(tensors)
     payload = folder / f"{name}-{uuid.uuid4().hex[:8]}.safetensors"
     meta = {
         "format": FORMAT,
-        "epochs": epochs,
+        **done,
         "payload": payload.name,
         "sha256": hashlib.sha256(data).hexdigest(),
         "parts": tree,
@@ -115,8 +122,11 @@ def _write(folder: Path, name: str, epochs: int, parts: Parts) -> None:
             stale.unlink(missing_ok=True)
 
 
-def _read(folder: Path, name: str) -> tuple[int, dict[str, Any]] | None:
-    """The epochs done and the parts' states; None where there is no checkpoint, or a damaged one."""
+def _read(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """What is done, with its ``epochs`` and ``seconds``, and the parts' states.
+
+    None where there is no checkpoint, or a damaged one.
+    """
     try:
         text = (folder / f"{name}.json").read_bytes()
     except FileNotFoundError:
@@ -130,7 +140,7 @@ def _read(folder: Path, name: str) -> tuple[int, dict[str, Any]] | None:
         if hashlib.sha256(data).hexdigest() != meta["sha256"]:
             raise ValueError("the checksum of its payload is wrong")
         tensors = safetensors.torch.load(data)
-        return meta["epochs"], {part: unpack(tree, tensors) for part, tree in meta["parts"].items()}
+        return meta, {part: unpack(tree, tensors) for part, tree in meta["parts"].items()}
     except (
         FileNotFoundError,
         ValueError,

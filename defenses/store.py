@@ -57,7 +57,7 @@ class Artifact:
 
     Attributes:
         folder: where it lies.
-        built_seconds: what building it took.
+        built_seconds: what building it took, in all processes if some were killed and it went on.
         digests: output name -> content digest.
     """
 
@@ -90,6 +90,7 @@ class Store:
         self.remote = remote
         self.checkpoint_seconds = checkpoint_seconds
         self._known: dict[tuple[str, str], Artifact] = {}
+        self._checkpoints: dict[tuple[str, str], Checkpoint] = {}
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an entry lies. Names and links are checked, so that no key can leave the store."""
@@ -107,7 +108,8 @@ class Store:
 
     def checkpoint(self, stage: str, key: str) -> Checkpoint:
         """For whoever builds an entry: where its epochs are kept until it is written."""
-        return Checkpoint(self.folder(stage, key), self.checkpoint_seconds)
+        self._checkpoints[stage, key] = Checkpoint(self.folder(stage, key), self.checkpoint_seconds)
+        return self._checkpoints[stage, key]
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""
@@ -176,7 +178,9 @@ class Store:
                 except UserError:  # a verdict on the inputs: it would be the same again
                     remove_checkpoints(folder)
                     raise
-                self._write(folder, outputs, time.perf_counter() - started, describe or {})
+                checkpoint = self._checkpoints.pop((stage, key), Checkpoint())
+                seconds = checkpoint.earlier_seconds + time.perf_counter() - started
+                self._write(folder, outputs, seconds, describe or {})
                 remove_checkpoints(folder)
                 if self.remote is not None:
                     self.remote.publish(stage, key, folder)

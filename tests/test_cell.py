@@ -11,6 +11,7 @@ import torch
 from small_study import save_npz
 
 from defenses.api import DefenseResult, StageContext, SuspectDataset
+from defenses.checkpoint import Checkpoint
 from defenses.registry import UserError
 from defenses.runner import RunContext
 from study import cell
@@ -238,6 +239,12 @@ def test_a_defense_is_handed_nothing_but_what_it_may_see(
         "precision",
         "seed",
         "progress",
+        "checkpoint",
+    }
+    # Checkpoints lie in the store, beside what is secret: a stage can only loop over its epochs with one.
+    assert {name for name in dir(Checkpoint(Path("folder"))) if not name.startswith("_")} == {
+        "epochs",
+        "earlier_seconds",
     }
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,23 @@ def test_an_entry_that_is_written_has_none(store: Store) -> None:
     assert len(seen) == 3
     assert checkpoint_files(store.root) == []
     assert artifact.load("x") == 1
+
+
+def test_what_building_took_counts_what_was_not_run_again(store: Store) -> None:
+    def build(stop: int) -> dict[str, Any]:
+        for epoch in kept.checkpoint("stage", KEY).epochs(4, parts()):
+            if epoch == stop:
+                raise RuntimeError("killed")
+            time.sleep(0.1)
+        return {}
+
+    for stop in (1, 3):
+        kept = Store(store.root, checkpoint_seconds=0)
+        with pytest.raises(RuntimeError, match="killed"):
+            kept.get_or_build("stage", KEY, lambda stop=stop: build(stop))
+    kept = Store(store.root, checkpoint_seconds=0)
+    artifact, _ = kept.get_or_build("stage", KEY, lambda: build(9))
+    assert artifact.built_seconds >= 0.4
 
 
 @pytest.mark.parametrize(("error", "left"), [(UserError("diverged"), 0), (RuntimeError("out of memory"), 2)])

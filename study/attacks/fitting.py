@@ -71,8 +71,12 @@ class FitContext:
             seconds = time.perf_counter() - started
             self.runs.append(StageRun(stage, key, False, seconds, seconds))
             return outputs
-        own = dataclasses.replace(self, checkpoint=self.store.checkpoint(stage, key))
-        artifact, hit = self.store.get_or_build(stage, key, lambda: build(own), identity)
+        store = self.store
+
+        def build_on() -> Outputs:
+            return build(dataclasses.replace(self, checkpoint=store.checkpoint(stage, key)))
+
+        artifact, hit = store.get_or_build(stage, key, build_on, identity)
         seconds = time.perf_counter() - started
         self.runs.append(StageRun(stage, key, hit, seconds, artifact.built_seconds))
         return {name: artifact.load(name) for name in artifact.files}
