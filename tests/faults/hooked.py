@@ -1,0 +1,60 @@
+"""The real command with one fault built in: `python -m faults.hooked HOOK OPTIONS…`."""
+
+import functools
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def kill_before_tell(nth: str) -> None:
+    """Dies when the nth result is on disk and the ledger has not been told."""
+    from study.book import Book
+
+    Book.settle = _deadly(Book.settle, int(nth))  # type: ignore[method-assign]
+
+
+def kill_before_fail(nth: str) -> None:
+    """Dies in the sweep, when the nth interrupted point is queued again and its trial has not failed yet."""
+    from study.ledger_file import LOST
+    from study.search import Ledger
+
+    Ledger._fail = _deadly(Ledger._fail, int(nth), lambda ledger, number, reason: reason == LOST)  # type: ignore[method-assign]
+
+
+def only_sweep(_: str) -> None:
+    """Opens the study, which sweeps what an earlier driver left, and runs nothing."""
+    from study.session import Session
+
+    Session.run = lambda session: ""  # type: ignore[method-assign]
+
+
+def runner(name: str) -> None:
+    """Workers run this class of `faults.runners`."""
+    from faults import runners
+    from study import engine
+
+    engine.run_trials = functools.partial(engine.run_trials, runner=getattr(runners, name))
+
+
+def _deadly(function: Callable[..., Any], nth: int, counts: Callable[..., bool] = lambda *_: True) -> Any:
+    """A method that kills its process instead, the nth time that it counts."""
+    calls = itertools.count(1)
+
+    def instead(*arguments: Any) -> Any:
+        if counts(*arguments) and next(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments)
+
+    return instead
+
+
+if __name__ == "__main__":
+    hook, _, argument = sys.argv[1].partition("=")
+    globals()[hook.replace("-", "_")](argument)
+
+    from study.run import main
+
+    sys.exit(main(sys.argv[2:]))
