@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,7 @@ class Session:
         self.sent = False
         self._brake = engine.Brake()
         self._bar: Bar | None = None
+        self._error: Exception | None = None
 
     def run(self) -> str:
         """Runs what is missing. Returns why the study cannot go on, or an empty string."""
@@ -104,17 +105,31 @@ class Session:
                 self.ledger,
                 self.book.points,
                 self.folder / "ray",
-                self._settle,
-                self.book.scenario_done,
+                self._guarded(self._settle),
+                self._guarded(self.book.scenario_done),
                 self._brake,
             )
         finally:
             self._bar.close()
             shutil.rmtree(self.folder / "ray", ignore_errors=True)
+        if self._error is not None:
+            raise self._error
         if self._brake.pulled:
             rows = [row for row in self.ledger.rows() if row.reason]
             return f"the first {engine.BREAKER} trials all failed; the last one said: {rows[-1].reason}"
         return ""
+
+    def _guarded(self, keep: Callable[..., None]) -> Callable[..., None]:
+        """Bookkeeping whose failure ends the study: Ray Tune, which calls it, would take it for the trial's own."""
+
+        def guarded(*what: Any) -> None:
+            try:
+                keep(*what)
+            except Exception as error:
+                self._error = self._error or error
+                self._brake.pulled = True
+
+        return guarded
 
     def _settle(self, number: int, key: str, error: str) -> None:
         row = self.book.settle(self.ledger, number, key, error)

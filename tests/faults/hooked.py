@@ -13,7 +13,7 @@ def kill_before_tell(nth: str) -> None:
     """Dies when the nth result is on disk and the ledger has not been told."""
     from study.book import Book
 
-    Book.settle = _deadly(Book.settle, int(nth))  # type: ignore[method-assign]
+    Book.settle = _instead(Book.settle, int(nth), die)  # type: ignore[method-assign]
 
 
 def kill_before_fail(nth: str) -> None:
@@ -21,14 +21,27 @@ def kill_before_fail(nth: str) -> None:
     from study.ledger_file import LOST
     from study.search import Ledger
 
-    Ledger._fail = _deadly(Ledger._fail, int(nth), lambda ledger, number, reason: reason == LOST)  # type: ignore[method-assign]
+    def lost(_ledger: Ledger, _number: int, reason: str) -> bool:
+        return reason == LOST
+
+    Ledger._fail = _instead(Ledger._fail, int(nth), die, lost)  # type: ignore[method-assign]
+
+
+def break_settle(nth: str) -> None:
+    """The driver's bookkeeping fails at the nth result, before the ledger is told."""
+    from study.book import Book
+
+    def fail() -> None:
+        raise OSError(28, "No space left on device")
+
+    Book.settle = _instead(Book.settle, int(nth), fail)  # type: ignore[method-assign]
 
 
 def only_sweep(_: str) -> None:
     """Opens the study, which sweeps what an earlier driver left, and runs nothing."""
     from study.session import Session
 
-    Session.run = lambda session: ""  # type: ignore[method-assign]
+    Session.run = lambda _: os._exit(0)  # type: ignore[method-assign]
 
 
 def runner(name: str) -> None:
@@ -39,13 +52,20 @@ def runner(name: str) -> None:
     engine.run_trials = functools.partial(engine.run_trials, runner=getattr(runners, name))
 
 
-def _deadly(function: Callable[..., Any], nth: int, counts: Callable[..., bool] = lambda *_: True) -> Any:
-    """A method that kills its process instead, the nth time that it counts."""
+def die() -> None:
+    """As a kill from outside."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _instead(
+    function: Callable[..., Any], nth: int, fault: Callable[[], None], counts: Callable[..., bool] = lambda *_: True
+) -> Any:
+    """A method before which something happens, the nth time that it counts."""
     calls = itertools.count(1)
 
     def instead(*arguments: Any) -> Any:
         if counts(*arguments) and next(calls) == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
+            fault()
         return function(*arguments)
 
     return instead
