@@ -86,7 +86,7 @@ def _read(path: Path, kind: type[R]) -> R | None:
             return kind(**found["record"])  # a TypeError when another version wrote other fields
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError, UserError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # a UserError is a ValueError
         pass
     log.warning("%s is damaged, or of another version: it counts as missing", path)
     return None
