@@ -16,7 +16,7 @@ from faults.leftovers import MARK, owned
 Measured = Callable[[str, object], None]
 """The fixture `record_property`: what a test measured, by the number of its fault."""
 
-_PATIENCE = 10.0  # Ray's processes go by themselves once they see that the driver is gone
+_PATIENCE = 30.0  # seconds; Ray's agents look five times, two seconds apart, whether their parent is gone
 
 
 @pytest.fixture(autouse=True)

@@ -20,11 +20,12 @@ OPTIONS = [
 ]
 
 
-def start(folder: Path, name: str, trials: int, *options: str, hook: str = "") -> Driver:
+def start(folder: Path, name: str, trials: int, *options: str, hook: str = "", data: Path | None = None) -> Driver:
     """Starts a study of a workplace.
 
     Args:
         hook: a function of `faults.hooked`, with ``=`` and what it is given.
+        data: folder of the dataset, whose place is part of what a study is; by default the workplace.
     """
     module = ["faults.hooked", hook] if hook else ["study.run"]
     places = [
@@ -39,9 +40,9 @@ def start(folder: Path, name: str, trials: int, *options: str, hook: str = "") -
     return Driver(command, folder / f"{name}.log", {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])})
 
 
-def finish(folder: Path, name: str, trials: int, *options: str, hook: str = "") -> str:
+def finish(folder: Path, name: str, trials: int, *options: str, hook: str = "", data: Path | None = None) -> str:
     """Runs a study to its end, which has to be a good one; what it printed."""
-    with start(folder, name, trials, *options, hook=hook) as driver:
+    with start(folder, name, trials, *options, hook=hook, data=data) as driver:
         assert driver.wait() == 0, driver.printed
         return driver.printed
 

@@ -56,25 +56,24 @@ def test_a_point_is_queued_once(tmp_path: Path, record_property: Measured) -> No
     for case in range(KILLS):
         copy = tmp_path / f"case{case}"
         shutil.copytree(study, copy / "runs" / "lost")
-        shutil.copy(folder / "data.npz", copy)
-        queued_and_killed(copy, nth=1 + case % 2)
-        with start(copy, "lost", 6, hook="only-sweep") as driver:
+        queued_and_killed(copy, folder, nth=1 + case % 2)
+        with start(copy, "lost", 6, hook="only-sweep", data=folder) as driver:
             assert driver.wait() == 0, driver.printed
         queued = waiting(copy / "runs" / "lost")
         assert len(queued) == len(set(queued))
         assert set(queued) == lost
         assert "running" not in {trial.state for trial in trials_of(copy / "runs" / "lost")}
-    finish(copy, "lost", 6)
+    finish(copy, "lost", 6, data=folder)
     complete = complete_keys(copy / "runs" / "lost")
     assert complete.total() == len(complete) == 6
     assert lost <= complete.keys()
     record_property("F4", f"{KILLS} kills, {len(lost)} interrupted points each, 0 duplicate keys")
 
 
-def queued_and_killed(folder: Path, nth: int) -> None:
+def queued_and_killed(folder: Path, data: Path, nth: int) -> None:
     """Runs a driver that dies in its sweep; the point is queued then, and its trial has not failed."""
     study = folder / "runs" / "lost"
-    with start(folder, "lost", 6, hook=f"kill-before-fail={nth}") as driver:
+    with start(folder, "lost", 6, hook=f"kill-before-fail={nth}", data=data) as driver:
         assert driver.wait() == -signal.SIGKILL, driver.printed
     running = {trial.key for trial in trials_of(study) if trial.state == "running"}
     assert len(running & set(waiting(study))) == 1
