@@ -16,7 +16,8 @@ from faults.leftovers import MARK, owned
 Measured = Callable[[str, object], None]
 """The fixture `record_property`: what a test measured, by the number of its fault."""
 
-_PATIENCE = 30.0  # seconds; Ray's agents look five times, two seconds apart, whether their parent is gone
+_PATIENCE = 75.0
+"""Seconds. Workers go at once when a driver is killed; Ray's two agents first wait 60 s for a server that is gone too."""
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,9 @@ def owned(word: str, sessions: Collection[int]) -> dict[int, str]:
     while more := {pid for pid, parent in parents.items() if parent in found and pid not in found}:
         found |= more
     found.discard(os.getpid())
-    return {pid: _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode(errors="replace") for pid in found}
+    return {
+        pid: _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode(errors="replace").strip() for pid in found
+    }
 
 
 def _state(process: Path) -> tuple[int, int] | None:

@@ -28,14 +28,8 @@ def start(folder: Path, name: str, trials: int, *options: str, hook: str = "", d
         data: folder of the dataset, whose place is part of what a study is; by default the workplace.
     """
     module = ["faults.hooked", hook] if hook else ["study.run"]
-    places = [
-        "--dataset",
-        f"npz:{folder / 'data.npz'}",
-        "--out",
-        str(folder / "runs"),
-        "--store",
-        str(folder / "store"),
-    ]
+    dataset = f"npz:{(data or folder) / 'data.npz'}"
+    places = ["--dataset", dataset, "--out", str(folder / "runs"), "--store", str(folder / "store")]
     command = [sys.executable, "-m", *module, *OPTIONS, *places, "--name", name, "--trials", str(trials), *options]
     return Driver(command, folder / f"{name}.log", {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])})
 
