@@ -19,10 +19,7 @@ def study_lock(folder: Path, name: str) -> Iterator[None]:
     with _open(folder / "lock") as file:
         if not _taken(file):
             file.seek(0)
-            raise UserError(
-                f"study {name!r} is being run by process {file.read().strip() or '?'}: wait for it, stop it, "
-                "or choose another --name"
-            )
+            raise _taken_by(file.read().strip() or "?", name)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -49,6 +46,18 @@ def _taken(file: IO[str]) -> bool:
         else:
             return True
     return False
+
+
+def refuse_if_held(folder: Path, name: str) -> None:
+    """Refuses a study that another driver holds, before anything is loaded for it; takes and changes nothing."""
+    if (process := holder(folder)) is not None:
+        raise _taken_by(process, name)
+
+
+def _taken_by(process: str, name: str) -> UserError:
+    return UserError(
+        f"study {name!r} is being run by process {process}: wait for it, stop it, or choose another --name"
+    )
 
 
 def holder(folder: Path) -> str | None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import TypeAdapter
 
 from defenses.files import canonical, disk_errors, write_atomic
+from defenses.registry import UserError
 
 if TYPE_CHECKING:
     from study.cell import CellResult  # loads torch, which only those who judge need
@@ -23,6 +25,9 @@ class ScenarioRecord:
 
     Attributes:
         artifacts: folder with the files for tracking, until they are taken.
+
+    Raises:
+        UserError: a metric is no finite number; nothing that is kept, compared or shown may hold one.
     """
 
     scenario: str
@@ -33,6 +38,12 @@ class ScenarioRecord:
     attack_failed: bool
     wall_seconds: float
     artifacts: str = ""
+
+    def __post_init__(self) -> None:
+        numbers = [*self.metrics.items(), *((name, value) for name, values in self.series.items() for value in values)]
+        for name, value in numbers:
+            if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
+                raise UserError(f"{name} must be a finite number, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ def _read(path: Path, kind: type[R]) -> R | None:
             return TypeAdapter(kind).validate_python(asdict(record))  # a checksum is no proof of the fields' types
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a UserError is a ValueError
         pass
     log.warning("%s is damaged, or of another version: it counts as missing", path)
     return None

@@ -101,6 +101,10 @@ def _dry_run(config: StudyConfig) -> int:
 
 
 def _study(config: StudyConfig) -> int:
+    from study.lock import refuse_if_held, study_lock
+
+    refuse_if_held(config.out.expanduser() / config.study_name, config.study_name)  # before torch and the data load
+
     from study.preflight import check_places
 
     out = check_places(config)
@@ -113,8 +117,6 @@ def _study(config: StudyConfig) -> int:
     from study.quiet import before_imports
 
     before_imports(local=config.address is None)
-
-    from study.lock import study_lock
     from study.per_scenario import PerScenario
     from study.session import Session
 

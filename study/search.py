@@ -198,12 +198,13 @@ class Ledger:
                 self._fail(trial.number, LOST)
                 continue
             key = trial.user_attrs.get(KEY) or self._key_of(point)
-            outcome = outcome_of(key)
+            known = self._is_known(key, besides=trial.number)
+            outcome = None if known else outcome_of(key)  # a result that came late belongs to the queued copy
             if outcome is not None:
                 self.tell(trial.number, outcome)
                 ingested += 1
                 continue
-            if not self._is_known(key, besides=trial.number):
+            if not known:
                 kept = {PAPER_DEFAULT: True} if PAPER_DEFAULT in trial.user_attrs else {}
                 self._study.enqueue_trial(point, user_attrs={KEY: key, RETRY_OF: trial.number, **kept})
                 queued += 1

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,7 @@ class Session:
         self.sent = False
         self._brake = engine.Brake()
         self._progress: TrialProgress | None = None
+        self._error: Exception | None = None
 
     def run(self) -> str:
         """Runs what is missing. Returns why the study cannot go on, or an empty string."""
@@ -106,8 +107,8 @@ class Session:
                 self.ledger,
                 self.book.points,
                 self.folder / SCRATCH,
-                self._settle,
-                self._judged,
+                self._guarded(self._settle),
+                self._guarded(self._judged),
                 self._brake,
                 scheduler=Pruner(self.book, self.ledger.rows()) if self.plan.pruning else None,
                 on_step=self._progress.look,
@@ -115,10 +116,24 @@ class Session:
         finally:
             self._progress.close()
             shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
+        if self._error is not None:
+            raise self._error
         if self._brake.pulled:
             rows = [row for row in self.ledger.rows() if row.reason]
             return f"the first {engine.BREAKER} trials all failed; the last one said: {last_line(rows[-1].reason)}"
         return ""
+
+    def _guarded(self, keep: Callable[..., None]) -> Callable[..., None]:
+        """Bookkeeping whose failure ends the study: Ray Tune, which calls it, would take it for the trial's own."""
+
+        def guarded(*what: Any) -> None:
+            try:
+                keep(*what)
+            except Exception as error:
+                self._error = self._error or error
+                self._brake.pulled = True
+
+        return guarded
 
     def _settle(self, number: int, key: str, error: str) -> None:
         row = self.book.settle(self.ledger, number, key, error)

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from small_study import save_npz, small_plan
-from test_study_end_to_end import command, run, states, wait_for, workplace  # noqa: F401  (a fixture)
+from study_process import command, run, states, wait_for
+from test_study_end_to_end import workplace  # noqa: F401  (a fixture)
 from test_summary import BAD, GOOD, Desk, judged, rows_of
 
 from defenses.registry import UserError

@@ -3,8 +3,11 @@
 import errno
 import json
 import logging
+import math
 import os
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,10 +111,19 @@ def test_a_record_of_another_version_is_none(path: Path) -> None:
     assert read_scenario(path) is None
 
 
-def test_an_undefined_number_is_none_and_nan_is_refused(path: Path) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_record(path, scenario_record("badnets-0.1-s0", {"tpr": float("nan")}))
-    assert not path.exists()
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "0.9", [0.9], np.float32(0.9)], ids=repr)
+def test_what_is_no_finite_number_is_refused(value: Any, path: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(f"tpr must be a finite number, got {value!r}")):
+        scenario_record("badnets-0.1-s0", {"tpr": value})
+    with pytest.raises(UserError, match="loss must be a finite number"):
+        scenario_record("badnets-0.1-s0", {}, series={"loss": [0.5, value]})
+    # What an older version may have written: a right checksum, and no number.
+    object.__setattr__(record := scenario_record("badnets-0.1-s0", {}), "metrics", {"tpr": "0.9"})
+    write_record(path, record)
+    assert read_scenario(path) is None
+
+
+def test_an_undefined_number_is_none(path: Path) -> None:
     write_record(path, scenario_record("badnets-0.1-s0", {"tpr": None}))
     assert json.loads(path.read_text())["record"]["metrics"] == {"tpr": None}
 

@@ -207,6 +207,17 @@ def test_a_crash_between_queueing_and_failing_makes_no_duplicate(reopen: OpenLed
     assert in_state(path, TrialState.WAITING) == []
 
 
+def test_a_result_that_comes_after_its_point_was_queued_again_counts_once(reopen: OpenLedger, path: Path) -> None:
+    number, point, key = reopen().ask()
+    study_at(path).enqueue_trial(point, user_attrs={KEY: key, RETRY_OF: number})  # and then the driver was killed
+    after = reopen()
+    assert after.sweep({key: (0.75, "")}.get) == (0, 0)
+    assert row(after, number).state == "fail"
+    assert after.ask() == (number + 1, point, key), "the copy reads the result back"
+    after.tell(number + 1, (0.75, ""))
+    assert [found.key for found in after.rows() if found.state == "complete"] == [key]
+
+
 def test_the_default_is_not_lost_before_its_first_value(reopen: OpenLedger, path: Path) -> None:
     reopen().enqueue_default(DEFAULT)
     study_at(path).ask()  # takes it from the queue; the driver is killed before a value was suggested

@@ -2,61 +2,20 @@
 
 import csv
 import json
-import os
-import signal
-import sqlite3
-import subprocess
-import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import make_images
+from study_process import make_workplace, run, states
 
 pytestmark = pytest.mark.ray
-
-TINY = [
-    "--set",
-    "pre_isolation_epochs=3",
-    "selective_epochs=1",
-    "--attacks",
-    "badnets,trojan_square",
-    "--width",
-    "8",
-    "--asr-floor",
-    "0",  # three epochs plant no backdoor, and these tests are about the books, not the defense
-]
 
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small npz dataset; studies of this module share its store."""
-    folder = tmp_path_factory.mktemp("workplace")
-    images = make_images(train=320, test=80)
-    np.savez(
-        folder / "data.npz",
-        train_images=images.train_images,
-        train_labels=images.train_labels,
-        test_images=images.test_images,
-        test_labels=images.test_labels,
-    )
-    return folder
-
-
-def command(folder: Path, *options: str) -> list[str]:
-    data = ["--dataset", f"npz:{folder / 'data.npz'}", "--out", str(folder / "runs")]
-    return [sys.executable, "-m", "study.run", "--space", "pipd", *data, *TINY, *options]
-
-
-def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *options), capture_output=True, text=True, timeout=600)
-
-
-def states(study: Path) -> Counter[str]:
-    with sqlite3.connect(study / "study.db") as database:
-        return Counter(state for (state,) in database.execute("select state from trials"))
+    return make_workplace(tmp_path_factory.mktemp("workplace"))
 
 
 @pytest.fixture(scope="module")
@@ -169,70 +128,3 @@ def test_other_images_under_the_same_name_are_refused(finished: tuple[Path, str]
         path.write_bytes(before)
     assert other.returncode == 2
     assert "was started with other images than its files hold now" in other.stderr
-
-
-def wait_for(condition: object, seconds: float = 300) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.1)
-
-
-def start_and_stop(folder: Path, name: str, how: signal.Signals) -> tuple[int, float, str]:
-    """Starts a study, stops it once a scenario was judged; the exit code, the seconds that took, what it printed."""
-    study = folder / "runs" / name
-    process = subprocess.Popen(
-        command(folder, "--name", name, "--trials", "6"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        wait_for(lambda: list(study.glob("points/*/badnets-0.1-s0.json")) or process.poll() is not None)
-        assert process.poll() is None
-        started = time.monotonic()
-        os.kill(process.pid, how)
-        printed, _ = process.communicate(timeout=60)
-        return process.returncode, time.monotonic() - started, printed
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    ("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)], ids=lambda v: str(v)
-)
-def test_stopped_study_goes_on(workplace: Path, how: signal.Signals, code: int) -> None:
-    name = f"stopped-{how.name.lower()}"
-    returned, seconds, printed = start_and_stop(workplace, name, how)
-    assert returned == code, printed
-    assert seconds < 10
-    if how != signal.SIGKILL:
-        assert "the same command goes on from here" in printed
-    kept = {path: path.stat().st_mtime_ns for path in (workplace / "runs" / name).glob("points/*/*-s0.json")}
-    assert kept
-    again = run(workplace, "--name", name, "--trials", "6")
-    assert again.returncode == 0, again.stderr
-    found = states(workplace / "runs" / name)
-    assert found["COMPLETE"] == 6
-    assert not {"RUNNING", "WAITING"} & set(found)
-    # What was judged before the stop was not judged again.
-    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
-
-
-def test_second_driver_is_refused(workplace: Path) -> None:
-    name = "busy"
-    folder = workplace / "runs" / name
-    process = subprocess.Popen(
-        command(workplace, "--name", name, "--trials", "2"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_for(lambda: (folder / "study.json").exists())
-        second = run(workplace, "--name", name, "--trials", "2")
-        assert second.returncode == 2
-        assert f"is being run by process {process.pid}" in second.stderr
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=30)

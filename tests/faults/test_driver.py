@@ -1,0 +1,114 @@
+"""The driver dies, is told to stop, or is started twice: F1, F5, F6."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from study_process import make_workplace, wait_for
+
+from faults.conftest import Measured
+from faults.studies import best_on_disk, complete_keys, fingerprint, finish, results, start, trials_of
+
+pytestmark = [pytest.mark.faults, pytest.mark.ray]
+
+TRIALS, KILLS = 20, 10
+
+
+def kill_points(seed: int) -> list[tuple[int, float]]:
+    """Where each driver is killed: so many seconds after so many results of its own.
+
+    Without a result it dies while it loads, sweeps, starts Ray or builds; with one in the middle of trials.
+    """
+    drawn = random.Random(seed)
+    points = [(0, drawn.uniform(0, 6)) for _ in range(KILLS // 2)]
+    points += [(drawn.randint(1, 2), drawn.uniform(0, 0.5)) for _ in range(KILLS - KILLS // 2)]
+    drawn.shuffle(points)
+    return points
+
+
+@pytest.mark.slow
+def test_ten_kills_lose_nothing(tmp_path: Path, record_property: Measured) -> None:
+    """F1: SIGKILL of the driver at ten random points of twenty trials, each time followed by the same command."""
+    folder = make_workplace(tmp_path, train=64, test=16)
+    study = folder / "runs" / "killed"
+    kept: dict[str, int] = {}
+    hit = []
+    for number, delay in kill_points(seed=0):
+        with start(folder, "killed", TRIALS) as driver:
+            wanted = min(len(kept) + number, TRIALS - 4)
+            driver.wait_for(lambda wanted=wanted: len(results(study)) >= wanted)
+            time.sleep(delay)
+            os.kill(driver.process.pid, signal.SIGKILL)
+            assert driver.wait() == -signal.SIGKILL, driver.printed
+        found = results(study)
+        hit.append(len(found))
+        assert kept.items() <= found.items(), "a result was lost or made again"
+        kept = found
+    finish(folder, "killed", TRIALS)
+    trials = trials_of(study)
+    complete = complete_keys(study)
+    assert sum(complete.values()) == TRIALS
+    assert set(complete.values()) == {1}, "a point is complete twice"
+    assert kept.keys() <= complete.keys() == results(study).keys(), "a finished result is not in the ledger"
+    assert not {"running", "waiting"} & {trial.state for trial in trials}
+    best = max(trial.values[0] for trial in trials if trial.values)
+    assert best == pytest.approx(best_on_disk(study))
+    assert f"{best:.4f}" in (study / "summary" / "summary.txt").read_text()
+    record_property(
+        "F1",
+        f"{KILLS} kills, {sum(complete.values())} complete, {len(trials)} rows; results on disk at the kills: {hit}",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["stages", "trials"])
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"])
+def test_a_stopped_study_goes_on(
+    how: signal.Signals, code: int, moment: str, tmp_path: Path, record_property: Measured
+) -> None:
+    """F5: Ctrl-C, which every process of the terminal gets, and SIGTERM, during shared stages and during trials."""
+    folder = make_workplace(tmp_path, train=64, test=16)
+    study = folder / "runs" / "stopped"
+    with start(folder, "stopped", 6) as driver:
+        if moment == "stages":
+            driver.wait_for(lambda: "shared stages 1/" in driver.printed)
+        else:
+            driver.wait_for(lambda: results(study))
+        begun = time.monotonic()
+        (os.killpg if how == signal.SIGINT else os.kill)(driver.process.pid, how)
+        assert driver.wait() == code, driver.printed
+        seconds = time.monotonic() - begun
+    assert seconds <= 10
+    assert "the same command goes on from here" in driver.printed
+    assert "Traceback" not in driver.printed
+    kept = results(study)
+    assert bool(kept) == (moment == "trials")
+    finish(folder, "stopped", 6)
+    assert complete_keys(study).total() == 6
+    assert not {"running", "waiting"} & {trial.state for trial in trials_of(study)}
+    assert kept.items() <= results(study).items(), "what was finished before the stop was not run again"
+    record_property("F5", f"{how.name} during {moment}: {code} after {seconds:.1f} s")
+
+
+def test_a_second_driver_changes_nothing(tmp_path: Path, record_property: Measured) -> None:
+    """F6: refused within two seconds of its start, imports and all, while the first holds the study."""
+    folder = make_workplace(tmp_path, train=64, test=16)
+    study = folder / "runs" / "busy"
+    with start(folder, "busy", 2) as first:
+        first.wait_for((study / "study.db").exists)
+        os.kill(first.process.pid, signal.SIGSTOP)  # it holds the study, and changes nothing itself
+        wait_for(lambda: "T" in Path(f"/proc/{first.process.pid}/stat").read_text().rpartition(")")[2].split()[0])
+        before = fingerprint(folder / "runs")
+        with start(folder, "busy", 2) as second:
+            assert second.wait(30) == 2
+            seconds = time.monotonic() - second.started
+        assert f"error: study 'busy' is being run by process {first.process.pid}: wait for it" in second.printed
+        assert fingerprint(folder / "runs") == before
+        os.kill(first.process.pid, signal.SIGCONT)
+        os.kill(first.process.pid, signal.SIGINT)
+        assert first.wait(60) == 130, first.printed
+    assert seconds <= 2
+    record_property("F6", f"exit 2 after {seconds:.2f} s")
