@@ -19,6 +19,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from defenses.files import DiskFull
 from defenses.registry import UserError
 from study import gpu_memory
 from study.cell import cached_images
@@ -29,6 +30,7 @@ from study.terminal import Bar, say
 from study.trainable import (
     GPUS,
     KEY,
+    NO_ROOM,
     OOM,
     POINT,
     TRIES,
@@ -188,12 +190,13 @@ class LedgerSearcher(_StaysHere, Searcher):
         self._ledger, self._target, self._settle, self._gpus = ledger, target, settle, gpus
         self._running: dict[str, _Try] = {}
         self._again: list[_Try] = []
+        self.full_disk = ""  # what a trial said that met one: no other is started then
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next point; None while only running trials could still bring one; or that there is none."""
-        if self._again:
+        if self._again and not self.full_disk:
             chosen = self._again.pop(0)
-        elif self._ledger.remaining(self._target) <= len(self._running):
+        elif self.full_disk or self._ledger.remaining(self._target) <= len(self._running):
             return None if self._running else Searcher.FINISHED
         else:
             number, point, key = self._ledger.ask()
@@ -205,6 +208,9 @@ class LedgerSearcher(_StaysHere, Searcher):
         """Settles the trial from what it left on disk, unless it is to have more memory."""
         ended = self._running.pop(trial_id, None)
         if ended is None:
+            return
+        if result and result.get(NO_ROOM):
+            self.full_disk = result["failure"]  # the trial stays open, and the next driver runs it again
             return
         more = gpu_memory.larger(ended.gpus, ended.tries) if result and result.get(OOM) else None
         if more is None:
@@ -271,24 +277,17 @@ def run_trials(
     remaining = ledger.remaining(plan.config.trials)
     if remaining == 0:
         return
-    task = TrialTask(
-        plan.space.defense,
-        plan.base,
-        plan.scenarios,
-        plan.environment,
-        plan.config.until,
-        points,
-        threads_of(plan),
-        code_hash(),
-    )
+    studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, plan.config.until)
+    task = TrialTask(*studied, points, threads_of(plan), code_hash())
     images = cached_images(plan.environment.dataset)
     if plan.config.gpus_per_trial == "auto":
         plan = dataclasses.replace(plan, gpus=_measure(plan, task))
     trainable = tune.with_resources(tune.with_parameters(runner, task=task, images=images), _Resources(plan))
+    searcher = LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus),
+            search_alg=searcher,
             num_samples=remaining * (1 + gpu_memory.RETRIES),
             reuse_actors=True,
             max_concurrent_trials=concurrency(trial_resources(plan)),
@@ -303,6 +302,8 @@ def run_trials(
         ),
     )
     tuner.fit()
+    if searcher.full_disk:
+        raise DiskFull(searcher.full_disk)
 
 
 class _Resources:
