@@ -139,7 +139,7 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HOME", str(tmp_path))
     asked: list[Path] = []
     monkeypatch.setattr(os, "access", lambda path, mode: bool(asked.append(path)))
-    with pytest.raises(UserError, match=f"{tmp_path} is read-only: set HOME to another"):
+    with pytest.raises(UserError, match=f"{tmp_path} is missing or read-only: set HOME to another"):
         preflight.check_home()
     (tmp_path / ".ray").mkdir()
     with pytest.raises(UserError, match="read-only"):

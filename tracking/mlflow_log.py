@@ -51,6 +51,7 @@ class RunLog:
         from mlflow import MlflowClient
 
         logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # with a traceback, where we tell it too
         logging.getLogger("alembic").setLevel(logging.ERROR)
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # an outage is told once, in our words
         with _alone(uri):

@@ -5,9 +5,11 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
 from conftest import make_images
 from small_study import save_npz
 
@@ -50,3 +52,18 @@ def one_line(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
     assert "Traceback" not in done.stdout + done.stderr, done.stderr
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     return line
+
+
+@contextmanager
+def disk(folder: Path, options: str) -> Iterator[Path]:
+    """A tmpfs of its own, such as ``size=64m`` or ``ro``."""
+    folder.mkdir()
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip(f"a tmpfs cannot be mounted here, it needs root: {made.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
