@@ -19,10 +19,10 @@ from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from defenses.files import DiskFull
 from defenses.registry import UserError
 from study import gpu_memory
 from study.cell import cached_images
+from study.disk_guard import DiskGuard
 from study.plan import Plan
 from study.preflight import find_marks, leave_mark, trials_at_once
 from study.search import Ledger
@@ -65,6 +65,7 @@ def quiet_ray() -> None:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)  # nothing is restored from it
 
 
 @contextmanager
@@ -187,16 +188,17 @@ class LedgerSearcher(_StaysHere, Searcher):
 
     def __init__(self, ledger: Ledger, target: int, settle: Callable[[int, str, str], None], gpus: float) -> None:
         super().__init__()
-        self._ledger, self._target, self._settle, self._gpus = ledger, target, settle, gpus
+        self.disk = DiskGuard()  # no other trial is started once it was told of a full disk
+        self._ledger, self._target, self._gpus = ledger, target, gpus
+        self._settle = self.disk.guard(settle)
         self._running: dict[str, _Try] = {}
         self._again: list[_Try] = []
-        self.full_disk = ""  # what a trial said that met one: no other is started then
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next point; None while only running trials could still bring one; or that there is none."""
-        if self._again and not self.full_disk:
+        if self._again and not self.disk.told:
             chosen = self._again.pop(0)
-        elif self.full_disk or self._ledger.remaining(self._target) <= len(self._running):
+        elif self.disk.told or self._ledger.remaining(self._target) <= len(self._running):
             return None if self._running else Searcher.FINISHED
         else:
             number, point, key = self._ledger.ask()
@@ -210,7 +212,7 @@ class LedgerSearcher(_StaysHere, Searcher):
         if ended is None:
             return
         if result and result.get(NO_ROOM):
-            self.full_disk = result["failure"]  # the trial stays open, and the next driver runs it again
+            self.disk.told = result["failure"]  # the trial stays open, and the next driver runs it again
             return
         more = gpu_memory.larger(ended.gpus, ended.tries) if result and result.get(OOM) else None
         if more is None:
@@ -296,14 +298,13 @@ def run_trials(
             name=f"tune-{time.time_ns()}",
             storage_path=str(scratch),
             verbose=0,
-            callbacks=[Watch(on_scenario)],
+            callbacks=[Watch(searcher.disk.guard(on_scenario))],
             stop=brake,
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
         ),
     )
     tuner.fit()
-    if searcher.full_disk:
-        raise DiskFull(searcher.full_disk)
+    searcher.disk.check()
 
 
 class _Resources:

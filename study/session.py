@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from defenses.files import write_atomic
+from defenses.files import full_disk_errors, write_atomic
 from defenses.registry import UserError
 from study import engine
 from study.book import NO_ATTACK, Book
@@ -105,7 +105,7 @@ class Session:
                 self.book.points,
                 self.folder / "ray",
                 self._settle,
-                self.book.scenario_done,
+                self._scenario_done,
                 self._brake,
             )
         finally:
@@ -116,8 +116,13 @@ class Session:
             return f"the first {engine.BREAKER} trials all failed; the last one said: {rows[-1].reason}"
         return ""
 
+    def _scenario_done(self, key: str, scenario: str) -> None:
+        with full_disk_errors(self.folder):
+            self.book.scenario_done(key, scenario)
+
     def _settle(self, number: int, key: str, error: str) -> None:
-        row = self.book.settle(self.ledger, number, key, error)
+        with full_disk_errors(self.folder):
+            row = self.book.settle(self.ledger, number, key, error)
         shown = f"#{number} {self.plan.goal.describe(row.values)}" if row.values else f"#{number} failed"
         best = self._show_best()
         assert self._bar is not None
