@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,16 +32,47 @@ def write_atomic(path: Path, text: str) -> None:
         raise
 
 
+class DiskFull(UserError):
+    """There is no room left on a disk. What was being done is not wrong: it can be done again once there is."""
+
+
+_NO_ROOM = ("No space left on device", "Disk quota exceeded", "database or disk is full")
+
+
+def _no_room(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, says that a disk is full, whichever library noticed it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        text = str(error)
+        if any(told in text for told in _NO_ROOM) or re.fullmatch(r"\d+ requested and \d+ written", text):  # numpy's
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def full_disk_errors(root: Path) -> Iterator[None]:
+    """Turns a full disk into a `DiskFull` that names the folder."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except Exception as error:
+        if _no_room(error):
+            raise DiskFull(
+                f"no room left on disk below {root}: free some, or choose another --store or --out"
+            ) from error
+        raise
+
+
 @contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
     """Turns a full or unwritable disk into a `UserError` that names the folder."""
     try:
-        yield
+        with full_disk_errors(root):
+            yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"no room left on disk below {root}: free some, or choose another --store or --out"
-            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise UserError(f"cannot write to {root}: {error.strerror}; choose another --store or --out") from error
         raise

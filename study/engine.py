@@ -4,11 +4,10 @@ import dataclasses
 import gc
 import logging
 import os
-import secrets
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,20 @@ from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from defenses.files import DiskFull
 from defenses.registry import UserError
 from study import gpu_memory
 from study.cell import cached_images
+from study.nodes import concurrency, trial_resources
 from study.plan import Plan
-from study.preflight import find_marks, leave_mark, remove_marks, trials_at_once
 from study.quiet import for_workers, quiet_ray
 from study.search import Ledger
 from study.terminal import Bar, chatter_wanted, say
 from study.trainable import (
     GPUS,
     KEY,
+    NO_ROOM,
     OOM,
     POINT,
     TRIES,
@@ -45,7 +45,6 @@ from study.version import code_hash, copy_code
 
 BREAKER = 3  # trials that may fail at the start before the study gives up: something is wrong with all of them
 RESTARTS = 3  # of a trial whose worker or node was lost
-_NODE_SECONDS = 120.0  # a node has to answer within: it may have to unpack the code and import torch first
 _POLL_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
@@ -58,6 +57,10 @@ def ray_session(address: str | None) -> Iterator[None]:
     """Ray, for as long as the block lasts: a cluster's, or one started here that listens on loopback alone."""
     quiet_ray()
     level = logging.INFO if chatter_wanted() else logging.ERROR
+    if not chatter_wanted():
+        logging.getLogger("ray.tune.execution.experiment_state").setLevel(
+            logging.CRITICAL
+        )  # nothing is restored from it
     options: dict[str, Any] = {"log_to_driver": chatter_wanted(), "logging_level": level, "configure_logging": True}
     if address is None:
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
@@ -177,14 +180,15 @@ class LedgerSearcher(_StaysHere, Searcher):
     def __init__(self, ledger: Ledger, target: int, settle: Callable[[int, str, str], None], gpus: float) -> None:
         super().__init__()
         self._ledger, self._target, self._settle, self._gpus = ledger, target, settle, gpus
+        self.no_room = ""  # what a worker told of a full disk; no other trial is started then
         self._running: dict[str, _Try] = {}
         self._again: list[_Try] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next point; None while only running trials could still bring one; or that there is none."""
-        if self._again:
+        if self._again and not self.no_room:
             chosen = self._again.pop(0)
-        elif self._ledger.remaining(self._target) <= len(self._running):
+        elif self.no_room or self._ledger.remaining(self._target) <= len(self._running):
             return None if self._running else Searcher.FINISHED
         else:
             number, point, key = self._ledger.ask()
@@ -196,6 +200,9 @@ class LedgerSearcher(_StaysHere, Searcher):
         """Settles the trial from what it left on disk, unless it is to have more memory."""
         ended = self._running.pop(trial_id, None)
         if ended is None:
+            return
+        if result and result.get(NO_ROOM):
+            self.no_room = result["failure"]  # the trial stays open, and the next driver runs it again
             return
         more = gpu_memory.larger(ended.gpus, ended.tries) if result and result.get(OOM) else None
         if more is None:
@@ -270,24 +277,17 @@ def run_trials(
     remaining = ledger.remaining(plan.config.trials)
     if remaining == 0:
         return
-    task = TrialTask(
-        plan.space.defense,
-        plan.base,
-        plan.scenarios,
-        plan.environment,
-        plan.config.until,
-        points,
-        threads_of(plan),
-        code_hash(),
-    )
+    studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, plan.config.until)
+    task = TrialTask(*studied, points, threads_of(plan), code_hash())
     images = cached_images(plan.environment.dataset)
     if plan.config.gpus_per_trial == "auto":
         plan = dataclasses.replace(plan, gpus=_measure(plan, task))
     trainable = tune.with_resources(tune.with_parameters(runner, task=task, images=images), _Resources(plan))
+    searcher = LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus),
+            search_alg=searcher,
             num_samples=remaining * (1 + gpu_memory.RETRIES),
             scheduler=scheduler,
             reuse_actors=True,
@@ -303,6 +303,8 @@ def run_trials(
         ),
     )
     tuner.fit()
+    if searcher.no_room:
+        raise DiskFull(searcher.no_room)
 
 
 class _Resources:
@@ -325,77 +327,3 @@ def _measure(plan: Plan, task: TrialTask) -> float:
     share = float(_get(measure.remote(task, plan.default_point, own, images), "the trial that is measured"))
     say(f"A trial gets {share:g} of a GPU, by what the paper's default took at its peak.")
     return share
-
-
-def check_cluster(plan: Plan, folder: Path) -> None:
-    """Refuses a cluster on which no trial fits, or one of whose nodes has other code or does not share the folders.
-
-    Args:
-        folder: the study's.
-    """
-    concurrency(trial_resources(plan))
-    if plan.config.address is None:
-        return
-    store = plan.environment.store
-    if isinstance(store, Path):
-        store.mkdir(parents=True, exist_ok=True)
-    places = [store, folder]
-    nonce = secrets.token_hex(8)
-    nodes = {node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in _alive()}
-    marks = {f".node_{nonce}_{position}": name for position, name in enumerate(nodes.values())}
-    try:
-        _ask_nodes(nodes, leave_mark, [(places, mark, code_hash()) for mark in marks])
-        _ask_nodes(nodes, find_marks, [(places, marks)] * len(nodes))
-    finally:
-        remove_marks(places, marks)
-
-
-def _ask_nodes(nodes: dict[str, str], question: Callable[..., str], arguments: Sequence[tuple[Any, ...]]) -> None:
-    """Asks every node what is wrong with it, each with its own arguments, and refuses the first that has an answer."""
-    asked = {}
-    for (node, name), given in zip(nodes.items(), arguments, strict=True):
-        here = NodeAffinitySchedulingStrategy(node, soft=False)
-        task = ray.remote(question).options(num_cpus=0, scheduling_strategy=here)
-        asked[name] = task.remote(*given)
-    for name, answer in asked.items():
-        try:
-            problem = ray.get(answer, timeout=_NODE_SECONDS)
-        except (ray.exceptions.RayError, TimeoutError) as error:
-            lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            problem = f"cannot run the study's code: {lines[-1].strip()}"
-        if problem:
-            raise UserError(f"node {name}: {problem}")
-
-
-def _alive() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-
-
-def concurrency(resources: dict[str, float]) -> int:
-    """How many trials fit on the cluster at once; each has to fit on one node.
-
-    Raises:
-        UserError: not even one fits.
-    """
-    nodes: list[dict[str, float]] = [node["Resources"] for node in _alive()]
-    wanted = {name.upper(): amount for name, amount in resources.items()}
-    at_once = sum(trials_at_once(node, wanted) for node in nodes)
-    if at_once < 1:
-        largest = {name: max(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU")}
-        raise UserError(
-            f"a trial needs {resources} and the largest node has {largest['CPU']:g} CPUs and {largest['GPU']:g} "
-            "GPUs: lower --cpus-per-trial or --gpus-per-trial"
-        )
-    return at_once
-
-
-def in_use() -> str:
-    """Which CPUs and GPUs are set aside for work now: ``2 of 2 CPUs, 0 of 1 GPUs``."""
-    there, free = ray.cluster_resources(), ray.available_resources()  # type: ignore[no-untyped-call]
-    shown = [name for name in ("CPU", "GPU") if there.get(name)]
-    return ", ".join(f"{there[name] - free.get(name, 0.0):g} of {there[name]:g} {name}s" for name in shown)
-
-
-def trial_resources(plan: Plan) -> dict[str, float]:
-    """What Ray sets aside for a trial."""
-    return {"cpu": plan.config.cpus_per_trial, "gpu": plan.gpus}

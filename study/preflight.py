@@ -107,10 +107,16 @@ def check_home() -> None:
     """Ray keeps an access token below the home folder and fails obscurely where it cannot."""
     home = Path.home()
     token = home / ".ray"
-    if not os.access(token if token.exists() else home, os.W_OK):
+    place = token if token.exists() else home
+    try:
+        if not os.access(place, os.W_OK):
+            raise PermissionError
+        with tempfile.NamedTemporaryFile(dir=place):  # root may write anywhere, where there is a folder at all
+            pass
+    except OSError:
         raise UserError(
-            f"Ray must be able to write below the home folder, and {home} is read-only: set HOME to another"
-        )
+            f"Ray must be able to write below the home folder, and {home} is missing or read-only: set HOME to another"
+        ) from None
 
 
 def check_places(config: CellConfig) -> Path:

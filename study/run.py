@@ -28,7 +28,7 @@ _FLUSH_SECONDS_INTERRUPTED = 3.0
 _EPILOG = """\
 In brackets: the default, which another preset than smoke may change.
 The same command goes on where it stopped; a larger --trials extends a finished study.
-Exit codes: 0 done, 2 bad input, 3 no trial can work, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 2 bad input or a full disk, 3 no trial can work, 130 interrupted, 143 terminated.
 """
 
 
@@ -117,10 +117,11 @@ def _study(config: StudyConfig) -> int:
     from study.quiet import before_imports
 
     before_imports(local=config.address is None)
+    from defenses.files import full_disk_errors
     from study.per_scenario import PerScenario
     from study.session import Session
 
-    with study_lock(folder, config.study_name):
+    with full_disk_errors(folder), study_lock(folder, config.study_name):
         session = PerScenario(plan, folder, out) if config.per_scenario else Session(plan, folder, out)
         code = _run(session, config)
         say(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")

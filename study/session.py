@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from defenses.files import write_atomic
+from defenses.files import full_disk_errors, write_atomic
 from defenses.registry import UserError
-from study import engine
+from study import engine, nodes
 from study.book import NO_ATTACK, Book
 from study.config import NOT_IDENTITY
 from study.folder import SCRATCH, SETTINGS, check_no_links, read_settings
@@ -79,8 +79,8 @@ class Session:
         )
         with engine.ray_session(config.address):
             if config.verbose:
-                complain(describe_start(self.plan, self.folder, self.uri, engine.in_use()))
-            engine.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
+                complain(describe_start(self.plan, self.folder, self.uri, nodes.in_use()))
+            nodes.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
             failed = self._attack_failures(engine.build_shared(self.plan))
             if failed and len(failed) == len(self.plan.scenarios):
                 return f"{NO_ATTACK} (undefended ASR below {config.asr_floor:g}): use a larger rate or more epochs"
@@ -100,7 +100,7 @@ class Session:
         return failed
 
     def _trials(self, remaining: int) -> str:
-        self._progress = TrialProgress(self.plan, self.book, self.ledger, remaining, engine.in_use)
+        self._progress = TrialProgress(self.plan, self.book, self.ledger, remaining, nodes.in_use)
         try:
             engine.run_trials(
                 self.plan,
@@ -136,14 +136,16 @@ class Session:
         return guarded
 
     def _settle(self, number: int, key: str, error: str) -> None:
-        row = self.book.settle(self.ledger, number, key, error)
+        with full_disk_errors(self.folder):
+            row = self.book.settle(self.ledger, number, key, error)
         assert self._progress is not None
         self._progress.settled(row)
         if self.book.failures_at_start >= engine.BREAKER:
             self._brake.pulled = True
 
     def _judged(self, key: str, scenario: str) -> None:
-        record = self.book.scenario_done(key, scenario)
+        with full_disk_errors(self.folder):
+            record = self.book.scenario_done(key, scenario)
         assert self._progress is not None
         if record is not None:
             self._progress.scenario(key, record)

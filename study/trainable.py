@@ -11,6 +11,7 @@ import torch
 from ray import tune
 
 from defenses import DEFENSES
+from defenses.files import DiskFull, full_disk_errors
 from defenses.registry import UserError
 from defenses.runner import run_stages
 from defenses.store import BORROWING
@@ -33,7 +34,7 @@ from study.version import check_code
 from tracking import artifacts
 
 POINT, KEY, GPUS, TRIES = "point", "key", "gpus", "tries"
-OOM = "oom"
+OOM, NO_ROOM = "oom", "no_room"
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -167,12 +168,22 @@ class TrialRunner(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Judges the next scenario."""
         scenario = self.scenarios[self.position]
+        try:
+            with full_disk_errors(self.folder):
+                return self._judge(scenario)
+        except DiskFull as error:  # no failure of this point, which is run again once there is room
+            return {"done": True, "scenario": scenario.name, "failure": str(error), NO_ROOM: True, "objective": None}
+
+    def _judge(self, scenario: Scenario) -> dict[str, Any]:
         self.position += 1
         last = self.position == len(self.scenarios)
         failure, out_of_memory = "", False
         try:
             self.place.enter(self.task.environment, self.images)
-            self._scenario(scenario)
+            with full_disk_errors(self.folder):
+                self._scenario(scenario)
+        except DiskFull:
+            raise
         except Exception as error:
             failure, out_of_memory = f"{scenario.name}: {_reason(error)}", gpu_memory.ran_out(error)
         if out_of_memory:

@@ -178,6 +178,7 @@ def started(folder: Path) -> dict[str, list[float]]:
     }
 
 
+@pytest.mark.faults
 def test_out_of_memory_gives_back_the_trial_and_not_a_failure(tmp_path: Path) -> None:
     """F14 without Ray."""
     shares, settled = by_hand(make_plan(tmp_path, 4, 0.25), tmp_path, Hungry)
@@ -234,6 +235,7 @@ def fake_gpus(count: int) -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
 @pytest.mark.usefixtures("one_gpu")
 class TestOneGpu:
+    @pytest.mark.faults
     def test_four_quarters_run_at_once_and_no_more(self, tmp_path: Path) -> None:
         """F15."""
         rows = run(make_plan(tmp_path, 8, 0.25), tmp_path, Crowd)
@@ -241,6 +243,7 @@ class TestOneGpu:
         assert max(int(path.read_text()) for path in (tmp_path / "crowds").iterdir()) == 4
 
     @pytest.mark.slow
+    @pytest.mark.faults
     def test_out_of_memory_is_tried_with_twice_the_share(self, tmp_path: Path) -> None:
         """F14."""
         rows = run(make_plan(tmp_path, 4, 0.25), tmp_path, Hungry)
@@ -262,6 +265,7 @@ class TestOneGpu:
         assert [row.reason for row in failed] == ["the worker process died, and again at each of 3 restarts"]
         assert sum(row.state == "complete" for row in rows) == 2
 
+    @pytest.mark.faults
     def test_other_code_is_refused_before_anything_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """F22: a worker that joined late, or was started from an old copy."""
         monkeypatch.setattr(engine, "code_hash", lambda: "0123456789ab")
@@ -273,6 +277,7 @@ class TestOneGpu:
 
 
 @pytest.mark.ray
+@pytest.mark.faults
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_two_gpus_hold_four_times_two_fifths(tmp_path: Path) -> None:
@@ -280,8 +285,8 @@ def test_two_gpus_hold_four_times_two_fifths(tmp_path: Path) -> None:
     session = fake_gpus(2)
     next(session)
     try:
-        rows = run(make_plan(tmp_path, 6, 0.4), tmp_path, Crowd)
+        rows = run(make_plan(tmp_path, 8, 0.4), tmp_path, Crowd)
     finally:
         next(session, None)
-    assert [row.state for row in rows] == ["complete"] * 6
+    assert [row.state for row in rows] == ["complete"] * 8
     assert max(int(path.read_text()) for path in (tmp_path / "crowds").iterdir()) == 4

@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "study": set(PACKAGES),
 }
 PLACES = {
-    "ray": {"study/engine.py", "study/scheduler.py", "study/trainable.py"},
+    "ray": {"study/engine.py", "study/nodes.py", "study/scheduler.py", "study/trainable.py"},
     "mlflow": {"tracking/mlflow_log.py"},
     "optuna": {"search_spaces/space.py", "study/search.py"},
     "jenkspy": {"defenses/clustering.py"},

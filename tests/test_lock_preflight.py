@@ -12,7 +12,7 @@ import torch
 
 from defenses.registry import UserError
 from defenses.training import precision
-from study import engine, preflight
+from study import nodes, preflight
 from study.config import CellConfig, StudyConfig
 from study.lock import study_lock
 
@@ -139,7 +139,7 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("HOME", str(tmp_path))
     asked: list[Path] = []
     monkeypatch.setattr(os, "access", lambda path, mode: bool(asked.append(path)))
-    with pytest.raises(UserError, match=f"{tmp_path} is read-only: set HOME to another"):
+    with pytest.raises(UserError, match=f"{tmp_path} is missing or read-only: set HOME to another"):
         preflight.check_home()
     (tmp_path / ".ray").mkdir()
     with pytest.raises(UserError, match="read-only"):
@@ -170,12 +170,12 @@ def test_more_cores_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     [({"cpu": 1.0, "gpu": 0.0}, 7), ({"cpu": 2.0, "gpu": 0.0}, 3), ({"cpu": 1.0, "gpu": 0.25}, 4)],
 )
 def test_how_many_trials_fit(wanted: dict[str, float], fits: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = [
+    found = [
         {"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}},
         {"Alive": True, "Resources": {"CPU": 3.0}},
         {"Alive": False, "Resources": {"CPU": 100.0}},
     ]
-    monkeypatch.setattr(engine.ray, "nodes", lambda: nodes)
-    assert engine.concurrency(wanted) == fits
+    monkeypatch.setattr(nodes.ray, "nodes", lambda: found)
+    assert nodes.concurrency(wanted) == fits
     with pytest.raises(UserError, match="the largest node has 4 CPUs and 1 GPUs: lower --cpus-per-trial"):
-        engine.concurrency({"cpu": 5.0, "gpu": 0.0})
+        nodes.concurrency({"cpu": 5.0, "gpu": 0.0})

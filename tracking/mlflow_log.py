@@ -7,9 +7,13 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from filelock import FileLock
 
 from tracking import names
 from tracking.outbox import Outbox, Record
@@ -50,16 +54,26 @@ class RunLog:
         if not logging.getLogger().isEnabledFor(logging.INFO):
             for name in ("mlflow", "alembic", "urllib3"):  # an outage is told once, in our words
                 logging.getLogger(name).setLevel(logging.ERROR)
-        self.client: MlflowClient = MlflowClient(tracking_uri=uri)
-        found = self.client.get_experiment_by_name(experiment)
-        self.experiment_id: str = (
-            found.experiment_id
-            if found
-            else self.client.create_experiment(
-                experiment, artifact_location, {names.TAG_EXPERIMENT_KIND: names.MODEL_TRAINING}
-            )
-        )
+            logging.getLogger("mlflow.store.db.utils").setLevel(
+                logging.CRITICAL
+            )  # with a traceback, where we tell it too
+        with _alone(uri):
+            self.client: MlflowClient = MlflowClient(tracking_uri=uri)
+            self.experiment_id: str = self._experiment(experiment, artifact_location)
         self._runs: dict[str, str] = {}
+
+    def _experiment(self, name: str, artifact_location: str | None) -> str:
+        from mlflow import MlflowException
+
+        if found := self.client.get_experiment_by_name(name):
+            return str(found.experiment_id)
+        tags = {names.TAG_EXPERIMENT_KIND: names.MODEL_TRAINING}
+        try:
+            return str(self.client.create_experiment(name, artifact_location, tags))
+        except MlflowException:  # another driver was quicker
+            if found := self.client.get_experiment_by_name(name):
+                return str(found.experiment_id)
+            raise
 
     def take(self, record: Record) -> str:
         """Logs one record and gives the run's id. Taking a record twice changes nothing."""
@@ -106,6 +120,20 @@ class RunLog:
             self._runs[run_key] = found[0].info.run_id
             return self._runs[run_key]
         return None
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Lets one process at a time open a database file: of several that make its tables at once, all but one die."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    from sqlalchemy import make_url
+
+    database = Path(str(make_url(uri).database))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_name(f"{database.name}.lock")):
+        yield
 
 
 def deliver(run_log: RunLog, outbox: Outbox, record: Record, position: int, keep: bool = False) -> None:

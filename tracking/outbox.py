@@ -69,11 +69,16 @@ class Outbox:
 
     def append(self, record: Record) -> None:
         """Adds a record; it is on the disk when this returns."""
-        line = json.dumps(asdict(record), allow_nan=False) + "\n"
-        with self._lock, self.path.open("a") as file:
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        rest = memoryview((json.dumps(asdict(record), allow_nan=False) + "\n").encode())
+        with self._lock, self.path.open("ab", buffering=0) as file:
+            start = file.tell()
+            try:
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(start)  # a part of a line would spoil the next one too
+                raise
 
     def finished(self) -> set[str]:
         """Keys of the runs that were reported with a final status, sent or not."""

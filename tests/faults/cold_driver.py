@@ -1,0 +1,63 @@
+"""A driver that another process starts: a whole study, with its trials in this process instead of on Ray.
+
+Arguments: the file of images, the folder of this study, the shared store, the shared database, a file to wait for,
+and a number: studies that agree on every field of a trial would share its run in MLflow.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from study.cell import cached_images
+from study.config import StudyConfig, resolve
+from study.engine import LedgerSearcher
+from study.plan import make_plan
+from study.session import Session
+from study.trainable import TrialRunner, TrialTask
+from study.version import code_hash
+
+
+def main() -> None:
+    """Runs it, and ends with 1 when MLflow did not get everything."""
+    images, out, store, database, go, number = sys.argv[1:]
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    torch.set_num_threads(1)
+    given = {
+        "dataset": images,
+        "out": Path(out),
+        "store": Path(store),
+        "tracking_uri": f"sqlite:///{database}",
+        "attacks": ("badnets",),
+        "trials": 2,
+        "width": 4,
+        "blocks": (1, 1),
+        "asr_floor": 0.0,
+        "set": {"pre_isolation_epochs": "1", "selective_epochs": number},
+    }
+    plan = make_plan(resolve(StudyConfig, given), "cpu", 0.0, "fp32")
+    folder = Path(out) / plan.config.study_name
+    folder.mkdir(parents=True)
+    Path(f"{out}.ready").touch()
+    while not Path(go).exists():
+        time.sleep(0.01)
+    session = Session(plan, folder, Path(out))
+    ledger, book = session.ledger, session.book
+    task = TrialTask(plan.space.defense, plan.base, plan.scenarios, plan.environment, None, book.points, 1, code_hash())
+    searcher = LedgerSearcher(ledger, 2, lambda *ended: book.settle(ledger, *ended), 0.0)
+    for name in ("a", "b"):
+        config = searcher.suggest(name)
+        assert isinstance(config, dict)
+        worker = TrialRunner.__new__(TrialRunner)
+        worker.setup(config, task, cached_images(plan.environment.dataset))
+        result = worker.step()
+        book.scenario_done(config["key"], result["scenario"])
+        searcher.on_trial_complete(name, result)
+    session.close("FINISHED", 200)
+    sys.exit(0 if session.sent else 1)
+
+
+if __name__ == "__main__":
+    main()
