@@ -58,9 +58,8 @@ def ray_session(address: str | None) -> Iterator[None]:
     quiet_ray()
     level = logging.INFO if chatter_wanted() else logging.ERROR
     if not chatter_wanted():
-        logging.getLogger("ray.tune.execution.experiment_state").setLevel(
-            logging.CRITICAL
-        )  # nothing is restored from it
+        unused = "ray.tune.execution.experiment_state"  # Ray's own snapshots, from which nothing is ever restored
+        logging.getLogger(unused).setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"log_to_driver": chatter_wanted(), "logging_level": level, "configure_logging": True}
     if address is None:
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
