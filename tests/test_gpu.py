@@ -1,14 +1,19 @@
 """What only a GPU can show: `pytest -m gpu`. Skipped where there is none."""
 
+import dataclasses
 import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import CLASSES, SIZE, make_images
+from interrupted import Killed, run_through_kills
 
 from defenses import DEFENSES
+from defenses.api import DefenseResult, Progress, silent
 from defenses.models import ModelSpec
 from defenses.runner import RunContext, run_defense
 from defenses.store import Store
@@ -45,6 +50,34 @@ def test_a_gpu_gives_what_the_cpu_gives(name: str, tmp_path: Path) -> None:
     assert series["cpu"].keys() == series["cuda"].keys()
     first = next(key for key in series["cpu"] if key.endswith(".loss"))
     assert series["cuda"][first] == pytest.approx(series["cpu"][first], rel=0.05)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_stage_goes_on_on_a_gpu_and_starts_anew_elsewhere(name: str, tmp_path: Path) -> None:
+    suspect = poison(make_images(), parse_attack("badnets"), 0.1, 0, 7).suspect
+    defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(SETTINGS[name]))
+
+    def run(folder: str, device: str, progress: Progress) -> DefenseResult:
+        plain = context(tmp_path, device, "fp32")
+        store = Store(tmp_path / folder, checkpoint_seconds=0)
+        return run_defense(defense, suspect, dataclasses.replace(plain, store=store, progress=progress))
+
+    whole = run("whole", "cuda", silent)
+    told = run_through_kills(lambda progress: run("killed", "cuda", progress))
+    assert set(Counter(step for step in told if step[0] != "isolate").values()) == {2}
+    for series, values in run("killed", "cuda", silent).series.items():
+        assert series.startswith("isolate") or values == pytest.approx(whole.series[series], rel=0.05, abs=0.05)
+    first, seen = defense.stages[0].name, []
+
+    def stop(stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
+        seen.append((stage, step))
+        if step == 2 and len(seen) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run("moved", "cuda", stop)
+    run("moved", "cpu", stop)
+    assert seen[:4] == [(first, 1), (first, 2), (first, 1), (first, 2)]
 
 
 def test_a_gpu_trains_in_bf16_on_its_own(tmp_path: Path) -> None:
