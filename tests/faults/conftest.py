@@ -17,7 +17,7 @@ Measured = Callable[[str, object], None]
 """The fixture `record_property`: what a test measured, by the number of its fault."""
 
 _PATIENCE = 75.0
-"""Seconds. Workers go at once when a driver is killed; Ray's two agents first wait 60 s for a server that is gone too."""
+"""Seconds. When a driver is killed, workers go at once; Ray's agents first wait 60 s for a server that is gone."""
 
 
 @pytest.fixture(autouse=True)

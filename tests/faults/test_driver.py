@@ -63,9 +63,16 @@ def test_ten_kills_lose_nothing(tmp_path: Path, record_property: Measured) -> No
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", ["stages", "trials"])
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["int", "term"])
+@pytest.mark.parametrize(
+    ("how", "code", "moment"),
+    [
+        (signal.SIGINT, 130, "trials"),
+        (signal.SIGTERM, 143, "stages"),
+        pytest.param(signal.SIGINT, 130, "stages", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "trials", marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_stopped_study_goes_on(
     how: signal.Signals, code: int, moment: str, tmp_path: Path, record_property: Measured
 ) -> None:
