@@ -71,7 +71,7 @@ def test_ten_kills_lose_nothing(tmp_path: Path, record_property: Measured) -> No
         pytest.param(signal.SIGINT, 130, "stages", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, "trials", marks=pytest.mark.slow),
     ],
-    ids=str,
+    ids=["int-trials", "term-stages", "int-stages", "term-trials"],
 )
 def test_a_stopped_study_goes_on(
     how: signal.Signals, code: int, moment: str, tmp_path: Path, record_property: Measured
