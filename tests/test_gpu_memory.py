@@ -207,7 +207,7 @@ def test_a_searcher_waits_while_a_running_trial_may_come_again(tmp_path: Path) -
     assert (first[GPUS], again[GPUS]) == (0.25, 0.5)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def one_gpu() -> Iterator[None]:
     """Ray with a GPU that does not exist, of which only the counting is tested."""
     yield from fake_gpus(1)
