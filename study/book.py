@@ -43,7 +43,20 @@ class Book:
     @property
     def study_run(self) -> str:
         """Key of the study's run."""
-        return f"study/{self.plan.config.study_name}/{self.plan.config.identity[:12]}"
+        return f"study/{self._own}"
+
+    @property
+    def _own(self) -> str:
+        """Points of one study are not those of another: studies that share a database must not share runs."""
+        return f"{self.plan.config.study_name}/{self.plan.config.identity[:12]}"
+
+    def trial_run(self, key: str) -> str:
+        """Key of a trial's run."""
+        return f"trial/{self._own}/{key}"
+
+    def scenario_run(self, key: str, scenario: str) -> str:
+        """Key of the run of a trial's scenario."""
+        return f"scenario/{self._own}/{key}/{scenario}"
 
     def scenarios(self, key: str) -> list[ScenarioRecord] | None:
         """All scenarios of a point; None when one is missing."""
@@ -121,7 +134,7 @@ class Book:
     def scenario_done(self, key: str, scenario: str) -> ScenarioRecord | None:
         """Passes a judged scenario on to MLflow, and gives it; None when it cannot be read or was passed on before."""
         record = read_scenario(self.points / key / f"{scenario}.json")
-        run = f"scenario/{key}/{scenario}"
+        run = self.scenario_run(key, scenario)
         if record is None or run in self._passed_on:
             return None
         self._passed_on.add(run)
@@ -132,7 +145,7 @@ class Book:
         self.outbox.append(
             Record(
                 run=run,
-                parent=f"trial/{key}",
+                parent=self.trial_run(key),
                 name=scenario,
                 time_ms=now_ms(),
                 start_ms=now_ms() - int(1000 * record.wall_seconds),
@@ -162,11 +175,12 @@ class Book:
         if key not in self._opened:
             self._opened.add(key)
             tags = {names.TAG_KIND: "trial", names.TAG_STUDY: self.plan.config.study_name}
-            self.outbox.append(Record(f"trial/{key}", self.study_run, "trial", now_ms(), start_ms=start_ms, tags=tags))
+            run = self.trial_run(key)
+            self.outbox.append(Record(run, self.study_run, "trial", now_ms(), start_ms=start_ms, tags=tags))
 
     def trial_done(self, row: Row) -> None:
         """Passes a settled trial on to MLflow."""
-        run = f"trial/{row.key}"
+        run = self.trial_run(row.key)
         if run in self._passed_on:
             return
         self._passed_on.add(run)

@@ -325,7 +325,7 @@ def test_mlflow_is_told_that_a_trial_was_stopped(make: MakeDesk) -> None:
     trials = {r.name: r for r in desk.records() if r.status != "RUNNING" and r.tags.get(names.TAG_NAME)}
     stopped = trials["trial 1"]
     assert (stopped.run, stopped.status, stopped.tags[names.TAG_STOPPED_EARLY]) == (
-        f"trial/{row.key}",
+        desk.book.trial_run(row.key),
         "FINISHED",
         "true",
     )
@@ -337,7 +337,7 @@ def test_mlflow_is_told_that_a_trial_was_stopped(make: MakeDesk) -> None:
     before = len(desk.records())
     again = make()
     again.book.catch_up(again.ledger)
-    assert all(f"trial/{row.key}" != record.run for record in again.records()[before:]), "told once"
+    assert all(again.book.trial_run(row.key) != record.run for record in again.records()[before:]), "told once"
 
 
 def test_the_summary_counts_it_and_compares_nothing_with_it(make: MakeDesk) -> None:

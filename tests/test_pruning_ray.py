@@ -14,8 +14,9 @@ import pytest
 from conftest import make_images
 from fake_runs import Graded
 from small_study import TINY_PIPD, empty_ledger, save_npz, small_plan
+from study_process import command, states, wait_for
 from test_gpu_memory import fake_gpus
-from test_study_end_to_end import command, states, wait_for, workplace
+from test_study_end_to_end import workplace
 
 from study import engine
 from study.book import Book

@@ -353,12 +353,19 @@ def test_everything_is_passed_on_once(make: MakeDesk) -> None:
     after.book.catch_up(after.ledger)
     records = after.records()
     final = [record.run for record in records if record.status != "RUNNING"]
-    assert sorted(final) == sorted([f"scenario/{row.key}/{BAD}", f"scenario/{row.key}/{GOOD}", f"trial/{row.key}"])
+    bad, good = (desk.book.scenario_run(row.key, name) for name in (BAD, GOOD))
+    trial = desk.book.trial_run(row.key)
+    assert sorted(final) == sorted([bad, good, trial])
     runs = [record.run for record in records]
     for position, record in enumerate(records):  # MLflow needs the parent's run before the child's
         assert record.parent in {*runs[:position], after.book.study_run}
     by_run = {record.run: record for record in records}
-    assert "tpr" not in by_run[f"scenario/{row.key}/{GOOD}"].metrics, "what is undefined is not logged"
-    assert by_run[f"trial/{row.key}"].metrics["objective"] == row.value
-    assert by_run[f"trial/{row.key}"].metrics["fpr"] == 0.25
-    assert by_run[f"trial/{row.key}"].name == "paper default"
+    assert "tpr" not in by_run[good].metrics, "what is undefined is not logged"
+    assert by_run[trial].metrics["objective"] == row.value
+    assert by_run[trial].metrics["fpr"] == 0.25
+    assert by_run[trial].name == "paper default"
+
+
+def test_studies_that_share_a_database_share_no_run(make: MakeDesk) -> None:
+    books = [make(name=name).book for name in ("one", "two")]
+    assert len({book.trial_run("k") for book in books}) == len({book.scenario_run("k", BAD) for book in books}) == 2

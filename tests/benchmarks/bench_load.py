@@ -56,7 +56,7 @@ def disagreements(out: Path) -> list[int]:
         page = client.search_runs([experiment.experiment_id], kind, max_results=PAGE, page_token=token)
         for run in page:
             value = run.data.metrics.get(names.OBJECTIVE) if run.info.status == "FINISHED" else None
-            logged.setdefault(run.data.tags[names.TAG_RUN_KEY].removeprefix("trial/"), []).append(value)
+            logged.setdefault(run.data.tags[names.TAG_RUN_KEY].rpartition("/")[2], []).append(value)
         token = page.token
         if not token:
             break

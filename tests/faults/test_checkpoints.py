@@ -9,10 +9,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from epochs_worker import NEEDED, work
 from interrupted import checkpoint_files, digests
 
 from defenses.store import Store
+from faults.epochs_worker import NEEDED, work
 
 pytestmark = pytest.mark.faults
 
@@ -22,7 +22,7 @@ CONCURRENCY = 2
 def start(folder: Path) -> list[BaseProcess]:
     """Workers from a server that has torch loaded: each starts in a moment."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["epochs_worker"])
+    context.set_forkserver_preload(["faults.epochs_worker"])
     workers = [context.Process(target=work, args=(folder, number, CONCURRENCY)) for number in range(CONCURRENCY)]
     for worker in workers:
         worker.start()
