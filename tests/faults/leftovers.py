@@ -7,6 +7,9 @@ from pathlib import Path
 MARK = "STUDY_FAULT_TEST"
 """A variable in the environment of whatever a test starts; it holds a word of that test's own."""
 
+HELPERS = ("multiprocessing.forkserver", "multiprocessing.resource_tracker")
+"""Of the test process itself, which end with it."""
+
 
 def owned(word: str, sessions: Collection[int]) -> dict[int, str]:
     """The living processes that a test started: pid -> command line.
@@ -26,9 +29,10 @@ def owned(word: str, sessions: Collection[int]) -> dict[int, str]:
     while more := {pid for pid, parent in parents.items() if parent in found and pid not in found}:
         found |= more
     found.discard(os.getpid())
-    return {
+    names = {
         pid: _read(Path(f"/proc/{pid}/cmdline")).replace(b"\0", b" ").decode(errors="replace").strip() for pid in found
     }
+    return {pid: name for pid, name in names.items() if not any(helper in name for helper in HELPERS)}
 
 
 def _state(process: Path) -> tuple[int, int] | None:
