@@ -96,9 +96,13 @@ def _attack_name(attack: str) -> str:
 
 def model_spec(name: str, width: int, blocks: tuple[int, ...], images: Images, dataset: SuspectDataset) -> ModelSpec:
     """The network for a dataset; it normalises with the mean and spread of the images as received."""
-    sample = dataset.images[:: max(1, len(dataset) // 5000)].reshape(-1, 3).astype(np.float64)
-    mean = [round(float(v), 3) for v in sample.mean(axis=0)]
-    std = [round(max(float(v), 1.0), 3) for v in sample.std(axis=0)]
+    sample = dataset.images[:: max(1, len(dataset) // 5000)].reshape(-1, 3)
+    counts = np.stack([np.bincount(sample[:, channel], minlength=256) for channel in range(3)])
+    values = np.arange(256.0)
+    means = counts @ values / len(sample)
+    spreads = np.sqrt((counts * (values - means[:, None]) ** 2).sum(axis=1) / len(sample))
+    mean = [round(float(v), 3) for v in means]
+    std = [round(max(float(v), 1.0), 3) for v in spreads]
     return ModelSpec(
         name,
         width,

@@ -91,24 +91,29 @@ def _histogram(
 ) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
-    axes = figure.subplots()
-    edges = np.histogram_bin_edges(scores, bins=60).tolist()
+    # A layout that is worked out anew, bars of their own and a legend that looks for room would take most of the time
+    # of a trial that only isolates.
+    figure = Figure(figsize=(6.4, 3.6))
+    axes = figure.add_axes((0.11, 0.14, 0.86, 0.76))
+    edges = np.histogram_bin_edges(scores, bins=60)
     groups = [(scores, _CLEAN, "all, nobody marked the poison")]
     if poison_mask is not None:
         groups = [(scores[~poison_mask], _CLEAN, "benign"), (scores[poison_mask], _POISON, "poisoned")]
     for values, colour, label in groups:
         if len(values):
-            axes.hist(values, bins=edges, color=colour, alpha=0.7, label=f"{label} ({len(values):,})")
+            bars = np.histogram(values, edges)[0]
+            axes.stairs(bars, edges, fill=True, color=colour, alpha=0.7, label=f"{label} ({len(values):,})")
     if flagged.any() and not flagged.all() and scores[flagged].min() > scores[~flagged].max():
         cut = (scores[flagged].min() + scores[~flagged].max()) / 2
         axes.axvline(cut, color=_INK, linestyle="--", linewidth=1, label="flagged above")
     axes.set_yscale("symlog", linthresh=1)
     axes.set_ylim(bottom=0)
-    axes.set(xlabel="score (higher = more suspicious)", ylabel="samples (log scale)", title=title)
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.set(xlabel="score (higher = more suspicious)", ylabel="samples (log scale)")
+    axes.set_title(title, y=1.02)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=110)
+    axes.legend(frameon=False, loc="upper right")
+    figure.savefig(path, dpi=100)
 
 
 def _roc(
@@ -122,15 +127,14 @@ def _roc(
     from sklearn.metrics import auc, roc_curve
 
     false, true, _ = roc_curve(poison_mask, scores)
-    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure = Figure(figsize=(4.2, 4.2))
+    axes = figure.add_axes((0.15, 0.12, 0.82, 0.8))
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, linestyle=":")
     axes.plot(false, true, color=_CLEAN, linewidth=2, label=f"scores, AUROC {auc(false, true):.4f}")
     operating = (flagged[~poison_mask].mean(), flagged[poison_mask].mean())
     axes.plot(*operating, "o", color=_POISON, label=f"flags: TPR {operating[1]:.3f}, FPR {operating[0]:.3f}")
-    axes.set(
-        xlabel="false positive rate", ylabel="true positive rate", title=title, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
-    )
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set_title(title, y=1.02)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
