@@ -86,12 +86,17 @@ def write_record(path: Path, record: ScenarioRecord | TrialRecord) -> None:
         write_atomic(path, json.dumps({"sha256": _checksum(content), "record": content}, indent=1))
 
 
+# Made once: making one takes longer than checking a record with it.
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (ScenarioRecord, TrialRecord)}
+
+
 def _read(path: Path, kind: type[R]) -> R | None:
     try:
         found = json.loads(path.read_text())
         if found["sha256"] == _checksum(found["record"]):
             record = kind(**found["record"])  # a TypeError when another version wrote other fields
-            return TypeAdapter(kind).validate_python(asdict(record))  # a checksum is no proof of the fields' types
+            checked: R = _ADAPTERS[kind].validate_python(asdict(record))
+            return checked  # a checksum is no proof of the fields' types
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):  # a UserError is a ValueError

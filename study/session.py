@@ -1,5 +1,6 @@
 """One sitting of a study: opens its books, builds what is shared, runs what is missing, and closes the books."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -204,6 +205,7 @@ def check_same_study(plan: Plan, folder: Path) -> None:
         "settings": settings,
         "objective": plan.goal.text,
         "scenarios": [scenario.name for scenario in plan.scenarios],
+        "parts": [{"name": scenario.name, **dataclasses.asdict(scenario)} for scenario in plan.scenarios],
         "code_version": code_version(),
     }
     write_atomic(path, json.dumps(content, indent=1))

@@ -16,7 +16,8 @@ MAY_IMPORT = {
 PLACES = {
     "ray": {"study/engine.py", "study/nodes.py", "study/scheduler.py", "study/trainable.py"},
     "mlflow": {"tracking/mlflow_log.py"},
-    "optuna": {"search_spaces/space.py", "study/search.py"},
+    "optuna": {"search_spaces/space.py", "study/search.py", "study/answers/importance.py"},
+    "plotly": {"study/answers/plotly_figures.py"},
     "jenkspy": {"defenses/clustering.py"},
 }
 LONGEST_FUNCTION, NINETIETH_PERCENTILE, LONGEST_FILE = 60, 40, 400
