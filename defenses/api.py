@@ -79,6 +79,8 @@ class DefenseResult:
         scores: float64 [N], finite, higher = more suspicious; None when the defense does not score.
         flagged: bool [N]; None when the defense does not flag.
         model: the model it would deploy, taking uint8 images; None when the run stopped before.
+        sample_losses: float [N], of a model trained on all samples; None when the defense has no such model.
+        train_loss: per epoch of the final model; empty when the run stopped before.
         stages: every stage that took part.
         series: per-epoch or per-round values, by ``stage.name``.
         flagged_series: bool [steps, N] by ``stage.name``: the flags as they developed.
@@ -87,6 +89,8 @@ class DefenseResult:
     scores: NDArray[np.float64] | None
     flagged: NDArray[np.bool_] | None
     model: nn.Module | None
+    sample_losses: NDArray[np.floating] | None = None
+    train_loss: Sequence[float] = ()
     stages: tuple[StageRun, ...] = ()
     series: Mapping[str, Sequence[float]] = field(default_factory=dict)
     flagged_series: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
@@ -184,7 +188,7 @@ class Defense:
     Subclasses set the class attributes; everything else (running, caching, planning) follows from them.
 
     Attributes:
-        scores, flagged, weights: ``"stage.output"`` of the result's parts, or None.
+        scores, flagged, weights, losses: ``"stage.output"`` of the result's parts, or None.
         heads: outputs of the final model per class; 2 for Quarantine Training.
     """
 
@@ -194,6 +198,7 @@ class Defense:
     scores: ClassVar[str | None] = None
     flagged: ClassVar[str | None] = None
     weights: ClassVar[str | None] = None
+    losses: ClassVar[str | None] = None
     heads: ClassVar[int] = 1
 
     def __init__(self, config: Config | None = None) -> None:

@@ -282,3 +282,4 @@ class PIPD(Defense):
     scores = "isolate.scores"
     flagged = "isolate.flagged"
     weights = "selective_training.weights"
+    losses = "pre_isolation.sample_losses"

@@ -308,4 +308,5 @@ class QuarantineTraining(Defense):
     scores = "quarantine_training.scores"
     flagged = "quarantine_training.flagged"
     weights = "backdoor_free_training.weights"
+    losses = "pre_quarantine.sample_losses"
     heads = 2

@@ -181,13 +181,16 @@ def run_defense(
         return done[stage].load(output) if stage in done else None
 
     scores, flagged, weights = part(defense.scores), part(defense.flagged), part(defense.weights)
+    series = _series(defense, done)
     spec = context.model.with_outputs(defense.heads * dataset.num_classes)
     return DefenseResult(
         scores=None if scores is None else np.asarray(scores, dtype=np.float64),
         flagged=None if flagged is None else np.asarray(flagged),
         model=None if weights is None else load_model(spec, weights).to(context.device),
+        sample_losses=part(defense.losses),
+        train_loss=series.get(f"{(defense.weights or '').partition('.')[0]}.loss", ()),
         stages=tuple(d.run for d in done.values()),
-        series=_series(defense, done),
+        series=series,
         flagged_series=_flagged_series(defense, done),
     )
 

@@ -17,6 +17,7 @@ from defenses.api import DefenseResult, Progress, StageRun, silent
 from defenses.files import canonical
 from defenses.models import load_model
 from defenses.runner import RunContext, run_defense, run_stages
+from defenses.signals import signals
 from defenses.store import Store, open_store
 from defenses.training.inference import predict_array
 from study import metrics
@@ -25,6 +26,7 @@ from study.datasets.images import Images
 from study.poison import PoisonedDataset
 from study.poison_store import stored_poison, stored_trigger
 from study.scenario import Scenario, model_spec, stage_seed
+from tracking import names
 
 JUDGE_VERSION = 1  # raise it when a metric of the undefended model would change
 
@@ -160,7 +162,8 @@ def evaluate_cell(
     defense_type = DEFENSES.find(defense)
     undefended, undefended_runs = judge_undefended(poisoned, attack_runs[-1].key, context, environment)
     result = run_defense(defense_type(defense_type.config_type.from_mapping(config)), poisoned.suspect, context, until)
-    found = {**judge(result, poisoned, context), **undefended}
+    visible = signals(result, poisoned.suspect.labels, poisoned.suspect.num_classes)
+    found = {**judge(result, poisoned, context), **undefended, **{names.signal(n): v for n, v in visible.items()}}
     floor = undefended["asr_undefended"]
     listed = {run.key for run in undefended_runs}  # `no_defense` under study shares its training with the undefended
     return CellResult(

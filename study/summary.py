@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from defenses.signals import SIGNALS
 from search_spaces.space import significant
 from study.book import Book
 from study.goal import aggregate, direction, pareto_front, scores
@@ -188,6 +189,7 @@ class Summary:
             "scenario",
             "attack_failed",
             *names.METRICS,
+            *map(names.signal, SIGNALS),
         ]
         writer = csv.DictWriter(text, [*columns, "built_seconds", "wall_seconds"], lineterminator="\n")
         writer.writeheader()
@@ -206,7 +208,7 @@ class Summary:
             **row.point,
             "scenario": record.scenario,
             "attack_failed": int(record.attack_failed),
-            **{name: record.metrics.get(name) for name in names.METRICS},
+            **{name: record.metrics.get(name) for name in (*names.METRICS, *map(names.signal, SIGNALS))},
             "built_seconds": round(sum(stage["built_seconds"] for stage in record.stages), 3),
             "wall_seconds": round(record.wall_seconds, 3),
         }

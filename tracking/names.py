@@ -27,6 +27,14 @@ def objective(metric: str) -> str:
     return f"{OBJECTIVE}/{metric}"
 
 
+SIGNAL = "signal/"
+
+
+def signal(name: str) -> str:
+    """A signal of `defenses.signals` among a scenario's metrics: what needs no ground truth."""
+    return SIGNAL + name
+
+
 def as_note(text: str) -> str:
     """Text as a run's description, which MLflow renders as markdown: a block in which nothing is markup."""
     return "```\n" + text.replace("```", "'''") + "\n```"
