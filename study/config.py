@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from defenses.registry import UserError, nearest
 from defenses.remote import is_url
@@ -106,6 +106,14 @@ class StudyConfig(CellConfig):
     )
     aggregate: Literal["mean", "worst"] = Field("mean", description="over scenarios, or the worst one by the objective")
     per_scenario: bool = Field(False, description="search each scenario's own best, each in a study of its own")
+    holdout: Literal["attack", "rate", "seed"] | None = Field(
+        None,
+        description="search without each attack or rate in turn, then judge what was chosen on it, with seeds that no "
+        "search saw; the sampler is then qmc, random or grid",
+    )
+    judge_seeds: tuple[int, ...] = Field(
+        (), description="seeds of the scenarios that --holdout judges on; by default as many as --seeds, after the last"
+    )
     sampler: Literal["tpe", "nsga2", "random", "qmc", "grid"] = Field(
         "tpe", description="tpe and nsga2 search; qmc, random and grid cover the space"
     )
@@ -139,6 +147,14 @@ class StudyConfig(CellConfig):
     address: str | None = Field(None, description="Ray cluster to run on: auto or HOST:PORT; by default this machine")
     verbose: int = Field(0, description="a line for each scenario and trial; -vv shows libraries' logs too", ge=0, le=2)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _holdout_covers(cls, given: Any) -> Any:
+        """A search that learns from scenarios cannot hold them out, so holding out has a sampler of its own."""
+        if isinstance(given, dict) and given.get("holdout") and "sampler" not in given:
+            return {**given, "sampler": "qmc"}
+        return given
+
     @property
     def study_name(self) -> str:
         """The given name, or one that the same settings always get."""
@@ -167,6 +183,9 @@ NOT_IDENTITY = {
     "verbose",
 }
 """Settings that may change when a study goes on: how long it runs, where, with how much, and what it tells."""
+
+SPACE_FILLING = ("qmc", "random", "grid")
+"""Samplers whose trials are spread over the space; a search's crowd where it found something good."""
 
 _SHOWN = 200  # characters of a wrong value
 _DEPTH = 10  # of brackets in a YAML file

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from defenses.registry import UserError, nearest
 from study.config import PRESETS, Parser, StudyConfig, add_options, given_options, resolve
 
+SEARCH, JUDGE = ".search", ".judge"  # the two studies that one with --holdout is made of: its name and this
 SETTINGS, LEDGER, OUTBOX, POINTS, SCRATCH = "study.json", "study.db", "outbox.jsonl", "points", "ray"
 
 

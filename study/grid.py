@@ -37,6 +37,34 @@ class Grid:
         return (dict(zip(self.values, point, strict=True)) for point in found)
 
 
+@dataclass(frozen=True)
+class Points:
+    """Given points instead of a grid's, in their order.
+
+    Attributes:
+        given: each names the same fields.
+    """
+
+    given: tuple[Mapping[str, Value], ...]
+
+    @property
+    def values(self) -> Mapping[str, tuple[Value, ...]]:
+        """Field -> the values that it takes."""
+        return {name: tuple(point[name] for point in self.given) for name in self.given[0]} if self.given else {}
+
+    @property
+    def size(self) -> int:
+        """How many points there are."""
+        return len(self.given)
+
+    def __contains__(self, point: Mapping[str, Value]) -> bool:
+        return any(all(point[name] == known[name] for name in known) for known in self.given)
+
+    def points(self, _seed: int) -> Iterator[dict[str, Value]]:
+        """All points."""
+        return (dict(point) for point in self.given)
+
+
 def make_grid(space: SearchSpace, resolution: Mapping[str, int]) -> Grid:
     """The grid of a space.
 

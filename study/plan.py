@@ -20,7 +20,8 @@ from study.cell import Environment, cached_images
 from study.config import CellConfig, StudyConfig
 from study.datasets import DATASETS, DatasetSpec
 from study.goal import Goal, parse_objectives
-from study.grid import Grid, make_grid
+from study.grid import Grid, Points, make_grid
+from study.holdout_rules import check_holdout
 from study.objective import check_objective, measurable
 from study.preflight import check_scenarios
 from study.pruning import Pruning, pruning_of
@@ -64,7 +65,7 @@ class Plan:
         data_keys: of the scenarios' poisoned data: a file's name does not say what lies in it today.
         goal: what it searches for.
         gpus: a trial's.
-        grid: what the sampler ``grid`` goes through; None for every other one.
+        grid: what the sampler ``grid`` goes through, or points that were chosen before; None for every other sampler.
         pruning: how trials are stopped early; None when they are not.
     """
 
@@ -77,7 +78,7 @@ class Plan:
     builds: tuple[Build, ...]
     goal: Goal
     gpus: float
-    grid: Grid | None = None
+    grid: Grid | Points | None = None
     pruning: Pruning | None = None
 
     @property
@@ -230,6 +231,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     for scenario in scenarios if config.per_scenario else ():  # each has a search of its own, for what it tells
         goal_of(config, defense, measurable((scenario,), images))
     pruning = pruning_of(config, goal, len(scenarios))
+    check_holdout(config, goal, scenarios)
     builds = shared_builds(scenarios, defense, space, base, environment)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
     grid = grid_of(config, space)

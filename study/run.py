@@ -118,11 +118,13 @@ def _study(config: StudyConfig) -> int:
 
     before_imports(local=config.address is None)
     from defenses.files import full_disk_errors
+    from study.holdout import HoldOut
     from study.per_scenario import PerScenario
     from study.session import Session
 
     with full_disk_errors(folder), study_lock(folder, config.study_name):
-        session = PerScenario(plan, folder, out) if config.per_scenario else Session(plan, folder, out)
+        kind = PerScenario if config.per_scenario else HoldOut if config.holdout else Session
+        session = kind(plan, folder, out)
         code = _run(session, config)
         say(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")
     if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from defenses.seeds import derive_seed
 from search_spaces.space import SearchSpace, Value
 from study.goal import Direction, pareto_front
-from study.grid import Grid
+from study.grid import Grid, Points
 from study.ledger_file import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, is_finished
 from study.pruning import Stopped
 from study.target import sqlite_url
@@ -42,7 +42,7 @@ class GridSampler(BaseSampler):
         seed: of the order, the same whenever the study goes on.
     """
 
-    def __init__(self, space: SearchSpace, grid: Grid, seed: int) -> None:
+    def __init__(self, space: SearchSpace, grid: Grid | Points, seed: int) -> None:
         self._space, self._grid, self._seed = space, grid, seed
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -162,7 +162,7 @@ class Ledger:
         seed: int,
         planned: int,
         key_of: Callable[[Mapping[str, Any]], str],
-        grid: Grid | None = None,
+        grid: Grid | Points | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._key_of = space, key_of

@@ -13,6 +13,7 @@ from study import engine, nodes
 from study.book import NO_ATTACK, Book
 from study.config import NOT_IDENTITY
 from study.folder import SCRATCH, SETTINGS, check_no_links, read_settings
+from study.grid import Points
 from study.plan import Plan
 from study.progress import TrialProgress, describe_start
 from study.scheduler import Pruner
@@ -204,6 +205,7 @@ def check_same_study(plan: Plan, folder: Path) -> None:
         "data": plan.data_keys,
         "settings": settings,
         "objective": plan.goal.text,
+        "given_points": isinstance(plan.grid, Points),
         "scenarios": [scenario.name for scenario in plan.scenarios],
         "parts": [{"name": scenario.name, **dataclasses.asdict(scenario)} for scenario in plan.scenarios],
         "code_version": code_version(),

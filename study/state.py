@@ -1,11 +1,12 @@
 """Where a study stands, gathered from its folder alone. A driver may be writing it, and any file may be damaged."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.folder import LEDGER, OUTBOX, POINTS, command, read_settings
+from study.folder import JUDGE, LEDGER, OUTBOX, POINTS, SEARCH, SETTINGS, command, read_settings
 from study.ledger_file import LedgerFile, Trial, read_ledger
 from study.lock import holder
 from study.records import ScenarioRecord, read_scenario, read_trial
@@ -41,6 +42,7 @@ class State:
         judged: scenarios with a result on disk, by point key; empty unless records were asked for.
         damage: what could not be read, a line each.
         go_on: the command; empty where there is none.
+        parts: the studies that it is made of, as far as they were begun; their ledgers are its own.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class State:
     scenarios: tuple[Progress, ...] = ()
     damage: tuple[str, ...] = ()
     go_on: str = ""
+    parts: tuple["State", ...] = ()
 
     @property
     def trials(self) -> tuple[Trial, ...]:
@@ -59,19 +62,31 @@ class State:
         return self.ledger.trials if self.ledger else ()
 
     @property
+    def told(self) -> bool:
+        """Whether its trials are known."""
+        return self.ledger is not None or bool(self.parts)
+
+    @property
     def planned(self) -> int | None:
         """How many trials the last command asked for."""
+        if self.parts:
+            return None if any(part.planned is None for part in self.parts) else sum(p.planned or 0 for p in self.parts)
         planned = self.known.get("settings", {}).get("trials")
         return planned if isinstance(planned, int) else None
 
     @property
     def counts(self) -> Counter[str]:
         """Trials by state; what was stopped in the middle and is tried again is ``lost``."""
+        if self.parts:
+            return sum((part.counts for part in self.parts), Counter())
         return Counter("lost" if t.state == "fail" and not t.finished else t.state for t in self.trials)
 
     @property
     def left(self) -> int | None:
         """Trials that are still to finish, running ones included; None where nobody knows."""
+        if self.parts:
+            begun = len(self.parts) == len(parts_of(self.folder, self.known))
+            return sum(part.left or 0 for part in self.parts) if begun else None
         if self.planned is None or self.ledger is None:
             return None
         return max(0, self.planned - sum(trial.finished for trial in self.trials))
@@ -81,6 +96,8 @@ class State:
         """``running``, ``finished``, ``stopped`` or ``damaged``."""
         if self.driver is not None:
             return "running"
+        if self.left is None and (self.parts or parts_of(self.folder, self.known)):
+            return "stopped"
         return {None: "damaged", 0: "finished"}.get(self.left, "stopped")
 
     @property
@@ -109,8 +126,9 @@ def state_of(folder: Path, out: Path, records: bool = True) -> State:
         known = read_settings(folder)
     except ValueError as error:
         damage.append(str(error))
+    made_of = parts_of(folder, known)
     try:
-        ledger = read_ledger(folder / LEDGER)
+        ledger = None if made_of else read_ledger(folder / LEDGER)
     except ValueError as error:
         damage.append(str(error))
     outbox = _outbox(folder / OUTBOX, damage)
@@ -126,7 +144,18 @@ def state_of(folder: Path, out: Path, records: bool = True) -> State:
         scenarios=_progress(found, known.get("scenarios"), best[0].key if best else ""),
         damage=tuple(damage),
         go_on=command(known, out) if known else "",
+        parts=tuple(state_of(part, out, records=False) for part in made_of if (part / SETTINGS).is_file()),
     )
+
+
+def parts_of(folder: Path, known: Mapping[str, Any]) -> list[Path]:
+    """The folders of the studies that one with ``--holdout`` or ``--per-scenario`` is made of; none of any other."""
+    settings = known.get("settings", {})
+    if settings.get("holdout"):
+        return [folder.with_name(folder.name + suffix) for suffix in (SEARCH, JUDGE)]
+    if settings.get("per_scenario") and (folder / SETTINGS).is_file() and not (folder / LEDGER).is_file():
+        return [folder.with_name(f"{folder.name}.{scenario}") for scenario in known.get("scenarios", ())]
+    return []
 
 
 def _outbox(path: Path, damage: list[str]) -> Waiting:

@@ -65,10 +65,10 @@ def _line(state: State) -> list[str]:
     return [
         state.folder.name,
         state.word,
-        str(counts["complete"] + counts["pruned"]) if state.ledger else "?",
+        str(counts["complete"] + counts["pruned"]) if state.told else "?",
         _known(state.planned),
-        str(counts["fail"]) if state.ledger else "?",
-        str(counts["running"]) if state.ledger else "?",
+        str(counts["fail"]) if state.told else "?",
+        str(counts["running"]) if state.told else "?",
         _known(state.left),
         best,
         str(state.outbox.records) if state.outbox.records else "-",
@@ -83,7 +83,7 @@ def describe(state: State) -> str:
     """Everything about one study, in lines."""
     parts = [
         _headline(state),
-        _best(state),
+        overview(state.parts, state.folder.parent) if state.parts else _best(state),
         _scenarios(state.scenarios),
         _list("Running", [_running(state, trial) for trial in state.trials if trial.state == "running"]),
         _list("Failed", [f"#{trial.number}: {last_line(trial.reason)}" for trial in state.failures]),
@@ -100,7 +100,7 @@ def _headline(state: State) -> str:
     told += [f"{counts['fail']} failed", f"{counts['running']} running"]
     told += [f"{counts['lost']} lost and tried again"] if counts["lost"] else []
     who = f"process {state.driver} runs it" if state.driver is not None else "nobody runs it"
-    if state.ledger is None:
+    if not state.told:
         return f"{state.folder.name}: {state.word}, {who}"
     return (
         f"{state.folder.name}: {state.word}, {who}\n"
@@ -116,7 +116,7 @@ def _best(state: State) -> str:
         point = ", ".join(f"{name} {_value(value)}" for name, value in trial.point.items())
         lines.append(f"#{trial.number}{' (paper default)' if trial.paper_default else ''}, {objective} {values}")
         lines += [f"  {point}"] if point else []
-    return "Best: " + "\n".join(lines) if lines else "No trial has finished yet" if state.ledger else ""
+    return "Best: " + "\n".join(lines) if lines else "No trial has finished yet" if state.told else ""
 
 
 def _value(value: Any) -> str:
@@ -170,7 +170,7 @@ def _go_on(state: State) -> str:
 
 def as_json(state: State) -> dict[str, Any]:
     """The same for machines; ``null`` is what nobody knows."""
-    counts = state.counts if state.ledger else None
+    counts = state.counts if state.told else None
     states = ("complete", "pruned", "fail", "running", "waiting", "lost")
     return {
         "name": state.folder.name,
@@ -191,6 +191,7 @@ def as_json(state: State) -> dict[str, Any]:
         "scenarios": [vars(progress) for progress in state.scenarios],
         "outbox": vars(state.outbox),
         "damage": list(state.damage),
+        "parts": [part.folder.name for part in state.parts],
         "go_on": state.go_on or None,
     }
 

@@ -1,5 +1,6 @@
 """A study as it lies on disk, as tables: its trials, what each gave on each scenario, and what that cost."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Range
-from study.folder import LEDGER, POINTS, find_study, read_settings
+from study.config import SPACE_FILLING
+from study.folder import JUDGE, LEDGER, POINTS, SEARCH, command, find_study, read_settings
 from study.goal import Goal, parse_objectives, scores
 from study.ledger_file import Trial, read_ledger
 from study.records import ScenarioRecord, read_scenario
@@ -18,9 +20,6 @@ from tracking import names
 
 if TYPE_CHECKING:
     import pandas
-
-SPACE_FILLING = ("qmc", "random", "grid")
-"""Samplers whose trials are spread over the space; a search's crowd where it found something good."""
 
 _NAME = re.compile(r"(.*)-([0-9.]+(?:e-?[0-9]+)?)-s(-?[0-9]+)")
 
@@ -42,6 +41,9 @@ class Results:
         stages: a row a stage of a cell: ``trial``, ``scenario``, ``stage``, ``key``, ``hit``, ``wall_seconds``,
             ``built_seconds``.
         damaged: files that could not be read; what they held is left out.
+        command: what makes the study, or goes on with it; empty where no command of this version can.
+        given_points: its points were chosen elsewhere, and lie nowhere in particular.
+        judged: of a hold-out study, what the chosen settings reached on seeds that the search never saw.
     """
 
     name: str
@@ -55,6 +57,9 @@ class Results:
     cells: "pandas.DataFrame"
     stages: "pandas.DataFrame"
     damaged: tuple[str, ...] = ()
+    command: str = ""
+    given_points: bool = False
+    judged: "Results | None" = None
 
     @property
     def complete(self) -> "pandas.DataFrame":
@@ -74,7 +79,8 @@ class Results:
         Empty for a sampler that searches. The paper's default, which no sampler drew, is left out.
         """
         found = self.complete
-        return found[~found["paper_default"]] if self.settings["sampler"] in SPACE_FILLING else found.iloc[:0]
+        filling = self.settings["sampler"] in SPACE_FILLING and not self.given_points
+        return found[~found["paper_default"]] if filling else found.iloc[:0]
 
     @functools.cached_property
     def scenarios(self) -> "pandas.DataFrame":
@@ -97,17 +103,43 @@ class Results:
 
 
 def read_results(out: Path, name: str) -> Results:
-    """Reads a study.
+    """Reads a study; of one that holds out, its search, with what was judged beside it.
 
     Args:
         out: the folder of all studies.
 
     Raises:
-        UserError: no such study, one that cannot be read, or one in which nothing was judged yet.
+        UserError: no such study, one that cannot be read, one in which nothing was judged yet, or one whose scenarios
+            are studies of their own.
     """
     folder = find_study(out, name)
+    known = _settings_of(folder)
+    if known["settings"].get("holdout"):
+        search = _read(out, name + SEARCH)
+        try:
+            judged = _read(out, name + JUDGE)
+        except UserError:  # it was stopped before: the search alone has something to tell
+            judged = None
+        return dataclasses.replace(
+            search, name=name, settings=known["settings"], command=command(known, out), judged=judged
+        )
+    if known["settings"].get("per_scenario") and not (folder / LEDGER).is_file():
+        each = ", ".join(f"{name}.{scenario}" for scenario in known.get("scenarios", ()))
+        raise UserError(f"study {name!r} searched each scenario in a study of its own: name one of {each}")
+    return _read(out, name)
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
     try:
-        known = read_settings(folder)
+        return read_settings(folder)
+    except ValueError as error:
+        raise UserError(f"study {folder.name!r} cannot be read: {error}") from error
+
+
+def _read(out: Path, name: str) -> Results:
+    folder = find_study(out, name)
+    known = _settings_of(folder)
+    try:
         ledger = read_ledger(folder / LEDGER)
     except ValueError as error:
         raise UserError(f"study {name!r} cannot be read: {error}") from error
@@ -135,6 +167,8 @@ def read_results(out: Path, name: str) -> Results:
         cells=_frame(cells),
         stages=_frame(stages),
         damaged=tuple(damaged),
+        command=command(known, out),
+        given_points=bool(known.get("given_points")),
     )
 
 

@@ -132,4 +132,4 @@ def best_single(results: Results, scenarios: "pandas.Index | None" = None) -> in
     scores = oracle_scores(results)
     chosen = scores if scenarios is None else scores[[name for name in scores if name in scenarios]]
     together = chosen.min(axis="columns") if results.goal.how == "worst" else chosen.mean(axis="columns")
-    return None if together.dropna().empty else int(together.index[together.argmax()])
+    return None if together.dropna().empty else int(together.index[int(together.argmax())])
