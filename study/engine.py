@@ -22,7 +22,7 @@ from defenses.files import DiskFull
 from defenses.registry import UserError
 from study import gpu_memory
 from study.cell import cached_images
-from study.nodes import concurrency, trial_resources
+from study.nodes import alive, concurrency, trial_resources
 from study.plan import Plan
 from study.quiet import for_workers, quiet_ray
 from study.search import Ledger
@@ -46,6 +46,7 @@ from study.version import code_hash, copy_code
 BREAKER = 3  # trials that may fail at the start before the study gives up: something is wrong with all of them
 RESTARTS = 3  # of a trial whose worker or node was lost
 _POLL_SECONDS = 0.5
+_NODES = 1000  # trials that may be handed out once more because their node was lost
 log = logging.getLogger(__name__)
 
 Undefended = dict[str, dict[str, float | None]]
@@ -167,6 +168,7 @@ class _Try:
     key: str
     gpus: float
     tries: int = 0
+    nodes: frozenset[str] = frozenset()  # that were there when it was handed out
 
 
 class LedgerSearcher(_StaysHere, Searcher):
@@ -174,10 +176,19 @@ class LedgerSearcher(_StaysHere, Searcher):
 
     Args:
         gpus: what a trial is tried with first.
+        alive: tells which nodes are there; by default nobody knows, and none is ever lost.
     """
 
-    def __init__(self, ledger: Ledger, target: int, settle: Callable[[int, str, str], None], gpus: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        target: int,
+        settle: Callable[[int, str, str], None],
+        gpus: float,
+        alive: Callable[[], frozenset[str]] = frozenset,
+    ) -> None:
         super().__init__()
+        self._alive = alive
         self._ledger, self._target, self._settle, self._gpus = ledger, target, settle, gpus
         self.no_room = ""  # what a worker told of a full disk; no other trial is started then
         self._running: dict[str, _Try] = {}
@@ -192,6 +203,7 @@ class LedgerSearcher(_StaysHere, Searcher):
         else:
             number, point, key = self._ledger.ask()
             chosen = _Try(number, point, key, self._gpus)
+        chosen = dataclasses.replace(chosen, nodes=self._alive())
         self._running[trial_id] = chosen
         return {POINT: chosen.point, KEY: chosen.key, GPUS: chosen.gpus, TRIES: chosen.tries}
 
@@ -202,6 +214,10 @@ class LedgerSearcher(_StaysHere, Searcher):
             return
         if result and result.get(NO_ROOM):
             self.no_room = result["failure"]  # the trial stays open, and the next driver runs it again
+            return
+        # Until Ray knows that a node is gone, it starts a trial there again, which uses up the trial's restarts.
+        if error and not ended.nodes <= self._alive():
+            self._again.append(ended)
             return
         more = gpu_memory.larger(ended.gpus, ended.tries) if result and result.get(OOM) else None
         if more is None:
@@ -282,12 +298,12 @@ def run_trials(
     if plan.config.gpus_per_trial == "auto":
         plan = dataclasses.replace(plan, gpus=_measure(plan, task))
     trainable = tune.with_resources(tune.with_parameters(runner, task=task, images=images), _Resources(plan))
-    searcher = LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus)
+    searcher = LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus, alive)
     tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            num_samples=remaining * (1 + gpu_memory.RETRIES),
+            num_samples=remaining * (1 + gpu_memory.RETRIES) + _NODES,
             scheduler=scheduler,
             reuse_actors=True,
             max_concurrent_trials=concurrency(trial_resources(plan)),

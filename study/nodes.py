@@ -60,6 +60,11 @@ def _alive() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 
+def alive() -> frozenset[str]:
+    """The nodes that Ray knows to be there."""
+    return frozenset(node["NodeID"] for node in _alive())
+
+
 def concurrency(resources: dict[str, float]) -> int:
     """How many trials fit on the cluster at once; each has to fit on one node.
 

@@ -207,6 +207,26 @@ def test_a_searcher_waits_while_a_running_trial_may_come_again(tmp_path: Path) -
     assert (first[GPUS], again[GPUS]) == (0.25, 0.5)
 
 
+def test_a_trial_whose_node_was_lost_is_handed_out_again(tmp_path: Path) -> None:
+    """Ray starts it on the dying node until its restarts are used up; that says nothing about the trial."""
+    plan = make_plan(tmp_path, 1, 0.0)
+    there = {"head", "other"}
+    settled: list[tuple[int, str, str]] = []
+    searcher = engine.LedgerSearcher(
+        open_ledger(plan, tmp_path), 1, lambda *ended: settled.append(ended), 0.0, lambda: frozenset(there)
+    )
+    first = searcher.suggest("a")
+    there.discard("other")
+    searcher.on_trial_complete("a", None, error=True)
+    assert not settled
+    again = searcher.suggest("b")
+    assert isinstance(first, dict)
+    assert isinstance(again, dict)
+    assert again[KEY] == first[KEY]
+    searcher.on_trial_complete("b", None, error=True)  # no node went away meanwhile: it is the trial's own
+    assert [error for _, _, error in settled] == ["the worker process died, and again at each of 3 restarts"]
+
+
 @pytest.fixture(scope="class")
 def one_gpu() -> Iterator[None]:
     """Ray with a GPU that does not exist, of which only the counting is tested."""
