@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import json
 import logging
 import os
 import signal
@@ -205,7 +206,7 @@ class LedgerSearcher(_StaysHere, Searcher):
             chosen = _Try(number, point, key, self._gpus)
         chosen = dataclasses.replace(chosen, nodes=self._alive())
         self._running[trial_id] = chosen
-        return {POINT: chosen.point, KEY: chosen.key, GPUS: chosen.gpus, TRIES: chosen.tries}
+        return {POINT: json.dumps(chosen.point), KEY: chosen.key, GPUS: chosen.gpus, TRIES: chosen.tries}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Settles the trial from what it left on disk, unless it is to have more memory."""

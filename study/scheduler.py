@@ -1,5 +1,6 @@
 """Ray Tune's rules for stopping trials early, fed so that restarts, retries and kills do not confuse them."""
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -102,7 +103,9 @@ class Pruner(FIFOScheduler):
             return TrialScheduler.STOP
         for step in self._new(key, self._book.steps(key, scenario)):
             if self._decide(tune_controller, key, step) == TrialScheduler.STOP:
-                self._book.stop(key, trial.config[POINT], scenario)  # before anybody is told: a kill changes nothing
+                self._book.stop(
+                    key, json.loads(trial.config[POINT]), scenario
+                )  # before anybody is told: a kill changes nothing
                 self._stopped.add(key)
                 return TrialScheduler.STOP
         return TrialScheduler.CONTINUE

@@ -1,6 +1,7 @@
 """What runs on a worker: a trial as Ray Tune runs it, one scenario a step, and the building of a shared stage."""
 
 import dataclasses
+import json
 import tempfile
 import traceback
 from pathlib import Path
@@ -33,6 +34,7 @@ from study.scenario import Scenario, order_of
 from study.version import check_code
 from tracking import artifacts
 
+# The point travels as text: of every number in a configuration Ray Tune keeps averages, for every trial, to the end.
 POINT, KEY, GPUS, TRIES = "point", "key", "gpus", "tries"
 OOM, NO_ROOM = "oom", "no_room"
 
@@ -158,7 +160,7 @@ class TrialRunner(tune.Trainable):
         return True
 
     def _start(self, config: dict[str, Any]) -> None:
-        self.point, self.key = config[POINT], config[KEY]
+        self.point, self.key = json.loads(config[POINT]), config[KEY]
         self.place = Place(self.task.threads, config[GPUS], self.task.code)
         self.tries = config[TRIES]
         self.folder = self.task.points / self.key

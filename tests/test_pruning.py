@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -80,7 +81,7 @@ def go(desk: Desk, pruners: list[Pruner], *values: float, asked: Asked | None = 
     Without the ledger, which takes most of the time here, unless it was asked for the point.
     """
     _, point, key = asked or made_up(desk)
-    trial = SimpleNamespace(config={KEY: key, POINT: point})
+    trial = SimpleNamespace(config={KEY: key, POINT: json.dumps(point)})
     for position in range(len(ATTACKS)):
         result = judge(desk, key, position, values[min(position, len(values) - 1)])
         if position == len(ATTACKS) - 1:  # Ray asks no scheduler about a result that is done
@@ -243,7 +244,7 @@ def test_scenarios_without_an_attack_take_no_time(make: MakeDesk) -> None:
     pruner = pruner_of(desk)
     assert go(desk, [pruner], 0.5) == 4
     _, point, key = made_up(desk)
-    trial = SimpleNamespace(config={KEY: key, POINT: point})
+    trial = SimpleNamespace(config={KEY: key, POINT: json.dumps(point)})
     verdicts = [
         pruner.on_trial_result(PENDING, trial, judge(desk, key, position, 0.0, attack_failed=position == 0))
         for position in range(3)
@@ -270,7 +271,7 @@ def test_a_trial_that_starts_again_is_told_once(make: MakeDesk) -> None:
     pruner = pruner_of(desk)
     for _ in range(3):
         number, point, key = made_up(desk)
-        again = SimpleNamespace(config={KEY: key, POINT: point})
+        again = SimpleNamespace(config={KEY: key, POINT: json.dumps(point)})
         for position in (0, 1, 0, 1):
             pruner.on_trial_result(PENDING, again, judge(desk, key, position, 0.0))
         assert go(desk, [pruner], 0.0, 0.0, 0.75, 0.0, asked=(number, point, key)) == 4
@@ -282,7 +283,7 @@ def test_a_trial_that_failed_disturbs_nobody(make: MakeDesk) -> None:
     desk = make(pruner="median")
     pruner = pruner_of(desk)
     failed = made_up(desk)
-    trial = SimpleNamespace(config={KEY: failed[2], POINT: failed[1]})
+    trial = SimpleNamespace(config={KEY: failed[2], POINT: json.dumps(failed[1])})
     scenario = order_of(desk.plan.scenarios, failed[2])[0].name
     pruner.on_trial_complete(PENDING, trial, {"scenario": scenario, "failure": "it broke"})
     pruner.on_trial_complete(PENDING, trial, {})  # as when the whole study is being stopped
@@ -398,7 +399,7 @@ def test_a_stopped_trial_whose_record_is_damaged_is_tried_again(make: MakeDesk) 
 
 def test_the_same_point_again_is_stopped_at_once(make: MakeDesk) -> None:
     desk, row = stopped_study(make)
-    trial = SimpleNamespace(config={KEY: row.key, POINT: row.point})
+    trial = SimpleNamespace(config={KEY: row.key, POINT: json.dumps(row.point)})
     for pruner in (pruner_of(desk), pruner_of(make())):
         scenario = order_of(desk.plan.scenarios, row.key)[0].name
         assert pruner.on_trial_result(PENDING, trial, {"scenario": scenario}) == TrialScheduler.STOP

@@ -1,5 +1,6 @@
 """F17: bytes that changed, or are gone, in what a study reads back."""
 
+import json
 import logging
 import random
 from pathlib import Path
@@ -55,7 +56,7 @@ class Point:
         cached_store.cache_clear()
         studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, None)
         worker = TrialRunner.__new__(TrialRunner)
-        config = {POINT: self.point, KEY: self.key, GPUS: 0.0, TRIES: 0}
+        config = {POINT: json.dumps(self.point), KEY: self.key, GPUS: 0.0, TRIES: 0}
         task = TrialTask(*studied, self.book.points, 1, code_hash())
         worker.setup(config, task, cached_images(plan.environment.dataset))
         return worker.step()
