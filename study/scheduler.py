@@ -103,9 +103,8 @@ class Pruner(FIFOScheduler):
             return TrialScheduler.STOP
         for step in self._new(key, self._book.steps(key, scenario)):
             if self._decide(tune_controller, key, step) == TrialScheduler.STOP:
-                self._book.stop(
-                    key, json.loads(trial.config[POINT]), scenario
-                )  # before anybody is told: a kill changes nothing
+                # Before anybody is told: a kill changes nothing.
+                self._book.stop(key, json.loads(trial.config[POINT]), scenario)
                 self._stopped.add(key)
                 return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
