@@ -89,7 +89,7 @@ def test_two_configurations_of_one_study(tmp_path: Path, capsys: pytest.CaptureF
     assert [(found[side]["trial"], found[side]["oracle"]) for side in "ab"] == [(0, False), (1, True)]
     assert verdicts(found)["ca"] == "B"
     text = capsys.readouterr().out
-    assert "best of 2 by overall_score (trial 1, an oracle)" in text
+    assert "best of 2 by overall_score, an oracle: trial 1" in text
     assert "! B was picked with ground truth on these very scenarios (an oracle), which flatters it" in text
     rounds = next(line for line in text.splitlines() if line.startswith("rounds"))
     assert rounds.split() == ["rounds", "8", "5"]

@@ -63,7 +63,7 @@ def _best(results: Results) -> Choice:
     number = int(str(valued.idxmin() if direction(objective) == "minimize" else valued.idxmax()))
     which = "worst " if results.goal.how == "worst" else ""
     several = ", the first of several objectives" if len(results.goal.objectives) > 1 else ""
-    how = f"best of {len(valued)} by {which}{objective}{several} (trial {number}, an oracle)"
+    how = f"best of {len(valued)} by {which}{objective}{several}, an oracle: trial {number}"
     return Choice(results, number, how, oracle=True)
 
 

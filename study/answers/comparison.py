@@ -40,6 +40,7 @@ def section(a: Choice, b: Choice, pairs: Pairs, found: Sequence[Difference], com
     strata = [one for one in found if one.stratum is not None]
     if overall:
         items.append(_table("differences", f"A minus B over {_scenarios(pairs)}", overall))
+    items += [Note(text, "warning") for text in _about_balance(pairs, overall)]
     items += [Note(text) for text in (*_about_tests(found), *_about_intervals(found))]
     if strata:
         items.append(_table("differences-by-stratum", "A minus B on each attack and rate", strata))
@@ -164,6 +165,16 @@ def _about_seeds(found: Sequence[Difference]) -> list[str]:
     return [
         "One seed only, so there is no interval and nothing is tested: its scenarios share their initial weights, and "
         f"nothing tells luck from a difference. At least {_count(more, 'more seed')} would be needed in both studies."
+    ]
+
+
+def _about_balance(pairs: Pairs, overall: Sequence[Difference]) -> list[str]:
+    fewest = min((one.pairs for one in overall), default=len(pairs.frame))
+    if fewest == len(pairs.frame):
+        return []
+    return [
+        f"Over all: {fewest} of {_scenarios(pairs)}, since only a seed that every attack and rate has tells of all of "
+        "them, and not every metric is defined everywhere; the next table has the rest."
     ]
 
 
