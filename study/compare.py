@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from defenses.files import disk_errors, write_atomic
+from defenses.files import write_atomic
 from defenses.registry import UserError
 from study.config import Parser
 from study.goal import parse_objective
@@ -97,11 +97,13 @@ def _chosen(text: str, rule: str, out: Path) -> "Choice":
 
 
 def _write(path: Path, text: str, option: str) -> None:
-    if path.is_dir():
-        raise UserError(f"{option} must name a file, got the folder {path}: add a name")
-    with disk_errors(path.parent):
+    if path.is_dir():  # write_atomic asks for a name, which "." has not
+        raise UserError(f"{option} must name a file that can be written, got the folder {path}: add a name")
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text)
+    except OSError as error:
+        raise UserError(f"{option} must name a file that can be written, got {path}: {error.strerror}") from error
 
 
 def as_text(section: "Section") -> str:

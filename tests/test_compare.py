@@ -1,6 +1,8 @@
 """`python -m study.compare`: pairs, what is left out, and an answer that claims no more than the data do."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,18 @@ def refusal(out: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert told.out == ""
     assert told.err.count("\n") == 1
     return told.err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom study.compare import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'numpy', 'pandas', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "NAME:best" in done.stdout
 
 
 def test_two_defenses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,6 +159,16 @@ def test_other_settings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     )
 
 
+def test_what_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        write_study(tmp_path / name, [(0.9, cells())])
+    broken = next((tmp_path / "two" / "points").glob("*/badnets-0.1-s0.json"))
+    broken.write_text("{")
+    found = answer(tmp_path, "one", "two")
+    assert found["left_out"] == {"badnets-0.1-s0": "only A was judged on it"}
+    assert f"! 1 file of B cannot be read and is left out, first {broken}." in capsys.readouterr().out
+
+
 def test_markdown(tmp_path: Path) -> None:
     write_study(tmp_path / "one_", [(0.9, cells())])
     write_study(tmp_path / "two_", [(0.9, cells(ca=0.7))])
@@ -187,11 +211,12 @@ def test_all_attacks_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["one", "bare"], "study 'bare' has no complete trial with the paper's default"),
         (["one", "broken"], "study 'broken' has no result yet"),
         (["one"], "the following arguments are required: B"),
-        (["one", "one", "--json", "."], "--json must name a file, got the folder ."),
+        (["one", "one", "--json", "."], "--json must name a file that can be written, got the folder ."),
+        (["one", "one", "--markdown", "{out}/one/study.db/x"], "--markdown must name a file that can be written"),
     ],
 )
 def test_bad_input(words: list[str], message: str, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert message in refusal(made, capsys, *words)
+    assert message in refusal(made, capsys, *(word.replace("{out}", str(made)) for word in words))
 
 
 @pytest.fixture(scope="module")

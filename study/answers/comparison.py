@@ -141,6 +141,12 @@ def _warnings(a: Choice, b: Choice, pairs: Pairs) -> list[Note]:
                 f"{side} was picked with ground truth on these very scenarios (an oracle), which flatters it: "
                 "no defender could have picked it, and on scenarios it never saw it may do worse."
             )
+    for side, choice in (("A", a), ("B", b)):
+        damaged = choice.results.damaged
+        if damaged:
+            found.append(
+                f"{_count(len(damaged), 'file')} of {side} cannot be read and is left out, first {damaged[0]}."
+            )
     different = settings_that_differ(a, b)
     if different:
         told = "; ".join(f"{option} {left} against {right}" for option, (left, right) in different.items())
