@@ -9,7 +9,7 @@ from defenses import DEFENSES
 from defenses.clustering import CLUSTERINGS
 from defenses.registry import UserError
 from study.answers import papers
-from study.answers.papers import AVERAGE, Cell, Where, paper_table, paper_tables, paper_value, tables_of
+from study.answers.papers import AVERAGE, Cell, Where, paper_numbers, paper_table, paper_tables, paper_value, tables_of
 from study.attacks import ATTACKS
 from study.attacks.groups import PIPD_TABLE6, expand
 from tracking import names
@@ -218,6 +218,15 @@ def test_every_ablation_has_its_table() -> None:
     assert {space for table in TABLES.values() for space in table.spaces} == set(SPACES)
     for table in TABLES.values():
         assert table.values or table.said, f"{table.name} says nothing"
+
+
+def test_numbers_of_a_space_by_attack_setting_and_metric() -> None:
+    found = paper_numbers("pipd.rounds")
+    assert len(found) == 5 * 8
+    assert found["badnets", "1", "asr"] == 0.9981
+    assert paper_numbers("qt.table2", "cifar100")["dynamic", "qt", "asr"] == 0.0002
+    assert paper_numbers("qt.table2", "digits") == paper_numbers("qt.table2", "cifar10")
+    assert paper_numbers("qt.figure3") == paper_numbers("qt.pre_quarantine") == {}
 
 
 def test_figures_state_what_the_text_states() -> None:

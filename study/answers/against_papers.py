@@ -67,24 +67,15 @@ def _slug(name: str) -> str:
     return name.replace(".", "-").replace("_", "-")
 
 
-def _dataset(results: Results, table: PaperTable) -> str:
-    """The paper's part to compare with: of the same images where it has them, its first otherwise."""
-    own = str(results.settings["dataset"])
-    known = table.axis("dataset")
-    return own if own in known else known[0]
-
-
 def _attacks(results: Results, table: PaperTable) -> tuple[str, ...]:
-    """Of that part."""
-    if not table.values:
-        return ()
-    dataset = _dataset(results, table)
+    """Of the images that ours are compared with."""
+    dataset = table.images(results.settings["dataset"])
     return tuple(dict.fromkeys(cell.attack for cell in table.values if cell.dataset == dataset))
 
 
 def _rows(results: Results, table: PaperTable) -> Iterable[_Row]:
     """The cells that both have, in the order of the page."""
-    dataset = _dataset(results, table)
+    dataset = table.images(results.settings["dataset"])
     for setting in _settings(table):
         cells = _cells_at(results, table, setting)
         for attack in _attacks(results, table):

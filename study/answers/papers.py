@@ -110,6 +110,11 @@ class PaperTable:
         """The values of one part of its cells (``attack``, ``setting`` ...), in the order of the page."""
         return tuple(dict.fromkeys(getattr(cell, part) for cell in self.values))
 
+    def images(self, dataset: str) -> str:
+        """The part to compare with: of the same images where the table has them, its first otherwise."""
+        known = self.axis("dataset")
+        return dataset if dataset in known else known[0] if known else ""
+
     def rate(self, cell: Cell) -> float | None:
         """The poison rate of a cell; None where the table varies it or says nothing."""
         if self.varies == "poison_rate" and self.values:
@@ -163,6 +168,20 @@ def paper_value(table: str, attack: str, setting: str, metric: str, dataset: str
 def tables_of(space: str) -> tuple[PaperTable, ...]:
     """The tables and figures that ask what a grid space of ours asks; empty where no paper does."""
     return tuple(table for table in paper_tables().values() if space in table.spaces)
+
+
+def paper_numbers(space: str, dataset: str = "cifar10") -> Mapping[tuple[str, str, str], float]:
+    """What is printed for a grid space of ours, by attack, setting and metric; empty where no paper prints a number.
+
+    Args:
+        dataset: ours; a paper that has no such images is told by its first ones.
+    """
+    return {
+        (cell.attack, cell.setting, cell.metric): value
+        for table in tables_of(space)
+        for cell, value in table.values.items()
+        if cell.dataset == table.images(dataset)
+    }
 
 
 @functools.cache
