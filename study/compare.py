@@ -1,0 +1,196 @@
+"""`python -m study.compare A B`: two studies, or two configurations, on the scenarios that both were judged on."""
+
+import json
+import logging
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from defenses.files import write_atomic
+from defenses.registry import UserError
+from study.config import Parser
+from study.goal import parse_objective
+from study.terminal import complain_of, number, say, table
+
+if TYPE_CHECKING:
+    from study.answers.choice import Choice
+    from study.answers.page import Cell, Section, Table
+    from study.answers.paired import Difference, Pairs
+
+EXIT_BAD_INPUT = 2
+_RULES = ("default", "best")  # as in study.answers.choice, which loads pandas
+
+_EPILOG = """\
+A and B are names of studies, or one name twice. NAME:default, NAME:best and NAME:7 (a trial) choose the configuration
+of one side, whatever --rule says: python -m study.compare mine:default mine:best.
+Only scenarios count that both were judged on and whose attack works undefended. Every number uses ground truth.
+Exit codes: 0 done, whatever the data say; 2 bad input, such as studies that share no scenario.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    logging.basicConfig(level=logging.ERROR)
+    parser = Parser(
+        prog="python -m study.compare",
+        description="Compare two defenses or two configurations, paired by scenario.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument("a", metavar="A", help="a study, or NAME:TRIAL")
+    parser.add_argument("b", metavar="B", help="another, or the same with another configuration")
+    parser.add_argument("--metric", nargs="+", metavar="METRIC", help="what is compared [tpr fpr auroc ca asr]")
+    parser.add_argument(
+        "--rule",
+        metavar="|".join(_RULES),
+        help="which trial of each study: the paper's default, or the best, an oracle [default]",
+    )
+    parser.add_argument("--out", type=Path, metavar="PATH", help="folder of results [runs]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the answer here as markdown")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        namespace = parser.parse_args(words)
+        if namespace.rule not in (None, *_RULES):
+            raise UserError(f"--rule must be default or best, got {namespace.rule!r}")
+        metrics = tuple(dict.fromkeys(parse_objective(text) for text in namespace.metric or ()))
+        _compare(namespace, metrics, shlex.join(["python", "-m", "study.compare", *words]))
+        return 0
+    except UserError as error:
+        complain_of(error)
+        return EXIT_BAD_INPUT
+
+
+def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
+    from study.answers.comparison import section
+    from study.answers.paired import METRICS, differences, pair
+
+    out = namespace.out or Path("runs")
+    rule = namespace.rule or "default"
+    a, b = (_chosen(text, rule, out) for text in (namespace.a, namespace.b))
+    pairs = pair(a, b)
+    found = differences(pairs, metrics or METRICS)
+    missing = [metric for metric in metrics if metric not in {one.metric for one in found}]
+    if missing or not found:
+        raise UserError(
+            f"no scenario defines {', '.join(missing or METRICS)} in both studies: "
+            "a study that stops at isolation has no CA and ASR, a defense that flags nothing no TPR; leave it out"
+        )
+    answer = section(a, b, pairs, found, command)
+    if namespace.json:
+        _write(namespace.json, json.dumps(_as_json(a, b, pairs, found), indent=1, allow_nan=False) + "\n", "--json")
+    if namespace.markdown:
+        _write(namespace.markdown, as_markdown(answer), "--markdown")
+    say(as_text(answer))
+
+
+def _chosen(text: str, rule: str, out: Path) -> "Choice":
+    from study.answers.choice import choose
+    from study.answers.results import read_results
+
+    name, _, own = text.partition(":")
+    return choose(read_results(out, name), own or rule)
+
+
+def _write(path: Path, text: str, option: str) -> None:
+    if path.is_dir():  # write_atomic asks for a name, which "." has not
+        raise UserError(f"{option} must name a file that can be written, got the folder {path}: add a name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, text)
+    except OSError as error:
+        raise UserError(f"{option} must name a file that can be written, got {path}: {error.strerror}") from error
+
+
+def as_text(section: "Section") -> str:
+    """A section for a terminal; figures, whose numbers stand in its tables, are left out."""
+    from study.answers.page import Note, Table
+
+    parts = [section.title, section.lead]
+    for item in section.items:
+        if isinstance(item, Note):
+            parts.append(f"{'! ' if item.kind == 'warning' else ''}{item.text}")
+        elif isinstance(item, Table):
+            parts.append(f"{item.caption}:\n{table(item.header, _rows(item), left=item.left)}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def as_markdown(section: "Section") -> str:
+    """A section as markdown, without its figures."""
+    from study.answers.page import Note, Table
+
+    parts = [f"## {_plain(section.title)}", _plain(section.lead)]
+    for item in section.items:
+        if isinstance(item, Note):
+            parts.append(f"> {_plain(item.text)}" if item.kind == "warning" else _plain(item.text))
+        elif isinstance(item, Table):
+            marks = ["---" if column < item.left else "---:" for column in range(len(item.header))]
+            lines = [
+                [_plain(cell) for cell in item.header],
+                marks,
+                *([_plain(cell) for cell in row] for row in _rows(item)),
+            ]
+            parts.append(_plain(item.caption) + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    if section.command:
+        parts.append(f"```\n{section.command.replace('```', '')}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text in which nothing is markup or ends a cell of a table."""
+    marks = dict.fromkeys("\\`*_[]<>|#", None)
+    return "".join(f"\\{c}" if c in marks else c for c in text.replace("\n", " "))
+
+
+def _rows(found: "Table") -> list[list[str]]:
+    return [[_cell(cell) for cell in row] for row in found.rows]
+
+
+def _cell(cell: "Cell") -> str:
+    return number(cell) if cell is None or isinstance(cell, float) else str(cell)
+
+
+def _as_json(a: "Choice", b: "Choice", pairs: "Pairs", found: "Sequence[Difference]") -> dict[str, Any]:
+    """The same for machines; ``null`` is what is undefined or was not tested."""
+    from study.answers.comparison import settings_that_differ
+    from study.answers.paired import ALPHA
+
+    metrics = list(dict.fromkeys(one.metric for one in found))
+    columns = [f"{metric}_{side}" for metric in metrics for side in ("a", "b")]
+    return {
+        **{
+            side: {
+                "study": choice.results.name,
+                "defense": choice.results.defense,
+                "trial": choice.trial,
+                "how": choice.how,
+                "oracle": choice.oracle,
+            }
+            for side, choice in (("a", a), ("b", b))
+        },
+        "settings_that_differ": settings_that_differ(a, b),
+        "pairs": [
+            {
+                "scenario": row["scenario"],
+                "stratum": row["stratum"],
+                "seed": int(row["seed"]),
+                **{name: _defined(row[name]) for name in columns},
+            }
+            for _, row in pairs.frame.iterrows()
+        ],
+        "left_out": pairs.left_out,
+        "alpha": ALPHA,
+        "differences": [asdict(one) for one in found],
+    }
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""`python -m study.compare`: pairs, what is left out, and an answer that claims no more than the data do."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from written_study import Metrics, write_study
+
+from study import compare
+
+Cells = dict[tuple[str, float, int], Metrics]
+SEEDS = (0, 1, 2)
+ATTACKS = ("badnets", "blended_random", "trojan_square")
+
+
+def cells(attacks: tuple[str, ...] = ATTACKS, seeds: tuple[int, ...] = SEEDS, **metrics: float) -> Cells:
+    """The same on every scenario, up to the seed's own shift."""
+    usual = {"tpr": 0.9, "fpr": 0.1, "ca": 0.8, "asr": 0.2} | metrics
+    return {(a, 0.1, s): {name: value + s / 1000 for name, value in usual.items()} for a in attacks for s in seeds}
+
+
+def answer(out: Path, *words: str) -> dict[str, Any]:
+    assert compare.main([*words, "--out", str(out), "--json", str(out / "answer.json")]) == 0
+    found: dict[str, Any] = json.loads((out / "answer.json").read_text())
+    return found
+
+
+def verdicts(found: Mapping[str, Any], stratum: str | None = None) -> dict[str, str]:
+    return {one["metric"]: one["verdict"] for one in found["differences"] if one["stratum"] == stratum}
+
+
+def refusal(out: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert compare.main([*words, "--out", str(out)]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys\nfrom study.compare import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'numpy', 'pandas', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "NAME:best" in done.stdout
+
+
+def test_two_defenses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tmp_path / "mine", [(0.9, cells())])
+    write_study(tmp_path / "other", [(0.5, cells(asr=0.6, ca=0.75, tpr=0.9))], space="qt")
+    found = answer(tmp_path, "mine", "other")
+    assert verdicts(found) == {"tpr": "equal", "fpr": "equal", "ca": "A", "asr": "A"}
+    asr = next(one for one in found["differences"] if one["metric"] == "asr" and one["stratum"] is None)
+    assert asr["mean"] == pytest.approx(-0.4)
+    assert asr["p"] == 2.0**-8
+    assert asr["corrected"] == 2 * 2.0**-8
+    assert (len(found["pairs"]), found["left_out"]) == (9, {})
+    text = capsys.readouterr().out
+    assert text.startswith("mine (the paper's default) against other (the paper's default)\n")
+    assert "A (pipd, the paper's default) is better by CA (0.801 against 0.751), ASR (0.201 against 0.601)." in text
+    assert "They are equal on every scenario by TPR, FPR." in text
+    assert "model resnet18 against preact_resnet18" in text, "each space has its own network, and that is told"
+    assert "\nA minus B on each attack and rate:\n" in text
+
+
+def test_identical_studies_are_not_separated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        write_study(tmp_path / name, [(0.9, cells())])
+    assert set(verdicts(answer(tmp_path, "one", "two")).values()) == {"equal"}
+    text = capsys.readouterr().out
+    assert "better by" not in text
+    assert "! " not in text, "nothing differs, nothing is left out, nothing is an oracle"
+
+
+def test_what_is_not_separated_is_said_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tmp_path / "one", [(0.9, cells(("badnets",)))])
+    write_study(tmp_path / "two", [(0.9, cells(("badnets",), ca=0.7))])
+    assert verdicts(answer(tmp_path, "one", "two", "--metric", "ca")) == {"ca": "not tested"}
+    text = capsys.readouterr().out
+    assert "The data do not separate them by CA." in text
+    # One test: 2^(1-n) < 0.05 first at n = 6, and 3 pairs differ.
+    assert "3 of 3 pairs differ, with which p cannot fall below 0.25" in text
+    assert "at least 3 more seeds would be needed" in text
+    mixed: Cells = {("badnets", 0.1, seed): {"ca": 0.8 + (-1) ** seed * 0.01 * seed} for seed in range(9)}
+    write_study(tmp_path / "up", [(0.9, mixed)])
+    write_study(tmp_path / "flat", [(0.9, {cell: {"ca": 0.805} for cell in mixed})])
+    assert verdicts(answer(tmp_path, "up", "flat", "--metric", "ca")) == {"ca": "not separated"}
+    assert "their signs do not agree well enough. The data do not separate them." in capsys.readouterr().out
+
+
+def test_two_configurations_of_one_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = {1: {"rounds": 5}}
+    write_study(tmp_path / "mine", [(0.5, cells()), (0.9, cells(ca=0.95)), (None, {})], points=points)
+    found = answer(tmp_path, "mine:default", "mine:best")
+    assert [(found[side]["trial"], found[side]["oracle"]) for side in "ab"] == [(0, False), (1, True)]
+    assert verdicts(found)["ca"] == "B"
+    text = capsys.readouterr().out
+    assert "best of 2 by overall_score, an oracle: trial 1" in text
+    assert "! B was picked with ground truth on these very scenarios (an oracle), which flatters it" in text
+    rounds = next(line for line in text.splitlines() if line.startswith("rounds"))
+    assert rounds.split() == ["rounds", "8", "5"]
+    same = answer(tmp_path, "mine:1", "mine", "--rule", "best")
+    assert set(verdicts(same).values()) == {"equal"}
+
+
+def test_best_goes_by_the_objective_s_direction(tmp_path: Path) -> None:
+    trials = [(0.2, cells(asr=0.2)), (0.1, cells(asr=0.1)), (0.3, cells(asr=0.3))]
+    write_study(tmp_path / "mine", trials, objective="asr")
+    assert answer(tmp_path, "mine", "mine", "--rule", "best")["a"]["trial"] == 1
+
+
+def test_failed_attacks_and_scenarios_of_one_are_left_out_and_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(tmp_path / "one", [(0.9, cells())], failed=[("badnets", 0.1, 1)])
+    write_study(tmp_path / "two", [(0.9, {**cells(), **cells(("sig",), (0,))})])
+    found = answer(tmp_path, "one", "two")
+    assert found["left_out"] == {
+        "badnets-0.1-s1": "its attack failed undefended in A",
+        "sig-0.1-s0": "only B was judged on it",
+    }
+    assert len(found["pairs"]) == 8
+    overall = next(one for one in found["differences"] if one["stratum"] is None)
+    assert (overall["pairs"], overall["seeds"]) == (6, 2), "seed 1 lacks an attack, so it cannot stand for all"
+    text = capsys.readouterr().out
+    assert (
+        "! Left out: badnets-0.1-s1 (its attack failed undefended in A), sig-0.1-s0 (only B was judged on it)." in text
+    )
+
+
+def test_one_seed_has_no_interval_and_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attacks = tuple(f"attack{number}" for number in range(12))
+    write_study(tmp_path / "one", [(0.9, cells(attacks, (0,)))])
+    write_study(tmp_path / "two", [(0.9, cells(attacks, (0,), asr=0.9))])
+    found = answer(tmp_path, "one", "two", "--metric", "asr")
+    assert verdicts(found) == {"asr": "not tested"}
+    assert all(one["low"] is one["high"] is one["p"] is None for one in found["differences"])
+    text = capsys.readouterr().out
+    assert "One seed only: nothing tells how far another would move these numbers." in text
+    assert "At least 1 more seed would be needed in both studies." in text
+    assert "better" not in text.replace("A minus B", "")
+
+
+def test_other_settings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tmp_path / "one", [(0.9, cells())], width=16)
+    write_study(tmp_path / "two", [(0.9, cells())], width=32)
+    found = answer(tmp_path, "one", "two")
+    assert found["settings_that_differ"] == {"width": ["16", "32"]}
+    assert "! The studies differ in more than what is compared (A against B): width 16 against 32." in (
+        capsys.readouterr().out
+    )
+
+
+def test_what_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        write_study(tmp_path / name, [(0.9, cells())])
+    broken = next((tmp_path / "two" / "points").glob("*/badnets-0.1-s0.json"))
+    broken.write_text("{")
+    found = answer(tmp_path, "one", "two")
+    assert found["left_out"] == {"badnets-0.1-s0": "only A was judged on it"}
+    assert f"! 1 file of B cannot be read and is left out, first {broken}." in capsys.readouterr().out
+
+
+def test_markdown(tmp_path: Path) -> None:
+    write_study(tmp_path / "one_", [(0.9, cells())])
+    write_study(tmp_path / "two_", [(0.9, cells(ca=0.7))])
+    place = tmp_path / "new" / "answer.md"
+    words = ["one_", "two_", "--out", str(tmp_path), "--markdown", str(place)]
+    assert compare.main(words) == 0
+    text = place.read_text()
+    assert text.startswith("## one\\_ (the paper's default) against two\\_ (the paper's default)\n\nA (pipd")
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 3
+    assert all(len({line.replace("\\|", "").count("|") for line in lines}) == 1 for lines in tables)
+    assert "python -m study.compare one_ two_" in text
+
+
+def test_no_common_scenario(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tmp_path / "one", [(0.9, cells(("badnets",)))])
+    write_study(tmp_path / "two", [(0.9, cells(("sig",)))])
+    told = refusal(tmp_path, capsys, "one", "two")
+    assert "no scenario to compare: of 6, each is left out (only A was judged on it; only B was judged on it)" in told
+    write_study(tmp_path / "else", [(0.9, cells(("badnets",)))], fingerprint="e" * 64)
+    assert "its poisoned data are not the same in A and B" in refusal(tmp_path, capsys, "one", "else")
+
+
+def test_all_attacks_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        write_study(tmp_path / name, [(0.9, cells())], failed=list(cells()))
+    assert "(its attack failed undefended)" in refusal(tmp_path, capsys, "one", "two")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["one", "onn"], "unknown study 'onn'"),
+        (["one", "one:worst"], "stands default, best or the number of a trial, got 'worst'"),
+        (["one", "one:2"], "trial 2 of study 'one' is fail: only complete ones"),
+        (["one", "one:77"], "trial 77 of study 'one' is not there"),
+        (["one", "one", "--rule", "oracle"], "--rule must be default or best, got 'oracle'"),
+        (["one", "one", "--metric", "acc"], "unknown objective 'acc'"),
+        (["one", "one", "--metric", "auroc"], "no scenario defines auroc in both studies"),
+        (["one", "bare"], "study 'bare' has no complete trial with the paper's default"),
+        (["one", "broken"], "study 'broken' has no result yet"),
+        (["one"], "the following arguments are required: B"),
+        (["one", "one", "--json", "."], "--json must name a file that can be written, got the folder ."),
+        (["one", "one", "--markdown", "{out}/one/study.db/x"], "--markdown must name a file that can be written"),
+    ],
+)
+def test_bad_input(words: list[str], message: str, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in refusal(made, capsys, *(word.replace("{out}", str(made)) for word in words))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("studies")
+    write_study(out / "one", [(0.5, cells()), (0.9, cells(ca=0.95)), (None, {})])
+    write_study(out / "bare", [(0.5, cells())], default=False)
+    write_study(out / "broken", [(None, {})])
+    return out
+
+
+def test_a_study_without_a_complete_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tmp_path / "one", [(None, cells())])
+    assert "no trial that was judged on every scenario" in refusal(tmp_path, capsys, "one", "one")
