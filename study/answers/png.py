@@ -1,8 +1,7 @@
 """Figures as PNG files, for MLflow, papers and markdown. Drawn without a window system and without global state."""
 
-import functools
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from study.answers.colours import LIGHT, SERIES
@@ -27,7 +26,7 @@ def png(figure: Figure) -> bytes:
     axes.tick_params(colors=LIGHT.ink, length=0, labelsize=8)
     for spine in axes.spines.values():
         spine.set_color(LIGHT.grid)
-    _draw(figure, axes, canvas)
+    _DRAW[type(figure)](figure, axes, canvas)
     canvas.suptitle(_plain(_wrapped(figure.caption)), fontsize=8, color=LIGHT.muted, x=0.01, ha="left")
     content = io.BytesIO()
     canvas.savefig(content, format="png", metadata={"Software": None})
@@ -61,12 +60,6 @@ def _map(colours: Sequence[str]) -> Any:
     return found
 
 
-@functools.singledispatch
-def _draw(figure: Figure, axes: "Axes", canvas: "Canvas") -> None:
-    raise TypeError(f"no figure: {figure!r}")
-
-
-@_draw.register
 def _heat(figure: Heat, axes: "Axes", canvas: "Canvas") -> None:
     import numpy as np
 
@@ -125,7 +118,6 @@ def _legend(axes: "Axes") -> None:
     axes.legend(fontsize=8, frameon=False, labelcolor=LIGHT.ink)
 
 
-@_draw.register
 def _curves(figure: Curves, axes: "Axes", canvas: "Canvas") -> None:
     order = {at: position for position, at in enumerate(dict.fromkeys(x for line in figure.lines for x in line.x))}
     names = any(isinstance(at, str) for at in order)
@@ -156,7 +148,6 @@ def _curves(figure: Curves, axes: "Axes", canvas: "Canvas") -> None:
         _legend(axes)
 
 
-@_draw.register
 def _bars(figure: Bars, axes: "Axes", canvas: "Canvas") -> None:
     thick = 0.8 / max(1, len(figure.groups))
     for number, (name, values) in enumerate(zip(figure.groups, figure.values, strict=True)):
@@ -180,7 +171,6 @@ def _bars(figure: Bars, axes: "Axes", canvas: "Canvas") -> None:
         _legend(axes)
 
 
-@_draw.register
 def _scatter(figure: Scatter, axes: "Axes", canvas: "Canvas") -> None:
     groups = list(dict.fromkeys(point.group for point in figure.points))
     for number, name in enumerate(groups):
@@ -205,7 +195,6 @@ def _scatter(figure: Scatter, axes: "Axes", canvas: "Canvas") -> None:
     _legend(axes)
 
 
-@_draw.register
 def _contour(figure: Contour, axes: "Axes", canvas: "Canvas") -> None:
     import numpy as np
 
@@ -228,3 +217,12 @@ def _nearest(at: Place, places: Sequence[Place]) -> int:
     if isinstance(at, str):
         return list(places).index(at)
     return min((abs(found - at), number) for number, found in enumerate(places) if not isinstance(found, str))[1]
+
+
+_DRAW: dict[type, Callable[..., None]] = {
+    Heat: _heat,
+    Curves: _curves,
+    Bars: _bars,
+    Scatter: _scatter,
+    Contour: _contour,
+}

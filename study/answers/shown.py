@@ -1,7 +1,7 @@
 """How cells and figures are put into words: numbers for people, and the table behind a figure."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from study.answers.page import Bars, Cell, Contour, Curves, Figure, Heat, Place, Scatter, Table
 
@@ -90,4 +90,10 @@ def _contour(figure: Contour) -> Content:
     return (f"{figure.y_label} \\ {figure.x_label}", *map(place, figure.x)), rows
 
 
-_CONTENT = {Heat: _heat, Curves: _curves, Bars: _bars, Scatter: _scatter, Contour: _contour}
+_CONTENT: dict[type, Callable[..., Content]] = {
+    Heat: _heat,
+    Curves: _curves,
+    Bars: _bars,
+    Scatter: _scatter,
+    Contour: _contour,
+}
