@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | None) -> None:
     from study.answers.html import page
+    from study.answers.png import png
     from study.answers.results import read_results
 
     started = time.perf_counter()
@@ -65,12 +66,18 @@ def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | N
     chapters = _chapters(found)
     title = found[0].name if len(found) == 1 else f"{len(found)} studies"
     _write(output, page(f"Report: {title}", _subtitle(found), chapters))
+    pictures = [{figure.name: png(figure) for figure in _figures(chapter)} for chapter in chapters]
     if markdown is not None:
-        _write_markdown(markdown, f"Report: {title}", chapters)
+        every = {name: picture for of_chapter in pictures for name, picture in of_chapter.items()}
+        _write_markdown(markdown, f"Report: {title}", chapters, every)
     size = output.stat().st_size / 2**20
     say(f"{output}: {size:.1f} MiB, {duration(time.perf_counter() - started)}")
-    for results, chapter in zip(found, chapters[-len(found) :], strict=True):
-        _attach(results, chapter)
+    for results, of_chapter in zip(found, pictures[-len(found) :], strict=True):
+        _attach(results, of_chapter)
+
+
+def _figures(chapter: "Chapter") -> "Iterator[Figure]":
+    return (figure for section in chapter.sections for figure in section.figures())
 
 
 def _check_place(path: Path | None) -> None:
@@ -139,10 +146,9 @@ def _write(path: Path, text: str) -> None:
         raise UserError(f"a report is written to a file that can be written, got {path}: {error.strerror}") from error
 
 
-def _write_markdown(path: Path, title: str, chapters: "Sequence[Chapter]") -> None:
+def _write_markdown(path: Path, title: str, chapters: "Sequence[Chapter]", pictures: Mapping[str, bytes]) -> None:
     """The document, and its pictures in a folder beside it that has its name."""
     from study.answers.markdown import markdown
-    from study.answers.png import png
 
     folder = path.with_suffix("")
     folder = folder if folder != path else path.with_name(f"{path.name}-figures")
@@ -151,36 +157,33 @@ def _write_markdown(path: Path, title: str, chapters: "Sequence[Chapter]") -> No
         for chapter in chapters
         for section in chapter.sections
     ]
-    links = {}
     try:
         folder.mkdir(exist_ok=True)
-        for figure in (figure for section in sections for figure in section.figures()):
-            (folder / f"{figure.name}.png").write_bytes(png(figure))
-            links[figure.name] = f"{folder.name}/{figure.name}.png"
+        for name, picture in pictures.items():
+            (folder / f"{name}.png").write_bytes(picture)
     except OSError as error:
         raise UserError(f"pictures of a report are written to {folder}, which failed: {error.strerror}") from error
-    _write(path, markdown(title, sections, links))
+    _write(path, markdown(title, sections, {name: f"{folder.name}/{name}.png" for name in pictures}))
 
 
-def _attach(results: "Results", chapter: "Chapter") -> None:
+def _attach(results: "Results", pictures: Mapping[str, bytes]) -> None:
     """PNG copies for the study's folder and for MLflow. Whatever fails here leaves the report as it is."""
     from study.answers.attach import log_pictures, write_pictures
 
-    figures: list[Figure] = [figure for section in chapter.sections for figure in section.figures()]
-    if not figures:
+    if not pictures:
         return
     try:
-        folder = write_pictures(results.folder, figures)
+        folder = write_pictures(results.folder, pictures)
     except (UserError, OSError) as error:
         complain(f"warning: no PNG copies of {results.name}: {error}")
         return
     try:
         log_pictures(results.folder)
-        say(f"{folder / 'figures'}: {len(figures)} PNG copies, logged to the study's run in MLflow")
+        say(f"{folder / 'figures'}: {len(pictures)} PNG copies, logged to the study's run in MLflow")
     except Exception as error:  # whatever MLflow raises, the report is written
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         complain(
-            f"warning: {len(figures)} PNG copies are in {folder / 'figures'}, but not yet in MLflow ({reason}); "
+            f"warning: {len(pictures)} PNG copies are in {folder / 'figures'}, but not yet in MLflow ({reason}); "
             f"python -m study.sync {results.name} sends what waits"
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 from small_study import empty_ledger
 
 from search_spaces.pipd import PIPD_SPACE
+from study.book import NO_ATTACK
 from study.config import StudyConfig, resolve
 from study.goal import aggregate
 from study.records import ScenarioRecord, TrialRecord, write_record
@@ -37,7 +38,8 @@ def metrics_of(point: dict[str, Any], attack: str, rate: float, seed: int) -> di
     off = abs(math.log(point["isolation_rate"] / 0.012)) * 0.15 + abs(point["beta"] - 3.2) * 0.04
     off += 0.1 / point["rounds"] + (0.25 if attack == "blended_random" and point["channel_statistic"] == "max" else 0)
     tpr = min(1.0, max(0.0, 1.02 - off * 0.8 + wiggle))
-    fpr = min(1.0, max(0.0, off * 0.2 + wiggle))
+    tpr = min(1.0, tpr + 0.02 * (4 - point["beta"]) / 4)
+    fpr = min(1.0, max(0.0, off * 0.1 + 0.15 * math.exp(-point["beta"]) + wiggle / 2))
     asr = min(1.0, max(0.0, 1.4 * (1 - tpr) + wiggle))
     ca = min(1.0, 0.99 - 0.3 * fpr - 0.01 * abs(math.log(point["ascent_weight"])) + wiggle / 2)
     undefended = 0.31 if attack == FAILED else 0.998
@@ -108,8 +110,9 @@ def write_study(
         names = [record.scenario for record in records]
         write_record(folder / "points" / key / "result.json", TrialRecord(key, point, names))
         together = aggregate(records).metrics
-        values = [together[name] for name in objectives]
-        ledger.tell(number, (values[0] if len(values) == 1 else tuple(values), ""))  # type: ignore[arg-type]
+        values = [together.get(name) for name in objectives]
+        reason = "" if together else NO_ATTACK
+        ledger.tell(number, (values[0] if len(values) == 1 else tuple(values), reason))  # type: ignore[arg-type]
     return folder
 
 

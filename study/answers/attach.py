@@ -1,13 +1,11 @@
 """Figures of a report as files of the study: PNG copies in its folder, and in MLflow as files of its run."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from defenses.registry import UserError
-from study.answers.page import Figure
-from study.answers.png import png
 from study.folder import OUTBOX, check_no_links, read_settings
 from study.lock import study_lock
 from study.target import Target, tracking_target
@@ -18,8 +16,11 @@ from tracking.outbox import Outbox, Record
 REPORT = "report"
 
 
-def write_pictures(folder: Path, figures: Iterable[Figure]) -> Path:
-    """Draws figures into ``report/figures`` of a study's folder, in place of those of an earlier report.
+def write_pictures(folder: Path, pictures: Mapping[str, bytes]) -> Path:
+    """Writes PNG files into ``report/figures`` of a study's folder, in place of those of an earlier report.
+
+    Args:
+        pictures: by the figure's name.
 
     Returns:
         The folder ``report``.
@@ -32,8 +33,8 @@ def write_pictures(folder: Path, figures: Iterable[Figure]) -> Path:
     report = folder / REPORT
     shutil.rmtree(report / names.FIGURES, ignore_errors=True)
     (report / names.FIGURES).mkdir(parents=True)
-    for figure in figures:
-        (report / names.FIGURES / f"{figure.name}.png").write_bytes(png(figure))
+    for name, picture in pictures.items():
+        (report / names.FIGURES / f"{name}.png").write_bytes(picture)
     return report
 
 

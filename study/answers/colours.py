@@ -42,7 +42,7 @@ DARK = Theme(
     muted="#9aa4b2",
     grid="#2d343f",
     empty="#2a303a",
-    scale=("#e0763a", "#9c5a35", "#3a3a42", "#3d6488", "#5aa5e6"),
+    scale=("#bf571e", "#87492a", "#33353d", "#2b4e6e", "#2f78bd"),
     sequential=("#1f1d33", "#3d3773", "#6a62b8", "#9d97dc", "#d9d6f5"),
 )
 

@@ -84,7 +84,7 @@
           const link = links.get(entry.target.id);
           if (link) link.classList.toggle("here", entry.isIntersecting);
         }),
-      { rootMargin: "-10% 0px -70% 0px" }
+      { rootMargin: "-10% 0px -85% 0px" }
     );
     document.querySelectorAll("section[id]").forEach((section) => here.observe(section));
   }

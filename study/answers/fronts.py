@@ -80,6 +80,8 @@ def _by_stratum(counted: "pandas.DataFrame", x: str, y: str) -> list[Item]:
             lines.append(Line(str(stratum), tuple(map(float, found[x])), tuple(map(float, found[y]))))
     if len(lines) < 2:
         return []
+    if all(len(line.x) == 1 for line in lines):
+        return [Note(f"On each attack and rate alone one trial is best in both {x.upper()} and {y.upper()}.")]
     return [
         Curves(
             name=f"front-{x}-{y}-strata",

@@ -20,6 +20,7 @@ _WHAT = {
     names.CA: "accuracy on clean test images",
     names.ASR: "share of triggered test images that get the attacker's label",
 }
+_WIDTH = 0.1  # of the narrowest scale: smaller differences are not to shout
 _ENDS: dict[str, tuple[float, float]] = {
     names.TPR: (0.0, 1.0),
     names.FPR: (0.0, 0.2),
@@ -72,7 +73,8 @@ def _heat(metric: str, labels: tuple[str, ...], rows: "Sequence[Names]", compare
         values.append(tuple(value for value, _ in found))
         marked |= {(at, column) for column, (_, failed) in enumerate(found) if failed}
     counted = [v for at, row in enumerate(values) for c, v in enumerate(row) if v is not None and (at, c) not in marked]
-    low, high = _ENDS.get(metric, (min(counted, default=0.0), max(counted, default=1.0)))
+    high = max(counted, default=1.0)
+    low, high = _ENDS.get(metric, (min(*counted, high - _WIDTH) if counted else 0.0, high))
     good: Literal["low", "high"] = "low" if metric in (names.FPR, names.ASR) else "high"
     return Heat(
         name=f"heat-{metric}",
@@ -82,7 +84,7 @@ def _heat(metric: str, labels: tuple[str, ...], rows: "Sequence[Names]", compare
         rows=labels,
         values=tuple(values),
         low=low,
-        high=high if high > low else low + 1e-3,
+        high=high,
         good=good,
         marked=frozenset(marked),
     )

@@ -8,6 +8,8 @@ so all of them are escaped here.
 import functools
 import html
 import math
+import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,15 +19,21 @@ from study.answers.shown import place, shown
 
 Json = dict[str, Any]
 
-_ROW, _MOST_TEXT = 30, 400  # px a row of a heat map; cells with numbers in them
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
+
+_ROW, _MOST_TEXT = 32, 400  # px a row of a heat map; cells with numbers in them
 _HEIGHT = 380
+_COLUMN_LABEL, _ROW_LABEL = 10, 16  # characters a line of a column's name and of a row's
 
 
 def library() -> str:
-    """The source of plotly.js, to be put into a page."""
+    """The source of plotly.js, to be put into a page.
+
+    Two of its texts hold control characters, which HTML does not allow: they become escapes of the same meaning.
+    """
     from plotly.offline import get_plotlyjs
 
-    return str(get_plotlyjs())
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", get_plotlyjs())
 
 
 def template(theme: Theme) -> Json:
@@ -128,9 +136,32 @@ def _heat(figure: Heat) -> Json:
         coloraxis={name: value for name, value in scale.items() if value is not None},
         shapes=boxes,
         annotations=notes,
-        xaxis={"side": "top", "showgrid": False, "type": "category", "fixedrange": True},
-        yaxis={"autorange": "reversed", "showgrid": False, "type": "category", "fixedrange": True},
+        xaxis={
+            "side": "top",
+            "showgrid": False,
+            "type": "category",
+            "fixedrange": True,
+            "tickangle": 0,
+            **_ticks(figure.columns, _COLUMN_LABEL),
+        },
+        yaxis={
+            "autorange": "reversed",
+            "showgrid": False,
+            "type": "category",
+            "fixedrange": True,
+            **_ticks(figure.rows, _ROW_LABEL),
+        },
     )
+
+
+def _ticks(labels: Sequence[str], width: int) -> Json:
+    """Names of categories in lines of a few characters."""
+    lines = [[_text(line) for line in textwrap.wrap(label, width)] for label in labels]
+    return {
+        "tickmode": "array",
+        "tickvals": list(range(len(labels))),
+        "ticktext": ["<br>".join(part) for part in lines],
+    }
 
 
 @as_plotly.register

@@ -1,6 +1,7 @@
 """Figures as PNG files, for MLflow, papers and markdown. Drawn without a window system and without global state."""
 
 import io
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _WIDTH, _ROW, _DPI = 7.0, 0.28, 110  # inches, inches a row, dots an inch
 _WRAP = 95  # characters of a caption's line
 _MOST_TEXT = 400  # cells with numbers in them
+_LABEL = 16  # characters a line of a column's name
 
 
 def png(figure: Figure) -> bytes:
@@ -42,8 +44,6 @@ def _height(figure: Figure) -> float:
 
 
 def _wrapped(text: str) -> str:
-    import textwrap
-
     return "\n".join(textwrap.wrap(text, _WRAP))
 
 
@@ -55,9 +55,7 @@ def _plain(text: str) -> str:
 def _map(colours: Sequence[str]) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
-    found = LinearSegmentedColormap.from_list("own", list(colours))
-    found.set_bad(LIGHT.empty)
-    return found
+    return LinearSegmentedColormap.from_list("own", list(colours)).with_extremes(bad=LIGHT.empty)
 
 
 def _heat(figure: Heat, axes: "Axes", canvas: "Canvas") -> None:
@@ -78,7 +76,7 @@ def _heat(figure: Heat, axes: "Axes", canvas: "Canvas") -> None:
     )
     axes.invert_yaxis()
     axes.xaxis.tick_top()
-    _name(axes, figure.columns, figure.rows)
+    _name(axes, ["\n".join(textwrap.wrap(name, _LABEL)) for name in figure.columns], figure.rows)
     if values.size <= _MOST_TEXT:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):

@@ -64,17 +64,18 @@ def _versions(known: dict[str, Any]) -> Table:
 
     made, now = str(known.get("code_version", "-")), code_version()
     rows: list[tuple[Cell, ...]] = [
-        ("this framework", made, now),
-        ("Python", None, platform.python_version()),
-        *((name, None, _version(name)) for name in _LIBRARIES),
+        ("this framework, when the study was last started", made),
+        ("this framework, when this report was written", now),
+        ("Python", platform.python_version()),
+        *((name, _version(name)) for name in _LIBRARIES),
     ]
-    other = "" if made == now else " They differ: results may, too."
+    other = "" if made == now else " The code has changed since: results may, too."
     return Table(
         "versions",
-        "Versions: of the study's last start, and of the machine that wrote this report. A study records its own code; "
-        f"each scenario's run in MLflow has it as a tag.{other}",
-        ("", "study", "report"),
+        f"Versions. A study records its own code; the libraries are those that this report was written with.{other}",
+        ("", "version"),
         tuple(rows),
+        left=2,
     )
 
 
