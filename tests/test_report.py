@@ -260,6 +260,7 @@ def test_names_are_unique_on_a_page(mine: Results) -> None:
 # The command
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries that MLflow is made of
 def test_the_command_writes_page_markdown_and_pictures(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -27,26 +27,21 @@ def sections(results: Results) -> list[Section]:
 
 def overview(studies: Sequence[Results]) -> Section:
     """Several studies, a row each."""
-    header = ("study", "defense", "preset", "trials", "scenarios", "attack works", "configuration")
+    metrics = tuple(name.upper() for name in SHOWN)
+    header = ("study", "configuration", *metrics, "trials", "attack works", "defense", "preset")
     rows: list[tuple[Cell, ...]] = []
     for results in studies:
         working = int((~results.scenarios["attack_failed"]).sum())
+        works = f"{working} of {len(results.scenarios)}"
+        about = (len(results.complete), works, results.defense, str(results.settings["preset"]))
         for pick in _main(picks(results)):
-            told = (
-                results.name,
-                results.defense,
-                str(results.settings["preset"]),
-                len(results.complete),
-                len(results.scenarios),
-                f"{working} of {len(results.scenarios)}",
-            )
-            rows.append((*told, pick.label, *(_spread(pick, metric) for metric in SHOWN)))
+            rows.append((results.name, pick.label, *(_spread(pick, metric) for metric in SHOWN), *about))
     return Section(
         "overview",
-        "All studies",
+        "Side by side",
         f"{len(studies)} studies. Means over the scenarios whose attack works, ± the standard deviation over seeds. "
         "Studies with other scenarios or presets do not compare. The best is picked with ground truth: an oracle.",
-        (Table("overview", "", (*header, *(name.upper() for name in SHOWN)), tuple(rows), left=7),),
+        (Table("overview", "", header, tuple(rows), left=2),),
     )
 
 
