@@ -41,7 +41,6 @@ def test_plotly_may_stand_in_a_page() -> None:
     assert not re.search("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\r]", text)
     assert not re.search("</script|<!--", text, re.IGNORECASE)
     assert r"\x1a" in text  # of a text, as an escape
-    assert not re.search(r"\beval\(|new Function\(", text)  # the policy would forbid it
 
 
 def figures(name: str = "plain") -> list[Figure]:
@@ -171,6 +170,8 @@ def test_plotly_takes_the_figures_and_the_templates() -> None:
 
     for figure in figures():
         graph_objects.Figure(as_plotly(figure))  # refuses unknown properties and wrong values
+        kinds = {trace["type"] for trace in as_plotly(figure)["data"]}
+        assert kinds <= {"heatmap", "scatter", "bar"}  # those on WebGL make code from text, which the policy forbids
     for theme in (LIGHT, DARK):
         graph_objects.layout.Template(template(theme))
 
