@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from study.answers.colours import SERIES, Theme
+from study.answers.colours import NEUTRAL, SERIES, Theme
 from study.answers.page import Bars, Contour, Curves, Figure, Heat, Line, Place, Scatter
 from study.answers.shown import place, shown
 
@@ -245,7 +245,9 @@ def _see_through(colour: str) -> str:
 
 
 def _axis(label: str, kind: str) -> Json:
-    return {"title": {"text": _text(label)}, "type": kind}
+    # Whole numbers at 1, 2 and 5: plotly's own are single digits between powers of ten.
+    ticks = {"dtick": "D2", "tickformat": "~g"} if kind == "log" else {}
+    return {"title": {"text": _text(label)}, "type": kind, **ticks}
 
 
 @as_plotly.register
@@ -280,7 +282,9 @@ def _interval(values: Sequence[float | None], low: Sequence[float | None], high:
     """Ends of intervals as distances from the bars' ends."""
     above = [None if v is None or end is None else _rounded(end - v) for v, end in zip(values, high, strict=True)]
     below = [None if v is None or end is None else _rounded(v - end) for v, end in zip(values, low, strict=True)]
-    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3} | {
+        "color": NEUTRAL
+    }
 
 
 @as_plotly.register
@@ -345,8 +349,8 @@ def _contour(figure: Contour) -> Json:
         [trace, *_singled_out(figure)],
         showlegend=bool(figure.at),
         coloraxis2={"colorbar": {"title": {"text": _text(figure.value_label), "side": "right"}, "thickness": 10}},
-        xaxis=_axis(figure.x_label, "category"),
-        yaxis=_axis(figure.y_label, "category"),
+        xaxis=_axis(figure.x_label, "category") | {"showgrid": False},
+        yaxis=_axis(figure.y_label, "category") | {"showgrid": False},
     )
 
 

@@ -112,6 +112,16 @@ def _label(axes: "Axes", x: str, y: str = "") -> None:
     axes.set_axisbelow(True)
 
 
+def _logarithmic(axes: "Axes") -> None:
+    """Plain numbers at 1, 2 and 5 of every power of ten."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _legend(axes: "Axes") -> None:
     axes.legend(fontsize=8, frameon=False, labelcolor=LIGHT.ink)
 
@@ -133,7 +143,7 @@ def _curves(figure: Curves, axes: "Axes", canvas: "Canvas") -> None:
     if names:
         axes.set_xticks(list(map(float, order.values())), [_plain(place(at)) for at in order])
     elif figure.x_log:
-        axes.set_xscale("log")
+        _logarithmic(axes)
     if figure.y_range is not None:
         axes.set_ylim(figure.y_range)
     for at, label in figure.at:
@@ -188,7 +198,7 @@ def _scatter(figure: Scatter, axes: "Axes", canvas: "Canvas") -> None:
         x, y = zip(*figure.front, strict=True)
         axes.plot(x, y, color=SERIES[1], linewidth=1.5, label="Pareto front", zorder=1)
     if figure.x_log:
-        axes.set_xscale("log")
+        _logarithmic(axes)
     _label(axes, figure.x_label, figure.y_label)
     _legend(axes)
 
