@@ -5,9 +5,6 @@ from dataclasses import dataclass
 SERIES = ("#3a7ec1", "#cf6a28", "#2f9360", "#9a68c4", "#c9507a", "#8a7a2e", "#1f94a3", "#a0674a")
 """Of lines, bars and points, in order. All have a contrast of at least 3 to 1 with both grounds below."""
 
-NEUTRAL = "#7d8694"
-"""Of intervals, on both grounds and on bars."""
-
 
 @dataclass(frozen=True)
 class Theme:

@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from study.answers.colours import NEUTRAL, SERIES, Theme
+from study.answers.colours import SERIES, Theme
 from study.answers.page import Bars, Contour, Curves, Figure, Heat, Line, Place, Scatter
 from study.answers.shown import place, shown
 
@@ -47,6 +47,7 @@ def template(theme: Theme) -> Json:
         "title": {"standoff": 10},
     }
     return {
+        "data": {"bar": [{"error_x": {"color": theme.ink}}]},
         "layout": {
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
@@ -70,7 +71,7 @@ def template(theme: Theme) -> Json:
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
             "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
             "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": theme.muted, "activecolor": theme.ink},
-        }
+        },
     }
 
 
@@ -282,9 +283,7 @@ def _interval(values: Sequence[float | None], low: Sequence[float | None], high:
     """Ends of intervals as distances from the bars' ends."""
     above = [None if v is None or end is None else _rounded(end - v) for v, end in zip(values, high, strict=True)]
     below = [None if v is None or end is None else _rounded(v - end) for v, end in zip(values, low, strict=True)]
-    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3} | {
-        "color": NEUTRAL
-    }
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}
 
 
 @as_plotly.register
