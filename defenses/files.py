@@ -22,7 +22,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Writes a file so that a reader, or a crash at any moment, finds the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -43,7 +43,7 @@ class Book:
     @property
     def study_run(self) -> str:
         """Key of the study's run."""
-        return f"study/{self._own}"
+        return names.study_run(self.plan.config.study_name, self.plan.config.identity)
 
     @property
     def _own(self) -> str:

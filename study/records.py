@@ -95,7 +95,7 @@ def _read(path: Path, kind: type[R]) -> R | None:
         found = json.loads(path.read_text())
         if found["sha256"] == _checksum(found["record"]):
             record = kind(**found["record"])  # a TypeError when another version wrote other fields
-            checked: R = _ADAPTERS[kind].validate_python(asdict(record))
+            checked: R = _ADAPTERS[kind].validate_python(vars(record))
             return checked  # a checksum is no proof of the fields' types
     except FileNotFoundError:
         return None

@@ -44,7 +44,15 @@ FILES = sorted(
     path for name in ("defenses", "search_spaces", "study", "tracking") for path in (ROOT / name).rglob("*.py")
 )
 Refuse = Callable[..., str]
-COMMANDS = ("study.run", "study.evaluate", "study.attacks", "study.attack_table", "study.status", "study.sync")
+COMMANDS = (
+    "study.run",
+    "study.evaluate",
+    "study.attacks",
+    "study.attack_table",
+    "study.status",
+    "study.sync",
+    "study.report",
+)
 
 
 # What is imported and what may run

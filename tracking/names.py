@@ -35,6 +35,15 @@ def signal(name: str) -> str:
     return SIGNAL + name
 
 
+def study_run(name: str, identity: str) -> str:
+    """Key of a study's run. Studies that share a database, and even a name, must not share runs.
+
+    Args:
+        identity: a hash of the settings that make the study.
+    """
+    return f"study/{name}/{identity[:12]}"
+
+
 def as_note(text: str) -> str:
     """Text as a run's description, which MLflow renders as markdown: a block in which nothing is markup."""
     return "```\n" + text.replace("```", "'''") + "\n```"
@@ -94,3 +103,4 @@ PREVIEW_PNG = "attack/preview.png"
 CONFIG_YAML = "config.yaml"
 RESULTS_CSV = "results.csv"
 SUMMARY_TXT = "summary.txt"
+FIGURES = "figures"
