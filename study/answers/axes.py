@@ -1,18 +1,18 @@
-"""Hyperparameters as axes: cells of known measure, so that a share of the space is a sum, on whatever scale it was drawn.
+"""Hyperparameters as axes: cells of known measure, so that a share of the space is a sum, on whatever scale.
 
 A log range is cut evenly in its logarithm, a whole number has a cell a value, a choice a cell an option. Whoever draws
 evenly from a range (`search_spaces.space`) falls into every cell as often as its weight says.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.space import Choice, Float, Int, Range
+from search_spaces.space import Choice, Int, Range
 
 if TYPE_CHECKING:
     import pandas
@@ -49,7 +49,8 @@ class Axis:
 
     def _nearest(self, values: Numbers) -> Cells:
         levels = np.asarray(self.levels, float)
-        return np.abs(values[:, None] - levels[None, :]).argmin(axis=1).astype(np.int64)
+        found: Cells = np.abs(values[:, None] - levels[None, :]).argmin(axis=1).astype(np.int64)
+        return found
 
     def place(self, values: Numbers) -> Numbers:
         """Values on the scale of the edges."""
@@ -93,7 +94,7 @@ def axes_of(ranges: Mapping[str, Range], trials: "pandas.DataFrame", grid: bool 
     )
 
 
-def default_of(ranges: Mapping[str, Range], trials: "pandas.DataFrame") -> dict[str, Float | Int | Any]:
+def default_of(fields: Iterable[str], trials: "pandas.DataFrame") -> dict[str, Any]:
     """The paper's point, as the trial that is the paper's default has it; empty where there is none."""
     found = trials[trials["paper_default"]]
-    return {name: found.iloc[0][name] for name in ranges} if len(found) else {}
+    return {name: found.iloc[0][name] for name in fields} if len(found) else {}
