@@ -1,4 +1,4 @@
-"""`python -m study.analyze NAME`: what a study says about hyperparameters, attacks and rates. Reads it, runs nothing."""
+"""`python -m study.analyze NAME`: what a study says about hyperparameters and attacks. Reads it, runs nothing."""
 
 import logging
 import sys

@@ -140,7 +140,8 @@ def _fill_ledger(
             for name, drawn in point.items():
                 internal = ranges[name].to_internal_repr(drawn)
                 database.execute(
-                    "insert into trial_params (trial_id, param_name, param_value, distribution_json) values (?, ?, ?, ?)",
+                    "insert into trial_params (trial_id, param_name, param_value, distribution_json) "
+                    "values (?, ?, ?, ?)",
                     (trial, name, internal, distribution_to_json(ranges[name])),
                 )
             attributes = {"point_key": f"k{number}", **({"paper_default": True} if default and number == 0 else {})}

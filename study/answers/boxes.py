@@ -36,8 +36,7 @@ class Box:
         """Which points ([points, numbers] and [points, choices]) lie inside."""
         within = (numbers >= self.low) & (numbers <= self.high)
         known = [options[choices[:, at]] for at, options in enumerate(self.options)]
-        inside: Bools = np.column_stack([within, *known]).all(axis=1)
-        return inside
+        return np.asarray(np.column_stack([within, *known]).all(axis=1), np.bool_)
 
 
 def find_box(
@@ -55,7 +54,7 @@ def find_box(
         ends: of the numbers' ranges. counts: of the choices' options.
 
     Returns:
-        None where no point is good. An end is that of the outermost good point, or the range's own end where no bad
+        None where no point is good, or bad ones lie at the places of all that are. An end is that of the outermost good point, or the range's own end where no bad
         point lies between.
     """
     if not good.any():
@@ -67,6 +66,8 @@ def find_box(
     for start in chosen:
         for rule in rules:
             inside = _peel(numbers, choices, good, int(start), rule)
+            if inside is None:
+                continue
             box = _grown(numbers, choices, good, inside, ends, counts)
             held = int((box.holds(numbers, choices) & good).sum())
             volume = _volume(box, ends)
@@ -81,8 +82,8 @@ def _volume(box: Box, ends: Sequence[tuple[float, float]]) -> float:
     return float(np.prod(sides) * np.prod([known.mean() for known in box.options]))
 
 
-def _peel(numbers: Numbers, choices: NDArray[np.int64], good: Bools, start: int, rule: Rule) -> Bools:
-    """Cuts until no bad point is left around a good one; which points remain."""
+def _peel(numbers: Numbers, choices: NDArray[np.int64], good: Bools, start: int, rule: Rule) -> Bools | None:
+    """Cuts until no bad point is left around a good one; which points remain, None where a bad one is at its place."""
     inside = np.ones(len(good), bool)
     while (inside & ~good).any():
         best_score, best_cut = -np.inf, np.zeros(0, bool)
@@ -90,9 +91,8 @@ def _peel(numbers: Numbers, choices: NDArray[np.int64], good: Bools, start: int,
             score = _score(good, inside, cut, rule)
             if score > best_score:
                 best_score, best_cut = score, cut
-        if not len(best_cut):  # a bad point at the very place of a good one: nothing holds one without the other
-            alone: Bools = np.arange(len(good)) == start
-            return alone
+        if not len(best_cut):
+            return None
         inside = np.logical_and(inside, ~best_cut)
     return inside
 

@@ -74,7 +74,7 @@ def region_of(
         numbers, options, good, [scale.ends for scale in scales.values()], [len(c.options) for c in choices.values()]
     )
     if box is None:
-        return Region(len(trials), 0, 0, 0.0, {}, None)
+        return Region(len(trials), int(good.sum()), 0, 0.0, {}, None)
     bounds, volume = {}, 1.0
     for at, (name, scale) in enumerate(scales.items()):
         bounds[name] = scale.words(box.low[at], box.high[at])
@@ -147,9 +147,11 @@ def region_section(results: Results, min_tpr: float = 0.99, max_fpr: float = 0.0
         return Section("region", title, "This study cannot tell.", (note,), command)
     scenarios = results.compared["scenario"].nunique()
     where = f"on all {scenarios} scenarios whose attack works" if scenarios > 1 else "on the one scenario that counts"
-    if not region.good:
-        lead = f"None of {region.trials} complete trials keeps {limits} {where}: there is no such region."
-        return Section("region", title, lead, (), command)
+    if not region.inside:
+        why = f"None of {region.trials} complete trials keeps {limits} {where}"
+        if region.good:
+            why = f"{region.good} trials keep {limits} {where}, but others with the same settings do not"
+        return Section("region", title, f"{why}: there is no such region.", (), command)
     lead = (
         f"{region.good} of {region.trials} complete trials keep {limits} {where}. The box below holds {region.inside} "
         f"of them and no other trial; it is {_percent(region.volume)} of the space.{_default_words(region)}"
