@@ -54,8 +54,8 @@ def find_box(
         ends: of the numbers' ranges. counts: of the choices' options.
 
     Returns:
-        None where no point is good, or bad ones lie at the places of all that are. An end is that of the outermost good point, or the range's own end where no bad
-        point lies between.
+        None where no point is good, or bad ones lie at the places of all that are. An end is that of the outermost good
+        point, or the range's own end where no bad point lies between.
     """
     if not good.any():
         return None
