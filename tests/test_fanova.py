@@ -11,7 +11,7 @@ from synthetic_study import draw, unit
 
 from search_spaces.space import Choice, Float, Int, Range
 from study.answers.axes import CELLS, Numbers, axes_of, axis_of
-from study.answers.fanova import Design, design_of, fanova, forest_marginals
+from study.answers.fanova import Design, design_of, fanova, forest_marginals, grow, shares_of, together
 
 SPACE: dict[str, Range] = {
     "line": Float(-1.0, 3.0, ""),
@@ -90,6 +90,21 @@ def test_intervals_hold_the_truth_and_shrink_with_trials() -> None:
 def test_a_constant_metric_has_no_shares() -> None:
     points = draw(SPACE, 64)
     assert fanova(design(points), np.full(64, 0.1) + 1e-9 * np.arange(64)) is None
+
+
+def test_a_score_has_the_shares_of_its_sum() -> None:
+    """A difference of two metrics that have one effect in common: it is gone from the difference."""
+    points = draw(SPACE, 1000, seed=2)
+    made = design(points)
+    line = np.array([unit(SPACE["line"], value) for value in points["line"]])
+    decade = np.array([unit(SPACE["decade"], value) for value in points["decade"]])
+    constant = grow(made, np.ones(1000))
+    found = together(grow(made, 2 * line + decade), together(grow(made, decade), constant, (1.0, 3.0)), (1.0, -1.0))
+    assert np.allclose(found.values, 2 * line - 3)
+    shares = shares_of(made, found)
+    assert shares is not None
+    assert np.abs(shares.alone - [1, 0, 0, 0, 0]).max() < 0.05
+    assert shares.pairs.max() < 0.02
 
 
 def test_marginals_of_a_forest_are_exact() -> None:

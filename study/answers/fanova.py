@@ -98,33 +98,69 @@ def _bins(axis: Axis, most: int) -> Cells:
     return np.unique(np.floor(middle * min(most, count)).astype(np.int64), return_inverse=True)[1].astype(np.int64)
 
 
+@dataclass(frozen=True)
+class Forest:
+    """What a forest says of one metric.
+
+    Attributes:
+        values: the metric, one a trial.
+        residuals: of the values, out of bag.
+        alone, pairs: as `forest_marginals` gives them.
+    """
+
+    values: Numbers
+    residuals: Numbers
+    alone: tuple[Numbers, ...]
+    pairs: Mapping[tuple[int, int], Numbers]
+
+
 def fanova(design: Design, values: Numbers, seed: int = 0) -> Shares | None:
-    """Shares of the variance.
+    """Shares of the variance: `grow` and `shares_of` in one."""
+    return shares_of(design, grow(design, values, seed))
+
+
+def grow(design: Design, values: Numbers, seed: int = 0) -> Forest:
+    """Fits a forest.
 
     Args:
         values: of one metric, finite, one a trial of the design.
         seed: of the forest.
-
-    Returns:
-        None where the metric is the same in all trials: no share is defined.
     """
     from sklearn.ensemble import RandomForestRegressor
 
+    if values.var() < _CONSTANT:
+        nothing = {(one, two): np.zeros((1, 1)) for one in range(len(design.axes)) for two in range(one)}
+        return Forest(values, np.zeros(len(values)), tuple(np.zeros(1) for _ in design.axes), nothing)
+    forest = RandomForestRegressor(TREES, min_samples_leaf=LEAF, max_features=_SEEN, oob_score=True, random_state=seed)
+    forest.fit(design.cells.astype(np.float32), values)
+    alone, pairs = forest_marginals([tree.tree_ for tree in forest.estimators_], design.axes)
+    return Forest(values, values - forest.oob_prediction_, tuple(alone), pairs)
+
+
+def together(one: Forest, two: Forest, factors: tuple[float, float]) -> Forest:
+    """The forest of a weighted sum of two metrics: means and residuals add up, so that none is grown."""
+    a, b = factors
+    return Forest(
+        a * one.values + b * two.values,
+        a * one.residuals + b * two.residuals,
+        tuple(a * x + b * y for x, y in zip(one.alone, two.alone, strict=True)),
+        {at: a * one.pairs[at] + b * two.pairs[at] for at in one.pairs},
+    )
+
+
+def shares_of(design: Design, forest: Forest) -> Shares | None:
+    """Shares of the variance; None where the metric is the same in all trials: no share is defined."""
+    values, residuals = forest.values, forest.residuals
     total = float(values.var())
     if total < _CONSTANT:
         return None
-    forest = RandomForestRegressor(TREES, min_samples_leaf=LEAF, max_features=_SEEN, oob_score=True, random_state=seed)
-    forest.fit(design.cells.astype(np.float32), values)
-    trees = [tree.tree_ for tree in forest.estimators_]
-    marginals, pairs = forest_marginals(trees, design.axes)
-    residuals = values - forest.oob_prediction_
     effects = design.fit @ residuals
     left = residuals - residuals.mean() - design.spread @ effects
-    alone, low, high = _alone(design, values, marginals, effects, left)
-    together = _pairs(design, pairs, left) / total
+    alone, low, high = _alone(design, values, forest.alone, effects, left)
+    both = _pairs(design, forest.pairs, left) / total
     room = max(0.0, 1 - float(alone.sum()))  # what main effects leave of the whole is shared by all pairs
-    together *= min(1.0, room / max(float(together.sum()) / 2, _CONSTANT))
-    return Shares(alone, low, high, together, float(forest.oob_score_))
+    both *= min(1.0, room / max(float(both.sum()) / 2, _CONSTANT))
+    return Shares(alone, low, high, both, 1 - float((residuals**2).mean()) / total)
 
 
 def _alone(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from study.answers.axes import Axis, Numbers, axes_of
-from study.answers.fanova import Design, Shares, design_of, fanova
+from study.answers.fanova import Design, Forest, Shares, design_of, grow, shares_of, together
 from study.answers.page import Bars, Heat, Item, Note, Section, Table
 from study.answers.results import SPACE_FILLING, Results
 from study.goal import direction
@@ -28,6 +28,11 @@ SHOWN = (
     names.DEFENSE_SCORE,
     names.OVERALL_SCORE,
 )
+_PARTS = {
+    names.ISOLATION_SCORE: (names.TPR, names.FPR, (1.0, -1.0)),
+    names.DEFENSE_SCORE: (names.CA, names.ASR, (1.0, -1.0)),
+    names.OVERALL_SCORE: (names.ISOLATION_SCORE, names.DEFENSE_SCORE, (0.5, 0.5)),
+}
 ALL = "all scenarios"
 FANOVA, PED = "fANOVA", "PED-ANOVA"
 LEAST = 5  # trials a hyperparameter; below, nothing is computed
@@ -95,6 +100,7 @@ def importances(results: Results) -> Importances:
         return Importances(why_none=why)
     found = []
     designs: dict[bytes, tuple[Design, optuna.Study]] = {}
+    forests: dict[tuple[str, str], Forest] = {}
     for metric, scenario, values in _targets(results):
         known = values.dropna()
         if len(known) < LEAST * len(axes):
@@ -105,10 +111,22 @@ def importances(results: Results) -> Importances:
             designs[where] = design_of(axes, [drawn[axis.name] for axis in axes]), _frozen(results, drawn)
         design, study = designs[where]
         numbers = np.asarray(known, np.float64)
-        shares = fanova(design, numbers)
+        forest = _sum(forests, metric, scenario, numbers) or grow(design, numbers)
+        forests[metric, scenario] = forest
+        shares = shares_of(design, forest)
         ped = None if shares is None else _ped(study, [axis.name for axis in axes], numbers, metric)
         found.append(Importance(metric, scenario, len(known), shares, ped))
     return Importances(axes, tuple(found), "" if found else "no scenario's attack works, so no metric counts")
+
+
+def _sum(known: Mapping[tuple[str, str], Forest], metric: str, scenario: str, values: Numbers) -> Forest | None:
+    """A score's forest, from those of the metrics that it is made of; None where it must be grown."""
+    one, two, factors = _PARTS.get(metric, ("", "", (0.0, 0.0)))
+    first, second = known.get((one, scenario)), known.get((two, scenario))
+    if first is None or second is None or len(first.values) != len(values) or len(second.values) != len(values):
+        return None
+    found = together(first, second, factors)
+    return found if np.allclose(found.values, values) else None  # their means may be over other scenarios
 
 
 def _obstacle(results: Results, trials: int, axes: int) -> str:
