@@ -251,6 +251,7 @@ def test_the_command_says_all_and_writes_json(
     assert code == 0
     assert "known: pipd, overall_score (an oracle), sampler qmc; trials: 129 complete; 4 scenarios, 2 seeds" in text
     sections = topics.sections(known)
+    assert "[42 figures, curve-isolation_rate-overall_score to curve-channel_statistic-asr, drawn" in text
     for section in sections:
         assert f"{section.title}\n{'=' * len(section.title)}" in text
     written = json.loads(file.read_text())

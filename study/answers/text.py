@@ -10,6 +10,7 @@ from study.answers.results import Results
 from study.terminal import number, table
 
 _WIDTH = 110
+_NAMED = 6  # figures of curves that are named one by one
 _PREFIX = {"plain": "", "warning": "Note well: ", "footnote": "* "}
 
 
@@ -57,7 +58,12 @@ def as_json(results: Results, sections: Sequence[Section]) -> str:
 def section_text(section: Section) -> str:
     """One section."""
     title = f"{section.title}\n{'=' * len(section.title)}"
-    return "\n\n".join([title, _wrapped(section.lead), *(_item(item) for item in section.items)])
+    curves = [item for item in section.items if isinstance(item, Curves)]
+    many = len(curves) > _NAMED
+    items = [_item(item) for item in section.items if not (many and isinstance(item, Curves))]
+    if many:
+        items.append(f"[{len(curves)} figures, {curves[0].name} to {curves[-1].name}, drawn in the report]")
+    return "\n\n".join([title, _wrapped(section.lead), *items])
 
 
 def _item(item: Item) -> str:
