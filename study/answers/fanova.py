@@ -158,8 +158,7 @@ def shares_of(design: Design, forest: Forest) -> Shares | None:
     left = residuals - residuals.mean() - design.spread @ effects
     alone, low, high = _alone(design, values, forest.alone, effects, left)
     both = _pairs(design, forest.pairs, left) / total
-    room = max(0.0, 1 - float(alone.sum()))  # what main effects leave of the whole is shared by all pairs
-    both *= min(1.0, room / max(float(both.sum()) / 2, _CONSTANT))
+    both /= max(1.0, float(both.sum()) / 2)  # all pairs together cannot exceed the whole, as below for main effects
     return Shares(alone, low, high, both, 1 - float((residuals**2).mean()) / total)
 
 

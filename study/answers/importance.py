@@ -40,8 +40,8 @@ ENOUGH = 40  # below, a warning; see `_TOO_FEW` for what was measured
 
 _TOO_FEW = (
     "{trials} trials for {axes} hyperparameters are few: take the shares as a hint. On functions of seven "
-    "hyperparameters whose shares are known, the largest error of a share was 0.14 with 10 quasi-random trials a "
-    "hyperparameter, 0.07 with 40 and 0.03 with 146 (random trials: 0.37, 0.12 and 0.04)."
+    "hyperparameters whose shares are known, the largest error of a share was 0.15 with 10 quasi-random trials a "
+    "hyperparameter, 0.07 with 40 and 0.04 with 146 (random trials: 0.22, 0.12 and 0.03)."
 )
 _HOW = (
     "fANOVA: share of a metric's variance over the space that one hyperparameter explains alone (Hutter et al. 2014; "
