@@ -8,7 +8,7 @@ import dataclasses
 
 from study.answers import holdout
 from study.answers.results import Results, read_results
-from study.answers.text import render
+from study.answers.text import section_text
 from study.chain import Chain
 from study.folder import JUDGE, LEDGER, SEARCH
 from study.grid import Points
@@ -59,5 +59,5 @@ class HoldOut(Chain):
         if len(self.summaries) == 2 and self.summaries[1].front:
             search = read_results(self.out, self.plan.config.study_name)
             if search.judged is not None:
-                return render([holdout.section(search, search.judged, by)])
+                return section_text(holdout.section(search, search.judged, by))
         return self.summaries[0].text() if self.summaries else "no trial has finished yet"

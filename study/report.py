@@ -107,7 +107,7 @@ def _is_per_scenario(folder: Path) -> bool:
 def _chapters(found: "Sequence[Results]") -> "list[Chapter]":
     """A chapter a study, and before several one of all."""
     from study.answers.html import Chapter
-    from study.answers.report_topics import sections
+    from study.answers.topics import sections
     from study.answers.summary import overview
 
     if len(found) == 1:

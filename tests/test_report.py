@@ -10,7 +10,7 @@ import pytest
 from told_study import FAILED, write_study
 
 from defenses.registry import UserError
-from study.answers import costs, failures, fronts, heat, plotly_figures, report_topics, reproduce, summary
+from study.answers import costs, failures, fronts, heat, plotly_figures, reproduce, summary, topics
 from study.answers.page import Bars, Heat, Note, Section, Table
 from study.answers.picks import best, default, front, objectives, picks, whole
 from study.answers.results import Results, read_results
@@ -249,7 +249,7 @@ def _paper() -> dict[str, object]:
 
 
 def test_names_are_unique_on_a_page(mine: Results) -> None:
-    sections = report_topics.sections(mine)
+    sections = topics.sections(mine)
     named = [section.name for section in sections]
     items = [item.name for section in sections for item in section.items if not isinstance(item, Note)]
     assert len(named) == len(set(named))
@@ -392,7 +392,7 @@ def test_a_study_whose_attacks_all_fail_is_told_plainly(tmp_path: Path) -> None:
     write_study(tmp_path / "weak", trials=2, attacks=(FAILED,), rates=(0.1,), seeds=(0,), failed=())
     found = read_results(tmp_path, "weak")
     assert "no attack works" in only(summary.sections(found)).lead
-    for section in report_topics.sections(found):
+    for section in topics.sections(found):
         assert section.lead
 
 

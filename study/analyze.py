@@ -1,0 +1,61 @@
+"""`python -m study.analyze NAME`: what a study says about hyperparameters and attacks. Reads it, runs nothing."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from defenses.registry import UserError
+from study.config import Parser
+from study.terminal import complain_of, say
+
+EXIT_BAD_INPUT = 2
+
+_EPILOG = """\
+Sensitivity (importances, curves, interactions) needs trials that fill the space: --sampler qmc, random or grid.
+Safe while the study runs: nothing is written to its folder.
+Exit codes: 0 done; 2 bad input, such as a study that does not exist or has no result yet.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    logging.basicConfig(level=logging.ERROR)  # damaged files are told in the text, once
+    parser = Parser(
+        prog="python -m study.analyze",
+        description="Show what a study says: which hyperparameters matter, where, and what to set them to.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="NAME", help="of the study")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="folder of results [runs]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all of it to a JSON file")
+    try:
+        namespace = parser.parse_args(arguments)
+        _analyze(namespace.out or Path("runs"), namespace.name, namespace.json)
+        return 0
+    except UserError as error:
+        complain_of(error)
+        return EXIT_BAD_INPUT
+
+
+def _analyze(out: Path, name: str, file: Path | None) -> None:
+    # Loaded after the options were understood: pandas and what it needs take a second.
+    from study.answers.results import read_results
+    from study.answers.text import as_json, as_text
+    from study.answers.topics import answers, unseen
+
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        raise UserError(f"--json must be a file in a folder that exists, got {file}: make the folder, or name a file")
+    results = read_results(out, name)
+    found = [*unseen(results), *answers(results)]
+    say(as_text(results, found))
+    if file is not None:
+        try:
+            file.write_text(as_json(results, found), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--json cannot be written, got {file}: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

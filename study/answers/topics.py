@@ -1,0 +1,58 @@
+"""All that is told of a study, in the order for readers."""
+
+from study.answers import (
+    against_papers,
+    costs,
+    failures,
+    fronts,
+    heat,
+    holdout,
+    reproduce,
+    summary,
+    visible,
+)
+from study.answers.curves import curves_section
+from study.answers.importance import importance_section, importances
+from study.answers.interactions import interactions_section
+from study.answers.page import Section
+from study.answers.region import region_section
+from study.answers.results import Results
+from study.answers.robustness import robustness_section
+
+
+def sections(results: Results) -> list[Section]:
+    """Everything, for the report."""
+    return [*_headline(results), *_looks(results), *answers(results), *_ends(results)]
+
+
+def answers(results: Results) -> list[Section]:
+    """What a study says about hyperparameters, for the terminal; a topic that it cannot speak to says so and why."""
+    found = importances(results)
+    told = visible.section(results)
+    return [
+        robustness_section(results),
+        *([told] if told else []),
+        importance_section(results, found),
+        curves_section(results),
+        interactions_section(results, found),
+        region_section(results),
+    ]
+
+
+def unseen(results: Results) -> list[Section]:
+    """The headline of a study that holds out; of any other nothing."""
+    by = results.settings.get("holdout")
+    return [holdout.section(results, results.judged, by)] if by and results.judged is not None else []
+
+
+def _headline(results: Results) -> list[Section]:
+    papers = against_papers.section(results, results.space)
+    return [*summary.sections(results), *unseen(results), *([papers] if papers else [])]
+
+
+def _looks(results: Results) -> list[Section]:
+    return [*heat.sections(results), *fronts.sections(results)]
+
+
+def _ends(results: Results) -> list[Section]:
+    return [section for topic in (costs, failures, reproduce) for section in topic.sections(results)]
