@@ -107,8 +107,8 @@ def _is_per_scenario(folder: Path) -> bool:
 def _chapters(found: "Sequence[Results]") -> "list[Chapter]":
     """A chapter a study, and before several one of all."""
     from study.answers.html import Chapter
-    from study.answers.topics import sections
     from study.answers.summary import overview
+    from study.answers.topics import sections
 
     if len(found) == 1:
         return [Chapter(found[0].name, tuple(sections(found[0])))]

@@ -10,7 +10,8 @@ import numpy as np
 from study.answers.axes import Axis, Numbers, axes_of
 from study.answers.fanova import Design, Forest, Shares, design_of, grow, shares_of, together
 from study.answers.page import Bars, Heat, Item, Note, Section, Table
-from study.answers.results import SPACE_FILLING, Results
+from study.answers.results import Results
+from study.config import SPACE_FILLING
 from study.goal import direction
 from tracking import names
 

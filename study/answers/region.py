@@ -10,7 +10,8 @@ from search_spaces.space import Choice, Int, Range, significant
 from study.answers.axes import Cells, Numbers
 from study.answers.boxes import Bools, Box, find_box
 from study.answers.page import Item, Note, Section, Table
-from study.answers.results import SPACE_FILLING, Results
+from study.answers.results import Results
+from study.config import SPACE_FILLING
 from tracking import names
 
 if TYPE_CHECKING:

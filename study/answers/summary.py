@@ -8,7 +8,8 @@ from defenses import DEFENSES
 from search_spaces.space import Choice, Range, significant
 from study.answers.page import Cell, Item, Note, Section, Table
 from study.answers.picks import SHOWN, Pick, best, default, front, picks, whole
-from study.answers.results import SPACE_FILLING, Results
+from study.answers.results import Results
+from study.config import SPACE_FILLING
 from study.lock import holder
 from tracking import names
 
