@@ -180,6 +180,8 @@ def _attach(results: "Results", pictures: Mapping[str, bytes]) -> None:
     try:
         log_pictures(results.folder)
         say(f"{folder / 'figures'}: {len(pictures)} PNG copies, logged to the study's run in MLflow")
+    except UserError as error:  # nothing was queued
+        complain(f"warning: {len(pictures)} PNG copies are in {folder / 'figures'}, and MLflow was not told: {error}")
     except Exception as error:  # whatever MLflow raises, the report is written
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         complain(

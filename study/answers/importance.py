@@ -40,17 +40,18 @@ LEAST = 5  # trials a hyperparameter; below, nothing is computed
 ENOUGH = 40  # below, a warning; see `_TOO_FEW` for what was measured
 
 _TOO_FEW = (
-    "{trials} trials for {axes} hyperparameters are few: take the shares as a hint. On functions of seven "
+    "{trials} trials for {axes} hyperparameters are few: take the shares as a hint. On a function of seven "
     "hyperparameters whose shares are known, the largest error of a share was 0.15 with 10 quasi-random trials a "
     "hyperparameter, 0.07 with 40 and 0.04 with 146 (random trials: 0.22, 0.12 and 0.03)."
 )
 _HOW = (
     "fANOVA: share of a metric's variance over the space that one hyperparameter explains alone (Hutter et al. 2014; "
     "64 trees of scikit-learn, corrected by their out-of-bag residuals; log ranges in log; what is missing to 1 are "
-    "interactions and noise). In brackets its 95 % bootstrap interval: 200 resamples of the trials, the forest held "
-    "fixed. PED-ANOVA (Optuna): how differently the best tenth of the trials is spread along a hyperparameter, as a "
-    "share of the sum over hyperparameters; no interval. All metrics are oracles: they are computed from ground truth "
-    "that a defender does not have."
+    "interactions and noise). In brackets the 95 % range over 200 resamples of the trials, the forest held fixed: too "
+    "narrow for quasi-random trials, where it held the true share in about two of three cases. PED-ANOVA (Optuna): how "
+    "differently the best tenth of the trials is spread along a hyperparameter, as a share of the sum over "
+    "hyperparameters; no interval. All metrics are oracles: they are computed from ground truth that a defender does "
+    "not have."
 )
 
 
@@ -262,7 +263,7 @@ def _bars(found: Importances, metrics: Sequence[str]) -> Bars:
     }
     return Bars(
         "importance-bars",
-        f"fANOVA: main effects on the mean of {', '.join(metrics)} over scenarios, with 95 % bootstrap intervals",
+        f"fANOVA: main effects on the mean of {', '.join(metrics)} over scenarios, with the 95 % range over resamples",
         found.fields,
         tuple(known),
         tuple(tuple(shares.alone.tolist()) for shares in known.values()),
