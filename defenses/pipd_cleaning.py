@@ -12,7 +12,7 @@ Known failure: ascent has no bound, so unlearning that goes on ruins the model; 
 Stages: those of PIPD up to `isolate`, then `cleaning`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,6 +125,7 @@ def _cleaning(context: StageContext, inputs: Outputs, params: Params) -> Outputs
 
 def finetune(context: StageContext, model: nn.Module, flags: NDArray[np.bool_], how: Unlearning) -> list[float]:
     """ABL's first phase, in place: plain training on the samples kept. Returns each epoch's mean loss."""
+    context = replace(context, stage="finetuning")  # it draws other batches than the phase that follows
     kept = to_device(~flags, context.device).nonzero().squeeze(1)
     if how.finetuning.epochs == 0 or len(kept) < 2:
         return []
