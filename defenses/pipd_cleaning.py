@@ -82,6 +82,7 @@ class Unlearning:
             "constant",
             params.momentum,
             params.abl_weight_decay,
+            params.selective_clip_norm,  # ascent has no bound, and needs one more than selective training does
         )
         return cls(finetuning, params.selective_augment, ascent)
 
