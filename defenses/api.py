@@ -72,6 +72,23 @@ class StageRun:
 
 
 @dataclass(frozen=True)
+class Snapshots:
+    """A model's weights before a stage's first epoch and after each.
+
+    Attributes:
+        stage: the stage that kept them.
+        digest: of their content.
+        load: reads all of them, which is as much memory as the model once for each epoch.
+        model: the network that they fit.
+    """
+
+    stage: str
+    digest: str
+    load: Callable[[], list[Weights]]
+    model: ModelSpec
+
+
+@dataclass(frozen=True)
 class DefenseResult:
     """What a defense gives back. Checked on construction.
 
@@ -84,6 +101,7 @@ class DefenseResult:
         stages: every stage that took part.
         series: per-epoch or per-round values, by ``stage.name``.
         flagged_series: bool [steps, N] by ``stage.name``: the flags as they developed.
+        snapshots: the model as it developed; None where nobody asked for them.
     """
 
     scores: NDArray[np.float64] | None
@@ -94,6 +112,7 @@ class DefenseResult:
     stages: tuple[StageRun, ...] = ()
     series: Mapping[str, Sequence[float]] = field(default_factory=dict)
     flagged_series: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+    snapshots: Snapshots | None = None
 
     def __post_init__(self) -> None:
         if self.scores is not None and not np.isfinite(self.scores).all():
@@ -189,6 +208,7 @@ class Defense:
 
     Attributes:
         scores, flagged, weights, losses: ``"stage.output"`` of the result's parts, or None.
+        snapshots: ``"stage.output"`` of weights by ``"epoch.name"``, empty where they are not wanted, or None.
         heads: outputs of the final model per class; 2 for Quarantine Training.
     """
 
@@ -199,12 +219,18 @@ class Defense:
     flagged: ClassVar[str | None] = None
     weights: ClassVar[str | None] = None
     losses: ClassVar[str | None] = None
+    snapshots: ClassVar[str | None] = None
     heads: ClassVar[int] = 1
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = self.config_type() if config is None else config
         if not isinstance(self.config, self.config_type):
             raise TypeError(f"{self.name} takes a {self.config_type.__name__}, got {type(self.config).__name__}")
+
+    @classmethod
+    def outputs(cls, num_classes: int) -> int:
+        """Outputs of the final model for so many classes."""
+        return cls.heads * num_classes
 
     @classmethod
     def stages_until(cls, until: str | None) -> tuple[Stage, ...]:

@@ -12,11 +12,13 @@ Known failure: whole-image triggers can be invisible to the spatial maximum; see
 Stages: `pre_isolation`, `channel_activations`, `isolate` (not cached: about a second), `selective_training`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -126,7 +128,12 @@ def _channel_activations(context: StageContext, inputs: Outputs, params: Params)
 
 def _isolate(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     losses = inputs["sample_losses"]
-    poisoned = lowest(losses, share(params.isolation_rate, len(losses)))
+    return isolate_from(lowest(losses, share(params.isolation_rate, len(losses))), context, inputs, params)
+
+
+def isolate_from(poisoned: NDArray[np.bool_], context: StageContext, inputs: Outputs, params: Params) -> dict[str, Any]:
+    """The stage `isolate` with a given P_p, bool [N]; P_b is drawn by loss as ever."""
+    losses = inputs["sample_losses"]
     benign = lowest(-losses, share(params.clean_rate, len(losses)))
     found = isolate(
         inputs["activations"],
@@ -170,43 +177,75 @@ class _Cycle:
         self.generator.set_state(state_dict["generator"])
 
 
+@dataclass(frozen=True)
+class Selective:
+    """How selective training is run: SGD, whether images are flipped and cropped, and lambda."""
+
+    recipe: Recipe
+    augment: bool
+    ascent_weight: float
+
+    @classmethod
+    def of(cls, params: Params) -> "Selective":
+        """As the fields of a `PIPDConfig` have it."""
+        recipe = Recipe(
+            params.selective_epochs,
+            params.selective_lr,
+            params.batch_size,
+            params.selective_schedule,
+            params.momentum,
+            params.selective_weight_decay,
+            params.selective_clip_norm,
+        )
+        return cls(recipe, params.selective_augment, params.ascent_weight)
+
+
 def _selective_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
-    """Eq. 10, from the pre-isolation model: descent on the kept samples, ascent on flagged ones still obeyed.
+    model = load_model(context.model, inputs["weights"]).to(context.device)
+    losses = train_selectively(context, model, inputs["flagged"], Selective.of(params))
+    return {"weights": cpu_weights(model), "series": {"loss": losses}}
+
+
+def train_selectively(
+    context: StageContext,
+    model: torch.nn.Module,
+    flags: NDArray[np.bool_],
+    how: Selective,
+    on_epoch: Callable[[int], None] | None = None,
+    also: Parts | None = None,
+) -> list[float]:
+    """Eq. 10, in place: descent on the kept samples, ascent on flagged ones still obeyed.
 
     Each step pairs a batch of kept samples with a batch of flagged ones of proportional size, so that an epoch goes
     through both sets once.
+
+    Args:
+        flags: bool [N].
+        on_epoch, also: what `fit` calls after each epoch, and what that changes.
+
+    Returns:
+        The mean loss of each epoch; none where everything is flagged, and the model then stays as it is.
     """
-    model = load_model(context.model, inputs["weights"]).to(context.device)
     images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
-    flagged = to_device(inputs["flagged"], context.device)
+    flagged = to_device(flags, context.device)
     kept, isolated = (~flagged).nonzero().squeeze(1), flagged.nonzero().squeeze(1)
-    if len(kept) < 2:  # everything flagged: nothing to train on, and the model stays as it is
-        return {"weights": cpu_weights(model), "series": {"loss": []}}
-    feed = Feed(images, context.precision, context.generator("augment"), params.selective_augment)
-    recipe = Recipe(
-        params.selective_epochs,
-        params.selective_lr,
-        params.batch_size,
-        params.selective_schedule,
-        params.momentum,
-        params.selective_weight_decay,
-        params.selective_clip_norm,
-    )
-    size = max(1, round(params.batch_size * len(isolated) / len(kept)))
+    if len(kept) < 2:
+        return []
+    feed = Feed(images, context.precision, context.generator("augment"), how.augment)
+    size = max(1, round(how.recipe.batch_size * len(isolated) / len(kept)))
     isolated_batches = _Cycle(isolated, size, context.generator("isolated"))
-    ascends = params.ascent_weight > 0 and len(isolated) > 0
+    ascends = how.ascent_weight > 0 and len(isolated) > 0
 
     def loss(index: Tensor) -> Tensor:
         chosen = kept[index]
         total = functional.cross_entropy(feed.logits(model, chosen), labels[chosen])
         if ascends:
-            total = total - params.ascent_weight * _still_obeyed(model, feed, next(isolated_batches), labels)
+            total = total - how.ascent_weight * _still_obeyed(model, feed, next(isolated_batches), labels)
         return total
 
-    changed: Parts = {"augment": feed.generator, "isolated": isolated_batches}
-    losses = fit(context, model, len(kept), recipe, loss, kept=changed)
-    return {"weights": cpu_weights(model), "series": {"loss": losses}}
+    changed: Parts = {"augment": feed.generator, "isolated": isolated_batches, **(also or {})}
+    return fit(context, model, len(kept), how.recipe, loss, on_epoch, changed)
 
 
 def _still_obeyed(model: torch.nn.Module, feed: Feed, index: Tensor, labels: Tensor) -> Tensor:

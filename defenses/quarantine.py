@@ -53,8 +53,9 @@ class QTConfig(Config):
     epsilon_max: float = param(0.9, "largest share (III.C.2)", low=0.0, high=1.0)
     epsilon_schedule: str = param(
         "linear",
-        "linear: init + step * epoch for those quarantined in the last epoch [C]; cumulative: Alg. 1 as printed",
-        choices=("linear", "cumulative"),
+        "linear: init + step * epoch for those quarantined in the last epoch [C]; cumulative: Alg. 1 as printed; "
+        "fixed: the maximum at once (Fig. 4)",
+        choices=("linear", "cumulative", "fixed"),
     )
     quarantine_epochs: int = param(20, "epochs of quarantine training (IV.A.2)", low=1)
     dynamic_epochs: int = param(6, "epochs before samples outside quarantine fall to the minimum (IV.A.2)", low=0)
@@ -151,7 +152,8 @@ class QuarantineLabels:
             self.epsilon[quarantined] += p.epsilon_step * epoch
         else:
             self.epsilon.fill_(p.epsilon_init)
-            self.epsilon[quarantined] = p.epsilon_init + p.epsilon_step * epoch
+            grown = p.epsilon_init + p.epsilon_step * epoch
+            self.epsilon[quarantined] = p.epsilon_max if p.epsilon_schedule == "fixed" else grown
         self.epsilon.clamp_(p.epsilon_min, p.epsilon_max)
 
     def crowded(self, quarantined: Tensor) -> Tensor:

@@ -16,10 +16,12 @@ from defenses.api import (
     Outputs,
     Params,
     Progress,
+    Snapshots,
     Stage,
     StageContext,
     StageRun,
     SuspectDataset,
+    Weights,
     silent,
 )
 from defenses.checkpoint import Checkpoint
@@ -182,7 +184,7 @@ def run_defense(
 
     scores, flagged, weights = part(defense.scores), part(defense.flagged), part(defense.weights)
     series = _series(defense, done)
-    spec = context.model.with_outputs(defense.heads * dataset.num_classes)
+    spec = context.model.with_outputs(defense.outputs(dataset.num_classes))
     return DefenseResult(
         scores=None if scores is None else np.asarray(scores, dtype=np.float64),
         flagged=None if flagged is None else np.asarray(flagged),
@@ -192,6 +194,7 @@ def run_defense(
         stages=tuple(d.run for d in done.values()),
         series=series,
         flagged_series=_flagged_series(defense, done),
+        snapshots=_snapshots(defense, done, spec),
     )
 
 
@@ -210,3 +213,18 @@ def _flagged_series(defense: Defense, done: Mapping[str, _Done]) -> dict[str, np
         for stage in defense.stages
         if "flagged_series" in stage.outputs and stage.name in done
     }
+
+
+def _snapshots(defense: Defense, done: Mapping[str, _Done], spec: ModelSpec) -> Snapshots | None:
+    stage, _, output = (defense.snapshots or "").partition(".")
+    if stage not in done or done[stage].digests[output] == digest_of({}):
+        return None
+
+    def load() -> list[Weights]:
+        epochs: dict[str, Weights] = {}
+        for name, tensor in done[stage].load(output).items():
+            epoch, _, weight = name.partition(".")
+            epochs.setdefault(epoch, {})[weight] = tensor
+        return [epochs[epoch] for epoch in sorted(epochs, key=int)]
+
+    return Snapshots(stage, done[stage].digests[output], load, spec)

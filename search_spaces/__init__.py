@@ -3,6 +3,12 @@
 from defenses.registry import Registry
 from search_spaces.space import SearchSpace
 
+
+def _entries(module: str, spaces: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Registry entries of ablations: ``pipd.rounds`` is ``ROUNDS`` of its module."""
+    return {name: (f"{module}:{name.partition('.')[2].upper()}", what) for name, what in spaces.items()}
+
+
 SEARCH_SPACES: Registry[SearchSpace] = Registry(
     "space",
     {
@@ -10,5 +16,29 @@ SEARCH_SPACES: Registry[SearchSpace] = Registry(
         "pipd_wide": ("search_spaces.pipd:PIPD_WIDE_SPACE", "pipd and what costs a new pre-isolation: gamma, epochs"),
         "qt": ("search_spaces.quarantine:QT_SPACE", "Quarantine Training: epsilon, step, ratio, phases, release"),
         "no_defense": ("search_spaces.no_defense:NO_DEFENSE_SPACE", "plain training: nothing to search, one trial"),
+        **_entries(
+            "search_spaces.pipd_ablations",
+            {
+                "pipd.table1": "what is left of each attack (ASR) and of accuracy (CA) after all of PIPD",
+                "pipd.table2": "whom PIPD flags (TPR, FPR), attack by attack",
+                "pipd.fault_ratio": "does isolation survive benign samples in P_p? uses ground truth",
+                "pipd.rounds": "what each further round of isolation adds, at a poison rate of 0.20",
+                "pipd.selective_vs_unlearning": "selective training against ABL's unlearning, epoch by epoch",
+                "pipd.poison_rate": "does isolation survive higher poison rates?",
+                "pipd.clustering": "does it matter how the scores are split?",
+                "pipd.channel_statistic": "which attacks show in the spatial maximum, and which in the mean?",
+            },
+        ),
+        **_entries(
+            "search_spaces.quarantine_ablations",
+            {
+                "qt.table1": "how well the filter ranks poison above clean samples (AUROC), attack by attack",
+                "qt.table2": "what is left of each attack (ASR) and of accuracy (CA) after all of QT",
+                "qt.backdoor_class": "do networks learn poison as a class of its own? uses ground truth",
+                "qt.pre_quarantine": "are the pre-quarantine model and its samples needed?",
+                "qt.fixed_epsilon": "must epsilon grow slowly, or may it be at its maximum at once?",
+                "qt.poison_rate": "who is quarantined, epoch by epoch, at each poison rate",
+            },
+        ),
     },
 )

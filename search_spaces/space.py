@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from defenses.config import Config
@@ -105,6 +105,9 @@ class SearchSpace:
         presets: preset -> fields that make the defense affordable at that scale (epochs, rates). Never a searched
             field: the paper's default must stay the first trial.
         model: the network of the paper.
+        study: options of a study that this space sets (attacks, rates, sampler ...), over the preset's and under the
+            user's. An ablation's are those of its table or figure.
+        paper: the table or figure that a study of this space makes anew; empty for a space to search.
     """
 
     name: str
@@ -112,6 +115,8 @@ class SearchSpace:
     ranges: Mapping[str, Range]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: str = "resnet18"
+    study: Mapping[str, Any] = field(default_factory=dict)
+    paper: str = ""
 
     def __post_init__(self) -> None:
         for preset, values in self.presets.items():
@@ -140,7 +145,7 @@ class SearchSpace:
     def without(self, fixed: Sequence[str]) -> "SearchSpace":
         """The space with some fields no longer searched: the user set them, or nothing reads them."""
         ranges = {name: found for name, found in self.ranges.items() if name not in fixed}
-        return SearchSpace(self.name, self.defense, ranges, self.presets, self.model)
+        return replace(self, ranges=ranges)
 
 
 def finite_values(found: Range) -> tuple[Value, ...] | None:

@@ -23,6 +23,7 @@ from defenses.training.inference import predict_array
 from study import metrics
 from study.datasets import DatasetSpec, load_dataset
 from study.datasets.images import Images
+from study.instruments import make_defense
 from study.poison import PoisonedDataset
 from study.poison_store import stored_poison, stored_trigger
 from study.scenario import Scenario, model_spec, stage_seed
@@ -153,15 +154,15 @@ def evaluate_cell(
     """Runs a defense on a scenario and judges it beside the undefended model.
 
     Args:
-        defense: a key of `DEFENSES`.
+        defense: a key of `defenses.DEFENSES` or `study.instruments.INSTRUMENTS`.
         config: fields of its Config; the rest have the paper's values.
         until: ``"isolate"`` judges flags alone and trains no final model.
     """
     started = time.perf_counter()
     poisoned, context, attack_runs = prepare(scenario, environment, progress)
-    defense_type = DEFENSES.find(defense)
     undefended, undefended_runs = judge_undefended(poisoned, attack_runs[-1].key, context, environment)
-    result = run_defense(defense_type(defense_type.config_type.from_mapping(config)), poisoned.suspect, context, until)
+    result = run_defense(make_defense(defense, config, poisoned), poisoned.suspect, context, until)
+    film, film_runs = judge_snapshots(result, poisoned, attack_runs[-1].key, context)
     visible = signals(result, poisoned.suspect.labels, poisoned.suspect.num_classes)
     found = {**judge(result, poisoned, context), **undefended, **{names.signal(n): v for n, v in visible.items()}}
     floor = undefended["asr_undefended"]
@@ -169,8 +170,8 @@ def evaluate_cell(
     return CellResult(
         scenario=scenario,
         metrics=found,
-        series={name: list(values) for name, values in result.series.items()} | _flag_series(result, poisoned),
-        stages=(*attack_runs, *undefended_runs, *(run for run in result.stages if run.key not in listed)),
+        series={**{n: list(v) for n, v in result.series.items()}, **_flag_series(result, poisoned), **film},
+        stages=(*attack_runs, *undefended_runs, *(run for run in result.stages if run.key not in listed), *film_runs),
         meta={**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint},
         attack_failed=floor is not None and floor < environment.asr_floor,
         wall_seconds=time.perf_counter() - started,
@@ -244,6 +245,34 @@ def judge_undefended(
     seconds = time.perf_counter() - started
     judged = StageRun("undefended", key, hit, seconds, artifact.built_seconds)
     return artifact.load("metrics"), (done.run, judged)
+
+
+def judge_snapshots(
+    result: DefenseResult, poisoned: PoisonedDataset, poison_key: str, context: RunContext
+) -> tuple[dict[str, list[float]], tuple[StageRun, ...]]:
+    """CA and ASR of a model as it was trained, before the first epoch and after each; judged once, whoever asks.
+
+    Returns:
+        ``stage.ca`` and ``stage.asr``, and the run that gave them; nothing where a defense kept no snapshots.
+    """
+    film = result.snapshots
+    if film is None:
+        return {}, ()
+    key = hashlib.sha256(canonical([JUDGE_VERSION, film.digest, context.precision, poison_key]).encode()).hexdigest()
+
+    def build() -> dict[str, Any]:
+        series: dict[str, list[float]] = {}
+        for weights in film.load():
+            model = load_model(film.model, weights).to(context.device)
+            for name, value in judge(DefenseResult(None, None, model), poisoned, context).items():
+                if name in (names.CA, names.ASR) and value is not None:
+                    series.setdefault(f"{film.stage}.{name}", []).append(value)
+        return {"series": series}
+
+    started = time.perf_counter()
+    artifact, hit = context.store.get_or_build("judged_snapshots", key, build)
+    run = StageRun("judged_snapshots", key, hit, time.perf_counter() - started, artifact.built_seconds)
+    return artifact.load("series"), (run,)
 
 
 def _flag_series(result: DefenseResult, poisoned: PoisonedDataset) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""What a study is told: one checked model, filled from the preset, a YAML file and the command line, in that order."""
+"""What a study is told: one checked model, filled from preset, space, YAML file and command line, in that order."""
 
 import argparse
 import hashlib
@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from defenses.registry import UserError, nearest
 from defenses.remote import is_url
+from search_spaces import SEARCH_SPACES
 from study.goal import parse_objectives
 
 
@@ -214,7 +215,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(model: type[M], given: Mapping[str, Any], file: Path | None = None) -> M:
-    """The checked configuration: defaults, then the preset, then a YAML file, then what was given.
+    """The checked configuration: defaults, then the preset, the space, a YAML file, and what was given.
 
     Raises:
         UserError: an unknown key (with the nearest one), or a value that breaks a rule.
@@ -223,15 +224,17 @@ def resolve(model: type[M], given: Mapping[str, Any], file: Path | None = None) 
     preset = given.get("preset", from_file.get("preset", "smoke"))
     of_preset = PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # any other is refused below, by the model
     base = {key: value for key, value in of_preset.items() if key in model.model_fields}
-    merged = {**base, **from_file, **given}
-    for name in from_file.keys() & given.keys():
-        if isinstance(from_file[name], dict) and isinstance(given[name], dict):
-            merged[name] = {**from_file[name], **given[name]}
+    space = given.get("space", from_file.get("space")) if "space" in model.model_fields else None
+    of_space = SEARCH_SPACES[space].study if isinstance(space, str) and space in SEARCH_SPACES else {}
+    merged = {**base, **of_space}
+    for name, value in [*from_file.items(), *given.items()]:  # a field that is set here does not undo one set before
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = {**merged[name], **value} if both else value
     try:
         config = model(**merged)
     except ValidationError as error:
         raise UserError(_explain(error, model)) from error
-    config.model_fields_set.intersection_update([*from_file, *given])  # what a preset fills in is nobody's wish
+    config.model_fields_set.intersection_update([*from_file, *given])  # what preset and space fill in is nobody's wish
     return config
 
 

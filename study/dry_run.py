@@ -4,10 +4,10 @@ from collections import Counter
 
 import torch
 
-from defenses import DEFENSES
 from defenses.runner import RunContext, missing_stages
 from defenses.store import Store, open_store
 from study.cell import cached_images
+from study.instruments import find_defense
 from study.plan import Build, Plan
 from study.poison_store import stored_poison, trigger_key
 from study.scenario import model_spec, stage_seed
@@ -21,7 +21,8 @@ def describe(plan: Plan) -> str:
         [build.scenario.name, build.stage, _variant(build, plan), _state(build, plan, store)] for build in plan.builds
     ]
     states = Counter(row[-1] for row in rows)
-    own = [stage.name for stage in plan.defense.stages if stage.name not in {build.stage for build in plan.builds}]
+    built = {build.stage for build in plan.builds}
+    own = [s.name for s in plan.defense.stages_until(plan.config.until) if s.name not in built]
     ranges = [
         [plan.defense.config_type.symbol(name), str(plan.default_point[name]), str(found), found.why]
         for name, found in plan.space.ranges.items()
@@ -36,6 +37,11 @@ def describe(plan: Plan) -> str:
     ]
     if ranges:
         parts.append(table(["hyperparameter", "paper", "searched", "why"], ranges, left=4))
+    if plan.space.paper:
+        parts.insert(1, f"It makes anew: {plan.space.paper}")
+    if plan.changes:
+        rows = [list(change) for change in plan.changes]
+        parts.append(f"What preset {plan.config.preset} changes:\n" + table(["", "paper", "here"], rows, left=3))
     return "\n\n".join(parts)
 
 
@@ -58,7 +64,7 @@ def _state(build: Build, plan: Plan, store: Store) -> str:
     context = RunContext(
         store, spec, stage_seed(build.scenario), torch.device(environment.device), environment.precision
     )
-    defense = DEFENSES[build.defense]
+    defense = find_defense(build.defense)
     config = defense.config_type.from_mapping(build.config)
     missing = missing_stages(defense(config), poisoned.suspect.fingerprint, context, build.stage)
     return "to build" if build.stage in missing else "in the store"

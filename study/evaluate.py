@@ -11,17 +11,18 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
+from search_spaces.space import SearchSpace
 from study.config import CellConfig, Parser, PoisonRate, add_options, given_options, resolve
+from study.instruments import check_defense, find_defense
 from study.terminal import EpochProgress, complain, complain_of, duration, number, say, show_logs, table
 
 
 class EvaluateConfig(CellConfig):
     """Options of `python -m study.evaluate`."""
 
-    defense: str = Field("pipd", description="no_defense, pipd or qt")
+    defense: str = Field("pipd", description="no_defense, pipd, qt or another, see study.run --list")
     attack: str = Field("badnets", description="an attack, with options as name:option=value")
     poison_rate: PoisonRate = Field(0.1, description="poisoned share of the training set, in (0, 0.5]")
     seed: int = Field(0, description="seed of the scenario")
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         namespace = parser.parse_args(arguments)
         config = resolve(EvaluateConfig, given_options(namespace, EvaluateConfig), namespace.config)
-        DEFENSES.check(config.defense)
+        check_defense(config.defense)
         return _evaluate(config, namespace.json)
     except UserError as error:
         complain_of(error)
@@ -63,7 +64,7 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     from study.preflight import check_file, check_places, check_scenarios, settle_precision
 
     to_stdout = target is not None and str(target) == "-"
-    space = SEARCH_SPACES[config.defense]
+    space = _space_of(config.defense)
     fields = fixed_fields(config, space)
     device = _device(config.device)
     check_places(config)
@@ -79,7 +80,7 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     progress = EpochProgress()
     result = evaluate_cell(config.defense, fields, scenario, environment, config.until, progress)
     progress.close()
-    defense = DEFENSES[config.defense]
+    defense = find_defense(config.defense)
     report = _report(result, dataclasses.asdict(defense.config_type.from_mapping(fields)), config, environment)
     if target is not None and not to_stdout:
         _write(target, report)
@@ -88,6 +89,12 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     else:
         say(_text(report, time.perf_counter() - started))
     return 0
+
+
+def _space_of(defense: str) -> SearchSpace:
+    """The space whose presets suit a defense: its own, or that of the ablation that runs it."""
+    names = [defense] if defense in SEARCH_SPACES else list(SEARCH_SPACES)
+    return next(SEARCH_SPACES[name] for name in names if SEARCH_SPACES[name].defense == defense)
 
 
 def _device(wanted: str) -> str:

@@ -22,8 +22,10 @@ from study.datasets import DATASETS, DatasetSpec
 from study.goal import Goal, parse_objectives
 from study.grid import Grid, Points, make_grid
 from study.holdout_rules import check_holdout
+from study.instruments import check_truth, find_defense
 from study.objective import check_objective, measurable
 from study.preflight import check_scenarios
+from study.preset_changes import Change, preset_changes
 from study.pruning import Pruning, pruning_of
 from study.scenario import Scenario
 from tracking import names
@@ -89,7 +91,12 @@ class Plan:
     @property
     def defense(self) -> type[Defense]:
         """The defense under study."""
-        return DEFENSES[self.space.defense]
+        return find_defense(self.space.defense)
+
+    @property
+    def changes(self) -> list[Change]:
+        """What differs from the paper: data, network, and fields that no trial varies."""
+        return preset_changes(self.config, self.defense.config_type, self.base)
 
     @property
     def default_point(self) -> dict[str, Value]:
@@ -124,7 +131,7 @@ def space_of(config: StudyConfig) -> SearchSpace:
 
 def fixed_fields(config: CellConfig, space: SearchSpace) -> dict[str, Any]:
     """The fields that the preset and the user set, typed and checked."""
-    config_type = DEFENSES.find(space.defense).config_type
+    config_type = find_defense(space.defense).config_type
     given = dataclasses.asdict(config_type.from_text(config.set)) if config.set else {}
     chosen = {name: given[name] for name in config.set}
     return {**space.preset(config.preset), **chosen}
@@ -219,7 +226,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     """
     space = space_of(config)
     base = fixed_fields(config, space)
-    defense = DEFENSES[space.defense]
+    defense = find_defense(space.defense)
     read = {name for stage in defense.stages_until(config.until) for name in stage.reads}
     # A field that no stage reads changes nothing: searching it would waste trials and blur every importance.
     space = space.without((*config.set, *(space.ranges.keys() - read)))
@@ -230,6 +237,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     goal = goal_of(config, defense, measurable(scenarios, images))
     for scenario in scenarios if config.per_scenario else ():  # each has a search of its own, for what it tells
         goal_of(config, defense, measurable((scenario,), images))
+    check_truth(space.defense, [s.name for s in scenarios if names.TPR not in measurable((s,), images)])
     pruning = pruning_of(config, goal, len(scenarios))
     check_holdout(config, goal, scenarios)
     builds = shared_builds(scenarios, defense, space, base, environment)
@@ -269,7 +277,7 @@ def trials_of(grid: Grid, config: StudyConfig, space: SearchSpace, base: Mapping
 
     Fewer when somebody asked for fewer; the preset's number is no wish.
     """
-    default = space.default(DEFENSES[space.defense].config_type.from_mapping(base))
+    default = space.default(find_defense(space.defense).config_type.from_mapping(base))
     whole = grid.size + (default not in grid)
     return min(whole, config.trials) if "trials" in config.model_fields_set else whole
 

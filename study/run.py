@@ -75,8 +75,14 @@ def _list() -> int:
     from study.attacks import ATTACKS
     from study.attacks.groups import GROUPS
     from study.datasets import DATASETS
+    from study.instruments import INSTRUMENTS
 
-    for registry in (SEARCH_SPACES, DEFENSES, ATTACKS, DATASETS):
+    ablations = [name for name in SEARCH_SPACES if SEARCH_SPACES[name].paper]
+    searched = [[name, SEARCH_SPACES.describe(name)] for name in SEARCH_SPACES if name not in ablations]
+    say(table(["space", ""], searched, left=2) + "\n")
+    grids = [[name, SEARCH_SPACES[name].paper, SEARCH_SPACES.describe(name)] for name in ablations]
+    say(table(["space of one table or figure", "makes anew", ""], grids, left=3) + "\n")
+    for registry in (DEFENSES, INSTRUMENTS, ATTACKS, DATASETS):
         rows = [[name, registry.describe(name)] for name in registry]
         say(table([registry.kind, ""], rows, left=2) + "\n")
         if registry is ATTACKS:

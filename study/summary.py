@@ -11,6 +11,7 @@ from study.book import Book
 from study.goal import aggregate, direction, pareto_front, scores
 from study.ledger_file import LOST
 from study.plan import Plan
+from study.preset_changes import changes_line
 from study.records import ScenarioRecord
 from study.search import Ledger, Row
 from study.terminal import number, table
@@ -153,6 +154,9 @@ class Summary:
     def notes(self) -> str:
         """What a reader should know besides, a line each."""
         lines = [] if self.front else ["no trial has finished"]
+        if self.plan.space.paper:
+            changes = changes_line(self.plan.config.preset, self.plan.changes)
+            lines.append(f"This study makes anew: {self.plan.space.paper}{'; ' if changes else ''}{changes}")
         if self.stopped:
             rule = self.plan.config.pruner
             lines.append(

@@ -11,7 +11,6 @@ import ray
 import torch
 from ray import tune
 
-from defenses import DEFENSES
 from defenses.files import DiskFull, full_disk_errors
 from defenses.registry import UserError
 from defenses.runner import run_stages
@@ -28,6 +27,7 @@ from study.cell import (
     train_trigger,
 )
 from study.datasets.images import Images
+from study.instruments import make_defense
 from study.plan import Build
 from study.records import ScenarioRecord, TrialRecord, read_scenario, record_of, write_record
 from study.scenario import Scenario, order_of
@@ -94,8 +94,8 @@ def build_stage(
         return {}
     if build.stage == "standard_training":
         return judge_undefended(poisoned, runs[-1].key, context, environment)[0]
-    defense = DEFENSES[build.defense]
-    run_stages(defense(defense.config_type.from_mapping(build.config)), poisoned.suspect, context, stop_at=build.stage)
+    defense = make_defense(build.defense, build.config, poisoned)
+    run_stages(defense, poisoned.suspect, context, stop_at=build.stage)
     return {}
 
 

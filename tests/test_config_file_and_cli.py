@@ -10,14 +10,17 @@ from typing import Any
 
 import pytest
 
+from defenses import DEFENSES
 from defenses.config import Config, param
 from defenses.pipd import PIPDConfig
 from defenses.quarantine import QTConfig
 from defenses.registry import UserError
+from search_spaces import SEARCH_SPACES
 from study.attacks import ATTACKS
 from study.config import CellConfig, Parser, StudyConfig, add_options, given_options, resolve
 from study.datasets import DATASETS
 from study.evaluate import EvaluateConfig
+from study.instruments import INSTRUMENTS
 from study.run import main
 
 
@@ -345,6 +348,11 @@ def test_the_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"pipd", "pipd_wide", "qt", "no_defense"} <= first_words
     assert set(ATTACKS) | set(DATASETS) <= first_words
     assert {"badnets", "sig", "clean", "digits", "npz"} <= first_words
+    assert set(SEARCH_SPACES) | set(DEFENSES) | set(INSTRUMENTS) <= first_words
+    grid = next(line for line in found.splitlines() if line.startswith("pipd.clustering "))
+    assert grid.split("  ")[-1] == SEARCH_SPACES.describe("pipd.clustering")
+    assert "PIPD, Table 8" in grid
+    assert "instrument (told the ground truth)" in found
 
 
 def test_help_tells_the_kind_and_the_default_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:

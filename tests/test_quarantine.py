@@ -95,11 +95,15 @@ CUMULATIVE = [
     ("-Q-Q-", [0.9, 0.5, 0.4, 0.5, 0.4]),  # + 0.1 * 1
     ("-Q--Q", [0.9, 0.7, 0.4, 0.5, 0.6]),  # + 0.1 * 2; what sample 3 has gained stays (Alg. 1 lowers nothing)
 ]
+FIXED = [
+    ("-Q-Q-", [0.9, 0.9, 0.4, 0.9, 0.4]),  # the maximum at once (Fig. 4); the others keep theirs
+    ("-Q--Q", [0.9, 0.9, 0.4, 0.4, 0.9]),  # sample 3 left and falls back
+]
 SECOND_KEPT = [("--QQ-", [0.9, 0.1, 0.9, 0.9, 0.1]), ("-----", [0.9, 0.1, 0.1, 0.1, 0.1])]
 SECOND_DROPPED = [("--QQ-", [0.1, 0.1, 0.9, 0.9, 0.1]), ("Q----", [0.9, 0.1, 0.1, 0.1, 0.1])]
 
 
-@pytest.mark.parametrize(("schedule", "first"), [("linear", LINEAR), ("cumulative", CUMULATIVE)])
+@pytest.mark.parametrize(("schedule", "first"), [("linear", LINEAR), ("cumulative", CUMULATIVE), ("fixed", FIXED)])
 @pytest.mark.parametrize(("keep", "second"), [(True, SECOND_KEPT), (False, SECOND_DROPPED)])
 def test_epsilon_by_hand(schedule: str, first: list[Any], keep: bool, second: list[Any]) -> None:
     labels = state(epsilon_schedule=schedule, keep_pre_quarantine=keep)

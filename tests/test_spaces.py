@@ -11,6 +11,7 @@ from defenses.config import Config
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Choice, Float, Int, Range, SearchSpace, finite_values, significant
 from study.config import PRESETS
+from study.instruments import INSTRUMENTS, find_defense
 
 SPACES = sorted(SEARCH_SPACES)
 RANGES = [(name, field) for name in SPACES for field in SEARCH_SPACES[name].ranges]
@@ -19,7 +20,7 @@ POINTS = 200
 
 
 def config_type(space: SearchSpace) -> type[Config]:
-    return DEFENSES[space.defense].config_type
+    return find_defense(space.defense).config_type
 
 
 def fields(space: SearchSpace) -> set[str]:
@@ -27,12 +28,10 @@ def fields(space: SearchSpace) -> set[str]:
 
 
 def test_spaces_and_defenses_belong_together() -> None:
-    assert {SEARCH_SPACES[name].defense for name in SPACES} == set(DEFENSES)
-    for defense in DEFENSES:
-        assert SEARCH_SPACES[defense].defense == defense
+    assert {SEARCH_SPACES[name].defense for name in SPACES} == {*DEFENSES, *INSTRUMENTS}
     for name in SPACES:
         assert SEARCH_SPACES[name].name == name
-        assert DEFENSES[SEARCH_SPACES[name].defense].name == SEARCH_SPACES[name].defense
+        assert find_defense(SEARCH_SPACES[name].defense).name == SEARCH_SPACES[name].defense
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -35,6 +35,28 @@ DEFENSE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "selective_clip_norm": 1.0,
         },
     ),
+    "pipd_cleaning, selective": (
+        "pipd_cleaning",
+        {
+            "pre_isolation_epochs": 2,
+            "batch_size": 32,
+            "isolation_rate": 0.1,
+            "selective_epochs": 4,
+            "snapshots": True,
+        },
+    ),
+    "pipd_cleaning, unlearning": (
+        "pipd_cleaning",
+        {
+            "pre_isolation_epochs": 2,
+            "batch_size": 32,
+            "isolation_rate": 0.1,
+            "cleaning": "unlearning",
+            "finetuning_epochs": 3,
+            "unlearning_epochs": 4,
+            "snapshots": True,
+        },
+    ),
     "qt": (
         "qt",
         {
