@@ -43,12 +43,12 @@ def _analyze(out: Path, name: str, file: Path | None) -> None:
     # Loaded after the options were understood: pandas and what it needs take a second.
     from study.answers.results import read_results
     from study.answers.text import as_json, as_text
-    from study.answers.topics import answers, unseen
+    from study.answers.topics import answers, papers, unseen
 
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
         raise UserError(f"--json must be a file in a folder that exists, got {file}: make the folder, or name a file")
     results = read_results(out, name)
-    found = [*unseen(results), *answers(results)]
+    found = [*unseen(results), *papers(results), *answers(results)]
     say(as_text(results, found))
     if file is not None:
         try:

@@ -15,6 +15,7 @@ from defenses.registry import UserError, nearest
 from defenses.remote import is_url
 from search_spaces import SEARCH_SPACES
 from study.goal import parse_objectives
+from study.plain_yaml import load_plain_yaml
 
 
 def _rate(value: float) -> float:
@@ -189,7 +190,6 @@ SPACE_FILLING = ("qmc", "random", "grid")
 """Samplers whose trials are spread over the space; a search's crowd where it found something good."""
 
 _SHOWN = 200  # characters of a wrong value
-_DEPTH = 10  # of brackets in a YAML file
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},
@@ -240,7 +240,7 @@ def resolve(model: type[M], given: Mapping[str, Any], file: Path | None = None) 
 
 def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     """A YAML file with the options' names as keys (``poison_rates`` or ``poison-rates``)."""
-    content = _load_yaml(path)
+    content = load_plain_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold 'key: value' lines, got {type(content).__name__}")
     found = {str(key).replace("-", "_"): value for key, value in content.items()}
@@ -255,38 +255,6 @@ def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
             raise UserError(f"{path}: --set must be a dictionary such as {{rounds: 5}}, got {found['set']!r}")
         found["set"] = {str(key): _as_text(value) for key, value in found["set"].items()}
     return found
-
-
-def _load_yaml(path: Path) -> Any:
-    import yaml
-
-    try:
-        text = path.read_text(encoding="utf-8")
-        _check_plain(text, path)
-        return yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"--config must name a readable YAML file, got {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} must be UTF-8 text, but byte {error.start} is not: save it as UTF-8") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} must be plain YAML: {' '.join(str(error).split())}") from error
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:  # such as a date that does not exist, or brackets without end
-        raise UserError(f"{path} must be plain YAML: {error}") from error
-
-
-def _check_plain(text: str, path: Path) -> None:
-    """Refuses YAML whose size or depth would use up the memory or the day; it stops at the first sign of either."""
-    import yaml
-
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            raise UserError(f"{path} must be plain YAML, without aliases (*name): write the value again")
-        if depth > _DEPTH:
-            raise UserError(f"{path} must be plain YAML, at most {_DEPTH} levels deep: an option needs two")
 
 
 def _as_text(value: object) -> str:

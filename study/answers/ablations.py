@@ -1,4 +1,4 @@
-"""An ablation's answer: the paper's table or figure with our numbers, and the paper's beside them where it prints some.
+"""An ablation's answer: the paper's table or figure with our numbers.
 
 Every number is a mean over the seeds of the scenarios; what stands behind ± is their standard deviation.
 """
@@ -16,13 +16,6 @@ from tracking import names
 
 if TYPE_CHECKING:
     import pandas
-
-Papers = Mapping[tuple[str, str, str], float]
-"""A paper's numbers, fractions in [0, 1], by attack (without options), setting and metric.
-
-A setting is the value of what is varied as `str` gives it (``0.2``, ``fisher_jenks``); where nothing is, the defense's
-name, and ``no_defense``.
-"""
 
 _UNDEFENDED = {names.CA: names.CA_UNDEFENDED, names.ASR: names.ASR_UNDEFENDED}
 _FLAG_METRICS = (names.TPR, names.FPR)
@@ -86,11 +79,10 @@ VIEWS: Mapping[str, View] = {
 """By space. Every ablation has one; a test holds it."""
 
 
-def sections(results: Results, papers: Papers | None = None) -> list[Section]:
+def sections(results: Results) -> list[Section]:
     """The table or figure that a study makes anew; none for a space that is there to search.
 
-    Args:
-        papers: the numbers that the paper prints, shown beside ours.
+    What the paper prints stands in `study.answers.against_papers`.
     """
     view = VIEWS.get(results.space)
     if view is None:
@@ -99,7 +91,7 @@ def sections(results: Results, papers: Papers | None = None) -> list[Section]:
     items: list[Item] = [*_notes(results)]
     working = cells[~cells["attack_failed"]]
     if not working.empty:
-        items += [_table(results, view, cells, papers or {}), *_over(results, view, working)]
+        items += [_table(results, view, cells), *_over(results, view, working)]
         items += _figures(results, view, working)
     title = f"{SEARCH_SPACES[results.space].paper}: {SEARCH_SPACES.describe(results.space)}"
     name = results.space.replace(".", "-").replace("_", "-")
@@ -155,11 +147,8 @@ def _bare(attack: str) -> str:
     return attack.partition(":")[0]
 
 
-def _table(results: Results, view: View, cells: "pandas.DataFrame", papers: Papers) -> Table:
-    printed = [metric for metric in view.metrics if any(key[2] == metric for key in papers)]
-    header = ["attack", _varied(results)]
-    for metric in view.metrics:
-        header += [metric.upper(), *([f"{metric.upper()} paper"] if metric in printed else [])]
+def _table(results: Results, view: View, cells: "pandas.DataFrame") -> Table:
+    header = ["attack", _varied(results), *(metric.upper() for metric in view.metrics)]
     rows: list[tuple[Cell, ...]] = []
     for attack, of_attack in cells.groupby("attack_name", sort=False):
         groups: list[tuple[str, pandas.DataFrame, Mapping[str, str]]] = [
@@ -169,12 +158,8 @@ def _table(results: Results, view: View, cells: "pandas.DataFrame", papers: Pape
             first = of_attack[of_attack["position"] == of_attack["position"].iloc[0]]
             groups.insert(0, ("no_defense", first, _UNDEFENDED))
         for setting, found, columns in groups:
-            row: list[Cell] = [str(attack), setting]
-            for metric in view.metrics:
-                row.append(_spread(found, columns.get(metric, metric)))
-                if metric in printed:
-                    row.append(papers.get((str(attack), setting, metric)))
-            rows.append(tuple(row))
+            values = [_spread(found, columns.get(metric, metric)) for metric in view.metrics]
+            rows.append((str(attack), setting, *values))
     seeds = len(results.seeds)
     caption = f"{SEARCH_SPACES[results.space].paper}. {_over_seeds(seeds)}; shares in [0, 1]"
     return Table(f"{_slug(results)}-table", caption, tuple(header), tuple(rows), left=2)

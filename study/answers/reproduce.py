@@ -5,12 +5,12 @@ import importlib.metadata
 import platform
 from typing import Any
 
-from defenses import DEFENSES
 from search_spaces import SEARCH_SPACES
 from study.answers.page import Cell, Item, Note, Section, Table
 from study.answers.results import Results
 from study.config import PRESETS, StudyConfig
 from study.folder import command, read_settings
+from study.instruments import find_defense
 
 _LIBRARIES = ("torch", "ray", "optuna", "mlflow", "numpy", "scikit-learn")
 _SCALE = ("dataset", "train_size", "test_size", "width", "blocks")
@@ -20,7 +20,8 @@ _SCALE = ("dataset", "train_size", "test_size", "width", "blocks")
 def sections(results: Results) -> list[Section]:
     """One section."""
     known = read_settings(results.folder)
-    again = command(_whole_study(known), results.folder.parent)
+    whole = results.settings.get("holdout")  # the folder is that of its search
+    again = results.command if whole else command(_whole_study(known), results.folder.parent)
     items: list[Item] = [_versions(known)]
     changes = _changes(results)
     if changes.rows:
@@ -97,8 +98,8 @@ def _changes(results: Results) -> Table:
             rows.append(
                 (name, _cell(paper or "all"), _cell(own or "all"), _said(StudyConfig.model_fields[name].description))
             )
-    if results.space in SEARCH_SPACES and results.defense in DEFENSES:
-        config = DEFENSES.find(results.defense).config_type
+    if results.space in SEARCH_SPACES:
+        config = find_defense(results.defense).config_type
         fields = {field.name: field for field in dataclasses.fields(config)}
         for name, value in SEARCH_SPACES.find(results.space).preset(preset).items():
             if name not in given and value != fields[name].default:

@@ -1,6 +1,7 @@
 """All that is told of a study, in the order for readers."""
 
 from study.answers import (
+    ablations,
     against_papers,
     costs,
     failures,
@@ -45,9 +46,16 @@ def unseen(results: Results) -> list[Section]:
     return [holdout.section(results, results.judged, by)] if by and results.judged is not None else []
 
 
+def papers(results: Results) -> list[Section]:
+    """An ablation's table or figure, and the paper's numbers beside ours; of any other study nothing."""
+    if results.space not in ablations.VIEWS:
+        return []
+    beside = against_papers.section(results, results.space)
+    return [*ablations.sections(results), *([beside] if beside else [])]
+
+
 def _headline(results: Results) -> list[Section]:
-    papers = against_papers.section(results, results.space)
-    return [*summary.sections(results), *unseen(results), *([papers] if papers else [])]
+    return [*summary.sections(results), *unseen(results), *papers(results)]
 
 
 def _looks(results: Results) -> list[Section]:
