@@ -22,7 +22,7 @@ By = Literal["attack", "rate", "seed"]
 
 _METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
 _NEW_SEEDS = "new seeds"
-_TUNED = "tuned on the other"
+_TUNED = "tuned without it"
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def section(search: Results, judged: Results, by: By) -> Section:
                 f"Settings judged on seeds {_listed(judged.seeds)}, searched on seeds {_listed(search.seeds)}, mean "
                 f"over scenarios whose attack works{_spread_note(judged)}. Seen: {objective} of the same setting on "
                 "the groups it was tuned on, with the new seeds. Gap: seen minus unseen, turned so that more is worse.",
-                ("held out", "setting", *(name.upper() for name in _METRICS), objective, "seen", "gap"),
+                ("held out", "setting", *(name.upper() for name in table.metrics), objective, "seen", "gap"),
                 tuple(rows),
                 left=2,
                 strong=tuple(strong),
@@ -119,6 +119,8 @@ class _Judgement:
         default = search.complete.index[search.complete["paper_default"]]
         self._default = int(default[0]) if len(default) else None
         self._by = by
+        # With `--until isolate` no setting has a model, and CA and ASR are those of the undefended one alone.
+        self.metrics = [name for name in _METRICS if self._cells[name].notna().any()]
 
     def counted(self, found: Sequence[Fold]) -> list[Fold]:
         """The folds that say something: the attack works there, and there was something to tune on."""
@@ -127,7 +129,7 @@ class _Judgement:
 
     def settings(self, fold: Fold) -> dict[str, int | None]:
         """Label -> trial of the search."""
-        tuned = "tuned on other seeds" if self._by == "seed" else f"{_TUNED} {self._by}s"
+        tuned = "tuned on other seeds" if self._by == "seed" else _TUNED
         found = {tuned: fold.tuned, "paper default": self._default}
         return found if self._by == "seed" else {**found, "tuned on it (oracle)": fold.oracle}
 
@@ -147,13 +149,19 @@ class _Judgement:
         own = self.scenarios[self.scenarios["group"] == fold.held_out]
         failed = own["attack_failed"].all()
         undefended = {names.CA: own[names.CA_UNDEFENDED], names.ASR: own[names.ASR_UNDEFENDED]}
-        cells = [_spread(undefended[name]) if name in undefended else None for name in _METRICS]
+        cells = [_spread(undefended[name]) if name in undefended else None for name in self.metrics]
         label = f"{fold.held_out}{' ATTACK FAILED' if failed else ''}"
-        found: list[tuple[Cell, ...]] = [(label, "undefended", *cells, None, None, None)]
+        asr = _spread(own[names.ASR_UNDEFENDED])
+        plain = (
+            "undefended"
+            if names.ASR in self.metrics
+            else f"undefended (ASR {asr if isinstance(asr, str) else _shown(asr)})"
+        )
+        found: list[tuple[Cell, ...]] = [(label, plain, *cells, None, None, None)]
         for name, trial in self.settings(fold).items():
             if failed or trial is None:
                 continue
-            cells = [_spread(self.cells(trial, fold)[metric]) for metric in _METRICS]
+            cells = [_spread(self.cells(trial, fold)[metric]) for metric in self.metrics]
             found.append(("", f"{name} (#{trial})", *cells, self.value(trial, fold), *self._gap(name, trial, fold)))
         return found
 
@@ -169,7 +177,9 @@ class _Judgement:
         counted = self.counted(found)
         for place, name in enumerate(self.settings(counted[0]) if counted else ()):
             chosen = [(fold, list(self.settings(fold).values())[place]) for fold in counted]
-            metrics = [_mean([_mean(self.cells(trial, fold)[m].dropna()) for fold, trial in chosen]) for m in _METRICS]
+            metrics = [
+                _mean([_mean(self.cells(trial, fold)[m].dropna()) for fold, trial in chosen]) for m in self.metrics
+            ]
             values = [self.value(trial, fold) for fold, trial in chosen]
             gaps = [self._gap(name, trial, fold) for fold, trial in chosen]
             seen, gap = (_mean([pair[side] for pair in gaps]) for side in (0, 1))

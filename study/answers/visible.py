@@ -56,12 +56,12 @@ def _signals(judged: list[Judged]) -> Table:
         (
             _short(one.signal),
             "more" if VISIBLE[one.signal] > 0 else "less",
+            _meaning(one.signal),
             _number(one.correlation.median()),
             _number(one.correlation.min()),
             _number(one.correlation.max()),
             _number(one.regret.mean()),
             _number(one.regret.max()),
-            _meaning(one.signal),
         )
         for one in judged
     ]
@@ -73,15 +73,15 @@ def _signals(judged: list[Judged]) -> Table:
         (
             "signal",
             "better",
+            "what it is",
             "median correlation",
             "lowest",
             "highest",
             "mean regret",
             "worst regret",
-            "what it is",
         ),
         tuple(rows),
-        left=2,
+        left=3,
         strong=(0,),
     )
 
