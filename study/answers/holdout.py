@@ -151,12 +151,8 @@ class _Judgement:
         undefended = {names.CA: own[names.CA_UNDEFENDED], names.ASR: own[names.ASR_UNDEFENDED]}
         cells = [_spread(undefended[name]) if name in undefended else None for name in self.metrics]
         label = f"{fold.held_out}{' ATTACK FAILED' if failed else ''}"
-        asr = _spread(own[names.ASR_UNDEFENDED])
-        plain = (
-            "undefended"
-            if names.ASR in self.metrics
-            else f"undefended (ASR {asr if isinstance(asr, str) else _shown(asr)})"
-        )
+        asr = _mean(own[names.ASR_UNDEFENDED].dropna())
+        plain = "undefended" if names.ASR in self.metrics else f"undefended (ASR {_shown(asr)})"
         found: list[tuple[Cell, ...]] = [(label, plain, *cells, None, None, None)]
         for name, trial in self.settings(fold).items():
             if failed or trial is None:
