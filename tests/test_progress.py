@@ -220,6 +220,9 @@ def test_libraries_are_heard_from_the_second_v_on(root_logger: None, told: Calla
         ("study.attack_table", "0 2 130"),
         ("study.status", "0 2"),
         ("study.sync", "0 2 4 130"),
+        ("study.report", "0 2"),
+        ("study.analyze", "0 2"),
+        ("study.compare", "0 2"),
     ],
 )
 def test_help_tells_the_exit_codes(module: str, codes: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,8 @@ COMMANDS = (
     "study.status",
     "study.sync",
     "study.report",
+    "study.analyze",
+    "study.compare",
 )
 
 
