@@ -244,6 +244,11 @@ class Watch(_StaysHere, Callback):
         """Called by Ray Tune many times a second."""
         self._on_step()
 
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Lets go of the averages that Ray Tune keeps of every number in a trial's results, to the end of the study."""
+        trial.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
+
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
