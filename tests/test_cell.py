@@ -14,6 +14,7 @@ from defenses.api import DefenseResult, StageContext, SuspectDataset
 from defenses.checkpoint import Checkpoint
 from defenses.registry import UserError
 from defenses.runner import RunContext
+from defenses.signals import SIGNALS
 from study import cell
 from study.cell import CellResult, Environment, evaluate_cell, judge, prepare
 from study.datasets import DatasetSpec
@@ -28,6 +29,7 @@ NO_DEFENSE = {"epochs": 2, "lr": 0.05, "batch_size": 32, "schedule": "one_cycle"
 
 FLAGS = {"tpr", "fpr", "auroc", "auroc_flags", "flagged_share"}
 MODEL = {"ca", "asr"}
+SIGNALS_TOLD = {names.signal(name) for name in SIGNALS}
 UNDEFENDED = {"ca_undefended", "asr_undefended"}
 
 
@@ -82,9 +84,10 @@ def test_each_defense_has_its_metrics(
     environment: Environment,
 ) -> None:
     result = evaluate_cell(defense, config, BADNETS, environment, until)
-    assert set(result.metrics) == metrics | UNDEFENDED
-    assert set(result.metrics) <= set(names.METRICS)
-    assert all(value is not None and 0 <= value <= 1 for value in result.metrics.values()), result.metrics
+    assert set(result.metrics) == metrics | UNDEFENDED | SIGNALS_TOLD
+    assert set(result.metrics) <= set(names.METRICS) | SIGNALS_TOLD
+    rates = {name: value for name, value in result.metrics.items() if name not in SIGNALS_TOLD}
+    assert all(value is not None and 0 <= value <= 1 for value in rates.values()), rates
     assert stages_of(result) == ["poison", "standard_training", "undefended", *stages]
     assert (result.meta["n_train"], result.meta["n_poison"]) == (128, 16)
     assert result.labels is not None
@@ -113,7 +116,7 @@ def test_without_poison_what_is_undefined_is_none(
     defense: str, config: dict[str, Any], environment: Environment
 ) -> None:
     result = evaluate_cell(defense, config, CLEAN, environment)
-    undefined = {name for name, value in result.metrics.items() if value is None}
+    undefined = {name for name, value in result.metrics.items() if value is None} - SIGNALS_TOLD
     without_flags = {"asr", "asr_undefended"}
     assert undefined == (without_flags if defense == "no_defense" else without_flags | {"tpr", "auroc", "auroc_flags"})
     assert not result.attack_failed, "there is no attack that could fail"

@@ -297,7 +297,7 @@ def test_a_study_that_is_being_run_is_reported_and_left_alone(
         assert main(["mine", "-o", str(tmp_path / "r.html"), "--out", str(copied.parent)]) == 0
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
-    assert "not yet in MLflow" in told[0]
+    assert "MLflow was not told" in told[0]
     assert "is being run by process" in told[0]
     assert not (copied / "outbox.jsonl").exists()
     assert "The study is being run now" in (tmp_path / "r.html").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from small_study import empty_ledger, save_npz, scenario_record, small_plan
 
+from defenses.signals import SIGNALS
 from study.book import NO_ATTACK, Book
 from study.datasets.images import Images
 from study.plan import Plan
@@ -275,6 +276,7 @@ def test_the_csv_has_a_line_a_trial_and_scenario(make: MakeDesk) -> None:
         "scenario",
         "attack_failed",
         *names.METRICS,
+        *map(names.signal, SIGNALS),
         "built_seconds",
         "wall_seconds",
     ]
