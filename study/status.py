@@ -84,7 +84,7 @@ def describe(state: State) -> str:
     parts = [
         _headline(state),
         overview(state.parts, state.folder.parent) if state.parts else _best(state),
-        _scenarios(state.scenarios),
+        "" if state.parts else _scenarios(state.scenarios),
         _list("Running", [_running(state, trial) for trial in state.trials if trial.state == "running"]),
         _list("Failed", [f"#{trial.number}: {last_line(trial.reason)}" for trial in state.failures]),
         _list("Cannot be read", state.damage),

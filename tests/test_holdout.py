@@ -1,15 +1,20 @@
 """What is held out, what is chosen without it, and what that is worth: by hand."""
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 from small_results import small_results
+from study_folder import make_study, write_settings
+from study_process import command, make_workplace, run, states, wait_for
 
 from defenses.registry import UserError
+from study import status
 from study.answers import holdout
 from study.answers.holdout import Fold, folds, to_judge
 from study.answers.page import Note, Table
-from study.answers.results import Results
+from study.answers.results import Results, read_results
 from study.config import StudyConfig, resolve
 from study.goal import Goal
 from study.grid import Points
@@ -189,3 +194,54 @@ def test_given_points_are_a_grid_in_their_order() -> None:
     assert {"beta": 3.0, "rounds": 1} in points
     assert {"beta": 3.0, "rounds": 2} not in points
     assert points.values == {"beta": (1.0, 3.0), "rounds": (2, 1)}
+
+
+def test_status_shows_a_held_out_study_as_the_two_that_it_is_made_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_study(tmp_path / "unseen.search")
+    write_settings(tmp_path / "unseen", holdout="attack", name="unseen")
+    assert status.main(["unseen", "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("unseen: stopped, nobody runs it\n6 trials: 2 done, 1 failed")
+    assert "unseen.search" in shown
+    assert "missing" not in shown
+    make_study(tmp_path / "unseen.judge")
+    assert status.main(["unseen", "--out", str(tmp_path)]) == 0
+    assert "12 trials: 4 done, 2 failed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_held_out_study_goes_on_after_a_kill_and_is_extended(tmp_path: Path) -> None:
+    """Through the command: a search, a judgement on new seeds, and a longer search whose choices are judged as well."""
+    workplace = make_workplace(tmp_path)
+    options = ("--name", "unseen", "--holdout", "attack", "--until", "isolate")
+    search, judge = (workplace / "runs" / f"unseen.{part}" for part in ("search", "judge"))
+    process = subprocess.Popen(
+        command(workplace, *options, "--trials", "4"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    wait_for(lambda: list(judge.glob("points/*/*-s1.json")) or process.poll() is not None)
+    process.kill()
+    process.wait(timeout=30)
+    first = run(workplace, *options, "--trials", "4")
+    assert first.returncode == 0, first.stderr
+    assert states(search) == {"COMPLETE": 4}
+    judged = states(judge)["COMPLETE"]
+    assert 1 <= judged <= 5  # the default, and for each of two attacks what was tuned without it and on it
+    assert {path.name for path in judge.glob("points/*/*-s*.json")} == {
+        "badnets-0.1-s1.json",
+        "trojan_square-0.1-s1.json",
+    }
+    assert "On an attack that the search never saw" in first.stdout
+    again = run(workplace, *options, "--trials", "8")
+    assert again.returncode == 0, again.stderr
+    assert states(search) == {"COMPLETE": 8}
+    assert states(judge)["COMPLETE"] >= judged
+    found = read_results(workplace / "runs", "unseen")
+    assert found.judged is not None
+    assert set(found.judged.seeds) == {1}
+    assert "8 configurations, drawn by qmc" in notes_of(holdout.section(found, found.judged, "attack"))
+
+
+def notes_of(section: Any) -> str:
+    return " ".join(item.text for item in section.items if isinstance(item, Note))
