@@ -95,6 +95,8 @@ class Summary:
     def shown(self) -> list[tuple[Row, str]]:
         """The paper's default, then the best trial, or every one on the front."""
         default = [(self.default, "paper default")] if self.default is not None else []
+        if default and not self.plan.space.ranges:
+            return default  # there is nothing else that could be better
         return default + [(row, f"{'front' if self._several else 'best'} (#{row.number})") for row in self.front]
 
     def _scenario_table(self) -> str:
