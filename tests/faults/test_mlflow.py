@@ -52,7 +52,7 @@ def check_all_of_it(study: Path, uri: str, trials: int) -> None:
             }[kind]
         ), key
         if kind == "scenario":
-            _, point, scenario = key.split("/")
+            *_, point, scenario = key.split("/")
             record = read_scenario(study / "points" / point / f"{scenario}.json")
             assert record is not None
             wanted = {name: value for name, value in record.metrics.items() if value is not None}
