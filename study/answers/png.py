@@ -123,7 +123,8 @@ def _logarithmic(axes: "Axes") -> None:
 
 
 def _legend(axes: "Axes") -> None:
-    axes.legend(fontsize=8, frameon=False, labelcolor=LIGHT.ink)
+    # Beside the axes: the best place among many lines takes longer to find than the figure to draw.
+    axes.legend(fontsize=8, frameon=False, labelcolor=LIGHT.ink, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _curves(figure: Curves, axes: "Axes", canvas: "Canvas") -> None:

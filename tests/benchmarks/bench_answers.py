@@ -1,10 +1,9 @@
-"""`study.analyze` on a study of 1,000 trials and 10 scenarios: `python tests/benchmarks/bench_answers.py [TRIALS]`.
+"""`study.analyze` and `study.report`, 1,000 trials, 10 scenarios: `python tests/benchmarks/bench_answers.py [TRIALS]`.
 
 Makes the study in a temporary folder (nothing is trained; records have the size of real ones), then prints the time and
-the peak memory of the command in a process of its own, and how long each part takes.
+the peak memory of each command in a process of its own, and how long each part of the former takes.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -59,6 +58,26 @@ def parts(folder: Path) -> None:
     timed("json", lambda: text.as_json(read, sections))
 
 
+def measured(module: str, *options: str) -> str:
+    """Runs a command in a process of its own and tells what it took; gives what it printed."""
+    code = (
+        "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
+        "try: runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)\n"
+        "except SystemExit as end: code = end.code\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "sys.stderr.write(f'\\n{used.ru_utime + used.ru_stime:.1f} {used.ru_maxrss / 1024:.0f}')\n"
+        "sys.exit(code)"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code, module, *options], capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    seconds = time.perf_counter() - started
+    own, peak = done.stderr.splitlines()[-1].split()
+    sys.stdout.write(f"{module}: {seconds:.1f} s ({own} s of CPU), {peak} MiB at most\n")
+    return done.stdout
+
+
 def main() -> None:
     """Makes the study and measures."""
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
@@ -66,21 +85,14 @@ def main() -> None:
         points = draw(RANGES, trials)
         folder = write_study(Path(out) / "big", points, truth, ATTACKS, seeds=(0, 1), default=PAPER, bulk=30)
         size = np.mean([path.stat().st_size for path in (folder / "points" / "k0").iterdir()])
-        command = [sys.executable, "-m", "study.analyze", "big", "--out", out, "--json", f"{out}/big.json"]
-        started = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(done.stderr[-3000:])
-        seconds = time.perf_counter() - started
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
-        sys.stdout.write(
-            f"{trials} trials, {len(ATTACKS) * 2} scenarios, {size / 1024:.1f} KiB a record: {seconds:.1f} s "
-            f"({used.ru_utime + used.ru_stime:.1f} s of CPU), {used.ru_maxrss / 1024:.0f} MiB at most, "
-            f"{len(done.stdout.splitlines())} lines\n"
-        )
+        sys.stdout.write(f"{trials} trials, {len(ATTACKS) * 2} scenarios, {size / 1024:.1f} KiB a record\n")
+        told = measured("study.analyze", "big", "--out", out, "--json", f"{out}/big.json")
+        measured("study.report", "big", "--out", out, "-o", f"{out}/big.html")
+        page = Path(out, "big.html").stat().st_size / 2**20
+        sys.stdout.write(f"the report has {page:.1f} MiB\n")
         parts(folder)
         if len(sys.argv) > 2:
-            Path(sys.argv[2]).write_text(done.stdout)
+            Path(sys.argv[2]).write_text(told)
 
 
 if __name__ == "__main__":
