@@ -7,30 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from search_spaces.pipd import PIPD_SPACE
-from search_spaces.space import Choice, Range, SearchSpace
+from search_spaces.space import Choice
 
 _FOUR = ("badnets", "blended_random", "trojan_square", "dynamic")
 _RATE = (0.05,)  # section 6: "unless otherwise stated"
 _FLAGS_ONLY = {"until": "isolate"}  # the table tells of flags alone
-
-
-def _ablation(
-    name: str,
-    paper: str,
-    study: Mapping[str, Any],
-    ranges: Mapping[str, Range] | None = None,
-    defense: str = PIPD_SPACE.defense,
-    presets: Mapping[str, Mapping[str, Any]] = PIPD_SPACE.presets,
-) -> SearchSpace:
-    return SearchSpace(
-        name=f"pipd.{name}",
-        defense=defense,
-        ranges=ranges or {},
-        presets=presets,
-        model=PIPD_SPACE.model,
-        study={"sampler": "grid", **study},
-        paper=paper,
-    )
 
 
 def _with_finetuning(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,11 +28,11 @@ def _with_finetuning(fields: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-TABLE1 = _ablation("table1", "PIPD, Table 1", {"attacks": ("pipd_table6",)})
+TABLE1 = PIPD_SPACE.ablation("table1", "PIPD, Table 1", {"attacks": ("pipd_table6",)})
 
-TABLE2 = _ablation("table2", "PIPD, Table 2", {"attacks": ("pipd_table2",), **_FLAGS_ONLY})
+TABLE2 = PIPD_SPACE.ablation("table2", "PIPD, Table 2", {"attacks": ("pipd_table2",), **_FLAGS_ONLY})
 
-FAULT_RATIO = _ablation(
+FAULT_RATIO = PIPD_SPACE.ablation(
     "fault_ratio",
     "PIPD, Table 3",
     {"attacks": (*_FOUR, "adaptive_blend"), "poison_rates": _RATE, **_FLAGS_ONLY},
@@ -60,14 +41,14 @@ FAULT_RATIO = _ablation(
 )
 
 # Section 6.2 states its rate of 0.20 before Fig. 4 and no other one for Table 4; 8 rounds are those of section 5.1.
-ROUNDS = _ablation(
+ROUNDS = PIPD_SPACE.ablation(
     "rounds",
     "PIPD, Fig. 4 and Table 4",
     {"attacks": _FOUR, "poison_rates": (0.2,)},
     {"rounds": Choice((1, 2, 3, 4, 5, 8), "the rounds of Table 4, and the eight of all other experiments")},
 )
 
-SELECTIVE_VS_UNLEARNING = _ablation(
+SELECTIVE_VS_UNLEARNING = PIPD_SPACE.ablation(
     "selective_vs_unlearning",
     "PIPD, Fig. 5",
     {"attacks": _FOUR, "poison_rates": _RATE, "set": {"snapshots": "true"}},
@@ -76,13 +57,13 @@ SELECTIVE_VS_UNLEARNING = _ablation(
     presets={preset: _with_finetuning(fields) for preset, fields in PIPD_SPACE.presets.items()},
 )
 
-POISON_RATE = _ablation(
+POISON_RATE = PIPD_SPACE.ablation(
     "poison_rate",
     "PIPD, Table 7",
     {"attacks": _FOUR, "poison_rates": (0.05, 0.1, 0.15, 0.2, 0.3), **_FLAGS_ONLY},
 )
 
-CLUSTERING = _ablation(
+CLUSTERING = PIPD_SPACE.ablation(
     "clustering",
     "PIPD, Table 8",
     {"attacks": _FOUR, "poison_rates": _RATE, **_FLAGS_ONLY},
@@ -93,7 +74,7 @@ CLUSTERING = _ablation(
     },
 )
 
-CHANNEL_STATISTIC = _ablation(
+CHANNEL_STATISTIC = PIPD_SPACE.ablation(
     "channel_statistic",
     "ours: no paper reports it",
     {"attacks": ("pipd_table6",), **_FLAGS_ONLY},

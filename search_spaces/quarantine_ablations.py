@@ -4,42 +4,20 @@ What an ablation does not vary has the paper's value, or the one that `search_sp
 SIG's rate is a share of the target class, as in the published code; see `study.attacks.groups`.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 from search_spaces.no_defense import NO_DEFENSE_SPACE
 from search_spaces.quarantine import QT_SPACE
-from search_spaces.space import Choice, Range, SearchSpace
+from search_spaces.space import Choice
 
 _THREE = ("badnets", "sig:rate_base=class", "issba")
 _RATE = (0.1,)
 _FLAGS_ONLY = {"until": "isolate"}  # the table or figure tells of flags alone
 
 
-def _ablation(
-    name: str,
-    paper: str,
-    study: Mapping[str, Any],
-    ranges: Mapping[str, Range] | None = None,
-    defense: str = QT_SPACE.defense,
-    presets: Mapping[str, Mapping[str, Any]] = QT_SPACE.presets,
-) -> SearchSpace:
-    return SearchSpace(
-        name=f"qt.{name}",
-        defense=defense,
-        ranges=ranges or {},
-        presets=presets,
-        model=QT_SPACE.model,
-        study={"sampler": "grid", **study},
-        paper=paper,
-    )
+TABLE1 = QT_SPACE.ablation("table1", "QT, Table 1", {"attacks": ("qt_table1",), **_FLAGS_ONLY})
 
+TABLE2 = QT_SPACE.ablation("table2", "QT, Table 2", {"attacks": ("qt_table1",)})
 
-TABLE1 = _ablation("table1", "QT, Table 1", {"attacks": ("qt_table1",), **_FLAGS_ONLY})
-
-TABLE2 = _ablation("table2", "QT, Table 2", {"attacks": ("qt_table1",)})
-
-BACKDOOR_CLASS = _ablation(
+BACKDOOR_CLASS = QT_SPACE.ablation(
     "backdoor_class",
     "QT, Fig. 2",
     {"attacks": _THREE, "poison_rates": _RATE},
@@ -47,7 +25,7 @@ BACKDOOR_CLASS = _ablation(
     presets=NO_DEFENSE_SPACE.presets,  # the figure is of plain training
 )
 
-PRE_QUARANTINE = _ablation(
+PRE_QUARANTINE = QT_SPACE.ablation(
     "pre_quarantine",
     "QT, Fig. 3",
     {"attacks": _THREE, "poison_rates": _RATE, **_FLAGS_ONLY},
@@ -57,14 +35,14 @@ PRE_QUARANTINE = _ablation(
     },
 )
 
-FIXED_EPSILON = _ablation(
+FIXED_EPSILON = QT_SPACE.ablation(
     "fixed_epsilon",
     "QT, Fig. 4",
     {"attacks": _THREE, "poison_rates": _RATE, **_FLAGS_ONLY},
     {"epsilon_schedule": Choice(("linear", "fixed"), "growth by epoch, and 0.9 for quarantined samples at once")},
 )
 
-POISON_RATE = _ablation(
+POISON_RATE = QT_SPACE.ablation(
     "poison_rate",
     "QT, Fig. 5",
     {"attacks": ("badnets", "blended_image", "dynamic"), "poison_rates": (0.01, 0.05, 0.1, 0.2), **_FLAGS_ONLY},

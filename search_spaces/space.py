@@ -147,6 +147,33 @@ class SearchSpace:
         ranges = {name: found for name, found in self.ranges.items() if name not in fixed}
         return replace(self, ranges=ranges)
 
+    def ablation(
+        self,
+        name: str,
+        paper: str,
+        study: Mapping[str, Any],
+        ranges: Mapping[str, Range] | None = None,
+        *,
+        defense: str = "",
+        presets: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> "SearchSpace":
+        """A grid that makes one table or figure anew; all that it does not vary stays as this space has it.
+
+        Args:
+            name: the space's will be ``pipd.rounds`` for ``rounds`` of ``pipd``.
+            ranges: what the table varies; nothing by default.
+            defense, presets: this space's by default.
+        """
+        return replace(
+            self,
+            name=f"{self.name}.{name}",
+            defense=defense or self.defense,
+            ranges=ranges or {},
+            presets=self.presets if presets is None else presets,
+            study={"sampler": "grid", **study},
+            paper=paper,
+        )
+
 
 def finite_values(found: Range) -> tuple[Value, ...] | None:
     """All values of a range that has few of them; None for one that cannot be enumerated."""

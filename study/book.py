@@ -43,20 +43,18 @@ class Book:
     @property
     def study_run(self) -> str:
         """Key of the study's run."""
-        return names.study_run(self.plan.config.study_name, self.plan.config.identity)
+        return self._run("study")
 
-    @property
-    def _own(self) -> str:
-        """Points of one study are not those of another: studies that share a database must not share runs."""
-        return f"{self.plan.config.study_name}/{self.plan.config.identity[:12]}"
+    def _run(self, kind: str, *parts: str) -> str:
+        return names.run_key(kind, self.plan.config.study_name, self.plan.config.identity, *parts)
 
     def trial_run(self, key: str) -> str:
         """Key of a trial's run."""
-        return f"trial/{self._own}/{key}"
+        return self._run("trial", key)
 
     def scenario_run(self, key: str, scenario: str) -> str:
         """Key of the run of a trial's scenario."""
-        return f"scenario/{self._own}/{key}/{scenario}"
+        return self._run("scenario", key, scenario)
 
     def scenarios(self, key: str) -> list[ScenarioRecord] | None:
         """All scenarios of a point; None when one is missing."""

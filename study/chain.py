@@ -4,6 +4,7 @@ They are studies like any other, each with its own folder and ledger, so that wh
 resumed, extended or looked at holds for each of them, and nothing new had to be made safe.
 """
 
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from tracking import names
 _FLUSH_SECONDS = 30.0
 
 
-class Chain:
+class Chain(ABC):
     """A plan that is made of studies. Subclasses say which, in `run`, and what is shown of them, in `text`.
 
     The caller holds the lock of the whole.
@@ -38,13 +39,13 @@ class Chain:
         self._unsent: list[Path] = []
         self._look = ""
 
+    @abstractmethod
     def run(self) -> str:
         """Runs what is missing of each study. Returns why it cannot go on, or an empty string."""
-        raise NotImplementedError
 
+    @abstractmethod
     def text(self) -> str:
         """What is shown of all that ran."""
-        raise NotImplementedError
 
     def sit(self, plan: Plan) -> str:
         """One sitting of one of its studies. Returns why that cannot go on, or an empty string."""

@@ -72,6 +72,22 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return found
 
 
+def parts_of(folder: Path, known: Mapping[str, Any]) -> list[Path]:
+    """The folders of the studies that one with ``--holdout`` or ``--per-scenario`` is made of; none of any other.
+
+    Those that were not begun yet do not exist.
+
+    Args:
+        known: as `read_settings` gives it; empty where that fails.
+    """
+    settings = known.get("settings", {})
+    if settings.get("holdout"):
+        return [folder.with_name(folder.name + suffix) for suffix in (SEARCH, JUDGE)]
+    if settings.get("per_scenario") and (folder / SETTINGS).is_file() and not (folder / LEDGER).is_file():
+        return [folder.with_name(f"{folder.name}.{scenario}") for scenario in known.get("scenarios", ())]
+    return []
+
+
 def command(known: Mapping[str, Any], out: Path) -> str:
     """The command that goes on with a study; empty where none of this version can.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from defenses.registry import UserError
 from study.config import Parser
-from study.folder import LEDGER, find_study, read_settings, studies
+from study.folder import SETTINGS, find_study, parts_of, read_settings
 from study.terminal import complain, complain_of, duration, say, show_logs
 
 if TYPE_CHECKING:
@@ -90,18 +90,13 @@ def _single(out: Path, names: Sequence[str]) -> Iterator[str]:
     """Names of studies with a ledger, each once: a study of single scenarios stands for those of its scenarios."""
     for name in dict.fromkeys(names):
         folder = find_study(out, name)
-        parts = [found.name for found in studies(out) if found.name.startswith(f"{name}.")]
-        if not (folder / LEDGER).exists() and parts and _is_per_scenario(folder):
-            yield from parts
-        else:
-            yield name
-
-
-def _is_per_scenario(folder: Path) -> bool:
-    try:
-        return bool(read_settings(folder)["settings"].get("per_scenario"))
-    except ValueError:
-        return False
+        try:
+            known = read_settings(folder)
+        except ValueError:  # whoever reads the study says so
+            known = {}
+        parts = [] if known.get("settings", {}).get("holdout") else parts_of(folder, known)
+        begun = [part.name for part in parts if (part / SETTINGS).is_file()]
+        yield from begun or [name]
 
 
 def _chapters(found: "Sequence[Results]") -> "list[Chapter]":

@@ -1,12 +1,11 @@
 """Where a study stands, gathered from its folder alone. A driver may be writing it, and any file may be damaged."""
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.folder import JUDGE, LEDGER, OUTBOX, POINTS, SEARCH, SETTINGS, command, read_settings
+from study.folder import LEDGER, OUTBOX, POINTS, SETTINGS, command, parts_of, read_settings
 from study.ledger_file import LedgerFile, Trial, read_ledger
 from study.lock import holder
 from study.records import ScenarioRecord, read_scenario, read_trial
@@ -146,16 +145,6 @@ def state_of(folder: Path, out: Path, records: bool = True) -> State:
         go_on=command(known, out) if known else "",
         parts=tuple(state_of(part, out, records=False) for part in made_of if (part / SETTINGS).is_file()),
     )
-
-
-def parts_of(folder: Path, known: Mapping[str, Any]) -> list[Path]:
-    """The folders of the studies that one with ``--holdout`` or ``--per-scenario`` is made of; none of any other."""
-    settings = known.get("settings", {})
-    if settings.get("holdout"):
-        return [folder.with_name(folder.name + suffix) for suffix in (SEARCH, JUDGE)]
-    if settings.get("per_scenario") and (folder / SETTINGS).is_file() and not (folder / LEDGER).is_file():
-        return [folder.with_name(f"{folder.name}.{scenario}") for scenario in known.get("scenarios", ())]
-    return []
 
 
 def _outbox(path: Path, damage: list[str]) -> Waiting:

@@ -15,7 +15,9 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from scipy.stats import qmc
 from small_study import empty_ledger, scenario_record
 
+from defenses.pipd import PIPDConfig
 from search_spaces import SEARCH_SPACES
+from search_spaces.pipd import PIPD_SPACE
 from search_spaces.space import Choice, Float, Int, Range
 from study.config import StudyConfig, resolve
 from study.records import write_record
@@ -161,15 +163,7 @@ def _fill_ledger(
                 )
 
 
-PAPER: dict[str, Any] = {
-    "isolation_rate": 0.01,
-    "clean_rate": 0.2,
-    "beta": 3.0,
-    "channels_per_tap": 0.04,
-    "rounds": 8,
-    "ascent_weight": 1.0,
-    "channel_statistic": "max",
-}
+PAPER: dict[str, Any] = PIPD_SPACE.default(PIPDConfig())
 
 
 def rates(tpr: float, fpr: float, ca: float = 0.95, asr: float = 0.0, auroc: float | None = None) -> dict[str, Any]:

@@ -9,11 +9,13 @@ import pandas
 import pytest
 
 from search_spaces import SEARCH_SPACES
-from study.answers.ablations import sections
+from study.answers import summary
+from study.answers.ablations import VIEWS, sections
 from study.answers.page import Curves, Note, Section, Table
 from study.answers.results import Results
 from study.config import StudyConfig, resolve
 from study.goal import Goal
+from study.instruments import describe_defense
 from tracking import names
 
 
@@ -43,7 +45,10 @@ def told(
         of_cell = {"poison_rate": rate, "seed": 0, "scenario": scenario, "attack_failed": False, **cell}
         rows.append({**dict.fromkeys(names.METRICS, float("nan")), "stratum": scenario.rpartition("-s")[0], **of_cell})
     trials = pandas.DataFrame(
-        [{"number": n, "state": "complete", "paper_default": n == 0, **point} for n, point in enumerate(points)]
+        [
+            {"number": n, "state": "complete", "paper_default": n == 0, "value": 1.0, **point}
+            for n, point in enumerate(points)
+        ]
     ).set_index("number")
     found = SEARCH_SPACES[space]
     ranges = {name: found.ranges[name] for name in points[0] if name in found.ranges}
@@ -230,3 +235,11 @@ def test_scale_seeds_and_oracles_are_told() -> None:
     assert "beta 3.0 -> 2.0" in smoke
     paper = notes_of(only(sections(told("pipd.table2", [{}], cells, preset="paper"))))
     assert "Not at the paper's scale" not in paper
+
+
+@pytest.mark.parametrize("space", sorted(VIEWS))
+def test_everything_is_told_of_an_instrument_as_of_a_defense(space: str) -> None:
+    searched = {name: ranges.options[0] for name, ranges in SEARCH_SPACES[space].ranges.items()}
+    cells = [{"trial": 0, "attack": attack, "isolation_score": 1.0} for attack in ("badnets", "dynamic")]
+    table = table_of(only(summary.sections(told(space, [searched], cells))))
+    assert str(table.rows[0][1]).startswith(describe_defense(SEARCH_SPACES[space].defense))

@@ -284,7 +284,7 @@ def _artifacts(folder: Path) -> set[str]:
 
     run_log = RunLog(f"sqlite:///{folder.parent}/mlflow.db", "pipd", None)
     known = json.loads((folder / "study.json").read_text())
-    run = run_log._find(names.study_run(folder.name, known["identity"]))
+    run = run_log._find(names.run_key("study", folder.name, known["identity"]))
     assert run is not None
     return {Path(file.path).name for file in run_log.client.list_artifacts(run, names.FIGURES)}
 
@@ -348,6 +348,7 @@ def test_several_studies_share_a_page(copied: Path, tmp_path: Path) -> None:
 def test_a_study_of_single_scenarios_stands_for_each(copied: Path, tmp_path: Path) -> None:
     known = json.loads((copied / "study.json").read_text())
     known["settings"]["per_scenario"] = True
+    known["scenarios"] = ["badnets-0.05-s0", "badnets-0.1-s0"]  # of the second nothing has begun
     whole_folder = copied.parent / "each"
     whole_folder.mkdir()
     (whole_folder / "study.json").write_text(json.dumps(known))

@@ -70,13 +70,14 @@ def test_signals_are_ranked_by_their_regret() -> None:
 def test_the_rule_visible_trusts_what_worked_on_the_other_attacks() -> None:
     # For a: on b and c the gap's mean regret is 0.5, the focus's 0.35, so the focus is trusted, and it takes trial 0.
     # For b: likewise 0.5 against 0.35. For c: on a and b the gap never errs, so it is trusted, and it takes trial 2.
-    assert visible_picks(three_attacks()).to_dict() == {"a-0.1-s0": 0, "b-0.1-s0": 0, "c-0.1-s0": 2}
+    results = three_attacks()
+    assert visible_picks(results, judge_signals(results)).to_dict() == {"a-0.1-s0": 0, "b-0.1-s0": 0, "c-0.1-s0": 2}
 
 
 def test_with_one_attack_its_own_scenarios_decide_and_the_answer_says_so() -> None:
     rows = [cell(0, "a", 0.2, 1.0, 0.9), cell(1, "a", 0.9, 2.0, 0.8)]
     results = small_results(rows)
-    assert visible_picks(results).to_dict() == {"a-0.1-s0": 1}
+    assert visible_picks(results, judge_signals(results)).to_dict() == {"a-0.1-s0": 1}
     section = visible.section(results)
     assert section is not None
     assert any("One attack works" in getattr(item, "text", "") for item in section.items)

@@ -8,6 +8,7 @@ from typing import Any
 
 from small_study import empty_ledger
 
+from defenses.pipd import PIPDConfig
 from search_spaces.pipd import PIPD_SPACE
 from study.book import NO_ATTACK
 from study.config import StudyConfig, resolve
@@ -15,15 +16,7 @@ from study.goal import aggregate
 from study.records import ScenarioRecord, TrialRecord, write_record
 from study.search import Ledger
 
-DEFAULT = {
-    "isolation_rate": 0.01,
-    "clean_rate": 0.2,
-    "beta": 3.0,
-    "channels_per_tap": 0.04,
-    "rounds": 8,
-    "ascent_weight": 1.0,
-    "channel_statistic": "max",
-}
+DEFAULT = PIPD_SPACE.default(PIPDConfig())
 FAILED = "sig"
 """The attack that does not work undefended."""
 

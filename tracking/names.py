@@ -35,13 +35,15 @@ def signal(name: str) -> str:
     return SIGNAL + name
 
 
-def study_run(name: str, identity: str) -> str:
-    """Key of a study's run. Studies that share a database, and even a name, must not share runs.
+def run_key(kind: str, study: str, identity: str, *parts: str) -> str:
+    """Key of a run of a study. Studies that share a database, and even a name, must not share runs.
 
     Args:
+        kind: as `TAG_KIND` has it: study, trial or scenario.
         identity: a hash of the settings that make the study.
+        parts: which trial of it, and which scenario of that.
     """
-    return f"study/{name}/{identity[:12]}"
+    return "/".join((kind, study, identity[:12], *parts))
 
 
 def as_note(text: str) -> str:

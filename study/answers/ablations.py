@@ -11,6 +11,7 @@ from search_spaces import SEARCH_SPACES
 from search_spaces.space import significant
 from study.answers.page import Cell, Curves, Item, Line, Note, Section, Table
 from study.answers.results import Results
+from study.answers.spread import spread
 from study.instruments import INSTRUMENTS
 from tracking import names
 
@@ -158,7 +159,8 @@ def _table(results: Results, view: View, cells: "pandas.DataFrame") -> Table:
             first = of_attack[of_attack["position"] == of_attack["position"].iloc[0]]
             groups.insert(0, ("no_defense", first, _UNDEFENDED))
         for setting, found, columns in groups:
-            values = [_spread(found, columns.get(metric, metric)) for metric in view.metrics]
+            counted = found[~found["attack_failed"]]
+            values = [spread(counted[columns.get(metric, metric)]) for metric in view.metrics]
             rows.append((str(attack), setting, *values))
     seeds = len(results.seeds)
     caption = f"{SEARCH_SPACES[results.space].paper}. {_over_seeds(seeds)}; shares in [0, 1]"
@@ -167,16 +169,6 @@ def _table(results: Results, view: View, cells: "pandas.DataFrame") -> Table:
 
 def _over_seeds(seeds: int) -> str:
     return "One seed" if seeds == 1 else f"Mean and standard deviation over {seeds} seeds"
-
-
-def _spread(cells: "pandas.DataFrame", column: str) -> Cell:
-    """Mean and deviation as text; one value as a number; None where nothing counts."""
-    values = cells.loc[~cells["attack_failed"], column].dropna()
-    if values.empty:
-        return None
-    if len(values) == 1:
-        return float(values.iloc[0])
-    return f"{values.mean():.3f} ± {values.std(ddof=1):.3f}"
 
 
 def _over(results: Results, view: View, working: "pandas.DataFrame") -> Iterator[Curves]:

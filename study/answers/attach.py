@@ -51,7 +51,7 @@ def log_pictures(folder: Path) -> None:
         outbox = Outbox(folder / OUTBOX)
         outbox.append(
             Record(
-                run=names.study_run(folder.name, str(known.get("identity"))),
+                run=names.run_key("study", folder.name, str(known.get("identity"))),
                 parent=None,
                 name=folder.name,
                 time_ms=now_ms(),

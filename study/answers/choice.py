@@ -5,7 +5,6 @@ from typing import Literal
 
 from defenses.registry import UserError
 from study.answers.results import Results
-from study.goal import direction
 
 Rule = Literal["default", "best"]
 RULES: tuple[Rule, ...] = ("default", "best")
@@ -44,26 +43,23 @@ def choose(results: Results, rule: str = "default") -> Choice:
     if rule == "best":
         return _best(results)
     if rule == "default":
-        found = complete.index[complete["paper_default"]]
-        if found.empty:
+        if results.default is None:
             raise UserError(
                 f"study {results.name!r} has no complete trial with the paper's default: compare its best "
                 f"({results.name}:best), or a trial by its number ({results.name}:{complete.index[0]})"
             )
-        return Choice(results, int(found[0]), "the paper's default")
+        return Choice(results, results.default, "the paper's default")
     return _numbered(results, rule)
 
 
 def _best(results: Results) -> Choice:
-    complete = results.complete
-    valued = complete["value"].dropna()
-    if valued.empty:
+    number = results.best
+    if number is None:
         raise UserError(f"study {results.name!r} has no trial with a value of its objective: compare its default")
     objective = results.goal.objectives[0]
-    number = int(str(valued.idxmin() if direction(objective) == "minimize" else valued.idxmax()))
     which = "worst " if results.goal.how == "worst" else ""
     several = ", the first of several objectives" if len(results.goal.objectives) > 1 else ""
-    how = f"best of {len(valued)} by {which}{objective}{several}, an oracle: trial {number}"
+    how = f"best of {results.complete['value'].count()} by {which}{objective}{several}, an oracle: trial {number}"
     return Choice(results, number, how, oracle=True)
 
 

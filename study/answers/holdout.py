@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from study.answers.page import Cell, Note, Section, Table
 from study.answers.results import Results
 from study.answers.selection import best_single
+from study.answers.spread import spread
 from study.goal import direction
 from tracking import names
 
@@ -68,9 +69,8 @@ def folds(search: Results, by: By) -> list[Fold]:
 
 def to_judge(search: Results, by: By) -> list[int]:
     """The trials whose points are judged: the paper's default, then whatever a fold chose, each once."""
-    default = search.complete.index[search.complete["paper_default"]]
-    chosen = [trial for fold in folds(search, by) for trial in (fold.tuned, fold.oracle) if trial is not None]
-    return list(dict.fromkeys([*map(int, default), *chosen]))
+    chosen = [trial for fold in folds(search, by) for trial in (fold.tuned, fold.oracle)]
+    return [trial for trial in dict.fromkeys([search.default, *chosen]) if trial is not None]
 
 
 def section(search: Results, judged: Results, by: By) -> Section:
@@ -116,8 +116,7 @@ class _Judgement:
         self.scenarios = judged.scenarios.assign(group=group_of(judged.scenarios, by))
         self._cells = judged.compared.assign(group=judged.compared["scenario"].map(self.scenarios["group"]))
         self._number = _numbers(search, judged)
-        default = search.complete.index[search.complete["paper_default"]]
-        self._default = int(default[0]) if len(default) else None
+        self._default = search.default
         self._by = by
         # With `--until isolate` no setting has a model, and CA and ASR are those of the undefended one alone.
         self.metrics = [name for name in _METRICS if self._cells[name].notna().any()]
@@ -149,7 +148,7 @@ class _Judgement:
         own = self.scenarios[self.scenarios["group"] == fold.held_out]
         failed = own["attack_failed"].all()
         undefended = {names.CA: own[names.CA_UNDEFENDED], names.ASR: own[names.ASR_UNDEFENDED]}
-        cells = [_spread(undefended[name]) if name in undefended else None for name in self.metrics]
+        cells = [spread(undefended[name]) if name in undefended else None for name in self.metrics]
         label = f"{fold.held_out}{' ATTACK FAILED' if failed else ''}"
         asr = _mean(own[names.ASR_UNDEFENDED].dropna())
         plain = "undefended" if names.ASR in self.metrics else f"undefended (ASR {_shown(asr)})"
@@ -157,7 +156,7 @@ class _Judgement:
         for name, trial in self.settings(fold).items():
             if failed or trial is None:
                 continue
-            cells = [_spread(self.cells(trial, fold)[metric]) for metric in self.metrics]
+            cells = [spread(self.cells(trial, fold)[metric]) for metric in self.metrics]
             found.append(("", f"{name} (#{trial})", *cells, self.value(trial, fold), *self._gap(name, trial, fold)))
         return found
 
@@ -232,13 +231,6 @@ def _notes(search: Results, judged: Results, by: By, found: Sequence[Fold], tabl
 
 def _spread_note(judged: Results) -> str:
     return ", ± one standard deviation over them" if len(judged.seeds) > 1 else ""
-
-
-def _spread(values: "pandas.Series") -> Cell:
-    known = values.dropna()
-    if len(known) < 2:
-        return _mean(known)
-    return f"{known.mean():.3f} ± {known.std(ddof=1):.3f}"
 
 
 def _mean(values: "Sequence[float | None] | pandas.Series") -> float | None:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from defenses.registry import UserError, nearest
-
 AVERAGE = "average"
 """The attack of a printed average."""
 
@@ -131,57 +129,9 @@ class PaperTable:
         )
 
 
-def paper_table(name: str) -> PaperTable:
-    """A table by its name, such as ``pipd.table1`` or ``qt.figure3``.
-
-    Raises:
-        UserError: there is none; the message has the nearest name.
-    """
-    tables = paper_tables()
-    if name not in tables:
-        raise UserError(f"unknown table {name!r}: {nearest(name, tables)}(known: {', '.join(tables)})")
-    return tables[name]
-
-
-def paper_value(table: str, attack: str, setting: str, metric: str, dataset: str = "cifar10") -> float:
-    """A printed number, as a fraction.
-
-    Args:
-        attack: our name, or ``average``.
-        setting: a defense, or the value of what the table varies.
-
-    Raises:
-        UserError: the table has no such cell.
-    """
-    found = paper_table(table)
-    cell = Cell(dataset, attack, setting, metric)
-    known = {**found.values, **found.averages}
-    if cell not in known:
-        for part in Cell._fields:
-            have = tuple(dict.fromkeys(getattr(other, part) for other in known))
-            if getattr(cell, part) not in have:
-                raise UserError(f"{table} has no {part} {getattr(cell, part)!r} (it has: {', '.join(have) or 'none'})")
-        raise UserError(f"{table} has no cell {' '.join(cell)!r}: each part stands there, but not together")
-    return known[cell]
-
-
 def tables_of(space: str) -> tuple[PaperTable, ...]:
     """The tables and figures that ask what a grid space of ours asks; empty where no paper does."""
     return tuple(table for table in paper_tables().values() if space in table.spaces)
-
-
-def paper_numbers(space: str, dataset: str = "cifar10") -> Mapping[tuple[str, str, str], float]:
-    """What is printed for a grid space of ours, by attack, setting and metric; empty where no paper prints a number.
-
-    Args:
-        dataset: ours; a paper that has no such images is told by its first ones.
-    """
-    return {
-        (cell.attack, cell.setting, cell.metric): value
-        for table in tables_of(space)
-        for cell, value in table.values.items()
-        if cell.dataset == table.images(dataset)
-    }
 
 
 @functools.cache

@@ -12,8 +12,8 @@ from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Range
 from study.config import SPACE_FILLING
-from study.folder import JUDGE, LEDGER, POINTS, SEARCH, command, find_study, read_settings
-from study.goal import Goal, parse_objectives, scores
+from study.folder import LEDGER, POINTS, command, find_study, parts_of, read_settings
+from study.goal import Goal, direction, parse_objectives, scores
 from study.ledger_file import Trial, read_ledger
 from study.records import ScenarioRecord, read_scenario
 from tracking import names
@@ -91,6 +91,21 @@ class Results:
         ].first()
 
     @property
+    def default(self) -> int | None:
+        """The complete trial of the paper's default; None where there is none."""
+        found = self.complete.index[self.complete["paper_default"]]
+        return int(found[0]) if len(found) else None
+
+    @property
+    def best(self) -> int | None:
+        """The complete trial with the best value (of the first objective), of equals the first; None without values."""
+        found = self.complete["value"].dropna()
+        if found.empty:
+            return None
+        lowest = direction(self.goal.objectives[0]) == "minimize"
+        return int(str(found.idxmin() if lowest else found.idxmax()))
+
+    @property
     def seeds(self) -> list[int]:
         """Of the scenarios."""
         return sorted(int(seed) for seed in self.scenarios["seed"].unique())
@@ -114,18 +129,18 @@ def read_results(out: Path, name: str) -> Results:
     """
     folder = find_study(out, name)
     known = _settings_of(folder)
+    parts = [part.name for part in parts_of(folder, known)]
     if known["settings"].get("holdout"):
-        search = _read(out, name + SEARCH)
+        search = _read(out, parts[0])
         try:
-            judged = _read(out, name + JUDGE)
+            judged = _read(out, parts[1])
         except UserError:  # it was stopped before: the search alone has something to tell
             judged = None
         return dataclasses.replace(
             search, name=name, settings=known["settings"], command=command(known, out), judged=judged
         )
-    if known["settings"].get("per_scenario") and not (folder / LEDGER).is_file():
-        each = ", ".join(f"{name}.{scenario}" for scenario in known.get("scenarios", ()))
-        raise UserError(f"study {name!r} searched each scenario in a study of its own: name one of {each}")
+    if parts:
+        raise UserError(f"study {name!r} searched each scenario in a study of its own: name one of {', '.join(parts)}")
     return _read(out, name)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from study.answers.page import Cell, Note, Section, Table
 from study.answers.results import Results
+from study.answers.spread import spread
 from study.goal import direction
 from tracking import names
 
@@ -26,8 +27,8 @@ def robustness_section(results: Results) -> Section:
         note = Note(f"No comparison: {why}.", "warning")
         return Section("robustness", title, "This study cannot tell.", (note,), command)
     sign = -1 if direction(objective) == "minimize" else 1
-    single = _best(sign * results.complete["value"])
-    default = results.complete.index[results.complete["paper_default"]]
+    single, default = results.best, results.default
+    assert single is not None  # some cell of a complete trial counts, so some trial has a value
     by_stratum = cells.groupby(["stratum", "trial"], sort=False)[objective].mean()
     rows: list[tuple[Cell, ...]] = []
     costs = {}
@@ -35,7 +36,7 @@ def robustness_section(results: Results) -> Section:
         of = means.droplevel("stratum")
         own = _best(sign * of.sort_index())
         costs[str(stratum)] = sign * float(of[own] - of[single]) if single in of.index else 0.0
-        shown = [*((int(at), "paper default") for at in default[:1]), (single, f"best single (#{single})")]
+        shown = [*((at, "paper default") for at in (default,) if at is not None), (single, f"best single (#{single})")]
         for trial, label in [*shown, (own, f"its own best (#{own})")]:
             part = cells[(cells["stratum"] == stratum) & (cells["trial"] == trial)]
             cost = sign * float(of[own] - of[trial]) if trial in of.index else None
@@ -61,14 +62,6 @@ def _best(values: "pandas.Series[float]") -> int:
 
 def _columns(objective: str) -> tuple[str, ...]:
     return tuple(name for name in _COLUMNS if name != objective)
-
-
-def spread(values: "pandas.Series[float]") -> str | None:
-    """Mean ± standard deviation over seeds; the value alone of one seed; None where nothing is defined."""
-    known = values.dropna()
-    if known.empty:
-        return None
-    return f"{known.mean():.3f}" if len(known) == 1 else f"{known.mean():.3f} ± {known.std(ddof=1):.3f}"
 
 
 def _notes(results: Results) -> list[Note]:

@@ -1,8 +1,8 @@
 """Rules that pick a configuration: with ground truth, without it, or not at all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from defenses.signals import SIGNALS
 from study.answers.results import Results
@@ -11,8 +11,6 @@ from tracking import names
 
 if TYPE_CHECKING:
     import pandas
-
-Rule = Literal["paper_default", "visible", "oracle"]
 
 VISIBLE: Mapping[str, int] = {
     **{names.signal(name): sign for name, (sign, _) in SIGNALS.items()},
@@ -96,16 +94,19 @@ def _correlations(values: "pandas.DataFrame", scores: "pandas.DataFrame") -> "pa
     return ranked[0].corrwith(ranked[1])  # Pearson's of ranks, ties at their mean, is Spearman's
 
 
-def visible_picks(results: Results) -> "pandas.Series":
+def visible_picks(results: Results, judged: Sequence[Judged]) -> "pandas.Series":
     """The rule ``visible``: scenario -> the trial that a defender without ground truth takes.
 
     Which signal to trust is decided on the other attacks alone: there with the least mean regret. With one attack
     there are no others, and all its scenarios decide (`results.scenarios` tells how many attacks there are).
+
+    Args:
+        judged: as `judge_signals` gives them.
     """
     import pandas
 
     order = list(VISIBLE)  # of equals the first here: their order by regret would know the scenario that is judged
-    judged = sorted(judge_signals(results), key=lambda one: order.index(one.signal))
+    judged = sorted(judged, key=lambda one: order.index(one.signal))
     attacks = results.scenarios["attack"]
     found: dict[str, int] = {}
     for scenario in oracle_scores(results).columns if judged else ():

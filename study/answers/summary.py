@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from defenses import DEFENSES
 from search_spaces.space import Choice, Range, significant
 from study.answers.page import Cell, Item, Note, Section, Table
 from study.answers.picks import SHOWN, Pick, best, default, front, picks, whole
 from study.answers.results import Results
 from study.config import SPACE_FILLING
+from study.instruments import describe_defense, find_defense
 from study.lock import holder
 from tracking import names
 
@@ -90,7 +90,7 @@ def _studied(results: Results) -> Table:
     )
     until = " (flags alone: no final model is trained)" if settings.get("until") else ""
     rows = (
-        ("defense", f"{DEFENSES.describe(results.defense)}{until}" if results.defense in DEFENSES else results.defense),
+        ("defense", f"{describe_defense(results.defense)}{until}"),
         ("search space", f"{results.space}: {', '.join(results.ranges) or 'nothing is searched'}"),
         ("attacks", ", ".join(dict.fromkeys(scenarios["attack"]))),
         ("poison rates", ", ".join(f"{rate:g}" for rate in sorted(scenarios["poison_rate"].dropna().unique()))),
@@ -125,7 +125,7 @@ def _spread(pick: Pick, metric: str) -> Cell:
 
 def _points(results: Results) -> Table:
     """The settings: the paper's, the best, and where was searched."""
-    config = DEFENSES.find(results.defense).config_type
+    config = find_defense(results.defense).config_type
     top, first = best(results), default(results)
     columns = [number for number in (first, top) if number is not None]
     labels = {first: "paper default", top: f"best (#{top})"} if top != first else {first: "paper default, the best"}

@@ -30,7 +30,7 @@ def section(results: Results) -> Section | None:
     judged = judge_signals(results)
     if not judged or len(results.complete) < 2:
         return None
-    items: list[Item] = [_signals(judged), _rules(results), *_limits(results)]
+    items: list[Item] = [_signals(judged), _rules(results, judged), *_limits(results)]
     best = judged[0]
     return Section(
         "visible",
@@ -94,11 +94,11 @@ def _meaning(signal: str) -> str:
     return SIGNALS[_short(signal)][1] if _short(signal) in SIGNALS else "flagged share of the training set"
 
 
-def _rules(results: Results) -> Table:
+def _rules(results: Results, judged: list[Judged]) -> Table:
     """The rules beside one another: what each picks and what it costs."""
     scores = oracle_scores(results)
     rows: list[tuple[Cell, ...]] = []
-    for rule, picked in _picks(results).items():
+    for rule, picked in _picks(results, judged).items():
         lost = regrets(scores, picked)
         rows.append((rule, *_reached(results, picked), _number(lost.mean()), _number(lost.max())))
     return Table(
@@ -111,16 +111,15 @@ def _rules(results: Results) -> Table:
     )
 
 
-def _picks(results: Results) -> dict[str, "pandas.Series"]:
+def _picks(results: Results, judged: list[Judged]) -> dict[str, "pandas.Series"]:
     """Rule -> scenario -> trial."""
     import pandas
 
     scenarios = oracle_scores(results).columns
-    default = results.complete.index[results.complete["paper_default"]]
     found = {}
-    if len(default):
-        found["paper default"] = pandas.Series(int(default[0]), index=scenarios)
-    found["visible"] = visible_picks(results)
+    if results.default is not None:
+        found["paper default"] = pandas.Series(results.default, index=scenarios)
+    found["visible"] = visible_picks(results, judged)
     single = best_single(results)
     if single is not None:
         found[f"best single (#{single}, oracle)"] = pandas.Series(single, index=scenarios)

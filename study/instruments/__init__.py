@@ -43,6 +43,15 @@ def find_defense(name: str) -> "type[Defense]":
     return INSTRUMENTS[name] if name in INSTRUMENTS else DEFENSES.find(name)
 
 
+def describe_defense(name: str) -> str:
+    """What a defense or an instrument is, in a line.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    return INSTRUMENTS.describe(name) if name in INSTRUMENTS else DEFENSES.describe(check_defense(name))
+
+
 def make_defense(name: str, config: Mapping[str, Any], poisoned: "PoisonedDataset") -> "Defense":
     """A defense that is ready to run on a dataset; an instrument is told here what is poisoned.
 
