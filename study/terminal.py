@@ -1,10 +1,11 @@
 """What a person sees: lines, bars and aligned tables, with or without a terminal."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -14,13 +15,23 @@ _SILENT_SECONDS = 600.0  # at most, where steps take long
 
 def say(text: str = "") -> None:
     """A line on standard output, above any bar."""
-    tqdm.write(_printable(text), file=sys.stdout)
-    sys.stdout.flush()
+    _write(text, sys.stdout)
 
 
 def complain(text: str) -> None:
     """A line on standard error, above any bar."""
-    tqdm.write(_printable(text), file=sys.stderr)
+    _write(text, sys.stderr)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    """A line, at once. Where nobody reads any more (``| head``), the work goes on unseen: it is kept on disk anyway."""
+    try:
+        tqdm.write(_printable(text), file=stream)
+        stream.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def complain_of(error: Exception) -> None:

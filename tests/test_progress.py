@@ -5,6 +5,8 @@ import io
 import logging
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -301,3 +303,26 @@ def test_lists_may_have_spaces_and_strays_are_named() -> None:
     assert options_of("--attacks", "badnets , sig", " clean ").attacks == ("badnets", "sig", "clean")
     with pytest.raises(UserError, match="'pipd' alone"):
         options_of("pipd")
+
+
+def test_work_goes_on_when_nobody_reads_any_more(tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    work = (
+        "from pathlib import Path; import sys; from study.terminal import complain, say; "
+        "say('first'); sys.stdin.readline(); say('second'); say('third'); complain('fourth'); Path(sys.argv[1]).touch()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", work, str(done)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stdout.readline() == "first\n"
+        process.stdout.close()
+        process.stdin.write("\n")
+        process.stdin.close()
+    assert process.returncode == 0
+    assert done.is_file()
