@@ -243,3 +243,10 @@ def test_everything_is_told_of_an_instrument_as_of_a_defense(space: str) -> None
     cells = [{"trial": 0, "attack": attack, "isolation_score": 1.0} for attack in ("badnets", "dynamic")]
     table = table_of(only(summary.sections(told(space, [searched], cells))))
     assert str(table.rows[0][1]).startswith(describe_defense(SEARCH_SPACES[space].defense))
+
+
+@pytest.mark.parametrize(("points", "said"), [(1, "the best: "), (2, "as is 1 other: "), (3, "as are 2 others: ")])
+def test_trials_that_are_as_good_as_the_best_are_counted(points: int, said: str) -> None:
+    rounds = [{"rounds": at} for at in (8, 1, 2, 3)[:points]]
+    cells = [{"trial": at, "attack": "badnets", "isolation_score": 1.0} for at in range(points)]
+    assert said in only(summary.sections(told("pipd.rounds", rounds, cells))).lead

@@ -58,20 +58,27 @@ def _lead(results: Results, compared: Sequence[Pick]) -> str:
         why = "no attack works" if not working else "no trial is complete"
         return f"There is no best configuration: {why}. {attack}"
     top = next(pick for pick in compared if pick.trial == best(results))
-    if len(results.goal.objectives) > 1:
-        told = (
-            f"{len(front(results))} of {len(whole(results))} trials lie on the Pareto front of {results.goal.text}; "
-            f"{top.label} has the best ranks over all objectives"
-        )
-    else:
-        value = float(results.complete["value"].to_dict()[top.trial])
-        told = f"Of {len(whole(results))} trials {top.label} is the best: {results.goal.text} {significant(value, 4)}"
     first = next((pick for pick in compared if pick.label == "paper default"), None)
     beside = ""
     if first is not None and first is not top:
         beside = f", beside {_words(first)} of the paper's default"
     reached = f", with {_words(top)}{beside}" if _words(top) else ""
-    return f"{told}{reached}. {attack} The choice uses ground truth (an oracle), which a defender does not have."
+    oracle = "The choice uses ground truth (an oracle), which a defender does not have."
+    return f"{_standing(results, top)}{reached}. {attack} {oracle}"
+
+
+def _standing(results: Results, top: Pick) -> str:
+    """Where the best stands among the trials."""
+    found = whole(results)["value"]
+    if len(results.goal.objectives) > 1:
+        return (
+            f"{len(front(results))} of {len(found)} trials lie on the Pareto front of {results.goal.text}; "
+            f"{top.label} has the best ranks over all objectives"
+        )
+    value = float(found.to_dict()[top.trial])
+    ties = int((found == value).sum()) - 1
+    others = f", as {'are' if ties > 1 else 'is'} {ties} other{'s' if ties > 1 else ''}" if ties else ""
+    return f"Of {len(found)} trials {top.label} is the best{others}: {results.goal.text} {significant(value, 4)}"
 
 
 def _words(pick: Pick) -> str:
