@@ -7,6 +7,7 @@ from pathlib import Path
 
 from defenses.registry import UserError
 from study.config import Parser
+from study.folder import add_out, out_of
 from study.terminal import complain_of, say
 
 EXIT_BAD_INPUT = 2
@@ -28,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("name", metavar="NAME", help="of the study")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="folder of results [runs]")
+    add_out(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all of it to a JSON file")
     try:
         namespace = parser.parse_args(arguments)
-        _analyze(namespace.out or Path("runs"), namespace.name, namespace.json)
+        _analyze(out_of(namespace), namespace.name, namespace.json)
         return 0
     except UserError as error:
         complain_of(error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from defenses.files import write_atomic
 from defenses.registry import UserError
 from study.config import Parser
+from study.folder import add_out, out_of
 from study.goal import parse_objective
 from study.terminal import complain_of, number, say, table
 
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="|".join(_RULES),
         help="which trial of each study: the paper's default, or the best, an oracle [default]",
     )
-    parser.add_argument("--out", type=Path, metavar="PATH", help="folder of results [runs]")
+    add_out(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the answer here as markdown")
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -69,7 +70,7 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
     from study.answers.comparison import section
     from study.answers.paired import METRICS, differences, pair
 
-    out = namespace.out or Path("runs")
+    out = out_of(namespace)
     rule = namespace.rule or "default"
     a, b = (_chosen(text, rule, out) for text in (namespace.a, namespace.b))
     pairs = pair(a, b)

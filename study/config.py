@@ -41,6 +41,8 @@ def _objectives(value: str | None) -> str | None:
     return ",".join(parse_objectives(value))  # without directions: asr and asr:min are the same study
 
 
+OUT = Path("runs")
+"""The folder of all studies, unless another is named."""
 M = TypeVar("M", bound="CellConfig")
 PoisonRate = Annotated[float, AfterValidator(_rate)]
 
@@ -69,7 +71,7 @@ class CellConfig(BaseModel):
     store: Path | str | None = Field(
         None, description="folder or URL (s3://...) for shared stages; by default a folder beside the results"
     )
-    out: Path = Field(Path("runs"), description="folder for results")
+    out: Path = Field(OUT, description="folder for results")
     set: dict[str, str] = Field({}, description="fields of the defense's Config to fix")
 
     @field_validator("*")

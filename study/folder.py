@@ -1,5 +1,6 @@
 """The folder of a study, for commands that look at it and run nothing: which there are, and what they were told."""
 
+import argparse
 import json
 import os
 import shlex
@@ -10,10 +11,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from defenses.registry import UserError, nearest
-from study.config import PRESETS, Parser, StudyConfig, add_options, given_options, resolve
+from study.config import OUT, PRESETS, Parser, StudyConfig, add_options, given_options, resolve
 
 SEARCH, JUDGE = ".search", ".judge"  # the two studies that one with --holdout is made of: its name and this
 SETTINGS, LEDGER, OUTBOX, POINTS, SCRATCH = "study.json", "study.db", "outbox.jsonl", "points", "ray"
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """Gives a command the option ``--out``, as `study.run` has it."""
+    parser.add_argument("--out", type=Path, metavar="PATH", help=f"folder of results [{OUT}]")
+
+
+def out_of(namespace: argparse.Namespace) -> Path:
+    """What was given for it."""
+    return namespace.out or OUT
 
 
 def studies(out: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from defenses.registry import UserError
 from study.config import Parser
-from study.folder import SETTINGS, find_study, parts_of, read_settings
+from study.folder import SETTINGS, add_out, find_study, out_of, parts_of, read_settings
 from study.terminal import complain, complain_of, duration, say, show_logs
 
 if TYPE_CHECKING:
@@ -40,11 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="+", metavar="NAME", help="of a study")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page [report.html]")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the same as GitHub markdown, with PNG files")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="folder of results [runs]")
+    add_out(parser)
     try:
         namespace = parser.parse_args(arguments)
         output = namespace.output or Path("report.html")
-        _write_all(namespace.names, namespace.out or Path("runs"), output, namespace.markdown)
+        _write_all(namespace.names, out_of(namespace), output, namespace.markdown)
         return 0
     except UserError as error:
         complain_of(error)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from defenses.registry import UserError
-from study.config import Parser
-from study.folder import find_study, studies
+from study.config import OUT, Parser
+from study.folder import add_out, find_study, out_of, studies
 from study.ledger_file import Trial
 from study.state import Progress, State, state_of
 from study.terminal import complain_of, last_line, number, say, table
@@ -34,11 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="of the study")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="folder of results [runs]")
+    add_out(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     try:
         namespace = parser.parse_args(arguments)
-        out = namespace.out or Path("runs")
+        out = out_of(namespace)
         if namespace.name is not None:
             state = state_of(find_study(out, namespace.name), out)
             say(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
@@ -156,7 +156,7 @@ def _waiting(state: State) -> str:
     what = f"{state.outbox.records} records wait for MLflow"
     if state.driver is not None:
         return f"{what}; the driver sends them"
-    out = "" if state.folder.parent == Path("runs") else f" --out {state.folder.parent}"
+    out = "" if state.folder.parent == OUT else f" --out {state.folder.parent}"
     return f"{what}; to send them:  python -m study.sync {state.folder.name}{out}"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from defenses.registry import UserError
 from study.config import Parser
-from study.folder import OUTBOX, check_no_links, find_study, read_settings, studies
+from study.folder import OUTBOX, add_out, check_no_links, find_study, out_of, read_settings, studies
 from study.lock import holder, study_lock
 from study.target import Target, tracking_target
 from study.terminal import Bar, complain, complain_of, say, show_logs
@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="of the study")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="folder of results [runs]")
+    add_out(parser)
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or sqlite:/// file [the study's own]")
     try:
         namespace = parser.parse_args(arguments)
-        out = namespace.out or Path("runs")
+        out = out_of(namespace)
         folders = [find_study(out, namespace.name)] if namespace.name is not None else studies(out)
     except UserError as error:
         complain_of(error)
