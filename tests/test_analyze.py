@@ -313,7 +313,8 @@ def test_attacks_that_all_failed(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_too_few_trials_are_refused(tmp_path: Path) -> None:
     write_study(tmp_path / "few", draw(RANGES, 16), truth, default=PAPER)
     results = read_results(tmp_path, "few")
-    assert "16 complete trials cannot tell 7 hyperparameters apart" in importances(results).why_none
+    assert "at least 35 complete trials" in importances(results).why_none
+    assert "5 for each hyperparameter that varies, got 16" in importances(results).why_none
     assert "No curves: 16 trials are too few" in notes(curves_section(results))
 
 

@@ -143,9 +143,11 @@ def _obstacle(results: Results, trials: int, axes: int) -> str:
         )
     if not trials:
         return "no trial is complete but the paper's default"
-    if trials < LEAST * max(axes, 1):
+    needed = LEAST * max(axes, 1)
+    if trials < needed:
         return (
-            f"{trials} complete trials cannot tell {axes} hyperparameters apart: at least {LEAST} are needed for each"
+            f"at least {needed} complete trials besides the paper's default are needed, {LEAST} for each "
+            f"hyperparameter that varies, got {trials}"
         )
     return "" if axes else "every trial has the same value of every hyperparameter"
 

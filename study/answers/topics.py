@@ -27,12 +27,17 @@ def sections(results: Results) -> list[Section]:
 
 
 def answers(results: Results) -> list[Section]:
-    """What a study says about hyperparameters, for the terminal; a topic that it cannot speak to says so and why."""
-    found = importances(results)
+    """What a study says about hyperparameters, for the terminal; a topic that it cannot speak to says so and why.
+
+    An ablation asks one question, and its own table is the answer: its few points are not asked what matters.
+    """
     told = visible.section(results)
+    chosen = [robustness_section(results), *([told] if told else [])]
+    if results.space in ablations.VIEWS:
+        return [*chosen, region_section(results)]
+    found = importances(results)
     return [
-        robustness_section(results),
-        *([told] if told else []),
+        *chosen,
         importance_section(results, found),
         curves_section(results),
         interactions_section(results, found),
