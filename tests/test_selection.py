@@ -81,6 +81,7 @@ def test_with_one_attack_its_own_scenarios_decide_and_the_answer_says_so() -> No
     section = visible.section(results)
     assert section is not None
     assert any("One attack works" in getattr(item, "text", "") for item in section.items)
+    assert section.lead.startswith("2 trials are too few")
 
 
 def test_an_attack_that_failed_decides_nothing() -> None:

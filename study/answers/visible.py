@@ -31,15 +31,18 @@ def section(results: Results) -> Section | None:
     if not judged or len(results.complete) < 2:
         return None
     items: list[Item] = [_signals(judged), _rules(results, judged), *_limits(results)]
-    best = judged[0]
-    return Section(
-        "visible",
-        "What a defender could have chosen",
+    command = f"python -m study.analyze {results.name}"
+    return Section("visible", "What a defender could have chosen", _lead(results, judged[0]), tuple(items), command)
+
+
+def _lead(results: Results, best: Judged) -> str:
+    trials = len(results.complete)
+    if trials < _FEWEST:
+        return f"{trials} trials are too few to say what choosing by a signal is worth; {_FEWEST} would be a start."
+    return (
         f"No ground truth is needed for {_short(best.signal)}; choosing by it costs "
         f"{best.regret.mean():.3f} of the objective on average ({results.goal.objectives[0]}, 0 is what the oracle "
-        f"reaches), and its rank correlation with the objective is {_median(best):.2f} in the median.",
-        tuple(items),
-        f"python -m study.analyze {results.name}",
+        f"reaches), and its rank correlation with the objective is {_median(best):.2f} in the median."
     )
 
 
@@ -135,8 +138,6 @@ def _reached(results: Results, picked: "pandas.Series") -> list[float | None]:
 
 def _limits(results: Results) -> list[Note]:
     notes = []
-    if len(results.complete) < _FEWEST:
-        notes.append(Note(f"{len(results.complete)} trials: a rank correlation of so few says nothing.", "warning"))
     if results.scenarios.loc[~results.scenarios["attack_failed"], "attack"].nunique() < 2:
         notes.append(
             Note(
