@@ -12,7 +12,7 @@ from told_study import FAILED, write_study
 from defenses.registry import UserError
 from study.answers import costs, failures, fronts, heat, plotly_figures, reproduce, summary, topics
 from study.answers.page import Bars, Heat, Note, Section, Table
-from study.answers.picks import best, default, front, objectives, picks, whole
+from study.answers.picks import best, front, objectives, picks
 from study.answers.results import Results, read_results
 from study.lock import study_lock
 from study.report import main
@@ -81,7 +81,7 @@ def test_the_best_is_the_ledgers(mine: Results) -> None:
 def test_configurations_stand_side_by_side(mine: Results) -> None:
     found = picks(mine)
     assert [pick.label for pick in found][:2] == ["undefended", "paper default"]
-    assert default(mine) == 0
+    assert mine.default == 0
     cells = mine.cells[(mine.cells["trial"] == 0) & (mine.cells["attack"] != FAILED)]
     assert found[1].mean("tpr") == pytest.approx(cells["tpr"].mean())
     of_seeds = cells.groupby("seed")["tpr"].mean()
@@ -97,7 +97,7 @@ def test_a_trial_with_a_damaged_record_is_not_compared(copied: Path) -> None:
     victim = next((copied / "points" / str(key)).glob("badnets*.json"))
     victim.write_text(victim.read_text()[:-40])
     after = read_results(copied.parent, "mine")
-    assert best(before) not in whole(after).index
+    assert best(before) not in after.complete.index
     assert best(after) == before.complete["value"].drop(best(before)).idxmax()
     assert victim.name in "".join(item.text for item in only(failures.sections(after)).items if isinstance(item, Note))
 

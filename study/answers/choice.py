@@ -69,8 +69,9 @@ def _numbered(results: Results, rule: str) -> Choice:
     number = int(rule)
     if number not in results.complete.index:
         state = results.trials["state"].get(number, "not there")
+        what = "has a result that is missing or cannot be read" if state == "complete" else f"is {state}"
         raise UserError(
-            f"trial {number} of study {results.name!r} is {state}: only complete ones were judged on every scenario"
+            f"trial {number} of study {results.name!r} {what}: only complete ones were judged on every scenario"
         )
     default = " (the paper's default)" if results.trials.loc[number, "paper_default"] else ""
     return Choice(results, number, f"trial {number}{default}")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from study.answers.page import Curves, Item, Line, Note, Point, Scatter, Section
-from study.answers.picks import best, default, whole
+from study.answers.picks import best
 from study.answers.results import Results
 from study.goal import direction, pareto_front
 from tracking import names
@@ -17,7 +17,7 @@ _PAIRS = ((names.ASR, names.CA), (names.FPR, names.TPR))
 
 def sections(results: Results) -> list[Section]:
     """Trials as points by each pair of metrics, with the front that none beats; then a front an attack and rate."""
-    counted = results.compared[results.compared["trial"].isin(whole(results).index)]
+    counted = results.compared
     wanted = list(_PAIRS)
     if len(results.goal.objectives) == 2:
         own = (results.goal.objectives[0], results.goal.objectives[1])
@@ -47,7 +47,7 @@ def _front(means: "pandas.DataFrame", x: str, y: str) -> "pandas.DataFrame":
 
 
 def _scatter(results: Results, means: "pandas.DataFrame", on_front: "pandas.DataFrame", x: str, y: str) -> Scatter:
-    groups = {best(results): "best", default(results): "paper default"}  # the default, where it is the best too
+    groups = {best(results): "best", results.default: "paper default"}  # the default, where it is the best too
     xs, ys = means[x].to_dict(), means[y].to_dict()
 
     def points(found: Sequence[int]) -> list[Point]:

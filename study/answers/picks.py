@@ -48,16 +48,9 @@ class Pick:
         return float(of_seeds.std()) if len(of_seeds) > 1 else None
 
 
-def whole(results: Results) -> "pandas.DataFrame":
-    """The complete trials with a readable result on every scenario: a mean over fewer would not compare."""
-    counts = results.cells.groupby("trial").size().reindex(results.complete.index, fill_value=0)
-    return results.complete[counts == len(results.scenarios)]
-
-
 def objectives(results: Results) -> "pandas.DataFrame":
-    """A row a whole trial, a column an objective: over scenarios whose attack works, the mean or the worst."""
-    found = results.compared[results.compared["trial"].isin(whole(results).index)]
-    grouped = found.groupby("trial")[list(results.goal.objectives)]
+    """A row a complete trial, a column an objective: over scenarios whose attack works, the mean or the worst."""
+    grouped = results.compared.groupby("trial")[list(results.goal.objectives)]
     if results.goal.how == "mean":
         return grouped.mean()
     low, high = grouped.min(), grouped.max()
@@ -65,13 +58,13 @@ def objectives(results: Results) -> "pandas.DataFrame":
 
 
 def front(results: Results) -> list[int]:
-    """Numbers of the whole trials that no other beats in every objective."""
+    """Numbers of the complete trials that no other beats in every objective."""
     found = objectives(results).dropna()
     return [int(found.index[at]) for at in pareto_front(found.to_numpy().tolist(), results.goal.directions)]
 
 
 def best(results: Results) -> int | None:
-    """The best single configuration by the study's objective, of equals the first; None where no trial is whole.
+    """The best single configuration by the study's objective, of equals the first; None where no trial is complete.
 
     Of several objectives: the trial of the Pareto front with the smallest sum of ranks over the objectives.
     """
@@ -92,17 +85,10 @@ def _number(label: object) -> int:
     return int(str(label))
 
 
-def default(results: Results) -> int | None:
-    """The trial of the paper's default; None where it did not finish."""
-    found = whole(results)
-    found = found[found["paper_default"]]
-    return None if found.empty else int(found.index[0])
-
-
 def picks(results: Results) -> list[Pick]:
     """What is compared, in order; what a study does not have is left out."""
     found = [Pick(UNDEFENDED, _undefended(results))]
-    first, top = default(results), best(results)
+    first, top = results.default, best(results)
     if first is not None:
         found.append(Pick(DEFAULT, _cells_of(results, first), first))
     if top is not None and top != first:
@@ -129,7 +115,7 @@ def _own_best(results: Results) -> "pandas.DataFrame | None":
     if len(results.goal.objectives) > 1:
         return None
     (name,) = results.goal.objectives
-    judged = results.cells[results.cells["trial"].isin(whole(results).index)].dropna(subset=[name])
+    judged = results.cells[results.cells["trial"].isin(results.complete.index)].dropna(subset=[name])
     if judged.empty:
         return None
     grouped = judged.groupby("scenario", sort=False)[name]

@@ -61,10 +61,11 @@ class Results:
     given_points: bool = False
     judged: "Results | None" = None
 
-    @property
+    @functools.cached_property
     def complete(self) -> "pandas.DataFrame":
-        """The trials that were judged on every scenario: nothing else compares."""
-        return self.trials[self.trials["state"] == "complete"]
+        """The trials with a readable result on every scenario: a mean over fewer would not compare."""
+        judged = self.cells.groupby("trial").size().reindex(self.trials.index, fill_value=0)
+        return self.trials[(self.trials["state"] == "complete") & (judged == len(self.scenarios))]
 
     @functools.cached_property
     def compared(self) -> "pandas.DataFrame":

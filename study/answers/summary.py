@@ -6,7 +6,7 @@ from typing import Any
 
 from search_spaces.space import Choice, Range, significant
 from study.answers.page import Cell, Item, Note, Section, Table
-from study.answers.picks import SHOWN, Pick, best, default, front, picks, whole
+from study.answers.picks import SHOWN, Pick, best, front, picks
 from study.answers.results import Results
 from study.config import SPACE_FILLING
 from study.instruments import describe_defense, find_defense
@@ -69,7 +69,7 @@ def _lead(results: Results, compared: Sequence[Pick]) -> str:
 
 def _standing(results: Results, top: Pick) -> str:
     """Where the best stands among the trials."""
-    found = whole(results)["value"]
+    found = results.complete["value"]
     if len(results.goal.objectives) > 1:
         return (
             f"{len(front(results))} of {len(found)} trials lie on the Pareto front of {results.goal.text}; "
@@ -133,7 +133,7 @@ def _spread(pick: Pick, metric: str) -> Cell:
 def _points(results: Results) -> Table:
     """The settings: the paper's, the best, and where was searched."""
     config = find_defense(results.defense).config_type
-    top, first = best(results), default(results)
+    top, first = best(results), results.default
     columns = [number for number in (first, top) if number is not None]
     labels = {first: "paper default", top: f"best (#{top})"} if top != first else {first: "paper default, the best"}
     trials = results.trials.to_dict("index")
@@ -190,7 +190,7 @@ def _of_state(results: Results) -> list[str]:
 def _of_design(results: Results) -> list[str]:
     """What its design does not allow to say."""
     found: list[str] = []
-    trials = len(whole(results))
+    trials = len(results.complete)
     if trials == 1:
         found.append("A single trial is complete: nothing can be said of hyperparameters.")
     if len(results.seeds) == 1:
