@@ -1,12 +1,12 @@
 """`python -m study.compare A B`: two studies, or two configurations, on the scenarios that both were judged on."""
 
+import dataclasses
 import json
 import logging
 import math
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,10 @@ from defenses.registry import UserError
 from study.config import Parser
 from study.folder import add_out, out_of
 from study.goal import parse_objective
-from study.terminal import complain_of, number, say, table
+from study.terminal import complain_of, say
 
 if TYPE_CHECKING:
     from study.answers.choice import Choice
-    from study.answers.page import Cell, Section, Table
     from study.answers.paired import Difference, Pairs
 
 EXIT_BAD_INPUT = 2
@@ -68,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
     from study.answers.comparison import section
+    from study.answers.markdown import markdown
+    from study.answers.page import Note, Table
     from study.answers.paired import METRICS, differences, pair
+    from study.answers.text import section_text
 
     out = out_of(namespace)
     rule = namespace.rule or "default"
@@ -82,11 +84,13 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
             "a study that stops at isolation has no CA and ASR, a defense that flags nothing no TPR; leave it out"
         )
     answer = section(a, b, pairs, found, command)
+    # Its figures show what its tables say, and there is no report to draw them in.
+    told = dataclasses.replace(answer, items=tuple(item for item in answer.items if isinstance(item, Note | Table)))
     if namespace.json:
         _write(namespace.json, json.dumps(_as_json(a, b, pairs, found), indent=1, allow_nan=False) + "\n", "--json")
     if namespace.markdown:
-        _write(namespace.markdown, as_markdown(answer), "--markdown")
-    say(as_text(answer))
+        _write(namespace.markdown, markdown("Comparison", [told]), "--markdown")
+    say(section_text(told))
 
 
 def _chosen(text: str, rule: str, out: Path) -> "Choice":
@@ -105,54 +109,6 @@ def _write(path: Path, text: str, option: str) -> None:
         write_atomic(path, text)
     except OSError as error:
         raise UserError(f"{option} must name a file that can be written, got {path}: {error.strerror}") from error
-
-
-def as_text(section: "Section") -> str:
-    """A section for a terminal; figures, whose numbers stand in its tables, are left out."""
-    from study.answers.page import Note, Table
-
-    parts = [section.title, section.lead]
-    for item in section.items:
-        if isinstance(item, Note):
-            parts.append(f"{'! ' if item.kind == 'warning' else ''}{item.text}")
-        elif isinstance(item, Table):
-            parts.append(f"{item.caption}:\n{table(item.header, _rows(item), left=item.left)}")
-    return "\n\n".join(part for part in parts if part)
-
-
-def as_markdown(section: "Section") -> str:
-    """A section as markdown, without its figures."""
-    from study.answers.page import Note, Table
-
-    parts = [f"## {_plain(section.title)}", _plain(section.lead)]
-    for item in section.items:
-        if isinstance(item, Note):
-            parts.append(f"> {_plain(item.text)}" if item.kind == "warning" else _plain(item.text))
-        elif isinstance(item, Table):
-            marks = ["---" if column < item.left else "---:" for column in range(len(item.header))]
-            lines = [
-                [_plain(cell) for cell in item.header],
-                marks,
-                *([_plain(cell) for cell in row] for row in _rows(item)),
-            ]
-            parts.append(_plain(item.caption) + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
-    if section.command:
-        parts.append(f"```\n{section.command.replace('```', '')}\n```")
-    return "\n\n".join(parts) + "\n"
-
-
-def _plain(text: str) -> str:
-    """Text in which nothing is markup or ends a cell of a table."""
-    marks = dict.fromkeys("\\`*_[]<>|#", None)
-    return "".join(f"\\{c}" if c in marks else c for c in text.replace("\n", " "))
-
-
-def _rows(found: "Table") -> list[list[str]]:
-    return [[_cell(cell) for cell in row] for row in found.rows]
-
-
-def _cell(cell: "Cell") -> str:
-    return number(cell) if cell is None or isinstance(cell, float) else str(cell)
 
 
 def _as_json(a: "Choice", b: "Choice", pairs: "Pairs", found: "Sequence[Difference]") -> dict[str, Any]:
@@ -185,7 +141,7 @@ def _as_json(a: "Choice", b: "Choice", pairs: "Pairs", found: "Sequence[Differen
         ],
         "left_out": pairs.left_out,
         "alpha": ALPHA,
-        "differences": [asdict(one) for one in found],
+        "differences": [dataclasses.asdict(one) for one in found],
     }
 
 

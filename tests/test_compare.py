@@ -33,6 +33,11 @@ def verdicts(found: Mapping[str, Any], stratum: str | None = None) -> dict[str, 
     return {one["metric"]: one["verdict"] for one in found["differences"] if one["stratum"] == stratum}
 
 
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed, however its lines are broken."""
+    return " ".join(capsys.readouterr().out.split())
+
+
 def refusal(out: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     assert compare.main([*words, "--out", str(out)]) == 2
     told = capsys.readouterr()
@@ -63,28 +68,28 @@ def test_two_defenses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert asr["p"] == 2.0**-8
     assert asr["corrected"] == 2 * 2.0**-8
     assert (len(found["pairs"]), found["left_out"]) == (9, {})
-    text = capsys.readouterr().out
-    assert text.startswith("mine (the paper's default) against other (the paper's default)\n")
+    text = said(capsys)
+    assert text.startswith("mine (the paper's default) against other (the paper's default) ===")
     assert "A (pipd, the paper's default) is better by CA (0.801 against 0.751), ASR (0.201 against 0.601)." in text
     assert "They are equal on every scenario by TPR, FPR." in text
     assert "model resnet18 against preact_resnet18" in text, "each space has its own network, and that is told"
-    assert "\nA minus B on each attack and rate:\n" in text
+    assert "A minus B on each attack and rate" in text
 
 
 def test_identical_studies_are_not_separated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("one", "two"):
         write_study(tmp_path / name, [(0.9, cells())])
     assert set(verdicts(answer(tmp_path, "one", "two")).values()) == {"equal"}
-    text = capsys.readouterr().out
+    text = said(capsys)
     assert "better by" not in text
-    assert "! " not in text, "nothing differs, nothing is left out, nothing is an oracle"
+    assert "Note well: " not in text, "nothing differs, nothing is left out, nothing is an oracle"
 
 
 def test_what_is_not_separated_is_said_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(tmp_path / "one", [(0.9, cells(("badnets",)))])
     write_study(tmp_path / "two", [(0.9, cells(("badnets",), ca=0.7))])
     assert verdicts(answer(tmp_path, "one", "two", "--metric", "ca")) == {"ca": "not tested"}
-    text = capsys.readouterr().out
+    text = said(capsys)
     assert "The data do not separate them by CA." in text
     # One test: 2^(1-n) < 0.05 first at n = 6, and 3 pairs differ.
     assert "3 of 3 pairs differ, with which p cannot fall below 0.25" in text
@@ -93,7 +98,7 @@ def test_what_is_not_separated_is_said_plainly(tmp_path: Path, capsys: pytest.Ca
     write_study(tmp_path / "up", [(0.9, mixed)])
     write_study(tmp_path / "flat", [(0.9, {cell: {"ca": 0.805} for cell in mixed})])
     assert verdicts(answer(tmp_path, "up", "flat", "--metric", "ca")) == {"ca": "not separated"}
-    assert "their signs do not agree well enough. The data do not separate them." in capsys.readouterr().out
+    assert "their signs do not agree well enough. The data do not separate them." in said(capsys)
 
 
 def test_two_configurations_of_one_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,10 +107,11 @@ def test_two_configurations_of_one_study(tmp_path: Path, capsys: pytest.CaptureF
     found = answer(tmp_path, "mine:default", "mine:best")
     assert [(found[side]["trial"], found[side]["oracle"]) for side in "ab"] == [(0, False), (1, True)]
     assert verdicts(found)["ca"] == "B"
-    text = capsys.readouterr().out
+    raw = capsys.readouterr().out
+    text = " ".join(raw.split())
     assert "best of 2 by overall_score, an oracle: trial 1" in text
-    assert "! B was picked with ground truth on these very scenarios (an oracle), which flatters it" in text
-    rounds = next(line for line in text.splitlines() if line.startswith("rounds"))
+    assert "Note well: B was picked with ground truth on these very scenarios (an oracle), which flatters it" in text
+    rounds = next(line for line in raw.splitlines() if line.startswith("rounds"))
     assert rounds.split() == ["rounds", "8", "5"]
     same = answer(tmp_path, "mine:1", "mine", "--rule", "best")
     assert set(verdicts(same).values()) == {"equal"}
@@ -130,9 +136,10 @@ def test_failed_attacks_and_scenarios_of_one_are_left_out_and_named(
     assert len(found["pairs"]) == 8
     overall = next(one for one in found["differences"] if one["stratum"] is None)
     assert (overall["pairs"], overall["seeds"]) == (6, 2), "seed 1 lacks an attack, so it cannot stand for all"
-    text = capsys.readouterr().out
+    text = said(capsys)
     assert (
-        "! Left out: badnets-0.1-s1 (its attack failed undefended in A), sig-0.1-s0 (only B was judged on it)." in text
+        "Note well: Left out: badnets-0.1-s1 (its attack failed undefended in A), sig-0.1-s0 (only B was judged on it)."
+        in text
     )
 
 
@@ -143,7 +150,7 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path: Path, capsys: pytest.
     found = answer(tmp_path, "one", "two", "--metric", "asr")
     assert verdicts(found) == {"asr": "not tested"}
     assert all(one["low"] is one["high"] is one["p"] is None for one in found["differences"])
-    text = capsys.readouterr().out
+    text = said(capsys)
     assert "One seed only: nothing tells how far another would move these numbers." in text
     assert "At least 1 more seed would be needed in both studies." in text
     assert "better" not in text.replace("A minus B", "")
@@ -154,8 +161,8 @@ def test_other_settings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     write_study(tmp_path / "two", [(0.9, cells())], width=32)
     found = answer(tmp_path, "one", "two")
     assert found["settings_that_differ"] == {"width": ["16", "32"]}
-    assert "! The studies differ in more than what is compared (A against B): width 16 against 32." in (
-        capsys.readouterr().out
+    assert "Note well: The studies differ in more than what is compared (A against B): width 16 against 32." in (
+        said(capsys)
     )
 
 
@@ -166,7 +173,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     broken.write_text("{")
     found = answer(tmp_path, "one", "two")
     assert found["left_out"] == {"badnets-0.1-s0": "only A was judged on it"}
-    assert f"! 1 file of B cannot be read and is left out, first {broken}." in capsys.readouterr().out
+    assert f"Note well: 1 file of B cannot be read and is left out, first {broken}." in said(capsys)
 
 
 def test_markdown(tmp_path: Path) -> None:
@@ -176,7 +183,8 @@ def test_markdown(tmp_path: Path) -> None:
     words = ["one_", "two_", "--out", str(tmp_path), "--markdown", str(place)]
     assert compare.main(words) == 0
     text = place.read_text()
-    assert text.startswith("## one\\_ (the paper's default) against two\\_ (the paper's default)\n\nA (pipd")
+    assert text.startswith("# Comparison\n\n")
+    assert "\n\n## one\\_ (the paper's default) against two\\_ (the paper's default)\n\nA (pipd" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 3
     assert all(len({line.replace("\\|", "").count("|") for line in lines}) == 1 for lines in tables)

@@ -16,7 +16,8 @@ def markdown(title: str, sections: Sequence[Section], pictures: Mapping[str, str
     Args:
         pictures: the file of each figure by its name, as links from the document; None gives tables instead.
     """
-    parts = [f"# {escaped(title)}", "\n".join(f"- [{escaped(s.title)}](#{s.name})" for s in sections)]
+    contents = [f"- [{escaped(section.title)}](#{section.name})" for section in sections if len(sections) > 1]
+    parts = [f"# {escaped(title)}", "\n".join(contents)]
     for section in sections:
         parts += [f'<a id="{section.name}"></a>\n\n## {escaped(section.title)}', escaped(section.lead)]
         parts += [_item(item, pictures or {}) for item in section.items]
