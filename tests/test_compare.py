@@ -239,3 +239,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_study_without_a_complete_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(tmp_path / "one", [(None, cells())])
     assert "no trial that was judged on every scenario" in refusal(tmp_path, capsys, "one", "one")
+
+
+def test_a_field_that_one_study_searched_and_the_other_left_alone_has_both_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_study(tmp_path / "left", [(0.9, cells())], space="pipd.table2")
+    write_study(tmp_path / "set", [(0.9, cells())], space="pipd.table2", set={"rounds": "3"})
+    points = {1: {"channel_statistic": "mean"}}
+    write_study(
+        tmp_path / "searched", [(0.5, cells()), (0.9, cells(ca=0.95))], space="pipd.channel_statistic", points=points
+    )
+    answer(tmp_path, "left", "searched:best")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith("channel_statistic ")] == [
+        ["channel_statistic", "max", "mean"]
+    ]
+    assert not any(line.startswith("rounds ") for line in lines)
+    answer(tmp_path, "left", "set")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines if line.startswith("rounds ")] == [["rounds", "8", "3"]]

@@ -1,13 +1,17 @@
 """Two configurations side by side, as a section: who is better by which metric, or that the data do not tell."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from pydantic import ValidationError
 
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import significant
 from study.answers.choice import Choice
 from study.answers.page import Bars, Cell, Item, Note, Section, Table
 from study.answers.paired import ALPHA, Difference, Pairs
+from study.config import StudyConfig
 from study.terminal import number
 
 _COMPARED_SETTINGS = (
@@ -117,7 +121,7 @@ def _configurations(a: Choice, b: Choice) -> list[Table]:
     """What two configurations of one defense set differently; two defenses share no hyperparameter."""
     if a.results.defense != b.results.defense:
         return []
-    sides = [_point(choice) for choice in (a, b)]
+    sides = [_fields(choice) for choice in (a, b)]
     rows: list[tuple[Cell, ...]] = [
         (field, *(significant(side[field]) if field in side else None for side in sides))
         for field in dict.fromkeys((*sides[0], *sides[1]))
@@ -128,9 +132,22 @@ def _configurations(a: Choice, b: Choice) -> list[Table]:
     return [Table("configurations", "Hyperparameters that differ", ("hyperparameter", "A", "B"), tuple(rows))]
 
 
-def _point(choice: Choice) -> dict[str, Any]:
+def _fields(choice: Choice) -> dict[str, Any]:
+    """All fields of the defense as the trial had them: the paper's, the preset's, the user's, those that were searched.
+
+    Of a study whose options this version does not know, the searched ones.
+    """
+    from study.instruments import find_defense  # with torch, which takes two seconds
+    from study.plan import fixed_fields, space_of
+
     row = choice.results.trials.loc[choice.trial]
-    return {**choice.results.settings.get("set", {}), **{field: row[field] for field in choice.results.ranges}}
+    searched = {field: row[field] for field in choice.results.ranges}
+    try:
+        config = StudyConfig(**choice.results.settings)
+    except ValidationError:
+        return searched
+    paper = asdict(find_defense(choice.results.defense).config_type())
+    return {**paper, **fixed_fields(config, space_of(config)), **searched}
 
 
 def _warnings(a: Choice, b: Choice, pairs: Pairs) -> list[Note]:
