@@ -40,7 +40,7 @@ def describe(plan: Plan) -> str:
     if plan.space.paper:
         parts.insert(1, f"It makes anew: {plan.space.paper}")
     if plan.changes:
-        rows = [list(change) for change in plan.changes]
+        rows = [[change.field, change.paper, change.here] for change in plan.changes]
         parts.append(f"What preset {plan.config.preset} changes:\n" + table(["", "paper", "here"], rows, left=3))
     return "\n\n".join(parts)
 

@@ -1,14 +1,30 @@
 """What a preset makes of a study that the paper did otherwise: read off the fields, never written down twice."""
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from defenses.config import Config
 from study.config import PRESETS, StudyConfig
 
 _SCALE = ("dataset", "train_size", "test_size", "width", "blocks")
-Change = tuple[str, str, str]
-"""A field, the paper's value and the one here."""
+"""Options of a study that a preset scales down; which attacks, rates and trials a study has is its own affair."""
+
+
+class Change(NamedTuple):
+    """A field that has not the paper's value.
+
+    Attributes:
+        paper, here: values, as text.
+        doc: what the field is.
+        given: the user set it; otherwise the preset did.
+    """
+
+    field: str
+    paper: str
+    here: str
+    doc: str
+    given: bool
 
 
 def preset_changes(config: StudyConfig, config_type: type[Config], base: Mapping[str, Any]) -> list[Change]:
@@ -19,18 +35,22 @@ def preset_changes(config: StudyConfig, config_type: type[Config], base: Mapping
     """
     paper = {name: PRESETS["paper"].get(name) for name in _SCALE}
     here = {name: getattr(config, name) for name in _SCALE}
+    docs = {name: StudyConfig.model_fields[name].description or "" for name in _SCALE}
     default = config_type()
     paper |= {name: getattr(default, name) for name in base}
     here |= base
-    return [(name, _text(paper[name]), _text(here[name])) for name in paper if paper[name] != here[name]]
+    docs |= {field.name: field.metadata["doc"] for field in dataclasses.fields(config_type)}
+    return [
+        Change(name, _text(paper[name]), _text(here[name]), docs[name], name in config.set)
+        for name in paper
+        if paper[name] != here[name]
+    ]
 
 
-def changes_line(preset: str, changes: list[Change]) -> str:
+def changes_line(preset: str, changes: Sequence[Change]) -> str:
     """All of them in a line; empty where there are none."""
-    if not changes:
-        return ""
-    listed = ", ".join(f"{name} {paper} -> {here}" for name, paper, here in changes)
-    return f"preset {preset} changes (paper -> here): {listed}"
+    listed = ", ".join(f"{change.field} {change.paper} -> {change.here}" for change in changes)
+    return f"preset {preset} changes (paper -> here): {listed}" if listed else ""
 
 
 def _text(value: Any) -> str:

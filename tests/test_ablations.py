@@ -157,7 +157,7 @@ def test_every_point_of_an_ablation_runs(name: str, dataset: str, store: Path, t
 
 def test_what_a_preset_changes_is_read_off_the_fields(dataset: str, tmp_path: Path) -> None:
     plan = small_plan(dataset, tmp_path, space="pipd.rounds", set={"beta": "3.0", "gamma": "0.4"})
-    changes = {name: (paper, here) for name, paper, here in plan.changes}
+    changes = {change.field: (change.paper, change.here) for change in plan.changes}
     assert changes["taps"] == ("convolutions", "blocks")
     assert changes["pre_isolation_epochs"] == ("200", "30")
     assert changes["gamma"] == ("0.5", "0.4")  # the user's, not the preset's

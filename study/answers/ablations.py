@@ -11,8 +11,10 @@ from search_spaces import SEARCH_SPACES
 from search_spaces.space import significant
 from study.answers.page import Cell, Curves, Item, Line, Note, Section, Table
 from study.answers.results import Results
+from study.answers.scale import changes_of
 from study.answers.spread import spread
 from study.instruments import INSTRUMENTS
+from study.preset_changes import changes_line
 from tracking import names
 
 if TYPE_CHECKING:
@@ -253,7 +255,7 @@ def _notes(results: Results) -> Iterator[Note]:
     yield Note("All of these numbers are oracles: they are computed from ground truth that a defender does not have.")
     if results.defense in INSTRUMENTS:
         yield Note(f"{results.defense} is told which samples are poisoned: it is an instrument, and no defense.")
-    changes = _changes(results.settings)
+    changes = changes_line(results.settings["preset"], changes_of(results))
     if changes:
         yield Note(f"Not at the paper's scale: {changes}.", "warning")
     if len(results.seeds) == 1:
@@ -268,18 +270,6 @@ def _notes(results: Results) -> Iterator[Note]:
     rest = len(results.trials) - len(results.complete)
     if rest:
         yield Note(f"{rest} of {len(results.trials)} trials are not complete and are left out.", "warning")
-
-
-def _changes(settings: Mapping[str, Any]) -> str:
-    from study.config import StudyConfig
-    from study.instruments import find_defense
-    from study.plan import fixed_fields, space_of
-    from study.preset_changes import changes_line, preset_changes
-
-    config = StudyConfig(**settings)
-    space = space_of(config)
-    base = fixed_fields(config, space)
-    return changes_line(config.preset, preset_changes(config, find_defense(space.defense).config_type, base))
 
 
 def _command(results: Results) -> str:

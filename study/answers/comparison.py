@@ -1,17 +1,14 @@
 """Two configurations side by side, as a section: who is better by which metric, or that the data do not tell."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
-
-from pydantic import ValidationError
 
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import significant
 from study.answers.choice import Choice
 from study.answers.page import Bars, Cell, Item, Note, Section, Table
 from study.answers.paired import ALPHA, Difference, Pairs
-from study.config import StudyConfig
+from study.answers.scale import fields_of
 from study.terminal import number
 
 _COMPARED_SETTINGS = (
@@ -133,21 +130,9 @@ def _configurations(a: Choice, b: Choice) -> list[Table]:
 
 
 def _fields(choice: Choice) -> dict[str, Any]:
-    """All fields of the defense as the trial had them: the paper's, the preset's, the user's, those that were searched.
-
-    Of a study whose options this version does not know, the searched ones.
-    """
-    from study.instruments import find_defense  # with torch, which takes two seconds
-    from study.plan import fixed_fields, space_of
-
+    """All fields of the defense as the trial had them."""
     row = choice.results.trials.loc[choice.trial]
-    searched = {field: row[field] for field in choice.results.ranges}
-    try:
-        config = StudyConfig(**choice.results.settings)
-    except ValidationError:
-        return searched
-    paper = asdict(find_defense(choice.results.defense).config_type())
-    return {**paper, **fixed_fields(config, space_of(config)), **searched}
+    return {**fields_of(choice.results), **{field: row[field] for field in choice.results.ranges}}
 
 
 def _warnings(a: Choice, b: Choice, pairs: Pairs) -> list[Note]:

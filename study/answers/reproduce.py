@@ -1,20 +1,16 @@
 """How to make a study again: the command, the versions, and what its preset changes from the papers."""
 
-import dataclasses
 import importlib.metadata
 import platform
 from typing import Any
 
-from search_spaces import SEARCH_SPACES
 from study.answers.page import Cell, Item, Note, Section, Table
 from study.answers.results import Results
-from study.config import PRESETS, StudyConfig
+from study.answers.scale import changes_of
 from study.folder import command, read_settings
 from study.instruments import find_defense
 
 _LIBRARIES = ("torch", "ray", "optuna", "mlflow", "numpy", "scikit-learn")
-_SCALE = ("dataset", "train_size", "test_size", "width", "blocks")
-"""Settings of a study that a preset scales down; which attacks, rates and trials a study has is its own affair."""
 
 
 def sections(results: Results) -> list[Section]:
@@ -88,50 +84,17 @@ def _version(name: str) -> str | None:
 
 
 def _changes(results: Results) -> Table:
-    """What the preset changes, a row a field: the paper's value and the preset's."""
-    preset = str(results.settings["preset"])
-    given = results.settings.get("set") or {}
-    rows: list[tuple[Cell, ...]] = []
-    for name in _SCALE:
-        paper, own = _of_preset("paper", name), _listed(results.settings.get(name))
-        if own != paper:
-            rows.append(
-                (name, _cell(paper or "all"), _cell(own or "all"), _said(StudyConfig.model_fields[name].description))
-            )
-    if results.space in SEARCH_SPACES:
-        config = find_defense(results.defense).config_type
-        fields = {field.name: field for field in dataclasses.fields(config)}
-        for name, value in SEARCH_SPACES.find(results.space).preset(preset).items():
-            if name not in given and value != fields[name].default:
-                doc = fields[name].metadata["doc"]
-                rows.append((config.symbol(name), _cell(fields[name].default), _cell(value), doc))
-        for name, text in given.items():
-            if name in fields and text != str(fields[name].default):
-                rows.append(
-                    (config.symbol(name), _cell(fields[name].default), text, f"{fields[name].metadata['doc']}; set")
-                )
+    """What the preset and the user change, a row a field: the paper's value and the one here."""
+    symbol = find_defense(results.defense).config_type.symbol
+    rows: list[tuple[Cell, ...]] = [
+        (symbol(change.field), change.paper, change.here, f"{change.doc}{'; set' if change.given else ''}")
+        for change in changes_of(results)
+    ]
     return Table(
         "preset",
-        f"What this study (preset {preset}) changes from the papers' scale and the defense's defaults",
+        f"What this study (preset {results.settings['preset']}) changes from the papers' scale and the defense's "
+        "defaults",
         ("setting", "paper", "here", "what it is"),
         tuple(rows),
         left=4,
     )
-
-
-def _of_preset(preset: str, name: str) -> Any:
-    return _listed(PRESETS[preset].get(name, StudyConfig.model_fields[name].default))
-
-
-def _listed(value: Any) -> Any:
-    """As JSON has it: settings are read from there."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _said(text: str | None) -> str:
-    return text or ""
-
-
-def _cell(value: Any) -> str:
-    """A setting for people."""
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
