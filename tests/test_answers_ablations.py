@@ -118,6 +118,25 @@ def test_rates_are_the_settings_of_a_table_by_rate() -> None:
     assert table.rows == (("badnets", "0.05", 1.0, 0.1), ("badnets", "0.3", 1.0, 0.1))
 
 
+def test_an_attack_at_two_rates_is_two_rows() -> None:
+    cells = [
+        {"trial": 0, "attack": attack, "poison_rate": rate, "tpr": value, "fpr": 0.0}
+        for attack, rate, value in (("badnets", 0.05, 0.9), ("badnets", 0.1, 0.7), ("dynamic", 0.1, 0.5))
+    ]
+    section = only(sections(told("pipd.table2", [{}], cells)))
+    assert section.lead.startswith("Mean over 2 attacks")
+    rows = table_of(section).rows
+    assert [(row[0], row[2]) for row in rows] == [("badnets at 0.05", 0.9), ("badnets at 0.1", 0.7), ("dynamic", 0.5)]
+
+
+def test_series_of_an_attack_at_two_rates_are_two_figures_with_names_for_links() -> None:
+    cells = [{"trial": 0, "attack": "badnets", "poison_rate": rate} for rate in (0.05, 0.1)]
+    held = {(0, f"badnets-{rate}-s0"): {"quarantine_training.tpr": [0.1, 0.2]} for rate in (0.05, 0.1)}
+    section = only(sections(told("qt.fixed_epsilon", [{"epsilon_schedule": "linear"}], cells, held)))
+    names = [item.name for item in section.items if isinstance(item, Curves)]
+    assert names == ["qt-fixed-epsilon-badnets-at-0-05-tpr", "qt-fixed-epsilon-badnets-at-0-1-tpr"]
+
+
 def test_a_table_of_models_shows_plain_training_too() -> None:
     cells = [{"trial": 0, "attack": "sig:cap=true", "ca": 0.9, "asr": 0.1, "ca_undefended": 0.8, "asr_undefended": 1.0}]
     table = table_of(only(sections(told("pipd.table1", [{}], cells))))

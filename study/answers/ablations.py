@@ -102,9 +102,13 @@ def sections(results: Results) -> list[Section]:
 
 
 def _cells(results: Results) -> "pandas.DataFrame":
-    """The cells of complete trials with their ``setting`` and ``attack_name``; in the order of settings and attacks."""
+    """The cells of complete trials, in order, with their ``setting`` and ``attack_name`` (its rate too, of several)."""
     cells = results.cells[results.cells["trial"].isin(results.complete.index)].copy()
-    cells["attack_name"] = [_bare(attack) for attack in cells["attack"]]
+    rates = cells.groupby("attack")["poison_rate"].nunique()
+    cells["attack_name"] = [
+        f"{_bare(attack)} at {rate:g}" if rates[attack] > 1 and not _by_rate(results) else _bare(attack)
+        for attack, rate in zip(cells["attack"], cells["poison_rate"], strict=True)
+    ]
     order = _order(results)
     cells["position"] = [order.index(trial) for trial in cells["trial"]]
     cells = cells.sort_values(["position", "poison_rate", "seed"], kind="stable")
@@ -213,7 +217,8 @@ def _figures(results: Results, view: View, working: "pandas.DataFrame") -> Itera
                 for label, values in _lines_of(found, wanted)
             ]
             if lines:
-                name = f"{_slug(results)}-{attack}-{wanted.rpartition('.')[2].strip('/')}"
+                of = str(attack).replace(" ", "-").replace(".", "-")
+                name = f"{_slug(results)}-{of}-{wanted.rpartition('.')[2].strip('/')}"
                 y_range = None if "loss" in wanted else (0.0, 1.0)
                 caption = f"{attack}: {what}, {_over_seeds(len(results.seeds)).lower()}"
                 yield Curves(name, caption, view.step, what, tuple(lines), y_range=y_range)
@@ -247,7 +252,7 @@ def _lead(results: Results, view: View, working: "pandas.DataFrame") -> str:
         means = [(metric, found[metric].mean()) for metric in view.metrics]
         told = ", ".join(f"{metric.upper()} {mean:.3f}" for metric, mean in means if mean == mean)  # NaN: undefined
         said.append(f"{setting}: {told}")
-    attacks = working["attack_name"].nunique()
+    attacks = working["attack"].map(_bare).nunique()
     return f"Mean over {attacks} attack{'s' if attacks > 1 else ''} by {_varied(results)}. {'; '.join(said)}."
 
 
