@@ -63,6 +63,7 @@ def told(
         trials,
         pandas.DataFrame(rows),
         pandas.DataFrame(),
+        command="python -m study.run as it was",
         held=held or {},
     )
 
@@ -108,7 +109,7 @@ def test_means_and_deviations_over_seeds_in_the_order_of_the_options() -> None:
     )
     assert "fisher_jenks: TPR 0.333, FPR 0.000; kmeans: TPR 0.833, FPR 0.000" in section.lead
     assert section.name == "pipd-clustering"
-    assert section.command == "python -m study.run --space pipd.clustering --preset smoke --seeds 0"
+    assert section.command == "python -m study.run as it was"
 
 
 def test_rates_are_the_settings_of_a_table_by_rate() -> None:
@@ -135,6 +136,16 @@ def test_series_of_an_attack_at_two_rates_are_two_figures_with_names_for_links()
     section = only(sections(told("qt.fixed_epsilon", [{"epsilon_schedule": "linear"}], cells, held)))
     names = [item.name for item in section.items if isinstance(item, Curves)]
     assert names == ["qt-fixed-epsilon-badnets-at-0-05-tpr", "qt-fixed-epsilon-badnets-at-0-1-tpr"]
+
+
+def test_counts_are_not_drawn_as_shares() -> None:
+    cells = [{"trial": 0, "attack": "badnets"}]
+    series = {"quarantine_training.tpr": [0.5, 1.0], "quarantine_training.released_classes": [0.0, 3.0]}
+    section = only(
+        sections(told("qt.fixed_epsilon", [{"epsilon_schedule": "linear"}], cells, {(0, "badnets-0.05-s0"): series}))
+    )
+    found = {item.y_label: item.y_range for item in section.items if isinstance(item, Curves)}
+    assert list(found.values()) == [(0.0, 1.0), None]
 
 
 def test_a_table_of_models_shows_plain_training_too() -> None:

@@ -26,7 +26,9 @@ _MODEL_METRICS = (names.CA, names.ASR)
 _QUARANTINED = {
     "quarantine_training.tpr": "BQR: share of poison in quarantine",
     "quarantine_training.fpr": "CQR: share of clean samples in quarantine",
+    "quarantine_training.released_classes": "classes released, poison included",
 }
+_NO_SHARES = ("loss", "classes")  # in a series' name: its values are not in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def sections(results: Results) -> list[Section]:
         items += _figures(results, view, working)
     title = f"{SEARCH_SPACES[results.space].paper}: {SEARCH_SPACES.describe(results.space)}"
     name = results.space.replace(".", "-").replace("_", "-")
-    return [Section(name, title, _lead(results, view, working), tuple(items), _command(results))]
+    return [Section(name, title, _lead(results, view, working), tuple(items), results.command)]
 
 
 def _cells(results: Results) -> "pandas.DataFrame":
@@ -219,7 +221,7 @@ def _figures(results: Results, view: View, working: "pandas.DataFrame") -> Itera
             if lines:
                 of = str(attack).replace(" ", "-").replace(".", "-")
                 name = f"{_slug(results)}-{of}-{wanted.rpartition('.')[2].strip('/')}"
-                y_range = None if "loss" in wanted else (0.0, 1.0)
+                y_range = None if any(word in wanted for word in _NO_SHARES) else (0.0, 1.0)
                 caption = f"{attack}: {what}, {_over_seeds(len(results.seeds)).lower()}"
                 yield Curves(name, caption, view.step, what, tuple(lines), y_range=y_range)
 
@@ -275,11 +277,6 @@ def _notes(results: Results) -> Iterator[Note]:
     rest = len(results.trials) - len(results.complete)
     if rest:
         yield Note(f"{rest} of {len(results.trials)} trials are not complete and are left out.", "warning")
-
-
-def _command(results: Results) -> str:
-    seeds = " ".join(map(str, results.settings["seeds"]))
-    return f"python -m study.run --space {results.space} --preset {results.settings['preset']} --seeds {seeds}"
 
 
 def _slug(results: Results) -> str:

@@ -118,7 +118,7 @@ def _outcome(results: Results, compared: Sequence[Pick]) -> Table:
     top = next((at for at, pick in enumerate(compared) if pick.trial is not None and pick.trial == best(results)), None)
     return Table(
         "outcome",
-        f"Mean over the {int((~results.scenarios['attack_failed']).sum())} scenarios whose attack works, {over}",
+        f"Mean over scenarios whose attack works ({int((~results.scenarios['attack_failed']).sum())}), {over}",
         ("configuration", *(name.upper() for name in SHOWN)),
         rows,
         strong=() if top is None else (top,),
