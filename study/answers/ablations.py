@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import significant
-from study.answers.page import Cell, Curves, Item, Line, Note, Section, Table
+from study.answers.page import Cell, Curves, Item, Line, Note, Section, Table, slug
 from study.answers.results import Results
 from study.answers.scale import changes_of
 from study.answers.spread import spread
@@ -99,8 +99,7 @@ def sections(results: Results) -> list[Section]:
         items += [_table(results, view, cells), *_over(results, view, working)]
         items += _figures(results, view, working)
     title = f"{SEARCH_SPACES[results.space].paper}: {SEARCH_SPACES.describe(results.space)}"
-    name = results.space.replace(".", "-").replace("_", "-")
-    return [Section(name, title, _lead(results, view, working), tuple(items), results.command)]
+    return [Section(slug(results.space), title, _lead(results, view, working), tuple(items), results.command)]
 
 
 def _cells(results: Results) -> "pandas.DataFrame":
@@ -172,7 +171,7 @@ def _table(results: Results, view: View, cells: "pandas.DataFrame") -> Table:
             rows.append((str(attack), setting, *values))
     seeds = len(results.seeds)
     caption = f"{SEARCH_SPACES[results.space].paper}. {_over_seeds(seeds)}; shares in [0, 1]"
-    return Table(f"{_slug(results)}-table", caption, tuple(header), tuple(rows), left=2)
+    return Table(f"{slug(results.space)}-table", caption, tuple(header), tuple(rows), left=2)
 
 
 def _over_seeds(seeds: int) -> str:
@@ -192,7 +191,7 @@ def _over(results: Results, view: View, working: "pandas.DataFrame") -> Iterator
         if lines:
             caption = f"{metric.upper()} by {view.over}, {_over_seeds(len(results.seeds)).lower()}"
             yield Curves(
-                f"{_slug(results)}-{metric}", caption, view.over, metric.upper(), tuple(lines), y_range=(0.0, 1.0)
+                f"{slug(results.space)}-{metric}", caption, view.over, metric.upper(), tuple(lines), y_range=(0.0, 1.0)
             )
 
 
@@ -219,8 +218,7 @@ def _figures(results: Results, view: View, working: "pandas.DataFrame") -> Itera
                 for label, values in _lines_of(found, wanted)
             ]
             if lines:
-                of = str(attack).replace(" ", "-").replace(".", "-")
-                name = f"{_slug(results)}-{of}-{wanted.rpartition('.')[2].strip('/')}"
+                name = f"{slug(results.space)}-{slug(str(attack))}-{wanted.rpartition('.')[2].strip('/')}"
                 y_range = None if any(word in wanted for word in _NO_SHARES) else (0.0, 1.0)
                 caption = f"{attack}: {what}, {_over_seeds(len(results.seeds)).lower()}"
                 yield Curves(name, caption, view.step, what, tuple(lines), y_range=y_range)
@@ -277,7 +275,3 @@ def _notes(results: Results) -> Iterator[Note]:
     rest = len(results.trials) - len(results.complete)
     if rest:
         yield Note(f"{rest} of {len(results.trials)} trials are not complete and are left out.", "warning")
-
-
-def _slug(results: Results) -> str:
-    return results.space.replace(".", "-").replace("_", "-")

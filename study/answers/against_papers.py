@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.answers.choice import choose
 from study.answers.page import Cell as TableCell
-from study.answers.page import Item, Note, Section, Table
+from study.answers.page import Item, Note, Section, Table, slug
 from study.answers.papers import Cell, Footnote, PaperTable, Said, tables_of
 from study.answers.results import Results
 from tracking import names
@@ -60,11 +60,7 @@ def section(results: Results, space_name: str) -> Section | None:
     items += [Note(f"[{mark}] {note.text}", "footnote") for note, mark in marks.items()]
     rows = [row for of_table in found.values() for row in of_table]
     title = f"{', '.join(table.place.partition(',')[0] for table in tables)} of {tables[0].short}, and ours"
-    return Section(f"papers-{_slug(space_name)}", title, _lead(results, tables, rows), tuple(items))
-
-
-def _slug(name: str) -> str:
-    return name.replace(".", "-").replace("_", "-")
+    return Section(f"papers-{slug(space_name)}", title, _lead(results, tables, rows), tuple(items))
 
 
 def _attacks(results: Results, table: PaperTable) -> tuple[str, ...]:
@@ -170,7 +166,7 @@ def _table(table: PaperTable, rows: list[_Row], marks: Mapping[Footnote, int]) -
             means = [cell for metric in metrics for cell in _three(*_means(part, metric))]
             lines.append((f"mean of these {len(part)}", setting, "", "", None, *means, ""))
     caption = f"{table.caption} ({table.short}, {table.place}); difference: ours minus the paper's"
-    return Table(_slug(table.name), caption, header, tuple(lines), left=2, strong=tuple(strong))
+    return Table(slug(table.name), caption, header, tuple(lines), left=2, strong=tuple(strong))
 
 
 def _rate(value: float | None) -> str:
@@ -200,7 +196,7 @@ def _said_table(results: Results, table: PaperTable) -> Table:
         for said in table.said
     ]
     caption = f"What the text says of {table.place.partition(',')[0]} of {table.short} ({table.caption})"
-    return Table(f"{_slug(table.name)}-said", caption, ("the paper", "its number", "ours"), tuple(rows))
+    return Table(f"{slug(table.name)}-said", caption, ("the paper", "its number", "ours"), tuple(rows))
 
 
 def _ours_said(results: Results, table: PaperTable, said: Said) -> float | None:

@@ -13,6 +13,11 @@ Place = float | str
 """A place on an axis: a number, or the name of an option."""
 
 
+def slug(text: str) -> str:
+    """Text as part of a name: its spaces, dots and underscores as hyphens."""
+    return text.translate(str.maketrans(" ._", "---"))
+
+
 @dataclass(frozen=True)
 class Note:
     """A sentence or two.
