@@ -45,7 +45,7 @@ def test_every_takes_all_that_poison() -> None:
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_member_can_be_parsed(group: str) -> None:
     for text, _ in expand((group,), "cifar10"):
-        parse_attack(text, "smoke")
+        assert parse_attack(text, "smoke").name == text.partition(":")[0]
 
 
 @pytest.mark.parametrize(

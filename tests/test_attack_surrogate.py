@@ -185,12 +185,14 @@ def test_odd_batches_of_a_narrow_network_do_not_end_the_process(count: int) -> N
         "surrogate_epochs": 3,
         "surrogate_adversarial_steps": 0,
     }
-    surrogate(images, SurrogateConfig(**{**vars(TINY), **changes}), FitContext(0))
+    made = surrogate(images, SurrogateConfig(**{**vars(TINY), **changes}), FitContext(0))
+    assert made(torch.zeros(1, 3, 32, 32)).isfinite().all()
 
 
 def test_it_takes_fewer_images_than_a_batch() -> None:
     images = make_images(train=9, test=8)
-    surrogate(images, SurrogateConfig(**{**vars(TINY), "surrogate_epochs": 1}), FitContext(0))
+    made = surrogate(images, SurrogateConfig(**{**vars(TINY), "surrogate_epochs": 1}), FitContext(0))
+    assert made(torch.from_numpy(images.train_images[:1]).permute(0, 3, 1, 2).float()).isfinite().all()
 
 
 def test_penultimate_width_is_the_networks(network: nn.Module) -> None:

@@ -62,7 +62,7 @@ def test_two_studies_do_not_wait_for_each_other(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
     with study_lock(tmp_path / "a", "a"), study_lock(tmp_path / "b", "b"):
-        pass
+        assert all((tmp_path / name / "lock").read_text() == str(os.getpid()) for name in ("a", "b"))
 
 
 @pytest.mark.parametrize(

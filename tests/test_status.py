@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shlex
 import signal
 import subprocess
@@ -153,8 +154,6 @@ def test_reads_while_a_driver_writes(tmp_path: Path) -> None:
 
 
 def with_tests() -> dict[str, str]:
-    import os
-
     root = Path(__file__).parent
     return {**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root.parent}"}
 
@@ -185,8 +184,6 @@ def test_reads_what_a_driver_left_that_was_killed_in_a_write(mine: Path, capsys:
 def test_tells_who_runs_it(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert holder(mine) is None
     with study_lock(mine, "mine"):
-        import os
-
         text = show(mine, capsys)
         assert text.startswith(f"mine: running, process {os.getpid()} runs it\n")
         assert "#4: 1 of 2 scenarios judged\n" in text
@@ -201,7 +198,7 @@ def test_a_look_at_the_lock_refuses_no_driver(mine: Path) -> None:
         timer = threading.Timer(0.02, fcntl.flock, (file, fcntl.LOCK_UN))
         timer.start()
         with study_lock(mine, "mine"):
-            pass
+            assert (mine / "lock").read_text() == str(os.getpid())
         timer.join()
 
 
