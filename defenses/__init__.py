@@ -10,12 +10,15 @@ if TYPE_CHECKING:
 DEFENSES: "Registry[type[Defense]]" = Registry(
     "defense",
     {
-        "no_defense": ("defenses.no_defense:NoDefense", "plain training on the data as received"),
-        "pipd": ("defenses.pipd:PIPD", "progressive isolation of poisoned data (Chen et al., AAAI 2024)"),
+        "no_defense": ("defenses.methods.no_defense:NoDefense", "plain training on the data as received"),
+        "pipd": ("defenses.methods.pipd.pipd:PIPD", "progressive isolation of poisoned data (Chen et al., AAAI 2024)"),
         "pipd_cleaning": (
-            "defenses.pipd_cleaning:PIPDCleaning",
+            "defenses.methods.pipd.cleaning:PIPDCleaning",
             "PIPD, cleaned by selective training or by ABL's unlearning (PIPD, Fig. 5)",
         ),
-        "qt": ("defenses.quarantine:QuarantineTraining", "Quarantine Training (Yu and Zhang, IEEE Access 2024)"),
+        "qt": (
+            "defenses.methods.quarantine:QuarantineTraining",
+            "Quarantine Training (Yu and Zhang, IEEE Access 2024)",
+        ),
     },
 )

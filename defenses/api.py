@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from defenses.checkpoint import Checkpoint
 from defenses.config import Config
 from defenses.models import ModelSpec
 from defenses.seeds import SeedPart, derive_seed, generator
+from defenses.storage.checkpoint import Checkpoint
 
 Weights = dict[str, Tensor]
 Outputs = dict[str, Any]

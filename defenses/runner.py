@@ -24,11 +24,11 @@ from defenses.api import (
     Weights,
     silent,
 )
-from defenses.checkpoint import Checkpoint
 from defenses.config import Config
-from defenses.files import canonical
 from defenses.models import ModelSpec, load_model
-from defenses.store import Artifact, Store, digest_of
+from defenses.storage.atomic_files import canonical
+from defenses.storage.checkpoint import Checkpoint
+from defenses.storage.store import Artifact, Store, digest_of
 
 
 @dataclass(frozen=True)

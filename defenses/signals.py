@@ -1,7 +1,7 @@
 """What a defender sees of a result without any ground truth: candidates for choosing a configuration by.
 
 None of them is from the papers. Each has a direction in which it should go with a good defense; whether it does is
-measured (`study.answers.visible`).
+measured (`study.report.sections.label_free`).
 """
 
 from collections.abc import Sequence

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from defenses.registry import UserError
-from study.config import Parser
-from study.folder import add_out, out_of
-from study.terminal import complain_of, say
+from study.cli.terminal import complain_of, say
+from study.config.config import Parser
+from study.ledger.study_folder import add_out, out_of
 
 EXIT_BAD_INPUT = 2
 
@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _analyze(out: Path, name: str, file: Path | None) -> None:
     # Loaded after the options were understood: pandas and what it needs take a second.
-    from study.answers.results import read_results
-    from study.answers.text import as_json, as_text
-    from study.answers.topics import answers, papers, unseen
+    from study.analysis.results import read_results
+    from study.report.sections.contents import answers, papers, unseen
+    from study.report.text import as_json, as_text
 
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
         raise UserError(f"--json must be a file in a folder that exists, got {file}: make the folder, or name a file")

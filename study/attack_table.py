@@ -16,8 +16,8 @@ from pathlib import Path
 
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
-from study.config import Parser, StudyConfig, add_options, given_options, resolve
-from study.terminal import complain, complain_of, say, show_logs
+from study.cli.terminal import complain, complain_of, say, show_logs
+from study.config.config import Parser, StudyConfig, add_options, given_options, resolve
 
 METRICS = ("tpr", "fpr", "auroc", "ca", "asr")
 FAILED = "†"

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from defenses.files import write_atomic
 from defenses.registry import UserError
-from study.config import Parser
-from study.folder import add_out, out_of
-from study.goal import parse_objective
-from study.terminal import complain_of, say
+from defenses.storage.atomic_files import write_atomic
+from study.cli.terminal import complain_of, say
+from study.config.config import Parser
+from study.config.objectives import parse_objective
+from study.ledger.study_folder import add_out, out_of
 
 if TYPE_CHECKING:
-    from study.answers.choice import Choice
-    from study.answers.paired import Difference, Pairs
+    from study.analysis.choice import Choice
+    from study.analysis.paired_tests import Difference, Pairs
 
 EXIT_BAD_INPUT = 2
-_RULES = ("default", "best")  # as in study.answers.choice, which loads pandas
+_RULES = ("default", "best")  # as in study.analysis.choice, which loads pandas
 
 _EPILOG = """\
 A and B are names of studies, or one name twice. NAME:default, NAME:best and NAME:7 (a trial) choose the configuration
@@ -66,11 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
-    from study.answers.comparison import section
-    from study.answers.markdown import markdown
-    from study.answers.page import Note, Table
-    from study.answers.paired import METRICS, differences, pair
-    from study.answers.text import section_text
+    from study.analysis.paired_tests import METRICS, differences, pair
+    from study.report.elements import Note, Table
+    from study.report.markdown import markdown
+    from study.report.sections.comparison import section
+    from study.report.text import section_text
 
     out = out_of(namespace)
     rule = namespace.rule or "default"
@@ -94,8 +94,8 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
 
 
 def _chosen(text: str, rule: str, out: Path) -> "Choice":
-    from study.answers.choice import choose
-    from study.answers.results import read_results
+    from study.analysis.choice import choose
+    from study.analysis.results import read_results
 
     name, _, own = text.partition(":")
     return choose(read_results(out, name), own or rule)
@@ -113,8 +113,8 @@ def _write(path: Path, text: str, option: str) -> None:
 
 def _as_json(a: "Choice", b: "Choice", pairs: "Pairs", found: "Sequence[Difference]") -> dict[str, Any]:
     """The same for machines; ``null`` is what is undefined or was not tested."""
-    from study.answers.comparison import settings_that_differ
-    from study.answers.paired import ALPHA
+    from study.analysis.paired_tests import ALPHA
+    from study.report.sections.comparison import settings_that_differ
 
     metrics = list(dict.fromkeys(one.metric for one in found))
     columns = [f"{metric}_{side}" for metric in metrics for side in ("a", "b")]

@@ -14,9 +14,9 @@ from pydantic import Field
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace
-from study.config import CellConfig, Parser, PoisonRate, add_options, given_options, resolve
-from study.instruments import check_defense, find_defense
-from study.terminal import EpochProgress, complain, complain_of, duration, number, say, show_logs, table
+from study.cli.terminal import EpochProgress, complain, complain_of, duration, number, say, show_logs, table
+from study.config.config import CellConfig, Parser, PoisonRate, add_options, given_options, resolve
+from study.scenarios.oracle_defenses import check_defense, find_defense
 
 
 class EvaluateConfig(CellConfig):
@@ -59,9 +59,9 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     import torch
 
     from study.attacks.groups import split_rate
-    from study.cell import cached_images, evaluate_cell
-    from study.plan import environment_of, fixed_fields, scenario_of
-    from study.preflight import check_file, check_places, check_scenarios, settle_precision
+    from study.planning.plan import environment_of, fixed_fields, scenario_of
+    from study.planning.preflight import check_file, check_places, check_scenarios, settle_precision
+    from study.scenarios.evaluation import cached_images, evaluate_cell
 
     to_stdout = target is not None and str(target) == "-"
     space = _space_of(config.defense)
@@ -110,7 +110,7 @@ def _report(result: Any, defense_config: dict[str, Any], config: EvaluateConfig,
     import numpy
     import torch
 
-    from study.version import code_version
+    from study.code_version import code_version
 
     return {
         "scenario": dataclasses.asdict(result.scenario),
@@ -139,7 +139,7 @@ def _report(result: Any, defense_config: dict[str, Any], config: EvaluateConfig,
 
 
 def _write(target: Path, report: dict[str, Any]) -> None:
-    from defenses.files import disk_errors, write_atomic
+    from defenses.storage.atomic_files import disk_errors, write_atomic
 
     with disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)

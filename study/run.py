@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
-from study.config import Parser, StudyConfig, add_options, given_options, resolve
-from study.terminal import complain, complain_of, duration, say, show_logs, table
+from study.cli.terminal import complain, complain_of, duration, say, show_logs, table
+from study.config.config import Parser, StudyConfig, add_options, given_options, resolve
 
 if TYPE_CHECKING:
-    from study.plan import Plan
+    from study.planning.plan import Plan
 
 EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 3, 130, 143
 _FLUSH_SECONDS = 30.0
@@ -75,7 +75,7 @@ def _list() -> int:
     from study.attacks import ATTACKS
     from study.attacks.groups import GROUPS
     from study.datasets import DATASETS
-    from study.instruments import INSTRUMENTS
+    from study.scenarios.oracle_defenses import INSTRUMENTS
 
     ablations = [name for name in SEARCH_SPACES if SEARCH_SPACES[name].paper]
     searched = [[name, SEARCH_SPACES.describe(name)] for name in SEARCH_SPACES if name not in ablations]
@@ -91,8 +91,8 @@ def _list() -> int:
 
 
 def _plan(config: StudyConfig) -> "Plan":
-    from study.plan import make_plan
-    from study.preflight import check_cpus, settle_device, settle_precision
+    from study.planning.plan import make_plan
+    from study.planning.preflight import check_cpus, settle_device, settle_precision
 
     check_cpus(config.cpus_per_trial, remote=config.address is not None)
     device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
@@ -100,18 +100,18 @@ def _plan(config: StudyConfig) -> "Plan":
 
 
 def _dry_run(config: StudyConfig) -> int:
-    from study.dry_run import describe
+    from study.planning.dry_run import describe
 
     say(describe(_plan(config)))
     return 0
 
 
 def _study(config: StudyConfig) -> int:
-    from study.lock import refuse_if_held, study_lock
+    from study.ledger.lock import refuse_if_held, study_lock
 
     refuse_if_held(config.out.expanduser() / config.study_name, config.study_name)  # before torch and the data load
 
-    from study.preflight import check_places
+    from study.planning.preflight import check_places
 
     out = check_places(config)
     started = time.perf_counter()
@@ -120,13 +120,13 @@ def _study(config: StudyConfig) -> int:
     folder.mkdir(exist_ok=True)
     signal.signal(signal.SIGTERM, _terminate)
 
-    from study.quiet import before_imports
+    from study.driver.library_env import before_imports
 
     before_imports(local=config.address is None)
-    from defenses.files import full_disk_errors
-    from study.holdout import HoldOut
-    from study.per_scenario import PerScenario
-    from study.session import Session
+    from defenses.storage.atomic_files import full_disk_errors
+    from study.driver.driver import Session
+    from study.driver.holdout import HoldOut
+    from study.driver.per_scenario import PerScenario
 
     with full_disk_errors(folder), study_lock(folder, config.study_name):
         kind = PerScenario if config.per_scenario else HoldOut if config.holdout else Session

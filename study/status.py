@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from defenses.registry import UserError
-from study.config import OUT, Parser
-from study.folder import add_out, find_study, out_of, studies
-from study.ledger_file import Trial
-from study.state import Progress, State, state_of
-from study.terminal import complain_of, last_line, number, say, table
+from study.cli.terminal import complain_of, last_line, number, say, table
+from study.config.config import OUT, Parser
+from study.ledger.snapshot import Trial
+from study.ledger.status import Progress, State, state_of
+from study.ledger.study_folder import add_out, find_study, out_of, studies
 from tracking import names
 
 EXIT_BAD_INPUT = 2

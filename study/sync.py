@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from defenses.registry import UserError
-from study.config import Parser
-from study.folder import OUTBOX, add_out, check_no_links, find_study, out_of, read_settings, studies
-from study.lock import holder, study_lock
-from study.target import Target, tracking_target
-from study.terminal import Bar, complain, complain_of, say, show_logs
+from study.cli.terminal import Bar, complain, complain_of, say, show_logs
+from study.config.config import Parser
+from study.ledger.lock import holder, study_lock
+from study.ledger.study_folder import OUTBOX, add_out, check_no_links, find_study, out_of, read_settings, studies
+from tracking.destination import Target, tracking_target
 from tracking.outbox import Outbox, look
 
 EXIT_BAD_INPUT, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 2, 4, 130

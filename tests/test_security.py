@@ -21,25 +21,25 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets  # noqa: F401  # so that no time below is that of loading it
-from conftest import make_images
+from checkout import ROOT
 from packaging.version import Version
+from small_images import make_images
 from small_study import save_npz, scenario_record
 from study_folder import copy_study, fill_outbox
 
-from defenses.files import canonical
 from defenses.registry import UserError
-from defenses.store import Store, _checksum, _sha256
+from defenses.storage.atomic_files import canonical
+from defenses.storage.store import Store, _checksum, _sha256
 from study import run
+from study.cli.terminal import complain_of
 from study.datasets.images import Images
-from study.folder import check_no_links
-from study.lock import study_lock
-from study.records import read_scenario, write_record
-from study.terminal import complain_of
+from study.ledger.lock import study_lock
+from study.ledger.records import read_scenario, write_record
+from study.ledger.study_folder import check_no_links
 from tracking import names
 from tracking.mlflow_log import deliver
 from tracking.outbox import Outbox, Record
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted(
     path for name in ("defenses", "search_spaces", "study", "tracking") for path in (ROOT / name).rglob("*.py")
 )
@@ -299,9 +299,9 @@ def test_the_payload_works(tmp_path: Path) -> None:
 def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refuse:
     """Runs a command, which must refuse in one line within a second, and gives the line."""
     # What is not refused would run: a study through its session or a process of its own, a cell in this one.
-    monkeypatch.setitem(sys.modules, "study.session", None)
+    monkeypatch.setitem(sys.modules, "study.driver.driver", None)
     monkeypatch.setattr("study.attack_table.subprocess", None)
-    monkeypatch.setattr("study.cell.evaluate_cell", None)
+    monkeypatch.setattr("study.scenarios.evaluation.evaluate_cell", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def call(*arguments: str, main: Callable[..., int] = run.main, out: str = "") -> str:
@@ -407,7 +407,7 @@ def test_f19_object_arrays(name: str, refused: Refuse, sentinel: Path, images: I
 @pytest.mark.faults
 def test_f19_no_ghostscript(sentinel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Pillow would hand an EPS to a program; where there is one, it would run what the file says.
-    from study.pictures import open_picture
+    from study.datasets.image_files import open_picture
 
     tool = tmp_path / "bin" / "gs"
     tool.parent.mkdir()

@@ -66,7 +66,7 @@ METRICS = (
     CA_UNDEFENDED,
     ASR_UNDEFENDED,
 )
-"""What one scenario is judged by; `study.metrics` defines each."""
+"""What one scenario is judged by; `study.scenarios.metrics` defines each."""
 
 COST_BUILT = "cost/built_seconds"  # what the stages took when they were built: the method's honest cost
 COST_WALL = "cost/wall_seconds"  # what this run spent

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from defenses.files import write_atomic
+from defenses.storage.atomic_files import write_atomic
 
 _SENT = ".sent"
 

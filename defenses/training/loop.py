@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from defenses.api import StageContext
-from defenses.live_state import Parts
 from defenses.registry import UserError
+from defenses.storage.state_codec import Parts
 from defenses.training.images import crop_padding, epoch_batches, take, take_augmented
 from defenses.training.precision import autocast
 from defenses.training.schedule import learning_rate

@@ -8,8 +8,8 @@ from pathlib import Path
 from defenses.registry import UserError
 from study.attacks import ATTACKS
 from study.attacks.groups import GROUPS
-from study.config import Parser, StudyConfig, add_options, given_options, resolve
-from study.terminal import complain, complain_of, say, show_logs, table
+from study.cli.terminal import complain, complain_of, say, show_logs, table
+from study.config.config import Parser, StudyConfig, add_options, given_options, resolve
 
 _ONE_ROW = "every"
 
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _preview(namespace: Namespace) -> int:
-    from study.attack_preview import write_preview
+    from study.preview import write_preview
 
     given = {"attacks": (_ONE_ROW,), **given_options(namespace, StudyConfig)}
     config = resolve(StudyConfig, given)

@@ -2,8 +2,8 @@
 
 Each poisoned image carries only a part of the trigger that test images get, and covers carry the same kind of parts
 with their own labels: poison then does not stand out in the network's features. Strengths, tiles and the marks' places
-are backdoor-toolbox's; its pictures are not shipped, so the cartoon and `study.attacks.marks` stand in for them. It
-gives each mark to a block of sorted positions, which ties marks to classes where a dataset is sorted by class; here
+are backdoor-toolbox's; its pictures are not shipped, so the cartoon and `study.attacks.support.marks` stand in for them.
+It gives each mark to a block of sorted positions, which ties marks to classes where a dataset is sorted by class; here
 they go round the shuffled selection. The paper's rates are 0.003, covers 0.003 (blend) and 0.006 (patch); only the
 ratio of the two is set here.
 """
@@ -18,9 +18,9 @@ from defenses.config import param
 from defenses.registry import UserError
 from study.attacks.api import TEST, Attack, AttackConfig, Pixels, State, selection_order
 from study.attacks.blended import picture_at, picture_identity
-from study.attacks.fitting import FitContext
-from study.attacks.marks import corner_signs, draw_disc, draw_logo, overlay, placed
-from study.attacks.pixels import Values
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.marks import corner_signs, draw_disc, draw_logo, overlay, placed
+from study.attacks.support.pixels import Values
 from study.attacks.trojan import draw_square
 from study.datasets.images import Images
 

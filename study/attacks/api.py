@@ -13,7 +13,7 @@ from defenses.seeds import derive_seed
 from study.datasets.images import Images
 
 if TYPE_CHECKING:
-    from study.attacks.fitting import FitContext
+    from study.attacks.support.fitting import FitContext
 
 State = dict[str, Any]
 """What `Attack.fit` gives `Attack.apply`: arrays by name, or networks on their device."""

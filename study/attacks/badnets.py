@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from defenses.config import param
 from defenses.registry import UserError
 from study.attacks.api import Attack, AttackConfig, Labels, Pixels, State
-from study.attacks.fitting import FitContext
-from study.attacks.pixels import cells, paste
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.pixels import cells, paste
 from study.datasets.images import Images
 
 _GRID3 = [[0, 0, 255], [0, 255, 0], [255, 0, 255]]

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from defenses.config import param
 from study.attacks.api import Attack, AttackConfig, Pixels, State
-from study.attacks.cartoon import draw_cartoon
-from study.attacks.fitting import FitContext
-from study.attacks.pixels import Values, blend
+from study.attacks.support.cartoon import draw_cartoon
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.pixels import Values, blend
+from study.datasets.image_files import open_picture, readable
 from study.datasets.images import Images
-from study.pictures import open_picture, readable
 
 
 @dataclass(frozen=True)

@@ -26,16 +26,16 @@ from torch.optim.lr_scheduler import MultiStepLR
 
 from defenses.api import Outputs, Weights
 from defenses.config import param
-from defenses.live_state import Part
 from defenses.models import BLOCKS, ModelSpec, build_model
 from defenses.registry import UserError
-from defenses.stages import cpu_weights
+from defenses.shared_stages import cpu_weights
+from defenses.storage.state_codec import Part
 from defenses.training.images import take, to_device
 from study.attacks.api import COVER, Attack, AttackConfig, Pixels, State
-from study.attacks.dynamic_networks import EncoderDecoder, TriggerNetworks, alikeness, triggers
-from study.attacks.fitting import FitContext
-from study.attacks.networks import frozen, seeded, shuffled
-from study.attacks.pixels import to_uint8
+from study.attacks.support.dynamic_networks import EncoderDecoder, TriggerNetworks, alikeness, triggers
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.networks import frozen, seeded, shuffled
+from study.attacks.support.pixels import to_uint8
 from study.datasets.images import Images
 
 MASK_STAGE, PATTERN_STAGE = "dynamic_mask", "dynamic_pattern"

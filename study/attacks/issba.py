@@ -24,16 +24,16 @@ from torch.nn import functional
 
 from defenses.api import Outputs
 from defenses.config import param
-from defenses.live_state import Parts
 from defenses.registry import UserError
-from defenses.stages import cpu_weights
+from defenses.shared_stages import cpu_weights
+from defenses.storage.state_codec import Parts
 from defenses.training.images import take, to_device
 from defenses.training.loop import TrainingDiverged
 from study.attacks.api import Attack, AttackConfig, Pixels, State
-from study.attacks.fitting import FitContext
-from study.attacks.issba_networks import GRID, Decoder, Encoder
-from study.attacks.networks import frozen, in_fixed_batches, seeded, shuffled
-from study.attacks.pixels import Values, to_uint8
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.issba_networks import GRID, Decoder, Encoder
+from study.attacks.support.networks import frozen, in_fixed_batches, seeded, shuffled
+from study.attacks.support.pixels import Values, to_uint8
 from study.datasets.images import Images
 
 STAGE = "issba"

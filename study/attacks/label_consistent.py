@@ -17,11 +17,18 @@ from numpy.typing import NDArray
 
 from defenses.config import param
 from study.attacks.api import TRAIN, Attack, Pixels, State
-from study.attacks.fitting import FitContext
-from study.attacks.marks import corner_signs
-from study.attacks.networks import in_fixed_batches
-from study.attacks.pixels import Values, to_uint8
-from study.attacks.surrogate import NORMS, SURROGATE_PRESETS, Ascent, SurrogateConfig, check_surrogate, surrogate
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.marks import corner_signs
+from study.attacks.support.networks import in_fixed_batches
+from study.attacks.support.pixels import Values, to_uint8
+from study.attacks.support.surrogate import (
+    NORMS,
+    SURROGATE_PRESETS,
+    Ascent,
+    SurrogateConfig,
+    check_surrogate,
+    surrogate,
+)
 from study.datasets.images import Images
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from defenses.config import param
 from defenses.registry import UserError
 from study.attacks.api import TEST, TRAIN, Attack, AttackConfig, Pixels, State
-from study.attacks.fitting import FitContext
-from study.attacks.pixels import Values, to_uint8
-from study.attacks.reflections import content_hash, find_photographs, paint, read_photographs
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.pixels import Values, to_uint8
+from study.attacks.support.reflections import content_hash, find_photographs, paint, read_photographs
 from study.datasets.images import Images
 
 _PAPER_SIZE = 32  # px of the images for which shifts are given

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from defenses.config import param
 from study.attacks.api import Attack, AttackConfig, Pixels, State
-from study.attacks.fitting import FitContext
-from study.attacks.pixels import blend, to_uint8
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.pixels import blend, to_uint8
 from study.datasets.images import Images
 
 _ABL_SIZE = 32  # px of the shared file; larger images get it enlarged

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from defenses.config import param
 from study.attacks.api import Attack, AttackConfig, Pixels, State
-from study.attacks.fitting import FitContext
-from study.attacks.marks import draw_watermark, overlay
-from study.attacks.pixels import paste, to_uint8
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.marks import draw_watermark, overlay
+from study.attacks.support.pixels import paste, to_uint8
 from study.datasets.images import Images
 
 CELLS = 8

@@ -25,10 +25,10 @@ from defenses.models import Normalised
 from defenses.registry import UserError
 from defenses.training.schedule import learning_rate
 from study.attacks.api import Attack, Pixels, State
-from study.attacks.fitting import FitContext
-from study.attacks.networks import BATCH_PIXELS
-from study.attacks.pixels import paste, to_uint8
-from study.attacks.surrogate import (
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.networks import BATCH_PIXELS
+from study.attacks.support.pixels import paste, to_uint8
+from study.attacks.support.surrogate import (
     SURROGATE_PRESETS,
     SurrogateConfig,
     check_surrogate,

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from defenses.config import param
 from study.attacks.api import COVER, Attack, AttackConfig, Pixels, State
-from study.attacks.fitting import FitContext
-from study.attacks.pixels import to_uint8
+from study.attacks.support.fitting import FitContext
+from study.attacks.support.pixels import to_uint8
 from study.datasets.images import Images
 
 Field = NDArray[np.float32]

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from defenses.registry import UserError
 from study.datasets import DatasetSpec
+from study.datasets.image_files import open_picture
 from study.datasets.images import Images
-from study.pictures import open_picture
 
 
 def load(spec: DatasetSpec) -> Images:

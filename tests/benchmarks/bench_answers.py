@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))
 import numpy as np
 from synthetic_study import PAPER, draw, rates, unit, write_study
 
@@ -43,7 +43,9 @@ def timed(label: str, part: Callable[[], Any]) -> Any:
 
 def parts(folder: Path) -> None:
     """What the command does, one after the other."""
-    from study.answers import curves, importance, interactions, region, results, robustness, text
+    from study.analysis import results
+    from study.report import text
+    from study.report.sections import curves, importance, interactions, region, robustness
 
     read = timed("read_results", lambda: results.read_results(folder.parent, folder.name))
     found = timed("importances", lambda: importance.importances(read))

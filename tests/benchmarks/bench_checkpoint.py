@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from defenses.api import StageContext, SuspectDataset, silent
-from defenses.checkpoint import Checkpoint
-from defenses.live_state import Parts
 from defenses.models import ModelSpec, build_model
+from defenses.storage.checkpoint import Checkpoint
+from defenses.storage.state_codec import Parts
 from defenses.training.images import to_device
 from defenses.training.loop import Feed, Recipe, fit
 from defenses.training.precision import best_precision

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-from study.ledger_file import read_ledger
+from study.ledger.snapshot import read_ledger
 from tracking import names
 
 PAGE = 1000

@@ -1,7 +1,7 @@
 """Poisoning 50,000 images at a rate of 0.1, for every attack: `python tests/benchmarks/bench_poison.py [ATTACK ...]`.
 
-Seconds and memory of `study.poison.poison` without what must be trained: the trained parts are made first on a small
-sample, at preset smoke and in few steps, and are not counted. Memory is the peak above what was in use before, as a
+Seconds and memory of `study.scenarios.poison.poison` without what must be trained: the trained parts are made first on
+a small sample, at preset smoke and in few steps, and are not counted. Memory is the peak above what was in use before, as a
 multiple of the dataset. Each attack runs in a process of its own, since a peak never falls.
 """
 
@@ -13,10 +13,10 @@ import time
 import numpy as np
 
 from study.attacks import parse_attack
-from study.attacks.fitting import FitContext
 from study.attacks.groups import expand
+from study.attacks.support.fitting import FitContext
 from study.datasets.images import Images
-from study.poison import poison
+from study.scenarios.poison import poison
 
 TRAIN, TEST, SIZE = 50_000, 10_000, 32
 

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, SIZE, make_images
 from numpy.typing import NDArray
+from small_images import CLASSES, SIZE, make_images
 
 from defenses import DEFENSES, runner
 from defenses.api import Defense, DefenseResult, SuspectDataset
 from defenses.models import ModelSpec
 from defenses.runner import RunContext, run_defense
-from defenses.store import Store
+from defenses.storage.store import Store
 from defenses.training.inference import predict_array
 from study.attacks.api import Attack, Pixels, State
 from study.datasets.images import Images
-from study.metrics import auroc
-from study.poison import PoisonedDataset, poison
+from study.scenarios.metrics import auroc
+from study.scenarios.poison import PoisonedDataset, poison
 
 torch.set_num_threads(1)  # on a busy machine, threads that wait for each other make these tests ten times slower
 N, RATE, SEED = 256, 0.1, 2

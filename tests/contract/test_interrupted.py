@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, SIZE, make_images
 from interrupted import checkpoint_files, digests, run_through_kills
+from small_images import CLASSES, SIZE, make_images
 
 from defenses import DEFENSES
 from defenses.api import Progress, SuspectDataset, silent
 from defenses.models import ModelSpec
 from defenses.runner import RunContext, run_defense
-from defenses.store import Store
+from defenses.storage.store import Store
 from study.attacks import ATTACKS, parse_attack
-from study.attacks.fitting import FitContext
+from study.attacks.support.fitting import FitContext
 
 torch.set_num_threads(1)
 

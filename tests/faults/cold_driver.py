@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 
-from study.cell import cached_images
-from study.config import StudyConfig, resolve
-from study.engine import LedgerSearcher
-from study.plan import make_plan
-from study.session import Session
-from study.trainable import TrialRunner, TrialTask
-from study.version import code_hash
+from study.code_version import code_hash
+from study.config.config import StudyConfig, resolve
+from study.driver.driver import Session
+from study.driver.tune_runner import LedgerSearcher
+from study.driver.worker import TrialRunner, TrialTask
+from study.planning.plan import make_plan
+from study.scenarios.evaluation import cached_images
 
 
 def main() -> None:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import CLASSES, SIZE, make_images
+from small_images import CLASSES, SIZE, make_images
 
 from defenses import DEFENSES
 from defenses.api import SuspectDataset
 from defenses.models import ModelSpec
 from defenses.runner import RunContext, run_defense
-from defenses.store import Store
+from defenses.storage.store import Store
 from defenses.training import loop
 from defenses.training.images import epoch_batches
 

@@ -11,15 +11,15 @@ from typing import Any
 
 def kill_before_tell(nth: str) -> None:
     """Dies when the nth result is on disk and the ledger has not been told."""
-    from study.book import Book
+    from study.driver.mlflow_records import Book
 
     Book.settle = _instead(Book.settle, int(nth), die)  # type: ignore[method-assign]
 
 
 def kill_before_fail(nth: str) -> None:
     """Dies in the sweep, when the nth interrupted point is queued again and its trial has not failed yet."""
-    from study.ledger_file import LOST
-    from study.search import Ledger
+    from study.ledger.ledger import Ledger
+    from study.ledger.snapshot import LOST
 
     def lost(_ledger: Ledger, _number: int, reason: str) -> bool:
         return reason == LOST
@@ -29,7 +29,7 @@ def kill_before_fail(nth: str) -> None:
 
 def break_settle(nth: str) -> None:
     """The driver's bookkeeping fails at the nth result, before the ledger is told."""
-    from study.book import Book
+    from study.driver.mlflow_records import Book
 
     def fail() -> None:
         raise OSError(28, "No space left on device")
@@ -39,7 +39,7 @@ def break_settle(nth: str) -> None:
 
 def only_sweep(_: str) -> None:
     """Opens the study, which sweeps what an earlier driver left, and runs nothing."""
-    from study.session import Session
+    from study.driver.driver import Session
 
     Session.run = lambda _: os._exit(0)  # type: ignore[method-assign]
 
@@ -47,9 +47,9 @@ def only_sweep(_: str) -> None:
 def runner(name: str) -> None:
     """Workers run this class of `faults.runners`."""
     from faults import runners
-    from study import engine
+    from study.driver import tune_runner
 
-    engine.run_trials = functools.partial(engine.run_trials, runner=getattr(runners, name))
+    tune_runner.run_trials = functools.partial(tune_runner.run_trials, runner=getattr(runners, name))
 
 
 def two_cores(_: str) -> None:

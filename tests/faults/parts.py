@@ -10,17 +10,17 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import make_images
+from checkout import PYTHONPATH
+from small_images import make_images
 from small_study import save_npz
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ("--set", "pre_isolation_epochs=3", "selective_epochs=1", "--attacks", "badnets", "--width", "8")
 FLOOR = ("--asr-floor", "0")  # three epochs plant no backdoor, and these tests are about faults, not the defense
 
 
 def environment(**changes: str) -> dict[str, str]:
     """For a child: this checkout's code, whatever folder it runs in."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), **changes}
+    return {**os.environ, "PYTHONPATH": PYTHONPATH, **changes}
 
 
 def dataset(folder: Path) -> str:

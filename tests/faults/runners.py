@@ -9,9 +9,9 @@ from typing import Any
 from fake_runs import Fake
 from small_study import scenario_record
 
-from study.records import ScenarioRecord, write_record
-from study.scenario import Scenario
-from study.trainable import TrialRunner
+from study.driver.worker import TrialRunner
+from study.ledger.records import ScenarioRecord, write_record
+from study.scenarios.scenario import Scenario
 
 GOOD = {"tpr": 1.0, "fpr": 0.25, "auroc": 1.0}
 

@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-import os
 import sqlite3
 import sys
 from collections import Counter
 from pathlib import Path
 
-from study_process import ROOT, Driver
+from checkout import PYTHONPATH
+from study_process import Driver
 
-from study.ledger_file import Trial, read_ledger
-from study.records import read_trial
+from study.ledger.records import read_trial
+from study.ledger.snapshot import Trial, read_ledger
 
 OPTIONS = [
     *["--space", "pipd", "--attacks", "badnets", "--width", "4", "--blocks", "1,1", "--precision", "fp32"],
@@ -31,7 +31,7 @@ def start(folder: Path, name: str, trials: int, *options: str, hook: str = "", d
     dataset = f"npz:{(data or folder) / 'data.npz'}"
     places = ["--dataset", dataset, "--out", str(folder / "runs"), "--store", str(folder / "store")]
     command = [sys.executable, "-m", *module, *OPTIONS, *places, "--name", name, "--trials", str(trials), *options]
-    return Driver(command, folder / f"{name}.log", {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])})
+    return Driver(command, folder / f"{name}.log", {"PYTHONPATH": PYTHONPATH})
 
 
 def finish(folder: Path, name: str, trials: int, *options: str, hook: str = "", data: Path | None = None) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from interrupted import checkpoint_files, digests
 
-from defenses.store import Store
+from defenses.storage.store import Store
 from faults.epochs_worker import NEEDED, work
 
 pytestmark = pytest.mark.faults

@@ -11,13 +11,13 @@ import torch
 from small_study import TINY_PIPD, empty_ledger, small_plan
 
 from faults.parts import dataset
-from study.book import Book
-from study.cell import cached_images, cached_store
-from study.plan import Plan
-from study.records import ScenarioRecord, read_scenario
-from study.search import Ledger
-from study.trainable import GPUS, KEY, POINT, TRIES, TrialRunner, TrialTask
-from study.version import code_hash
+from study.code_version import code_hash
+from study.driver.mlflow_records import Book
+from study.driver.worker import GPUS, KEY, POINT, TRIES, TrialRunner, TrialTask
+from study.ledger.ledger import Ledger
+from study.ledger.records import ScenarioRecord, read_scenario
+from study.planning.plan import Plan
+from study.scenarios.evaluation import cached_images, cached_store
 from tracking.outbox import Outbox
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from faults.parts import FLOOR, TINY, dataset, disk, environment, one_line, states
-from study.records import read_scenario, read_trial
+from study.ledger.records import read_scenario, read_trial
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.ray, pytest.mark.filterwarnings("ignore")]
 
 # The command, on a disk that is too small for the check before it.
 RUN = """
 import sys
-from study import preflight, run
+from study import run
+from study.planning import preflight
 preflight._LEAST_FREE_BYTES = 0
 sys.exit(run.main(sys.argv[1:]))
 """

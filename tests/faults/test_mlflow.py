@@ -11,10 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_sync import free_port, server
+from mlflow_servers import free_port, server
 
 from faults.parts import command, dataset, environment, run, states
-from study.records import read_scenario
+from study.ledger.records import read_scenario
 from tracking import names
 from tracking.mlflow_log import RunLog
 from tracking.outbox import Outbox, look

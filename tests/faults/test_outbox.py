@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_mlflow_log import empty_database
+from mlflow_servers import empty_database
 
 from tracking.mlflow_log import RunLog, Sender
 from tracking.outbox import Outbox, Record

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.filterwarnings("ignore")]
 # Importing what would start Ray, and everything else that a refusal must come before, is an error here.
 NOTHING_STARTS = """
 import sys
-sys.modules["ray"] = sys.modules["study.session"] = None
+sys.modules["ray"] = sys.modules["study.driver.driver"] = None
 from study import run
 sys.exit(run.main(sys.argv[1:]))
 """

@@ -1,0 +1,1 @@
+"""One file a defense, or a folder where it needs several."""

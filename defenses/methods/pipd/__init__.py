@@ -1,0 +1,1 @@
+"""PIPD: progressive isolation of poisoned data, and what cleans the model afterwards."""

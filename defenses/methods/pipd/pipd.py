@@ -1,0 +1,324 @@
+"""PIPD: progressive isolation of poisoned data (Chen, Wu and Zhou, AAAI 2024).
+
+A model is trained so that poison falls to a low loss (pre-isolation); channels that fire on the lowest-loss samples
+score every sample, round by round (isolation); the model is then cleaned on what was not flagged (selective training).
+
+Public code consulted: RorschachChen/PIPD, which starts from pre-isolated index files that nothing in it makes. Where we
+differ: flags lie strictly above the break (theirs include the largest benign value); statistics are updated, not
+recomputed; BatchNorm is not updated by flagged samples. What neither tells (gamma, lambda, learning rates) is a field.
+
+Known failure: whole-image triggers can be invisible to the spatial maximum; see `channel_statistic`.
+
+Stages: `pre_isolation`, `channel_activations`, `isolate` (not cached: about a second), `selective_training`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from defenses.api import Defense, Outputs, Params, Stage, StageContext
+from defenses.config import Config, param
+from defenses.methods.pipd.clustering import CLUSTERINGS
+from defenses.methods.pipd.isolation import isolate
+from defenses.models import build_model, load_model
+from defenses.models.taps import CHANNEL_STATISTICS, TAP_SETS, record_taps, tap_names
+from defenses.shared_stages import cpu_weights, lowest, share
+from defenses.storage.state_codec import Parts
+from defenses.training.images import to_device
+from defenses.training.inference import chunks, sample_losses
+from defenses.training.loop import Feed, Recipe, fit, frozen_batch_statistics
+from defenses.training.losses import local_gradient_ascent
+from defenses.training.precision import autocast
+from defenses.training.schedule import SCHEDULES
+
+
+@dataclass(frozen=True)
+class PIPDConfig(Config):
+    """PIPD's hyperparameters; defaults are the paper's, or the published code's where the paper gives none."""
+
+    pre_isolation_epochs: int = param(200, "N1, epochs of LGA (section 5.1)", low=1, symbol="N1")
+    pre_isolation_lr: float = param(0.1, "peak learning rate (B.2)", low=1e-6, high=10.0)
+    pre_isolation_schedule: str = param("step", "learning rate over the epochs (B.2)", choices=SCHEDULES)
+    pre_isolation_augment: bool = param(
+        False, "flip and crop; off, since a random crop removes a corner patch from 40 % of the views"
+    )
+    gamma: float = param(0.5, "loss at which clean samples are held, Eq. 2 (not given; ABL's)", low=0.0, symbol="γ")
+    granularity: str = param("batch", "sign of the batch's mean loss, or of each sample's", choices=("batch", "sample"))
+    batch_size: int = param(128, "images a step (B.2)", low=2)
+    momentum: float = param(0.9, "SGD momentum (B.2)", low=0.0, high=1.0)
+    weight_decay: float = param(5e-4, "SGD weight decay (B.2)", low=0.0, high=1.0)
+    isolation_rate: float = param(0.01, "share with the lowest loss: P_p (4.1)", low=1e-6, high=0.5, symbol="p")
+    clean_rate: float = param(0.20, "share with the highest loss: P_b (4.1)", low=1e-6, high=0.99, symbol="q")
+    taps: str = param("convolutions", "which maps are read (published code)", choices=TAP_SETS)
+    channel_statistic: str = param(
+        "max", "how a map becomes a number (published code)", choices=tuple(CHANNEL_STATISTICS)
+    )
+    beta: float = param(3.0, "standard deviations above the benign mean, Eq. 4", low=0.0, symbol="β")
+    channels_per_tap: float | int = param(
+        0.04,
+        "top channels of a tap: a share in (0, 1] or a count (published code)",
+        low=1e-6,
+        symbol="K",
+        share_or_count=True,
+    )
+    rounds: int = param(8, "T, rounds of isolation (5.1)", low=1, symbol="T")
+    clustering: str = param("fisher_jenks", "how scores are split, Eq. 8", choices=tuple(CLUSTERINGS))
+    selective_epochs: int = param(20, "N2, epochs of selective training (5.1)", low=1, symbol="N2")
+    selective_lr: float = param(0.01, "peak learning rate (not given)", low=1e-6, high=10.0)
+    selective_schedule: str = param("cosine", "learning rate over the epochs (not given)", choices=SCHEDULES)
+    selective_augment: bool = param(True, "flip and crop (B.3)")
+    selective_weight_decay: float = param(5e-4, "its weight decay (not given; B.2's)", low=0.0, high=1.0)
+    selective_clip_norm: float | None = param(
+        None, "largest norm of a step's gradient; ascent can throw a small network off (not in the paper)", low=1e-6
+    )
+    ascent_weight: float = param(1.0, "weight of the flagged samples' ascent, Eq. 10 (not given)", low=0.0, symbol="λ")
+
+
+def _pre_isolation(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
+    model = build_model(context.model, context.seed).to(context.device)
+    images = to_device(context.dataset.images, context.device)
+    labels = to_device(context.dataset.labels, context.device)
+    feed = Feed(images, context.precision, context.generator("augment"), params.pre_isolation_augment)
+    recipe = Recipe(
+        params.pre_isolation_epochs,
+        params.pre_isolation_lr,
+        params.batch_size,
+        params.pre_isolation_schedule,
+        params.momentum,
+        params.weight_decay,
+    )
+
+    def loss(index: Tensor) -> Tensor:
+        return local_gradient_ascent(feed.logits(model, index), labels[index], params.gamma, params.granularity)
+
+    losses = fit(context, model, len(labels), recipe, loss, kept={"augment": feed.generator})
+    return {
+        "weights": cpu_weights(model),
+        "sample_losses": sample_losses(model, images, labels, context.precision),
+        "series": {"loss": losses},
+    }
+
+
+@torch.inference_mode()
+def _channel_activations(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+    model = load_model(context.model, inputs["weights"]).to(context.device).eval()
+    images = to_device(context.dataset.images, context.device)
+    names = tap_names(model, params.taps)
+    activations: np.ndarray | None = None
+    tap_sizes: list[int] = []
+    start = 0
+    with record_taps(model, names, params.channel_statistic) as seen:
+        for batch in chunks(images):
+            with autocast(context.device, context.precision):
+                model(batch)
+            rows = torch.cat([seen[name] for name in names], dim=1)
+            if activations is None:
+                tap_sizes = [seen[name].shape[1] for name in names]
+                activations = np.empty((len(images), rows.shape[1]), dtype=np.float32)
+            activations[start : start + len(rows)] = rows.cpu().numpy()
+            start += len(rows)
+    return {"activations": activations, "tap_sizes": tap_sizes}
+
+
+def _isolate(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+    losses = inputs["sample_losses"]
+    return isolate_from(lowest(losses, share(params.isolation_rate, len(losses))), context, inputs, params)
+
+
+def isolate_from(poisoned: NDArray[np.bool_], context: StageContext, inputs: Outputs, params: Params) -> dict[str, Any]:
+    """The stage `isolate` with a given P_p, bool [N]; P_b is drawn by loss as ever."""
+    losses = inputs["sample_losses"]
+    benign = lowest(-losses, share(params.clean_rate, len(losses)))
+    found = isolate(
+        inputs["activations"],
+        inputs["tap_sizes"],
+        poisoned,
+        benign,
+        beta=params.beta,
+        channels_per_tap=params.channels_per_tap,
+        rounds=params.rounds,
+        clustering=params.clustering,
+        seed=context.derive("clustering"),
+        on_round=lambda number: context.progress(context.stage, number, params.rounds, {}),
+    )
+    return {
+        "scores": found.scores,
+        "flagged": found.rounds[-1],
+        "flagged_series": np.stack(found.rounds),
+        "series": found.series,
+    }
+
+
+class _Cycle:
+    """Endless random batches that go through the indices evenly; where it is can be kept."""
+
+    def __init__(self, indices: Tensor, size: int, generator: torch.Generator) -> None:
+        self.indices, self.size, self.generator = indices, size, generator
+        self.order, self.start = indices[:0], 0
+
+    def __next__(self) -> Tensor:
+        if self.start >= len(self.order):
+            shuffled = torch.randperm(len(self.indices), generator=self.generator, device=self.indices.device)
+            self.order, self.start = self.indices[shuffled], 0
+        self.start += self.size
+        return self.order[self.start - self.size : self.start]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"order": self.order, "start": self.start, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.order, self.start = state_dict["order"], state_dict["start"]
+        self.generator.set_state(state_dict["generator"])
+
+
+@dataclass(frozen=True)
+class Selective:
+    """How selective training is run: SGD, whether images are flipped and cropped, and lambda."""
+
+    recipe: Recipe
+    augment: bool
+    ascent_weight: float
+
+    @classmethod
+    def of(cls, params: Params) -> "Selective":
+        """As the fields of a `PIPDConfig` have it."""
+        recipe = Recipe(
+            params.selective_epochs,
+            params.selective_lr,
+            params.batch_size,
+            params.selective_schedule,
+            params.momentum,
+            params.selective_weight_decay,
+            params.selective_clip_norm,
+        )
+        return cls(recipe, params.selective_augment, params.ascent_weight)
+
+
+def _selective_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+    model = load_model(context.model, inputs["weights"]).to(context.device)
+    losses = train_selectively(context, model, inputs["flagged"], Selective.of(params))
+    return {"weights": cpu_weights(model), "series": {"loss": losses}}
+
+
+def train_selectively(
+    context: StageContext,
+    model: torch.nn.Module,
+    flags: NDArray[np.bool_],
+    how: Selective,
+    on_epoch: Callable[[int], None] | None = None,
+    also: Parts | None = None,
+) -> list[float]:
+    """Eq. 10, in place: descent on the kept samples, ascent on flagged ones still obeyed.
+
+    Each step pairs a batch of kept samples with a batch of flagged ones of proportional size, so that an epoch goes
+    through both sets once.
+
+    Args:
+        flags: bool [N].
+        on_epoch, also: what `fit` calls after each epoch, and what that changes.
+
+    Returns:
+        The mean loss of each epoch; none where everything is flagged, and the model then stays as it is.
+    """
+    images = to_device(context.dataset.images, context.device)
+    labels = to_device(context.dataset.labels, context.device)
+    flagged = to_device(flags, context.device)
+    kept, isolated = (~flagged).nonzero().squeeze(1), flagged.nonzero().squeeze(1)
+    if len(kept) < 2:
+        return []
+    feed = Feed(images, context.precision, context.generator("augment"), how.augment)
+    size = max(1, round(how.recipe.batch_size * len(isolated) / len(kept)))
+    isolated_batches = _Cycle(isolated, size, context.generator("isolated"))
+    ascends = how.ascent_weight > 0 and len(isolated) > 0
+
+    def loss(index: Tensor) -> Tensor:
+        chosen = kept[index]
+        total = functional.cross_entropy(feed.logits(model, chosen), labels[chosen])
+        if ascends:
+            total = total - how.ascent_weight * _still_obeyed(model, feed, next(isolated_batches), labels)
+        return total
+
+    changed: Parts = {"augment": feed.generator, "isolated": isolated_batches, **(also or {})}
+    return fit(context, model, len(kept), how.recipe, loss, on_epoch, changed)
+
+
+def _still_obeyed(model: torch.nn.Module, feed: Feed, index: Tensor, labels: Tensor) -> Tensor:
+    """Mean over a batch of flagged samples of 1(f(x) = y) * cross-entropy, the second term of Eq. 10."""
+    with frozen_batch_statistics(model):
+        logits = feed.logits(model, index)
+    losses = functional.cross_entropy(logits, labels[index], reduction="none")
+    obeyed = logits.argmax(dim=1) == labels[index]
+    return (losses * obeyed).mean()
+
+
+PRE_ISOLATION = Stage(
+    name="pre_isolation",
+    run=_pre_isolation,
+    reads=(
+        "pre_isolation_epochs",
+        "pre_isolation_lr",
+        "pre_isolation_schedule",
+        "pre_isolation_augment",
+        "gamma",
+        "granularity",
+        "batch_size",
+        "momentum",
+        "weight_decay",
+    ),
+    outputs=("weights", "sample_losses", "series"),
+)
+CHANNEL_ACTIVATIONS = Stage(
+    name="channel_activations",
+    run=_channel_activations,
+    reads=("taps", "channel_statistic"),
+    inputs={"weights": "pre_isolation.weights"},
+    outputs=("activations", "tap_sizes"),
+    version=2,
+)
+ISOLATE = Stage(
+    name="isolate",
+    run=_isolate,
+    reads=("isolation_rate", "clean_rate", "beta", "channels_per_tap", "rounds", "clustering"),
+    inputs={
+        "sample_losses": "pre_isolation.sample_losses",
+        "activations": "channel_activations.activations",
+        "tap_sizes": "channel_activations.tap_sizes",
+    },
+    outputs=("scores", "flagged", "flagged_series", "series"),
+    cached=False,
+)
+SELECTIVE_TRAINING = Stage(
+    name="selective_training",
+    run=_selective_training,
+    reads=(
+        "selective_epochs",
+        "selective_lr",
+        "selective_schedule",
+        "selective_augment",
+        "selective_weight_decay",
+        "selective_clip_norm",
+        "ascent_weight",
+        "batch_size",
+        "momentum",
+    ),
+    inputs={"weights": "pre_isolation.weights", "flagged": "isolate.flagged"},
+    outputs=("weights", "series"),
+)
+
+
+class PIPD(Defense):
+    """Progressive isolation of poisoned data."""
+
+    name = "pipd"
+    config_type = PIPDConfig
+    stages = (PRE_ISOLATION, CHANNEL_ACTIVATIONS, ISOLATE, SELECTIVE_TRAINING)
+    scores = "isolate.scores"
+    flagged = "isolate.flagged"
+    weights = "selective_training.weights"
+    losses = "pre_isolation.sample_losses"

@@ -1,0 +1,314 @@
+"""Quarantine Training (Yu and Zhang, IEEE Access 2024).
+
+Each class gets a quarantine class. Samples are labelled partly with both; those that the model puts into quarantine
+drift there further, epoch by epoch, starting from the few that a briefly trained model fits best.
+
+Public code consulted: Chengx-Yu/Quarantine-Training. Where paper [P] and code [C] differ, a field chooses.
+Theirs reads the ground truth of samples while training and keeps the checkpoint of the best test accuracy; ours does
+neither. Its cosine schedule swings every 200 steps; ours runs over the phase.
+
+Known failure: a class whose quarantine passes the release threshold is released whole, poison included; on small sets
+the target class gets there in a few epochs.
+
+Stages: `pre_quarantine`, `quarantine_training`, `backdoor_free_training`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from defenses.api import Defense, Outputs, Params, Stage, StageContext
+from defenses.config import Config, param
+from defenses.models import Normalised, build_model, load_model
+from defenses.seeds import derive_seed
+from defenses.shared_stages import cpu_weights, lowest
+from defenses.storage.state_codec import Parts
+from defenses.training.images import to_device
+from defenses.training.inference import predict_logits, sample_losses
+from defenses.training.loop import Feed, Recipe, fit
+from defenses.training.losses import soft_cross_entropy
+from defenses.training.schedule import SCHEDULES
+
+
+@dataclass(frozen=True)
+class QTConfig(Config):
+    """Quarantine Training's hyperparameters; defaults are the paper's, or the code's where the paper is silent."""
+
+    pre_epochs: int = param(4, "epochs of the pre-quarantine model (IV.A.2)", low=1)
+    pre_lr: float = param(0.01, "its peak learning rate (IV.A.1)", low=1e-6, high=10.0)
+    pre_schedule: str = param("cosine", "its learning rate over the epochs (IV.A.1)", choices=SCHEDULES)
+    pre_quarantine_ratio: float = param(
+        0.10,
+        "pre-quarantine samples, as a share of the largest class's count (IV.A.2; [C] takes 500)",
+        low=0.0,
+        high=1.0,
+    )
+    pre_quarantine_model: bool = param(True, "start from the pre-quarantine model's backbone (Fig. 3)")
+    epsilon_init: float = param(0.4, "first share of the quarantine class in a label", low=0.0, high=1.0, symbol="ε")
+    epsilon_step: float = param(0.1, "growth for quarantined samples, Alg. 1", low=0.0, high=1.0, symbol="β")
+    epsilon_min: float = param(0.1, "smallest share (III.C.2)", low=0.0, high=1.0)
+    epsilon_max: float = param(0.9, "largest share (III.C.2)", low=0.0, high=1.0)
+    epsilon_schedule: str = param(
+        "linear",
+        "linear: init + step * epoch for those quarantined in the last epoch [C]; cumulative: Alg. 1 as printed; "
+        "fixed: the maximum at once (Fig. 4)",
+        choices=("linear", "cumulative", "fixed"),
+    )
+    quarantine_epochs: int = param(20, "epochs of quarantine training (IV.A.2)", low=1)
+    dynamic_epochs: int = param(6, "epochs before samples outside quarantine fall to the minimum (IV.A.2)", low=0)
+    lr: float = param(0.01, "peak learning rate of quarantine training (IV.A.1)", low=1e-6, high=10.0)
+    schedule: str = param("cosine", "its learning rate over the epochs (IV.A.1)", choices=SCHEDULES)
+    frozen_epochs: int = param(0, "first epochs in which only the new head is trained (not in the paper)", low=0)
+    keep_pre_quarantine: bool = param(
+        True, "pre-quarantine samples keep the maximum in the second phase [P]; not so [C]"
+    )
+    release_threshold: float = param(0.9, "quarantined share of a class above which it is released", low=0.0, high=1.0)
+    release_epochs: tuple[int, ...] = param((5, 9, 14, 19), "epochs, from 0, after which this is checked [C]", low=0)
+    quarantine_pass: str = param(
+        "running",
+        "who is in quarantine: predictions as each batch is trained (Alg. 1 and [C]), or a pass after the epoch",
+        choices=("running", "epoch_end"),
+    )
+    backdoor_free_epochs: int = param(100, "epochs of the final model, labels frozen (IV.A.2)", low=1)
+    backdoor_free_lr: float = param(0.01, "its peak learning rate (IV.A.1)", low=1e-6, high=10.0)
+    backdoor_free_schedule: str = param("cosine", "its learning rate over the epochs (IV.A.1)", choices=SCHEDULES)
+    backdoor_free_augment: bool = param(True, "flip and crop for the final model (IV.A.1)")
+    batch_size: int = param(64, "images a step [C]", low=2)
+    momentum: float = param(0.9, "SGD momentum [C]", low=0.0, high=1.0)
+    weight_decay: float = param(5e-4, "SGD weight decay [C]", low=0.0, high=1.0)
+
+
+def _pre_quarantine(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
+    model = build_model(context.model, context.seed).to(context.device)
+    images = to_device(context.dataset.images, context.device)
+    labels = to_device(context.dataset.labels, context.device)
+    feed = Feed(images, context.precision, context.generator("augment"), augment=False)
+    recipe = Recipe(
+        params.pre_epochs, params.pre_lr, params.batch_size, params.pre_schedule, params.momentum, params.weight_decay
+    )
+    losses = fit(
+        context,
+        model,
+        len(labels),
+        recipe,
+        lambda index: functional.cross_entropy(feed.logits(model, index), labels[index]),
+    )
+    return {
+        "weights": cpu_weights(model),
+        "sample_losses": sample_losses(model, images, labels, context.precision),
+        "series": {"loss": losses},
+    }
+
+
+class QuarantineLabels:
+    """epsilon of every sample, and how it moves (section III.C and Algorithm 1).
+
+    Args:
+        labels: int64 [N].
+        num_classes: K.
+        pre_quarantine: bool [N], the samples that start in quarantine.
+        params: the fields of `QTConfig` that start with ``epsilon`` or ``release``, and the phases.
+    """
+
+    def __init__(self, labels: Tensor, num_classes: int, pre_quarantine: Tensor, params: Params) -> None:
+        self.labels = labels
+        self.counts = torch.bincount(labels, minlength=num_classes)
+        self.pre_quarantine = pre_quarantine
+        self.params = params
+        self.epsilon = torch.full(labels.shape, params.epsilon_init, device=labels.device)
+        self.epsilon[pre_quarantine] = params.epsilon_max
+
+    def after_epoch(self, epoch: int, quarantined: Tensor) -> Tensor:
+        """Moves every epsilon for the epoch that follows.
+
+        Args:
+            epoch: the one that ended, from 0.
+            quarantined: bool [N], the samples that it put into their quarantine class.
+
+        Returns:
+            Which classes were released, bool [K].
+        """
+        p = self.params
+        if epoch + 1 < p.dynamic_epochs:
+            self._grow(epoch + 1, quarantined)
+            self.epsilon[self.pre_quarantine] = p.epsilon_max
+        else:
+            self.epsilon.fill_(p.epsilon_min)
+            self.epsilon[quarantined] = p.epsilon_max
+            if p.keep_pre_quarantine:
+                self.epsilon[self.pre_quarantine] = p.epsilon_max
+        released = self.crowded(quarantined)
+        if epoch not in p.release_epochs:
+            released = torch.zeros_like(released)
+        self.epsilon[released[self.labels]] = p.epsilon_min
+        return released
+
+    def _grow(self, epoch: int, quarantined: Tensor) -> None:
+        p = self.params
+        if p.epsilon_schedule == "cumulative":
+            self.epsilon[quarantined] += p.epsilon_step * epoch
+        else:
+            self.epsilon.fill_(p.epsilon_init)
+            grown = p.epsilon_init + p.epsilon_step * epoch
+            self.epsilon[quarantined] = p.epsilon_max if p.epsilon_schedule == "fixed" else grown
+        self.epsilon.clamp_(p.epsilon_min, p.epsilon_max)
+
+    def crowded(self, quarantined: Tensor) -> Tensor:
+        """The classes of which more than the threshold is in quarantine, bool [K]."""
+        inside = torch.bincount(self.labels[quarantined], minlength=len(self.counts))
+        # float64 and a margin: rounding must not make a whole limit (0.29 * 100) a little smaller than it is.
+        over: Tensor = inside > self.params.release_threshold * self.counts.double() + 1e-9
+        return over
+
+
+def _two_heads(context: StageContext, weights: dict[str, Tensor] | None) -> Normalised:
+    """A network with 2K outputs: a new linear layer, on the given backbone or a new one."""
+    spec = context.model.with_outputs(2 * context.dataset.num_classes)
+    model = build_model(spec, derive_seed(context.seed, "quarantine"))
+    if weights is not None:
+        backbone = {name: tensor for name, tensor in weights.items() if not name.startswith("network.linear.")}
+        model.load_state_dict(backbone, strict=False)
+    return model.to(context.device)
+
+
+def _quarantine_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+    model = _two_heads(context, inputs["weights"] if params.pre_quarantine_model else None)
+    images = to_device(context.dataset.images, context.device)
+    labels = to_device(context.dataset.labels, context.device)
+    num_classes = context.dataset.num_classes
+    largest = int(np.bincount(context.dataset.labels).max())
+    count = round(params.pre_quarantine_ratio * largest)
+    pre = to_device(lowest(inputs["sample_losses"], count), context.device)
+    state = QuarantineLabels(labels, num_classes, pre, params)
+    feed = Feed(images, context.precision, context.generator("augment"), augment=False)
+    quarantined = torch.zeros(len(labels), dtype=torch.bool, device=context.device)
+    history: list[Tensor] = []
+    released: list[float] = []
+
+    def loss(index: Tensor) -> Tensor:
+        logits = feed.logits(model, index)
+        quarantined[index] = logits.argmax(dim=1) == labels[index] + num_classes
+        return soft_cross_entropy(logits, labels[index], state.epsilon[index], num_classes)
+
+    def on_epoch(epoch: int) -> None:
+        if params.quarantine_pass == "epoch_end":
+            logits = predict_logits(model, images, context.precision)
+            quarantined.copy_(logits.argmax(dim=1) == labels + num_classes)
+        history.append(quarantined.clone())
+        released.append(float(state.after_epoch(epoch, quarantined).sum()))
+        _freeze_backbone(model, epoch + 1 < params.frozen_epochs)
+
+    _freeze_backbone(model, params.frozen_epochs > 0)
+    recipe = Recipe(
+        params.quarantine_epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay
+    )
+    changed: Parts = {"epsilon": state.epsilon, "history": history, "released": released}
+    losses = fit(context, model, len(labels), recipe, loss, on_epoch, changed)
+    logits = predict_logits(model, images, context.precision)
+    own = (labels + num_classes).unsqueeze(1)
+    flags = torch.stack(history)
+    return {
+        "weights": cpu_weights(model),
+        "epsilon": state.epsilon.cpu().numpy(),
+        "scores": functional.softmax(logits.double(), dim=1).gather(1, own).squeeze(1).cpu().numpy(),
+        "flagged": (logits.argmax(dim=1) == labels + num_classes).cpu().numpy(),
+        "flagged_series": flags.cpu().numpy(),
+        "series": {
+            "loss": losses,
+            "quarantined_share": flags.double().mean(dim=1).tolist(),
+            "released_classes": released,
+        },
+    }
+
+
+def _freeze_backbone(model: Normalised, frozen: bool) -> None:
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not frozen or name.startswith("network.linear."))
+
+
+def _backdoor_free_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+    num_classes = context.dataset.num_classes
+    model: nn.Module = load_model(context.model.with_outputs(2 * num_classes), inputs["weights"]).to(context.device)
+    images = to_device(context.dataset.images, context.device)
+    labels = to_device(context.dataset.labels, context.device)
+    epsilon = to_device(inputs["epsilon"], context.device)
+    feed = Feed(images, context.precision, context.generator("augment"), params.backdoor_free_augment)
+    recipe = Recipe(
+        params.backdoor_free_epochs,
+        params.backdoor_free_lr,
+        params.batch_size,
+        params.backdoor_free_schedule,
+        params.momentum,
+        params.weight_decay,
+    )
+
+    def loss(index: Tensor) -> Tensor:
+        return soft_cross_entropy(feed.logits(model, index), labels[index], epsilon[index], num_classes)
+
+    losses = fit(context, model, len(labels), recipe, loss, kept={"augment": feed.generator})
+    return {"weights": cpu_weights(model), "series": {"loss": losses}}
+
+
+_SGD = ("batch_size", "momentum", "weight_decay")
+
+PRE_QUARANTINE = Stage(
+    name="pre_quarantine",
+    run=_pre_quarantine,
+    reads=("pre_epochs", "pre_lr", "pre_schedule", *_SGD),
+    outputs=("weights", "sample_losses", "series"),
+)
+QUARANTINE_TRAINING = Stage(
+    name="quarantine_training",
+    run=_quarantine_training,
+    reads=(
+        "pre_quarantine_ratio",
+        "pre_quarantine_model",
+        "epsilon_init",
+        "epsilon_step",
+        "epsilon_min",
+        "epsilon_max",
+        "epsilon_schedule",
+        "quarantine_epochs",
+        "dynamic_epochs",
+        "lr",
+        "schedule",
+        "frozen_epochs",
+        "keep_pre_quarantine",
+        "release_threshold",
+        "release_epochs",
+        "quarantine_pass",
+        *_SGD,
+    ),
+    inputs={"weights": "pre_quarantine.weights", "sample_losses": "pre_quarantine.sample_losses"},
+    outputs=("weights", "epsilon", "scores", "flagged", "flagged_series", "series"),
+    version=2,
+)
+BACKDOOR_FREE_TRAINING = Stage(
+    name="backdoor_free_training",
+    run=_backdoor_free_training,
+    reads=(
+        "backdoor_free_epochs",
+        "backdoor_free_lr",
+        "backdoor_free_schedule",
+        "backdoor_free_augment",
+        *_SGD,
+    ),
+    inputs={"weights": "quarantine_training.weights", "epsilon": "quarantine_training.epsilon"},
+    outputs=("weights", "series"),
+)
+
+
+class QuarantineTraining(Defense):
+    """Quarantine Training: filters the training set and trains a model with a quarantine class for each class."""
+
+    name = "qt"
+    config_type = QTConfig
+    stages = (PRE_QUARANTINE, QUARANTINE_TRAINING, BACKDOOR_FREE_TRAINING)
+    scores = "quarantine_training.scores"
+    flagged = "quarantine_training.flagged"
+    weights = "backdoor_free_training.weights"
+    losses = "pre_quarantine.sample_losses"
+    heads = 2

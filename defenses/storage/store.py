@@ -1,0 +1,264 @@
+"""Content-addressed store of stage outputs: built once, by one process, shared by all.
+
+An entry is a folder of payload files and a ``meta.json`` that is renamed into place last: its presence means that
+the entry is complete. It holds the sha256 of every payload file and of its own content, so a damaged entry is found
+and built again. Arrays are ``.npy`` without pickle, weights safetensors, the rest JSON: nothing that is loaded can
+execute code.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from filelock import FileLock, Timeout
+
+from defenses.registry import UserError
+from defenses.storage.atomic_files import canonical, disk_errors, write_atomic
+from defenses.storage.checkpoint import SECONDS, Checkpoint, remove_checkpoints
+from defenses.storage.remote import Remote, cache_folder, is_url
+
+FORMAT = 2
+BORROWING = "measure_"  # name of a store inside another that sees the other's stages through links
+log = logging.getLogger(__name__)
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of an output's content: array bytes with dtype and shape, weights by name, JSON canonically."""
+    digest = hashlib.sha256()
+    if isinstance(value, np.ndarray):
+        digest.update(canonical(["array", value.dtype.str, list(value.shape)]).encode())
+        digest.update(np.ascontiguousarray(value).data)
+    elif _is_weights(value):
+        for name in sorted(value):
+            digest.update(name.encode() + digest_of(value[name].detach().cpu().numpy()).encode())
+    else:
+        digest.update(canonical(value).encode())
+    return digest.hexdigest()
+
+
+def _is_weights(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, torch.Tensor) for v in value.values())
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished entry. Outputs are loaded when they are asked for; arrays are memory maps.
+
+    Attributes:
+        folder: where it lies.
+        built_seconds: what building it took, in all processes if some were killed and it went on.
+        digests: output name -> content digest.
+    """
+
+    folder: Path
+    built_seconds: float
+    digests: dict[str, str]
+    files: dict[str, str]
+
+    def load(self, name: str) -> Any:
+        """One output. Arrays are read-only."""
+        path = self.folder / self.files[name]
+        if path.suffix == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return json.loads(path.read_text())
+
+
+class Store:
+    """A folder of artifacts. Any number of processes may use it at once.
+
+    Args:
+        root: the folder; made when it is missing.
+        checkpoint_seconds: see `Checkpoint`.
+        remote: where other nodes find what is built here, and the other way round.
+    """
+
+    def __init__(self, root: Path, checkpoint_seconds: float = SECONDS, remote: Remote | None = None) -> None:
+        self.root = root
+        self.remote = remote
+        self.checkpoint_seconds = checkpoint_seconds
+        self._known: dict[tuple[str, str], Artifact] = {}
+        self._checkpoints: dict[tuple[str, str], Checkpoint] = {}
+
+    def folder(self, stage: str, key: str) -> Path:
+        """Where an entry lies. Names and links are checked, so that no key can leave the store."""
+        for part in (stage, key):
+            if not re.fullmatch(r"[a-z0-9_]+", part):
+                raise ValueError(f"a store's names hold a-z, 0-9 and _ alone, got {part!r}")
+        found = self.root / stage / key
+        if found.is_symlink() or (found.parent.is_symlink() and not self._lends(found.parent)):
+            raise UserError(f"an entry of the store must be a folder in it, and {found} is a link: remove it")
+        return found
+
+    def _lends(self, stage: Path) -> bool:
+        """Whether a linked folder is a stage of the store that this one lies in."""
+        return self.root.name.startswith(BORROWING) and stage.resolve() == self.root.resolve().parent / stage.name
+
+    def checkpoint(self, stage: str, key: str) -> Checkpoint:
+        """For whoever builds an entry: where its epochs are kept until it is written."""
+        self._checkpoints[stage, key] = Checkpoint(self.folder(stage, key), self.checkpoint_seconds)
+        return self._checkpoints[stage, key]
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""
+        found, damaged = self._read(stage, key)
+        if damaged is not None:
+            log.warning("%s/%s is damaged, or of an older format: it is built again", stage, key[:12])
+            with disk_errors(self.root):
+                _remove(self.folder(stage, key), damaged)
+        return found
+
+    def _read(self, stage: str, key: str) -> tuple[Artifact | None, bytes | None]:
+        """The finished entry, or the text of a ``meta.json`` that is damaged or whose payload is; both may be None."""
+        folder = self.folder(stage, key)
+        if (stage, key) in self._known and (folder / "meta.json").exists():
+            return self._known[stage, key], None
+        try:
+            text = (folder / "meta.json").read_bytes()
+        except FileNotFoundError:
+            if not self._fetch(stage, key, folder):
+                return None, None
+            text = (folder / "meta.json").read_bytes()
+        artifact = _intact(folder, text)
+        if artifact is None:
+            return None, text
+        self._known[stage, key] = artifact
+        return artifact, None
+
+    def _fetch(self, stage: str, key: str, folder: Path) -> bool:
+        """Takes an intact entry from the remote store, if there is one."""
+        text = self.remote.fetch(stage, key, folder) if self.remote is not None else None
+        if text is None:
+            return False
+        if _intact(folder, text) is None:
+            log.warning(
+                "%s/%s is damaged in the remote store, or of an older format: it is built again", stage, key[:12]
+            )
+            return False
+        write_atomic(folder / "meta.json", text.decode())
+        return True
+
+    def get_or_build(
+        self, stage: str, key: str, build: Callable[[], dict[str, Any]], describe: dict[str, Any] | None = None
+    ) -> tuple[Artifact, bool]:
+        """The entry and whether it was there already. One process builds; the others wait for it.
+
+        The lock is the kernel's: a builder that dies lets go of it at once, and one that is slow keeps it.
+
+        Args:
+            stage, key: where the entry lies.
+            build: gives the outputs by name; called at most once.
+            describe: what the key was made of, kept in ``meta.json`` for people.
+        """
+        found = self.find(stage, key)
+        if found is not None:
+            return found, True
+        with disk_errors(self.root):
+            folder = self.folder(stage, key)
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "lock"):
+                found, _ = self._read(stage, key)  # a damaged entry needs no removal: the new one replaces it
+                if found is not None:
+                    return found, True
+                started = time.perf_counter()
+                try:
+                    outputs = build()
+                except UserError:  # a verdict on the inputs: it would be the same again
+                    remove_checkpoints(folder)
+                    raise
+                checkpoint = self._checkpoints.pop((stage, key), Checkpoint())
+                seconds = checkpoint.earlier_seconds + time.perf_counter() - started
+                self._write(folder, outputs, seconds, describe or {})
+                remove_checkpoints(folder)
+                if self.remote is not None:
+                    self.remote.publish(stage, key, folder)
+        built = self.find(stage, key)
+        if built is None:
+            raise RuntimeError(f"{folder} vanished while it was written: is another program cleaning {self.root}?")
+        return built, False
+
+    def _write(self, folder: Path, outputs: dict[str, Any], seconds: float, describe: dict[str, Any]) -> None:
+        for stale in folder.glob("*-payload.*"):
+            stale.unlink()  # left by a builder that died; the lock is ours, so nobody reads or writes them
+        tag = uuid.uuid4().hex[:8]  # a new name each time: a reader of a removed entry never sees half of a new one
+        files = {}
+        for name, value in outputs.items():
+            files[name] = _write_payload(folder, f"{tag}-{name}-payload", value)
+        meta = {
+            "format": FORMAT,
+            "built_seconds": seconds,
+            "digests": {name: digest_of(value) for name, value in outputs.items()},
+            "files": files,
+            "sha256": {file: _sha256(folder / file) for file in files.values()},
+            "describe": describe,
+        }
+        write_atomic(folder / "meta.json", json.dumps(meta | {"checksum": _checksum(meta)}, indent=1))
+
+
+def open_store(place: Path | str) -> Store:
+    """The store in a folder, or behind a URL by way of this node's own folder for it."""
+    if is_url(place):
+        return Store(cache_folder(str(place)), remote=Remote(str(place)))
+    return Store(Path(place))
+
+
+def _checksum(meta: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(meta).encode()).hexdigest()
+
+
+def _intact(folder: Path, text: bytes) -> Artifact | None:
+    """The entry that a ``meta.json`` tells of, or None where a checksum is wrong or a file is missing."""
+    try:
+        meta = json.loads(text)
+        checksum = meta.pop("checksum")
+        if meta["format"] != FORMAT or checksum != _checksum(meta):
+            return None
+        if not set(meta["files"].values()) <= meta["sha256"].keys() or not all(map(_plain_file, meta["sha256"])):
+            return None
+        if any((folder / file).is_symlink() for file in meta["sha256"]):
+            return None
+        if any(_sha256(folder / file) != sha for file, sha in meta["sha256"].items()):
+            return None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return Artifact(folder, meta["built_seconds"], meta["digests"], meta["files"])
+
+
+def _plain_file(name: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9_.-]+\.(npy|safetensors|json)", name) is not None
+
+
+def _remove(folder: Path, damaged: bytes) -> None:
+    """Removes a damaged ``meta.json``, unless the entry was built again since it was read, or is being built."""
+    with suppress(Timeout, FileNotFoundError), FileLock(folder / "lock", timeout=0):
+        if (folder / "meta.json").read_bytes() == damaged:
+            (folder / "meta.json").unlink()
+
+
+def _write_payload(folder: Path, stem: str, value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        np.save(folder / f"{stem}.npy", value, allow_pickle=False)
+        return f"{stem}.npy"
+    if _is_weights(value):
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in value.items()}
+        safetensors.torch.save_file(tensors, folder / f"{stem}.safetensors")
+        return f"{stem}.safetensors"
+    (folder / f"{stem}.json").write_text(canonical(value))
+    return f"{stem}.json"
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,33 @@
+"""At what scale a study ran: its options, the fields that all its trials share, and what the papers did otherwise."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from study.analysis.results import Results
+from study.config.config import StudyConfig
+from study.config.paper_deviations import Change, preset_changes
+from study.scenarios.oracle_defenses import find_defense
+
+
+def fields_of(results: Results) -> dict[str, Any]:
+    """All fields of the defense's Config but the searched ones: the paper's, over them the preset's and the user's."""
+    found = _config_and_fixed(results)
+    return {**vars(find_defense(results.defense).config_type()), **(found[1] if found else {})}
+
+
+def changes_of(results: Results) -> list[Change]:
+    """What the papers did otherwise; empty for a study of another version."""
+    found = _config_and_fixed(results)
+    return preset_changes(found[0], find_defense(results.defense).config_type, found[1]) if found else []
+
+
+def _config_and_fixed(results: Results) -> tuple[StudyConfig, dict[str, Any]] | None:
+    """The options, and the fields that preset and user set; None where this version does not know the options."""
+    from study.planning.plan import fixed_fields, space_of  # with torch, which takes two seconds
+
+    try:
+        config = StudyConfig(**results.settings)
+    except ValidationError:
+        return None
+    return config, fixed_fields(config, space_of(config))

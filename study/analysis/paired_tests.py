@@ -1,0 +1,272 @@
+"""Differences of two configurations on the same scenarios, with intervals over seeds and corrected tests.
+
+The test is the exact sign-flip permutation test: where two configurations are alike, each pair's difference has either
+sign equally often. It asks for no normal distribution, which rates that end at 0 or 1 do not have (a t test of
+differences that are nearly all the same claims certainty). With n pairs that differ its p cannot fall below 2^(1-n), so
+what has too few pairs to ever be separated is told and not tested, and costs the others nothing in Holm's correction
+(Tarone, 1990: the bound depends on the differences' sizes alone, never on their signs).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from defenses.registry import UserError
+from study.analysis.choice import Choice
+from study.config.objectives import direction
+from study.ledger.records import read_scenario
+from study.ledger.study_folder import POINTS
+from tracking import names
+
+if TYPE_CHECKING:
+    import pandas
+
+ALPHA = 0.05
+METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
+"""What is compared where nobody asks for another."""
+
+Verdict = Literal["A", "B", "not separated", "equal", "not tested"]
+
+_KEY = ["attack", "poison_rate", "seed"]
+_RESAMPLES = 9_999  # of the permutation test where all sign flips are more: 14 pairs that differ, or more
+_SAME = 1e-12  # a difference below it is rounding
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Scenarios that both were judged on.
+
+    Attributes:
+        frame: a row a scenario, in A's order: ``scenario``, ``attack``, ``poison_rate``, ``seed``, ``stratum``, and
+            every metric as ``<metric>_a`` and ``<metric>_b``.
+        left_out: scenario -> why it is not compared.
+    """
+
+    frame: "pandas.DataFrame"
+    left_out: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric, A minus B, on one stratum (an attack at a rate) or over all of them.
+
+    Attributes:
+        stratum: None for all.
+        seeds: of the scenarios; over all strata those that every stratum has.
+        differing: pairs whose difference is not 0.
+        a, b: means; strata weigh the same.
+        low, high: Student's t interval (95 %) of the difference over seeds; None with one seed.
+        p: of the sign-flip test; None where nothing was tested.
+        corrected: by Holm, over all that was tested.
+        smallest_p: that so many differing pairs could reach.
+        more_seeds: at the least, before the test could separate; 0 where it could.
+    """
+
+    metric: str
+    stratum: str | None
+    pairs: int
+    seeds: int
+    differing: int
+    a: float
+    b: float
+    mean: float
+    low: float | None
+    high: float | None
+    p: float | None
+    smallest_p: float
+    corrected: float | None = None
+    more_seeds: int = 0
+    verdict: Verdict = "not tested"
+
+
+def pair(a: Choice, b: Choice) -> Pairs:
+    """The scenarios of both choices whose attack works, on the same poisoned data.
+
+    Raises:
+        UserError: there is none.
+    """
+    cells = [_cells(choice) for choice in (a, b)]
+    metrics = [name for name in cells[0].columns if name in cells[1].columns and name not in ("trial", *_KEY)]
+    both = cells[0].merge(cells[1][[*_KEY, *metrics]], on=_KEY, how="outer", suffixes=("_a", "_b"), indicator="in")
+    left_out: dict[str, str] = {}
+    kept = []
+    for at, row in both.iterrows():
+        found = _why_not(row)
+        name = row["scenario_a"] if row["in"] != "right_only" else row["scenario_b"]
+        if found:
+            left_out[str(name)] = found
+        else:
+            kept.append(at)
+    if not kept:
+        reasons = sorted(set(left_out.values()))
+        raise UserError(
+            f"{a.results.name!r} and {b.results.name!r} have no scenario to compare: of {len(left_out)}, each is left "
+            f"out ({'; '.join(reasons)}); run both with the same --attacks, --poison-rates, --seeds and dataset"
+        )
+    frame = both.loc[kept].rename(columns={"scenario_a": "scenario", "stratum_a": "stratum"})
+    return Pairs(frame.reset_index(drop=True), left_out)
+
+
+def _cells(choice: Choice) -> "pandas.DataFrame":
+    """A trial's cells, with the fingerprint of the poisoned training set of each."""
+    results = choice.results
+    cells = results.cells[results.cells["trial"] == choice.trial]
+    folder = results.folder / POINTS / str(results.trials.loc[choice.trial, "key"])
+    prints = [_fingerprint(read_scenario(folder / f"{name}.json")) for name in cells["scenario"]]
+    return cells.assign(fingerprint=prints)
+
+
+def _fingerprint(record: object) -> str:
+    return str(getattr(record, "meta", {}).get("fingerprint", ""))
+
+
+def _why_not(row: "pandas.Series") -> str:
+    """Why a scenario is not compared; empty when it is."""
+    if row["in"] != "both":
+        return f"only {'A' if row['in'] == 'left_only' else 'B'} was judged on it"
+    failed = [which for which in ("A", "B") if row[f"attack_failed_{which.lower()}"]]
+    if failed:
+        return "its attack failed undefended" if len(failed) == 2 else f"its attack failed undefended in {failed[0]}"
+    if row["fingerprint_a"] != row["fingerprint_b"]:
+        return "its poisoned data are not the same in A and B"
+    return ""
+
+
+def differences(pairs: Pairs, metrics: Sequence[str], alpha: float = ALPHA) -> tuple[Difference, ...]:
+    """Each metric over all strata, then on each stratum where there are several; Holm-corrected together.
+
+    Metrics that no pair defines in both are left out.
+    """
+    strata = list(dict.fromkeys(pairs.frame["stratum"]))
+    found: list[Difference] = []
+    for metric in metrics:
+        columns = [f"{metric}_a", f"{metric}_b"]
+        frame = pairs.frame.dropna(subset=columns)
+        overall = _balanced(frame)
+        if not overall.empty:
+            found.append(_difference(metric, None, overall, alpha))
+        for stratum in strata if len(strata) > 1 else ():
+            part = frame[frame["stratum"] == stratum]
+            if not part.empty:
+                found.append(_difference(metric, stratum, part, alpha))
+    return _judged(found, alpha)
+
+
+def _balanced(frame: "pandas.DataFrame") -> "pandas.DataFrame":
+    """The pairs of seeds that every stratum has: a seed's mean over strata would compare nothing otherwise."""
+    counts = frame.groupby("seed")["stratum"].nunique()
+    return frame[frame["seed"].isin(counts.index[counts == frame["stratum"].nunique()])]
+
+
+def _difference(metric: str, stratum: str | None, frame: "pandas.DataFrame", alpha: float) -> Difference:
+    values = (frame[f"{metric}_a"] - frame[f"{metric}_b"]).tolist()
+    by_seed = (frame[f"{metric}_a"] - frame[f"{metric}_b"]).groupby(frame["seed"]).mean().tolist()
+    low, high = t_interval(by_seed)
+    differing = sum(abs(value) > _SAME for value in values)
+    smallest = min(1.0, 2.0 ** (1 - differing))
+    # One seed gives every attack the same initial weights: its pairs are one draw, however many they are.
+    tested = len(by_seed) > 1 and smallest < alpha
+    return Difference(
+        metric=metric,
+        stratum=stratum,
+        pairs=len(values),
+        seeds=len(by_seed),
+        differing=differing,
+        a=float(frame[f"{metric}_a"].mean()),
+        b=float(frame[f"{metric}_b"].mean()),
+        mean=sum(values) / len(values),
+        low=low,
+        high=high,
+        p=sign_flip_p(values) if tested else None,
+        smallest_p=smallest,
+    )
+
+
+def _judged(found: list[Difference], alpha: float) -> tuple[Difference, ...]:
+    """The same with corrected p values, and what follows from them."""
+    tested = [one.p for one in found if one.p is not None]
+    corrected = iter(holm(tested))
+    judged = []
+    for one in found:
+        p = next(corrected) if one.p is not None else None
+        tests = len(tested) + (one.p is None)  # what is not tested yet would be one more
+        per_seed = max(1, one.pairs // one.seeds)
+        more = seeds_needed(one.differing, per_seed, tests, alpha)
+        more = max(more, 2 - one.seeds)
+        judged.append(replace(one, corrected=p, more_seeds=more, verdict=_verdict(one, p, alpha)))
+    return tuple(judged)
+
+
+def _verdict(one: Difference, corrected: float | None, alpha: float) -> Verdict:
+    if one.differing == 0:
+        return "equal"
+    if corrected is None:
+        return "not tested"
+    if corrected >= alpha:
+        return "not separated"
+    return "A" if (one.mean > 0) == (direction(one.metric) == "maximize") else "B"
+
+
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float | None, float | None]:
+    """Student's t interval of the mean of independent values; (None, None) of fewer than two."""
+    if len(values) < 2:
+        return None, None
+    from scipy import stats
+
+    n = len(values)
+    mean = math.fsum(values) / n
+    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * spread / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def sign_flip_p(values: Sequence[float]) -> float:
+    """The two-sided p of the mean of paired differences under all sign flips; 1 where all are 0.
+
+    Exact up to 13 differences that are not 0; of more, 9,999 flips are drawn with a fixed seed (p at least 0.0002).
+    """
+    import numpy as np
+    from scipy.stats import permutation_test
+
+    changed = [value for value in values if abs(value) > _SAME]  # flipping a 0 changes nothing
+    if len(changed) < 2:
+        return 1.0
+    found = permutation_test(
+        (np.asarray(changed),),
+        lambda sample, axis: np.mean(sample, axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=_RESAMPLES,
+        random_state=np.random.default_rng(0),
+    )
+    return float(min(1.0, found.pvalue))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's corrected p values (Holm, 1979), in the order given: (m - rank) p, never below an earlier one, at most 1.
+
+    scipy corrects for the false discovery rate only.
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    found, highest = [0.0] * len(p_values), 0.0
+    for rank, position in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[position]))
+        found[position] = highest
+    return found
+
+
+def seeds_needed(differing: int, per_seed: int, tests: int, alpha: float = ALPHA) -> int:
+    """Seeds to add, at the least, before the smallest p of the sign-flip test passes Holm's strictest step.
+
+    As if every new pair differed, and all in one direction.
+
+    Args:
+        differing: pairs that differ now.
+        per_seed: pairs that a seed adds.
+        tests: that are corrected for.
+    """
+    needed = 1
+    while tests * 2.0 ** (1 - needed) >= alpha:
+        needed += 1
+    return max(0, math.ceil((needed - differing) / per_seed))

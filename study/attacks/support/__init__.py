@@ -1,0 +1,1 @@
+"""What several attacks share: networks, their training, marks and pictures."""

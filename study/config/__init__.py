@@ -1,0 +1,1 @@
+"""What a study is told, and what it searches for."""

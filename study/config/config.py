@@ -1,0 +1,385 @@
+"""What a study is told: one checked model, filled from preset, space, YAML file and command line, in that order."""
+
+import argparse
+import hashlib
+import re
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from defenses.registry import UserError, nearest
+from defenses.storage.remote import is_url
+from search_spaces import SEARCH_SPACES
+from study.cli.yaml_file import load_plain_yaml
+from study.config.objectives import parse_objectives
+
+
+def _rate(value: float) -> float:
+    if not 0 < value <= 0.5:
+        raise ValueError(
+            f"a poison rate must lie in (0, 0.5], got {value:g}: it is the poisoned share of the training set"
+        )
+    return value
+
+
+def _name(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", value):
+        raise ValueError(
+            f"a study's name holds letters, digits, '.', '_' and '-', at most 100, and starts with a letter or digit; "
+            f"got {value!r}"
+        )
+    return value
+
+
+def _objectives(value: str | None) -> str | None:
+    if value is None:
+        return None
+    return ",".join(parse_objectives(value))  # without directions: asr and asr:min are the same study
+
+
+OUT = Path("runs")
+"""The folder of all studies, unless another is named."""
+M = TypeVar("M", bound="CellConfig")
+PoisonRate = Annotated[float, AfterValidator(_rate)]
+
+
+class CellConfig(BaseModel):
+    """Options that a study and a single cell share. Fields left at None come from the preset."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: Literal["smoke", "small", "paper"] = Field("smoke", description="scale: data, network and epochs")
+    dataset: str = Field("digits", description="digits, cifar10, cifar100, npz:FILE or folder:DIR")
+    data_dir: Path = Field(Path(".data"), description="where downloaded datasets lie")
+    download: bool = Field(False, description="download the dataset if it is missing; never done unasked")
+    train_size: int | None = Field(None, description="class-balanced subset of the training images", gt=0)
+    test_size: int | None = Field(None, description="class-balanced subset of the test images", gt=0)
+    image_size: int = Field(32, description="px that the images of a folder are resized to", ge=8, le=1024)
+    target_label: int = Field(0, description="the class the attacker wants", ge=0)
+    trigger_image: Path | None = Field(None, description="picture for blended_image instead of the one that is drawn")
+    trigger_dir: Path | None = Field(None, description="folder of photographs for refool instead of drawn reflections")
+    model: str | None = Field(None, description="resnet18 or preact_resnet18; the defense's own by default")
+    width: int = Field(16, description="channels of the network's first stage; 64 in the papers", ge=1)
+    blocks: tuple[int, ...] = Field((1, 1, 1, 1), description="residual blocks a stage; 2,2,2,2 makes 18 layers")
+    precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto takes bf16 where the hardware has it")
+    asr_floor: float = Field(0.9, description="an attack whose undefended ASR is lower has failed", ge=0, le=1)
+    until: Literal["isolate"] | None = Field(None, description="stop once samples are flagged; no final model")
+    store: Path | str | None = Field(
+        None, description="folder or URL (s3://...) for shared stages; by default a folder beside the results"
+    )
+    out: Path = Field(OUT, description="folder for results")
+    set: dict[str, str] = Field({}, description="fields of the defense's Config to fix")
+
+    @field_validator("*")
+    @classmethod
+    def _no_nul(cls, value: Any) -> Any:
+        """A YAML file can write it; no file's name can hold it."""
+        parts = value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else (value,)
+        if any("\0" in str(part) for part in parts):
+            raise ValueError(f"no value holds a NUL character, got {_shortened(repr(value))}")
+        return value
+
+    @property
+    def store_place(self) -> Path | str:
+        """The store's folder, absolute, or its URL."""
+        if is_url(self.store):
+            return str(self.store)
+        return Path(self.store or self.out / "store").expanduser().resolve()
+
+
+class StudyConfig(CellConfig):
+    """Options of `python -m study.run`."""
+
+    space: str = Field("pipd", description="which search space")
+    attacks: tuple[str, ...] = Field(
+        ("badnets", "blended_random", "trojan_square"),
+        description="attacks or groups, see --list; badnets@0.05 has a rate of its own",
+        min_length=1,
+    )
+    poison_rates: tuple[PoisonRate, ...] = Field(
+        (0.1,), description="poisoned shares of the training set, in (0, 0.5]", min_length=1
+    )
+    seeds: tuple[int, ...] = Field((0,), description="seeds of the scenarios", min_length=1)
+    trials: int = Field(10, description="configurations to try; raising it extends a study", ge=1)
+    objective: Annotated[str | None, AfterValidator(_objectives)] = Field(
+        None, description="what is maximised or minimised; several make a Pareto front: asr:min,ca:max"
+    )
+    aggregate: Literal["mean", "worst"] = Field("mean", description="over scenarios, or the worst one by the objective")
+    per_scenario: bool = Field(False, description="search each scenario's own best, each in a study of its own")
+    holdout: Literal["attack", "rate", "seed"] | None = Field(
+        None,
+        description="search without each attack or rate in turn, then judge what was chosen on it, with seeds that no "
+        "search saw; the sampler is then qmc, random or grid",
+    )
+    judge_seeds: tuple[int, ...] = Field(
+        (), description="seeds of the scenarios that --holdout judges on; by default as many as --seeds, after the last"
+    )
+    sampler: Literal["tpe", "nsga2", "random", "qmc", "grid"] = Field(
+        "tpe", description="tpe and nsga2 search; qmc, random and grid cover the space"
+    )
+    resolution: dict[str, Annotated[int, Field(ge=2)]] = Field(
+        {}, description="points that the grid has along a field's range"
+    )
+    pruner: Literal["none", "asha", "median"] = Field(
+        "none", description="stop a trial early that has fallen behind others after the same number of scenarios"
+    )
+    pruner_grace: int | None = Field(
+        None,
+        description="scenarios that count before a trial may be stopped; by default 2, or 1 of 2",
+        ge=1,
+    )
+    pruner_factor: float = Field(
+        2.0,
+        description="asha lets the best 1 in this many go on, at rungs that lie this many times further apart",
+        gt=1,
+        allow_inf_nan=False,
+    )
+    search_seed: int = Field(0, description="seed of the sampler")
+    cpus_per_trial: float = Field(1.0, description="CPU cores a trial", gt=0, allow_inf_nan=False)
+    gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None = Field(
+        None,
+        description="share of a GPU a trial, such as 0.25; auto measures it; by default a whole one where there is one",
+    )
+    name: Annotated[str | None, AfterValidator(_name)] = Field(
+        None, description="name of the study; by default made from its settings"
+    )
+    tracking_uri: str | None = Field(None, description="MLflow server or sqlite:/// file; by default one below --out")
+    address: str | None = Field(None, description="Ray cluster to run on: auto or HOST:PORT; by default this machine")
+    verbose: int = Field(0, description="a line for each scenario and trial; -vv shows libraries' logs too", ge=0, le=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holdout_covers(cls, given: Any) -> Any:
+        """A search that learns from scenarios cannot hold them out, so holding out has a sampler of its own."""
+        if isinstance(given, dict) and given.get("holdout") and "sampler" not in given:
+            return {**given, "sampler": "qmc"}
+        return given
+
+    @property
+    def study_name(self) -> str:
+        """The given name, or one that the same settings always get."""
+        return self.name or f"{self.space}-{self.preset}-{self.identity[:8]}"
+
+    @property
+    def identity(self) -> str:
+        """A hash of the settings that make it this study: not how long it runs, where, or with how much."""
+        settings = self.model_dump(mode="json", exclude=NOT_IDENTITY)
+        from defenses.storage.atomic_files import canonical
+
+        return hashlib.sha256(canonical(settings).encode()).hexdigest()
+
+
+NOT_IDENTITY = {
+    "name",
+    "trials",
+    "out",
+    "store",
+    "data_dir",
+    "download",
+    "cpus_per_trial",
+    "gpus_per_trial",
+    "tracking_uri",
+    "address",
+    "verbose",
+}
+"""Settings that may change when a study goes on: how long it runs, where, with how much, and what it tells."""
+
+SPACE_FILLING = ("qmc", "random", "grid")
+"""Samplers whose trials are spread over the space; a search's crowd where it found something good."""
+
+_SHOWN = 200  # characters of a wrong value
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {},
+    "small": {
+        "dataset": "cifar10",
+        "train_size": 10_000,
+        "test_size": 2_000,
+        "blocks": (2, 2, 2, 2),
+        "attacks": ("badnets", "blended_random"),
+        "poison_rates": (0.05, 0.1),
+        "trials": 20,
+    },
+    "paper": {
+        "dataset": "cifar10",
+        "width": 64,
+        "blocks": (2, 2, 2, 2),
+        "attacks": ("pipd_table6",),
+        "poison_rates": (0.05,),
+        "trials": 50,
+    },
+}
+"""What a preset makes of a study; the smoke preset is the defaults. What it makes of a defense stands in its space."""
+
+
+def resolve(model: type[M], given: Mapping[str, Any], file: Path | None = None) -> M:
+    """The checked configuration: defaults, then the preset, the space, a YAML file, and what was given.
+
+    Raises:
+        UserError: an unknown key (with the nearest one), or a value that breaks a rule.
+    """
+    from_file = read_yaml(file, model) if file else {}
+    preset = given.get("preset", from_file.get("preset", "smoke"))
+    of_preset = PRESETS.get(preset, {}) if isinstance(preset, str) else {}  # any other is refused below, by the model
+    base = {key: value for key, value in of_preset.items() if key in model.model_fields}
+    space = given.get("space", from_file.get("space")) if "space" in model.model_fields else None
+    of_space = SEARCH_SPACES[space].study if isinstance(space, str) and space in SEARCH_SPACES else {}
+    merged = {**base, **of_space}
+    for name, value in [*from_file.items(), *given.items()]:  # a field that is set here does not undo one set before
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = {**merged[name], **value} if both else value
+    try:
+        config = model(**merged)
+    except ValidationError as error:
+        raise UserError(_explain(error, model)) from error
+    config.model_fields_set.intersection_update([*from_file, *given])  # what preset and space fill in is nobody's wish
+    return config
+
+
+def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    """A YAML file with the options' names as keys (``poison_rates`` or ``poison-rates``)."""
+    content = load_plain_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold 'key: value' lines, got {type(content).__name__}")
+    found = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for key in found:
+        if key not in model.model_fields:
+            raise UserError(f"{path}: unknown option {key!r}: {nearest(key, model.model_fields)}see --help")
+    for key, value in found.items():
+        if _is_tuple(model.model_fields[key].annotation) and not isinstance(value, list):
+            found[key] = [value]
+    if "set" in found:
+        if not isinstance(found["set"], dict):
+            raise UserError(f"{path}: --set must be a dictionary such as {{rounds: 5}}, got {found['set']!r}")
+        found["set"] = {str(key): _as_text(value) for key, value in found["set"].items()}
+    return found
+
+
+def _as_text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation as one line: the option, the rule, the value."""
+    first = error.errors()[0]
+    option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else model.__name__
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("value_error",):
+        return f"{option}: {message}"
+    hint = ""
+    if first["type"] == "literal_error":
+        options = re.findall(r"'([^']+)'", str(first["ctx"]["expected"]))
+        hint = nearest(str(first["input"]), options)
+    return f"{option}: {message}, got {_shortened(repr(first['input']))}. {hint}".strip()
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _is_tuple(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is tuple
+
+
+def _is_dict(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is dict
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type of one value: without None, without a tuple around it, without annotations."""
+    if typing.get_origin(annotation) is Annotated:
+        return _plain_type(typing.get_args(annotation)[0])
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return _plain_type(next(arg for arg in typing.get_args(annotation) if arg is not type(None)))
+    if _is_tuple(annotation):
+        return _plain_type(typing.get_args(annotation)[0])
+    return annotation
+
+
+def _default_text(default: Any) -> str:
+    """What an option that is left out means in the smoke preset, whose values the defaults are."""
+    if default is None or default is False or default == {}:
+        return ""
+    return f" [{','.join(map(str, default)) if isinstance(default, tuple) else default}]"
+
+
+_COUNTED = "verbose"  # given once for each step
+_METAVARS = {int: "N", float: "X", Path: "PATH"}
+
+
+def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
+    """An option for each field of a model. Nothing has a default here: what is absent comes from the preset."""
+    for name, declared in model.model_fields.items():
+        option = "--" + name.replace("_", "-")
+        kind = _plain_type(declared.annotation)
+        text = (declared.description or "").replace("%", "%%") + _default_text(declared.default)
+        if _is_dict(declared.annotation):
+            metavar = f"FIELD={'VALUE' if name == 'set' else 'N'}"
+            parser.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
+        elif name == _COUNTED:
+            parser.add_argument("-" + name[0], option, action="count", help=declared.description)
+        elif kind is bool:
+            parser.add_argument(option, action="store_true", default=None, help=text)
+        elif typing.get_origin(kind) is Literal:
+            parser.add_argument(option, metavar="|".join(typing.get_args(kind)), help=text)
+        else:
+            several = _is_tuple(declared.annotation)
+            metavar = _METAVARS.get(kind, name.split("_")[-1].upper())
+            parser.add_argument(option, nargs="+" if several else None, metavar=metavar, help=text)
+
+
+def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
+    """The options that were given, by field. Lists may be separated by spaces or commas."""
+    found: dict[str, Any] = {}
+    for name, declared in model.model_fields.items():
+        value = getattr(namespace, name, None)
+        if value is None:
+            continue
+        if _is_dict(declared.annotation):
+            value = dict(_assignment(text, name) for text in value)
+        elif _is_tuple(declared.annotation):
+            value = [part.strip() for text in value for part in text.split(",") if part.strip()]
+        found[name] = value
+    return found
+
+
+def _assignment(text: str, option: str) -> tuple[str, str]:
+    field, separator, value = text.partition("=")
+    if not separator or not field:
+        raise UserError(f"--{option} takes FIELD=VALUE, such as rounds=5, got {text!r}")
+    return field.strip(), value.strip()
+
+
+class _Once(argparse.Action):
+    """Stores what an option is given; argparse would drop the first of two without a word."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            values_behind = ", with all its values" if self.nargs else ""
+            raise argparse.ArgumentError(self, f"it was given more than once: give it once{values_behind}")
+        setattr(namespace, self.dest, values)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line with the nearest option, and that takes each option once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("action", None, _Once)  # None is what add_argument looks up when it is given no action
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Raises `UserError` instead of printing the whole usage."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            raise UserError(f"unknown option {unknown.group(1)}: {nearest(unknown.group(1), known)}see --help")
+        stray = re.search(r"unrecognized arguments: (.*)", message)
+        if stray:
+            raise UserError(f"every value stands behind its option, got {stray.group(1)!r} alone: see --help")
+        raise UserError(message)

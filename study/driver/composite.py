@@ -1,0 +1,85 @@
+"""Studies one after the other that a person sees as one.
+
+They are studies like any other, each with its own folder and ledger, so that what holds for a study when it is killed,
+resumed, extended or looked at holds for each of them, and nothing new had to be made safe.
+"""
+
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from pathlib import Path
+
+from study.cli.terminal import say
+from study.driver.driver import Session, check_same_study
+from study.driver.summary import Summary
+from study.ledger.lock import study_lock
+from study.planning.plan import Plan
+from tracking import names
+
+_FLUSH_SECONDS = 30.0
+
+
+class Chain(ABC):
+    """A plan that is made of studies. Subclasses say which, in `run`, and what is shown of them, in `text`.
+
+    The caller holds the lock of the whole.
+
+    Args:
+        plan, folder, out: as a `Session` has them.
+    """
+
+    pattern = ""
+    """Names of its studies, for people."""
+
+    def __init__(self, plan: Plan, folder: Path, out: Path) -> None:
+        self.plan, self.folder, self.out = plan, folder, out
+        check_same_study(plan, folder)
+        self.summaries: list[Summary] = []
+        self._open: Session | None = None
+        self._locks = ExitStack()
+        self._unsent: list[Path] = []
+        self._look = ""
+
+    @abstractmethod
+    def run(self) -> str:
+        """Runs what is missing of each study. Returns why it cannot go on, or an empty string."""
+
+    @abstractmethod
+    def text(self) -> str:
+        """What is shown of all that ran."""
+
+    def sit(self, plan: Plan) -> str:
+        """One sitting of one of its studies. Returns why that cannot go on, or an empty string."""
+        name = plan.config.study_name
+        folder = self.out / name
+        folder.mkdir(exist_ok=True)
+        self._locks.enter_context(study_lock(folder, name))
+        self._open = Session(plan, folder, self.out)
+        reason = self._open.run()
+        self._close_open("FAILED" if reason else "FINISHED", _FLUSH_SECONDS)
+        return reason
+
+    def _close_open(self, status: str, flush_seconds: float) -> None:
+        if self._open is not None:
+            self.summaries.append(self._open.close(status, flush_seconds, show=False))
+            self._look = self._open.look_line
+            self._unsent += [] if self._open.sent else [self._open.book.outbox.path]
+            self._open = None
+        self._locks.close()
+
+    def close(self, status: str, flush_seconds: float) -> None:
+        """Closes the study that is open, if one is, and writes and shows what all of them say."""
+        self._close_open(status, flush_seconds)
+        text = self.text()
+        folder = self.folder / "summary"
+        folder.mkdir(exist_ok=True)
+        (folder / names.SUMMARY_TXT).write_text(text + "\n")
+        say(f"\n{text}")
+
+    def closing_lines(self, took: str) -> str:
+        """What was written where, and how to look at it."""
+        each = self.out / f"{self.plan.config.study_name}{self.pattern}" / "summary"
+        lines = [f"Took {took}. Results: {self.folder / 'summary'}, and of each study: {each}"]
+        if self._unsent:
+            waiting = ", ".join(map(str, self._unsent))
+            lines.append(f"Not everything has reached MLflow yet; the rest waits in {waiting} for the next run.")
+        return "\n".join([*lines, *([self._look] if self._look else [])])

@@ -1,0 +1,63 @@
+"""``--holdout``: a search over all scenarios, then a study that judges what it chose on seeds that it never saw.
+
+The search covers the space without learning from what it finds, so one search serves every group that is held out:
+which of its points is best on the others is decided afterwards. A sampler that learns would need a search a group.
+"""
+
+import dataclasses
+
+from study.analysis.results import Results, read_results
+from study.driver.composite import Chain
+from study.ledger.grid import Points
+from study.ledger.snapshot import read_ledger
+from study.ledger.study_folder import JUDGE, LEDGER, SEARCH
+from study.planning.holdout_rules import judge_seeds
+from study.planning.plan import Plan, make_plan
+from study.report.sections import holdout
+from study.report.text import section_text
+
+
+class HoldOut(Chain):
+    """The search and the judgement."""
+
+    pattern = "{.search,.judge}"
+
+    def run(self) -> str:
+        """Runs what is missing of both. Returns why it cannot go on, or an empty string."""
+        reason = self.sit(self._search())
+        return reason or self.sit(self._judge())
+
+    def _search(self) -> Plan:
+        alone = {"holdout": None, "judge_seeds": (), "name": self.plan.config.study_name + SEARCH}
+        return dataclasses.replace(self.plan, config=self.plan.config.model_copy(update=alone))
+
+    def _judge(self) -> Plan:
+        config = self.plan.config
+        assert config.holdout is not None
+        search = read_results(self.out, config.study_name + SEARCH)
+        name = config.study_name + JUDGE
+        points = self._points(search, holdout.to_judge(search, config.holdout), name)
+        changes = {"holdout": None, "judge_seeds": (), "name": name, "seeds": judge_seeds(config)}
+        judged = config.model_copy(update={**changes, "trials": points.size})
+        plan = make_plan(judged, self.plan.environment.device, self.plan.gpus, self.plan.environment.precision)
+        return dataclasses.replace(plan, config=judged, grid=points)
+
+    def _points(self, search: Results, trials: list[int], name: str) -> Points:
+        """The points of the trials; those that an earlier, shorter search had chosen stay in the ledger, and count."""
+        fields = list(self.plan.space.ranges)
+        ledger = self.out / name / LEDGER
+        before = [trial.point for trial in read_ledger(ledger).trials] if ledger.exists() else []
+        points = {trial.number: trial.point for trial in read_ledger(search.folder / LEDGER).trials}
+        chosen = [points[trial] for trial in trials]
+        known = {tuple(point.items()): point for point in (*chosen, *before) if len(point) == len(fields)}
+        return Points(tuple(known.values()))
+
+    def text(self) -> str:
+        """The table, once both have something to tell; until then, what the search says."""
+        by = self.plan.config.holdout
+        assert by is not None
+        if len(self.summaries) == 2 and self.summaries[1].front:
+            search = read_results(self.out, self.plan.config.study_name)
+            if search.judged is not None:
+                return section_text(holdout.section(search, search.judged, by))
+        return self.summaries[0].text() if self.summaries else "no trial has finished yet"

@@ -1,0 +1,56 @@
+"""Each scenario's own best: a study a scenario, one after the other, and one table of all of them.
+
+One ledger for all would need a trial that is half of one scenario's search and nothing of another's.
+"""
+
+import dataclasses
+
+from study.cli.terminal import complain
+from study.driver.composite import Chain
+from study.driver.summary import joint_text
+from study.planning.measurable import measurable
+from study.planning.plan import Plan, goal_of, shared_builds
+from study.scenarios.evaluation import cached_images
+
+
+def plans_of(plan: Plan) -> tuple[Plan, ...]:
+    """The studies of single scenarios that a study is made of, named ``STUDY.SCENARIO``.
+
+    Raises:
+        UserError: an objective that one of the scenarios does not tell.
+    """
+    found = []
+    for scenario, key in zip(plan.scenarios, plan.data_keys, strict=True):
+        known = measurable((scenario,), cached_images(plan.environment.dataset))
+        found.append(
+            dataclasses.replace(
+                plan,
+                config=plan.config.model_copy(update={"name": f"{plan.config.study_name}.{scenario.name}"}),
+                scenarios=(scenario,),
+                data_keys=(key,),
+                builds=shared_builds((scenario,), plan.defense, plan.space, plan.base, plan.environment),
+                goal=goal_of(plan.config, plan.defense, known),
+            )
+        )
+    return tuple(found)
+
+
+class PerScenario(Chain):
+    """The studies of a plan's scenarios."""
+
+    pattern = ".SCENARIO"
+
+    def run(self) -> str:
+        """Runs what is missing of each study. Returns why none of them can go on, or an empty string."""
+        reasons = []
+        plans = plans_of(self.plan)
+        for plan in plans:
+            reason = self.sit(plan)
+            if reason:
+                complain(f"warning: {plan.config.study_name}: {reason}")
+                reasons.append(reason)
+        return reasons[0] if len(reasons) == len(plans) else ""
+
+    def text(self) -> str:
+        """Each scenario's own best, in one table."""
+        return joint_text(self.summaries)

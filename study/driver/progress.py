@@ -1,0 +1,120 @@
+"""What a study tells while it runs: one line of where it stands, failures, and with ``-v`` what each trial gave."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from study.cli.terminal import Bar, complain, duration, last_line, number
+from study.code_version import code_version
+from study.driver.mlflow_records import Book
+from study.ledger.ledger import Ledger, Row
+from study.ledger.records import ScenarioRecord
+from study.planning.plan import Plan
+from study.scenarios.evaluation import cached_images
+from tracking import names
+
+_WARNED = 5  # failed trials that are told of one by one
+_LOOK_SECONDS = 1.0  # between two looks at what is in use
+_ENDED = {"pruned": "stopped early", "fail": "failed"}
+_METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
+
+
+def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
+    """What was found before anything was built, and where things are written: for ``-v``."""
+    images, environment = cached_images(plan.environment.dataset), plan.environment
+    parts = {
+        "images": f"{environment.dataset.name}: {len(images.train_labels)} to train and {len(images.test_labels)} to "
+        f"test, {images.image_size} px, {images.num_classes} classes",
+        "scenarios": " ".join(scenario.name for scenario in plan.scenarios),
+        "search": f"{plan.objective}, {plan.config.sampler}, over {', '.join(plan.space.ranges) or 'nothing'}",
+        "machine": f"{resources}; a trial has {plan.config.cpus_per_trial:g} CPUs and {plan.gpus:g} GPUs, on "
+        f"{environment.device} in {environment.precision}",
+        "results": f"{folder} ({shutil.disk_usage(folder).free >> 30} GiB free)",
+        "store": str(environment.store),
+        "MLflow": uri,
+        "code": code_version(),
+    }
+    return "\n".join(f"  {name}: {text}" for name, text in parts.items())
+
+
+def describe_scenario(trial: str, record: ScenarioRecord) -> str:
+    """What a trial gave on one scenario, and what that cost."""
+    found = ", ".join(f"{name.upper()} {number(record.metrics.get(name))}" for name in _METRICS)
+    hits = sum(stage["hit"] for stage in record.stages)
+    return (
+        f"{trial} {record.scenario}: {found}; took {duration(record.wall_seconds)}, "
+        f"{hits} of {len(record.stages)} stages from the store"
+    )
+
+
+class TrialProgress:
+    """The line that tells how far the trials of a study are.
+
+    Args:
+        remaining: trials that are still to run.
+        in_use: tells which CPUs and GPUs are.
+    """
+
+    def __init__(self, plan: Plan, book: Book, ledger: Ledger, remaining: int, in_use: Callable[[], str]) -> None:
+        self._plan, self._book, self._ledger, self._in_use = plan, book, ledger, in_use
+        self._verbose = plan.config.verbose > 0
+        trials = plan.config.trials
+        self._bar = Bar(trials, "trials", initial=trials - remaining, unit="trial", every_line=self._verbose)
+        self._failed = 0
+        self._looked = 0.0
+        self._used = ""
+        self._best = self._best_text()
+        self.look()
+
+    def look(self) -> None:
+        """Shows what is in use now, unless that was looked at a moment ago."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_SECONDS:
+            self._looked, self._used = now, self._in_use()
+            self._bar.note(self._text())
+
+    def scenario(self, key: str, record: ScenarioRecord) -> None:
+        """A scenario was judged."""
+        if self._verbose:
+            trial = next((f"#{row.number}" for row in self._ledger.rows() if row.key == key), key[:8])
+            complain(describe_scenario(trial, record))
+
+    def settled(self, row: Row) -> None:
+        """A trial ended."""
+        self._best = self._best_text()
+        if row.state == "fail":
+            self._warn(row)
+        point = ", ".join(f"{name} {_short(value)}" for name, value in row.point.items()) if self._verbose else ""
+        gave = self._plan.goal.describe(row.values) if row.comparable else _ENDED[row.state]
+        shown = f"#{row.number} {gave}{f' ({point})' if point else ''}"
+        self._bar.note(self._text())
+        self._bar.advance(1, f"{shown}, {self._text()}")
+
+    def close(self) -> None:
+        """Leaves the line as it stands."""
+        self._bar.close()
+
+    def _warn(self, row: Row) -> None:
+        self._failed += 1
+        if self._failed <= _WARNED:
+            complain(f"warning: trial #{row.number} failed: {last_line(row.reason)}")
+        elif self._failed == _WARNED + 1:
+            complain(f"warning: more trials fail; python -m study.status {self._plan.config.study_name} lists them")
+
+    def _text(self) -> str:
+        failed = f", {self._failed} failed" if self._failed else ""
+        stages = f", {self._book.hits} of {self._book.stages} stages from the store" if self._book.stages else ""
+        return f"{self._best}{failed}{stages}, {self._used}"
+
+    def _best_text(self) -> str:
+        front: Sequence[Row] = self._ledger.front()
+        if not front:
+            return "no result yet"
+        if len(self._plan.goal.objectives) > 1:
+            return f"Pareto front of {len(front)}"
+        return f"best {front[0].value:.4f} (#{front[0].number})"
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,241 @@
+"""What runs on a worker: a trial as Ray Tune runs it, one scenario a step, and the building of a shared stage."""
+
+import dataclasses
+import json
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from defenses.registry import UserError
+from defenses.runner import run_stages
+from defenses.storage.atomic_files import DiskFull, full_disk_errors
+from defenses.storage.store import BORROWING
+from study.code_version import check_code
+from study.datasets.images import Images
+from study.driver import gpu_memory
+from study.ledger.records import ScenarioRecord, TrialRecord, read_scenario, record_of, write_record
+from study.planning.plan import Build
+from study.scenarios.evaluation import (
+    CellResult,
+    Environment,
+    cached_images,
+    cached_store,
+    evaluate_cell,
+    judge_undefended,
+    prepare,
+    train_trigger,
+)
+from study.scenarios.oracle_defenses import make_defense
+from study.scenarios.scenario import Scenario, order_of
+from tracking import artifacts
+
+# The point travels as text: of every number in a configuration Ray Tune keeps averages, for every trial, to the end.
+POINT, KEY, GPUS, TRIES = "point", "key", "gpus", "tries"
+OOM, NO_ROOM = "oom", "no_room"
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Board:
+    """Where workers tell how far their stage is, and the driver looks. Outlives its node, but not what it was told."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, tuple[int, int]] = {}
+
+    def tell(self, label: str, step: int, steps: int) -> None:
+        """Sets a stage's progress."""
+        self._steps[label] = (step, steps)
+
+    def look(self) -> dict[str, tuple[int, int]]:
+        """All stages' progress."""
+        return dict(self._steps)
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """How a worker works: the threads and GPUs it has, and the hash of the code that it must run."""
+
+    threads: int
+    gpus: float
+    code: str
+
+    def enter(self, environment: Environment, images: Images) -> None:
+        """Makes this process ready to train.
+
+        Raises:
+            UserError: it runs other code than the driver.
+        """
+        check_code(self.code)
+        torch.set_num_threads(self.threads)
+        cached_images.lend(environment.dataset, images)
+        if environment.device == "cuda" and self.gpus > 0:
+            gpu_memory.cap(self.gpus)
+
+
+@ray.remote(max_retries=3)
+def build_stage(
+    build: Build, environment: Environment, images: Images, place: Place, board: Any, *needs: Any
+) -> dict[str, float | None]:
+    """Builds one shared stage into the store. Its parents' references make Ray wait for them."""
+    place.enter(environment, images)
+
+    def progress(stage: str, step: int, steps: int, values: Any) -> None:
+        board.tell.remote(build.label, step, steps)
+
+    if build.stage == "trigger":
+        train_trigger(build.scenario, environment, progress)
+        return {}
+    poisoned, context, runs = prepare(build.scenario, environment, progress)
+    if build.stage == "poison":
+        return {}
+    if build.stage == "standard_training":
+        return judge_undefended(poisoned, runs[-1].key, context, environment)[0]
+    defense = make_defense(build.defense, build.config, poisoned)
+    run_stages(defense, poisoned.suspect, context, stop_at=build.stage)
+    return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialTask:
+    """What all trials of a study share. Small and picklable.
+
+    Attributes:
+        defense: key of the defense.
+        base: fields of its Config that all trials share.
+        points: folder in which each point has one of its own.
+        threads: torch threads a trial.
+        code: hash of the driver's.
+    """
+
+    defense: str
+    base: dict[str, Any]
+    scenarios: tuple[Scenario, ...]
+    environment: Environment
+    until: str | None
+    points: Path
+    threads: int
+    code: str
+
+
+@ray.remote(max_retries=3)
+def measure_share(task: TrialTask, point: dict[str, Any], own_stages: set[str], images: Images) -> float:
+    """Runs a point on the first scenario with a whole GPU, and gives the share of it that a trial needs.
+
+    What it builds is thrown away: a trial's own stages that the store has already would not show their peak.
+    """
+    Place(task.threads, 1.0, task.code).enter(task.environment, images)
+    root = cached_store(task.environment.store).root
+    with tempfile.TemporaryDirectory(prefix=BORROWING, dir=root) as folder:
+        for stage in root.iterdir():
+            if stage.is_dir() and stage.name not in own_stages and not stage.name.startswith(BORROWING):
+                (Path(folder) / stage.name).symlink_to(stage)
+        environment = dataclasses.replace(task.environment, store=Path(folder))
+        config = {**task.base, **point}
+        return gpu_memory.measured_share(
+            lambda: evaluate_cell(task.defense, config, task.scenarios[0], environment, task.until)
+        )
+
+
+class TrialRunner(tune.Trainable):
+    """Steps through the scenarios. A process is used again for the next trial: it has torch and the data loaded.
+
+    A scenario that an earlier process finished is read back, not run again. A failure is reported, not raised: Ray
+    would throw away the process, and retry what would fail again.
+    """
+
+    def setup(self, config: dict[str, Any], task: TrialTask | None = None, images: Images | None = None) -> None:
+        """Called once a process, whose trials all have the same share of a GPU."""
+        assert task is not None
+        assert images is not None
+        self.task, self.images = task, images
+        self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called instead of `setup` when the process is used again."""
+        self._start(new_config)
+        return True
+
+    def _start(self, config: dict[str, Any]) -> None:
+        self.point, self.key = json.loads(config[POINT]), config[KEY]
+        self.place = Place(self.task.threads, config[GPUS], self.task.code)
+        self.tries = config[TRIES]
+        self.folder = self.task.points / self.key
+        self.scenarios = order_of(self.task.scenarios, self.key)
+        self.position = 0
+
+    def step(self) -> dict[str, Any]:
+        """Judges the next scenario."""
+        scenario = self.scenarios[self.position]
+        try:
+            with full_disk_errors(self.folder):
+                return self._judge(scenario)
+        except DiskFull as error:  # no failure of this point, which is run again once there is room
+            return {"done": True, "scenario": scenario.name, "failure": str(error), NO_ROOM: True, "objective": None}
+
+    def _judge(self, scenario: Scenario) -> dict[str, Any]:
+        self.position += 1
+        last = self.position == len(self.scenarios)
+        failure, out_of_memory = "", False
+        try:
+            self.place.enter(self.task.environment, self.images)
+            with full_disk_errors(self.folder):
+                self._scenario(scenario)
+        except DiskFull:
+            raise
+        except Exception as error:
+            failure, out_of_memory = f"{scenario.name}: {_reason(error)}", gpu_memory.ran_out(error)
+        if out_of_memory:
+            failure = f"{OOM}: {scenario.name} needs more than {self.place.gpus:g} of a GPU"
+            gpu_memory.release()
+        # A trial that gets more memory is not finished: the driver hands it out again.
+        if (failure or last) and not (out_of_memory and gpu_memory.larger(self.place.gpus, self.tries)):
+            self._finish(failure)
+        done = last or bool(failure)
+        return {"done": done, "scenario": scenario.name, "failure": failure, OOM: out_of_memory, "objective": None}
+
+    def _scenario(self, scenario: Scenario) -> ScenarioRecord:
+        path = self.folder / f"{scenario.name}.json"
+        known = read_scenario(path)
+        if known is not None:
+            return known
+        result = evaluate_cell(
+            self.task.defense, {**self.task.base, **self.point}, scenario, self.task.environment, self.task.until
+        )
+        folder = self.folder / scenario.name
+        write_artifacts(folder, result)
+        record = record_of(result, folder)
+        write_record(path, record)
+        return record
+
+    def _finish(self, failure: str) -> None:
+        names = [scenario.name for scenario in self.scenarios]
+        write_record(self.folder / "result.json", TrialRecord(self.key, self.point, names, failure))
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: finished scenarios and stages are the checkpoint."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing, likewise."""
+
+
+def _reason(error: Exception) -> str:
+    """A failure in one line for a rule that was broken, with the traceback for anything unforeseen."""
+    if isinstance(error, UserError):
+        return str(error)
+    return "".join(traceback.format_exception(error)).strip()
+
+
+def write_artifacts(folder: Path, result: CellResult) -> None:
+    """The files of a judged scenario."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if result.preview is not None:
+        artifacts.write_preview(folder, result.preview)
+    if result.flagged is None or result.labels is None:
+        return
+    fingerprint = result.meta["fingerprint"]
+    artifacts.write_flags(folder, result.scores, result.flagged, result.labels, result.poison_mask, fingerprint)
+    artifacts.write_plots(folder, result.scores, result.flagged, result.poison_mask, result.scenario.name)

@@ -1,0 +1,1 @@
+"""What a study leaves on disk: its folder, manifest, trials and results."""

@@ -1,0 +1,318 @@
+"""The ledger of a study: an Optuna study in a sqlite file that the driver alone writes.
+
+It is made before anything else starts, and what it says is what counts: Ray's own folders are disposable. Running the
+same command again sweeps what a crash left behind, takes in results that were finished but not yet told, and goes on
+with what is missing. The reasons are measured ones: `Tuner.restore` aborts a study after a kill, and a NaN told to
+Optuna leaves its trial running for ever.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+
+from defenses.seeds import derive_seed
+from search_spaces.space import SearchSpace, Value
+from study.config.objectives import Direction, pareto_front
+from study.ledger.grid import Grid, Points
+from study.ledger.pruning import Stopped
+from study.ledger.snapshot import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, is_finished
+from tracking.destination import sqlite_url
+
+_STARTUP_SHARE = 0.4  # of the planned trials: TPE needs some to learn from, and a short study must still learn
+
+_CHILDREN = 20  # that NSGA-II may draw for one that is new
+_GENERATIONS = 5  # that the planned trials are to make at least: NSGA-II learns between generations alone
+
+Outcome = tuple[float | tuple[float | None, ...] | None, str] | Stopped
+"""An objective (of several, a tuple), or None and why there is none; or what a stopped trial had reached."""
+
+
+class GridSampler(BaseSampler):
+    """Proposes each point of a grid that no trial has had yet. Knows nothing but the ledger, so a kill loses nothing.
+
+    Args:
+        seed: of the order, the same whenever the study goes on.
+    """
+
+    def __init__(self, space: SearchSpace, grid: Grid | Points, seed: int) -> None:
+        self._space, self._grid, self._seed = space, grid, seed
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All fields."""
+        return self._space.distributions()
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """The next point."""
+        tried = _tried(study, trial, self._grid.values)
+        points = self._grid.points(self._seed)
+        return next((point for point in points if tuple(point.values()) not in tried), {})
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A study asks for no more points than the grid has."""
+        raise RuntimeError(f"the grid of {self._grid.size} points is used up")
+
+
+class FreshNSGA2(NSGAIISampler):
+    """NSGA-II without copies: a child that equals an earlier point would tell nothing, since trials repeat exactly."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A child that no trial has had; after some tries none, and the point is drawn at random."""
+        tried = _tried(study, trial, search_space)
+        for _ in range(_CHILDREN):
+            child = super().sample_relative(study, trial, search_space)
+            if child:  # what was mutated is left out, to be drawn later: drawn here, or it might make a copy
+                for name in [name for name in search_space if name not in child]:
+                    child[name] = self.sample_independent(study, trial, name, search_space[name])
+            if tuple(child.get(name) for name in search_space) not in tried:
+                return child
+        return {}
+
+
+def _tried(study: optuna.Study, trial: FrozenTrial, fields: Collection[str]) -> set[tuple[Any, ...]]:
+    """The points that other trials have or are queued with."""
+    points = [_point(other) for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+    return {tuple(point[name] for name in fields) for point in points if point.keys() == set(fields)}
+
+
+def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
+    """TPE or NSGA-II to search; random or quasi-Monte-Carlo to cover the space, which sensitivity analysis needs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if name == "random":
+            return RandomSampler(seed=seed)
+        if name == "qmc":
+            return QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
+        if name == "nsga2":
+            return FreshNSGA2(population_size=min(50, max(4, planned // _GENERATIONS)), seed=seed)
+        startup = max(4, round(planned * _STARTUP_SHARE))
+        return TPESampler(
+            seed=seed,
+            n_startup_trials=min(startup, 10),
+            multivariate=True,
+            constant_liar=True,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial of the ledger.
+
+    Attributes:
+        values: the objectives; empty unless the trial is complete.
+    """
+
+    number: int
+    state: str
+    point: dict[str, Any]
+    key: str
+    values: tuple[float, ...]
+    reason: str
+    paper_default: bool
+
+    @property
+    def value(self) -> float | None:
+        """The objective, the first of several; None unless the trial is complete."""
+        return self.values[0] if self.values else None
+
+    @property
+    def stopped_early(self) -> bool:
+        """It fell behind others and was stopped before its last scenario."""
+        return self.state == "pruned"
+
+    @property
+    def comparable(self) -> bool:
+        """It was judged on every scenario. Whatever compares trials (tables, fronts, importance) takes these alone."""
+        return self.state == "complete"
+
+
+class Ledger:
+    """Asks for points and is told what they gave.
+
+    Args:
+        path: of the sqlite file; made when it is missing.
+        name: of the study.
+        space: what is searched.
+        directions: ``maximize`` or ``minimize``, one for each objective.
+        sampler, seed, planned: see `make_sampler`.
+        key_of: point -> the name of its trial.
+        grid: what the sampler ``grid`` goes through.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        space: SearchSpace,
+        directions: Direction | Sequence[Direction],
+        sampler: str,
+        seed: int,
+        planned: int,
+        key_of: Callable[[Mapping[str, Any]], str],
+        grid: Grid | Points | None = None,
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._space, self._key_of = space, key_of
+        self._directions: list[Direction] = [directions] if isinstance(directions, str) else [*directions]
+        self._storage = optuna.storages.RDBStorage(sqlite_url(path))
+        self._study = optuna.create_study(
+            study_name=name, storage=self._storage, directions=self._directions, load_if_exists=True
+        )
+        if grid is not None:
+            self._study.sampler = GridSampler(space, grid, derive_seed(seed, "grid"))
+            return
+        # A resumed sampler must not repeat the suggestions that its first run started with.
+        told = len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = make_sampler(sampler, derive_seed(seed, "sampler", told) % 2**32, planned)
+
+    def sweep(self, outcome_of: Callable[[str], Outcome | None]) -> tuple[int, int]:
+        """Settles what an earlier driver left running.
+
+        A finished result is told; any other point is queued once more, unless it already is, and its trial failed.
+        A trial that was stopped before it had all its values has no point.
+
+        Args:
+            outcome_of: point key -> the outcome on disk, or None.
+
+        Returns:
+            How many results were taken in and how many points queued again.
+        """
+        ingested = queued = 0
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            # A trial that was stopped before its first suggestion holds only what it was queued with.
+            point = _point(trial)
+            if set(point) != set(self._space.ranges):
+                self._fail(trial.number, LOST)
+                continue
+            key = trial.user_attrs.get(KEY) or self._key_of(point)
+            known = self._is_known(key, besides=trial.number)
+            outcome = None if known else outcome_of(key)  # a result that came late belongs to the queued copy
+            if outcome is not None:
+                self.tell(trial.number, outcome)
+                ingested += 1
+                continue
+            if not known:
+                kept = {PAPER_DEFAULT: True} if PAPER_DEFAULT in trial.user_attrs else {}
+                self._study.enqueue_trial(point, user_attrs={KEY: key, RETRY_OF: trial.number, **kept})
+                queued += 1
+            self._fail(trial.number, LOST)
+        return ingested, queued
+
+    def _is_known(self, key: str, besides: int) -> bool:
+        """Whether a point is queued or running in another trial, or was judged there."""
+        states = (TrialState.WAITING, TrialState.RUNNING, TrialState.COMPLETE, TrialState.PRUNED)
+        trials = self._study.get_trials(deepcopy=False, states=states)
+        return any(trial.user_attrs.get(KEY) == key for trial in trials if trial.number != besides)
+
+    def enqueue_default(self, point: Mapping[str, Value]) -> None:
+        """Makes the paper's default the first trial, once a study."""
+        if not any(PAPER_DEFAULT in trial.user_attrs for trial in self._study.get_trials(deepcopy=False)):
+            self._study.enqueue_trial(dict(point), user_attrs={KEY: self._key_of(point), PAPER_DEFAULT: True})
+
+    def remaining(self, target: int) -> int:
+        """How many trials are still to complete. A point that failed counts as tried: it would fail again."""
+        return max(0, target - self.finished())
+
+    def finished(self) -> int:
+        """Trials that are complete, were stopped early or failed for good."""
+        reasons = self._reasons()
+        trials = self._study.get_trials(deepcopy=False)
+        return sum(is_finished(trial.state.name.lower(), reasons.get(trial.number, "")) for trial in trials)
+
+    def _reasons(self) -> dict[int, str]:
+        """Trial number -> why it failed. One query: asked for each trial, a long study would spend its time on it."""
+        prefix = f"{REASON}/"
+        found = self._study.user_attrs
+        return {int(name.removeprefix(prefix)): str(found[name]) for name in found if name.startswith(prefix)}
+
+    def ask(self) -> tuple[int, dict[str, Value], str]:
+        """The next point: its trial's number, its values and its key."""
+        trial = self._study.ask(self._space.distributions())
+        point = dict(trial.params)
+        key = self._key_of(point)
+        trial.set_user_attr(KEY, key)
+        return trial.number, point, key
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Settles a trial. An objective that is missing or not a finite number is a failure with its reason."""
+        if isinstance(outcome, Stopped):
+            self._stop(number, outcome)
+            return
+        found, reason = outcome
+        values = found if isinstance(found, tuple) else (found,)
+        finite = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
+        if len(finite) < len(values):
+            wanted = (
+                "the objective must be a finite number" if len(values) == 1 else "objectives must be finite numbers"
+            )
+            self._fail(number, reason or f"{wanted}, got {', '.join(map(repr, values))}")
+        elif len(values) != len(self._directions):
+            self._fail(number, f"this study has {len(self._directions)} objectives, got {len(values)} values")
+        elif self._state(number) == TrialState.RUNNING:
+            self._study.tell(number, finite)
+
+    def _stop(self, number: int, outcome: Stopped) -> None:
+        """A sampler learns from what a stopped trial had reached, and ranks it behind those that went further."""
+        if self._state(number) == TrialState.RUNNING:
+            study = self._storage.get_study_id_from_name(self._study.study_name)
+            trial = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+            for step in outcome.steps:
+                self._storage.set_trial_intermediate_value(trial, step.scenarios, step.value)
+            self._study.tell(number, state=TrialState.PRUNED)
+
+    def _fail(self, number: int, reason: str) -> None:
+        if self._state(number) == TrialState.RUNNING:
+            # Kept with the study: Optuna lets nobody but its own objective function write to a running trial.
+            self._study.set_user_attr(f"{REASON}/{number}", reason)
+            self._study.tell(number, state=TrialState.FAIL)
+
+    def _state(self, number: int) -> TrialState:
+        return self._study.get_trials(deepcopy=False)[number].state
+
+    def rows(self) -> list[Row]:
+        """All trials that were started."""
+        reasons = self._reasons()
+        trials = self._study.get_trials(deepcopy=False)
+        return [_row(trial, reasons.get(trial.number, "")) for trial in trials if trial.state != TrialState.WAITING]
+
+    def best(self) -> Row | None:
+        """The complete trial with the best objective; of equals, the earliest. Several objectives have no best."""
+        front = self.front()
+        return front[0] if front and len(self._directions) == 1 else None
+
+    def front(self) -> list[Row]:
+        """The complete trials that no other beats in all objectives; of equals, the earliest. In their order."""
+        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        front = pareto_front([trial.values or () for trial in complete], self._directions)
+        return [_row(complete[position], "") for position in front]
+
+
+def _point(trial: FrozenTrial) -> dict[str, Any]:
+    """A trial's point, or that part of it which is settled."""
+    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+
+
+def _row(trial: FrozenTrial, reason: str) -> Row:
+    values = tuple(trial.values) if trial.state == TrialState.COMPLETE else ()
+    return Row(
+        number=trial.number,
+        state=trial.state.name.lower(),
+        point=dict(trial.params),
+        key=trial.user_attrs.get(KEY, ""),
+        values=values,
+        reason=reason,
+        paper_default=bool(trial.user_attrs.get(PAPER_DEFAULT)),
+    )

@@ -1,0 +1,191 @@
+"""Where a study stands, gathered from its folder alone. A driver may be writing it, and any file may be damaged."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from study.ledger.lock import holder
+from study.ledger.records import ScenarioRecord, read_scenario, read_trial
+from study.ledger.snapshot import LedgerFile, Trial, read_ledger
+from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SETTINGS, command, parts_of, read_settings
+from tracking.outbox import Waiting, look
+
+_RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one scenario is.
+
+    Attributes:
+        judged: trials that have a result on it.
+        undefended, best: metrics of the undefended model, and of the best trial; empty where there is no result.
+    """
+
+    name: str
+    judged: int
+    attack_failed: bool
+    undefended: dict[str, float | None]
+    best: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class State:
+    """What can be told of a study.
+
+    Attributes:
+        driver: the process that runs it now; None when nobody does.
+        known: as `read_settings` gives it; empty where it cannot be read.
+        ledger: None where it cannot be read.
+        judged: scenarios with a result on disk, by point key; empty unless records were asked for.
+        damage: what could not be read, a line each.
+        go_on: the command; empty where there is none.
+        parts: the studies that it is made of, as far as they were begun; their ledgers are its own.
+    """
+
+    folder: Path
+    driver: str | None
+    known: dict[str, Any]
+    ledger: LedgerFile | None
+    outbox: Waiting
+    judged: dict[str, list[str]] = field(default_factory=dict)
+    scenarios: tuple[Progress, ...] = ()
+    damage: tuple[str, ...] = ()
+    go_on: str = ""
+    parts: tuple["State", ...] = ()
+
+    @property
+    def trials(self) -> tuple[Trial, ...]:
+        """All trials of the ledger."""
+        return self.ledger.trials if self.ledger else ()
+
+    @property
+    def told(self) -> bool:
+        """Whether its trials are known."""
+        return self.ledger is not None or bool(self.parts)
+
+    @property
+    def planned(self) -> int | None:
+        """How many trials the last command asked for."""
+        if self.parts:
+            return None if any(part.planned is None for part in self.parts) else sum(p.planned or 0 for p in self.parts)
+        planned = self.known.get("settings", {}).get("trials")
+        return planned if isinstance(planned, int) else None
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Trials by state; what was stopped in the middle and is tried again is ``lost``."""
+        if self.parts:
+            return sum((part.counts for part in self.parts), Counter())
+        return Counter("lost" if t.state == "fail" and not t.finished else t.state for t in self.trials)
+
+    @property
+    def left(self) -> int | None:
+        """Trials that are still to finish, running ones included; None where nobody knows."""
+        if self.parts:
+            begun = len(self.parts) == len(parts_of(self.folder, self.known))
+            return sum(part.left or 0 for part in self.parts) if begun else None
+        if self.planned is None or self.ledger is None:
+            return None
+        return max(0, self.planned - sum(trial.finished for trial in self.trials))
+
+    @property
+    def word(self) -> str:
+        """``running``, ``finished``, ``stopped`` or ``damaged``."""
+        if self.driver is not None:
+            return "running"
+        if self.left is None and (self.parts or parts_of(self.folder, self.known)):
+            return "stopped"
+        return {None: "damaged", 0: "finished"}.get(self.left, "stopped")
+
+    @property
+    def best(self) -> list[Trial]:
+        """The best trial; several that none beats where there are several objectives."""
+        return self.ledger.best() if self.ledger else []
+
+    @property
+    def failures(self) -> list[Trial]:
+        """Trials that failed for good."""
+        return [trial for trial in self.trials if trial.state == "fail" and trial.finished]
+
+
+def state_of(folder: Path, out: Path, records: bool = True) -> State:
+    """Looks at a study, and changes nothing.
+
+    Args:
+        out: the folder of all studies, as the user names it.
+        records: read every result on disk too.
+    """
+    damage: list[str] = []
+    driver = holder(folder)  # first: what it had written by then is in the files read below
+    known: dict[str, Any] = {}
+    ledger = None
+    try:
+        known = read_settings(folder)
+    except ValueError as error:
+        damage.append(str(error))
+    made_of = parts_of(folder, known)
+    try:
+        ledger = None if made_of else read_ledger(folder / LEDGER)
+    except ValueError as error:
+        damage.append(str(error))
+    outbox = _outbox(folder / OUTBOX, damage)
+    found = _records(folder / POINTS, damage) if records else {}
+    best = ledger.best()[:1] if ledger else []
+    return State(
+        folder=folder,
+        driver=driver,
+        known=known,
+        ledger=ledger,
+        outbox=outbox,
+        judged={key: sorted(of_point) for key, of_point in found.items()},
+        scenarios=_progress(found, known.get("scenarios"), best[0].key if best else ""),
+        damage=tuple(damage),
+        go_on=command(known, out) if known else "",
+        parts=tuple(state_of(part, out, records=False) for part in made_of if (part / SETTINGS).is_file()),
+    )
+
+
+def _outbox(path: Path, damage: list[str]) -> Waiting:
+    try:
+        waiting = look(path)
+    except OSError as error:
+        damage.append(f"{path} cannot be read ({error.strerror})")
+        return Waiting(0, 0)
+    if waiting.damaged:
+        damage.append(f"{path}: {waiting.damaged} lines cannot be read; what they said is sent anew by the next run")
+    return waiting
+
+
+def _records(points: Path, damage: list[str]) -> dict[str, dict[str, ScenarioRecord]]:
+    """The readable scenarios of every point, by key and name."""
+    found: dict[str, dict[str, ScenarioRecord]] = {}
+    for path in sorted(points.glob("*/*.json")):
+        try:
+            record = read_trial(path) if path.name == _RESULT else read_scenario(path)
+        except OSError:
+            record = None
+        if record is None and path.exists():
+            damage.append(f"{path} is damaged, or of another version: it counts as missing")
+        if isinstance(record, ScenarioRecord):
+            found.setdefault(path.parent.name, {})[record.scenario] = record
+    return found
+
+
+def _progress(found: dict[str, dict[str, ScenarioRecord]], planned: Any, best: str) -> tuple[Progress, ...]:
+    """One line a scenario, in the plan's order; a study of an older version knows only those with a result."""
+    names = planned if isinstance(planned, list) else sorted({name for of_point in found.values() for name in of_point})
+    progress = []
+    for name in names:
+        records = [of_point[name] for of_point in found.values() if name in of_point]
+        progress.append(
+            Progress(
+                name=name,
+                judged=len(records),
+                attack_failed=any(record.attack_failed for record in records),
+                undefended=records[0].metrics if records else {},
+                best=found[best][name].metrics if name in found.get(best, {}) else {},
+            )
+        )
+    return tuple(progress)

@@ -1,0 +1,70 @@
+"""What a study would do, without doing it."""
+
+from collections import Counter
+
+import torch
+
+from defenses.runner import RunContext, missing_stages
+from defenses.storage.store import Store, open_store
+from study.cli.terminal import table
+from study.planning.plan import Build, Plan
+from study.scenarios.evaluation import cached_images
+from study.scenarios.oracle_defenses import find_defense
+from study.scenarios.scenario import model_spec, stage_seed
+from study.scenarios.stored_poison import stored_poison, trigger_key
+
+
+def describe(plan: Plan) -> str:
+    """The shared stages with their state, and the trials."""
+    store = open_store(plan.environment.store)
+    rows = [
+        [build.scenario.name, build.stage, _variant(build, plan), _state(build, plan, store)] for build in plan.builds
+    ]
+    states = Counter(row[-1] for row in rows)
+    built = {build.stage for build in plan.builds}
+    own = [s.name for s in plan.defense.stages_until(plan.config.until) if s.name not in built]
+    ranges = [
+        [plan.defense.config_type.symbol(name), str(plan.default_point[name]), str(found), found.why]
+        for name, found in plan.space.ranges.items()
+    ]
+    parts = [
+        f"study {plan.config.study_name}: nothing is started",
+        "Stages that all trials share, built once:\n"
+        + table(["scenario", "stage", "variant", "state"], rows, left=4)
+        + f"\n{states['in the store']} in the store, {states['to build']} to build",
+        f"Trials: {plan.config.trials} x {len(plan.scenarios)} scenarios, sampler {plan.config.sampler}, "
+        f"pruner {plan.config.pruner}, objective {plan.objective}; each runs: {', '.join(own) or 'nothing of its own'}",
+    ]
+    if ranges:
+        parts.append(table(["hyperparameter", "paper", "searched", "why"], ranges, left=4))
+    if plan.space.paper:
+        parts.insert(1, f"It makes anew: {plan.space.paper}")
+    if plan.changes:
+        rows = [[change.field, change.paper, change.here] for change in plan.changes]
+        parts.append(f"What preset {plan.config.preset} changes:\n" + table(["", "paper", "here"], rows, left=3))
+    return "\n\n".join(parts)
+
+
+def _variant(build: Build, plan: Plan) -> str:
+    searched = {name: value for name, value in build.config.items() if name in plan.space.ranges}
+    return ", ".join(f"{name}={value}" for name, value in searched.items())
+
+
+def _state(build: Build, plan: Plan, store: Store) -> str:
+    images = cached_images(plan.environment.dataset)
+    if build.stage == "trigger" and store.find("trigger", trigger_key(build.scenario, images)) is not None:
+        return "in the store"
+    if store.find("poison", build.scenario.key(images)) is None or build.stage == "trigger":
+        return "to build"
+    if build.stage == "poison":
+        return "in the store"
+    environment = plan.environment
+    poisoned, _ = stored_poison(build.scenario, images, store)
+    spec = model_spec(environment.model, environment.width, environment.blocks, images, poisoned.suspect)
+    context = RunContext(
+        store, spec, stage_seed(build.scenario), torch.device(environment.device), environment.precision
+    )
+    defense = find_defense(build.defense)
+    config = defense.config_type.from_mapping(build.config)
+    missing = missing_stages(defense(config), poisoned.suspect.fingerprint, context, build.stage)
+    return "to build" if build.stage in missing else "in the store"

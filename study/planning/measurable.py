@@ -1,0 +1,75 @@
+"""Whether a study can measure what it is to search for."""
+
+from collections.abc import Sequence
+
+from defenses.api import Defense
+from defenses.registry import UserError
+from study.attacks.given import Given
+from study.config.objectives import MAXIMISED, MINIMISED, parse_objective
+from study.datasets.images import Images
+from study.scenarios.scenario import Scenario
+from tracking import names
+
+_NEED_FLAGS = {names.TPR, names.FPR, names.AUROC, names.ISOLATION_SCORE, names.OVERALL_SCORE}
+_NEED_MODEL = {names.CA, names.CA_FOLDED, names.ASR, names.DEFENSE_SCORE, names.OVERALL_SCORE}
+_PARTS = {
+    names.CA_FOLDED: {names.CA},
+    names.ISOLATION_SCORE: {names.TPR, names.FPR},
+    names.DEFENSE_SCORE: {names.CA, names.ASR},
+    names.OVERALL_SCORE: {names.TPR, names.FPR, names.CA, names.ASR},
+}
+EVERYTHING = frozenset({names.TPR, names.FPR, names.AUROC, names.CA, names.ASR})
+"""What a study of poisoned data with known poison measures."""
+
+
+def measurable(scenarios: Sequence[Scenario], images: Images) -> frozenset[str]:
+    """What ground truth allows to measure on at least one scenario.
+
+    The clean control has no poison to find; data that somebody else poisoned allow what their file tells.
+    """
+    found = {names.CA}
+    for scenario in scenarios:
+        attack = scenario.parsed
+        if isinstance(attack, Given):
+            received = attack.read(images, scenario.target_label)
+            mask = received.poison_mask
+            found |= set() if mask is None else {names.FPR, names.TPR, names.AUROC} if mask.any() else {names.FPR}
+            found |= {names.ASR} if len(received.triggered_labels) else set()
+        else:
+            found |= EVERYTHING if scenario.poison_rate > 0 else {names.FPR}
+    return frozenset(found)
+
+
+def check_objective(
+    objective: str, until: str | None, defense: type[Defense], measured: frozenset[str] = EVERYTHING
+) -> None:
+    """Refuses an objective that is unknown, or that the study will not measure.
+
+    Args:
+        measured: as `measurable` gives it.
+    """
+    parse_objective(objective)
+    known = (*MAXIMISED, *MINIMISED)
+    obstacle = _obstacle(objective, until, defense, measured)
+    if not obstacle:
+        return
+    possible = [name for name in known if not _obstacle(name, until, defense, measured)]
+    way_out = "use"
+    if not possible:
+        way_out = f"leave out --until {until}, and use"
+        possible = [name for name in known if not _obstacle(name, None, defense, measured)]
+    raise UserError(f"objective {objective!r} cannot be measured, since {obstacle}: {way_out} {' or '.join(possible)}")
+
+
+def _obstacle(objective: str, until: str | None, defense: type[Defense], measured: frozenset[str]) -> str:
+    """Why a study does not measure an objective; empty when it does."""
+    if defense.flagged is None and (until == "isolate" or objective in _NEED_FLAGS):
+        return f"{defense.name} flags nothing"
+    if until == "isolate" and objective in _NEED_MODEL:
+        return "--until isolate trains no final model"
+    if objective == names.CA_FOLDED and defense.heads == 1:
+        return f"a model of {defense.name} has no quarantine classes to leave out"
+    missing = _PARTS.get(objective, {objective}) - measured
+    if missing:
+        return f"no scenario tells {' or '.join(sorted(missing))}: nothing is poisoned, or nobody marked what is"
+    return ""

@@ -1,0 +1,354 @@
+"""From a configuration to work: the scenarios, the stages that all trials share, and what one trial is."""
+
+import dataclasses
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from defenses import DEFENSES
+from defenses.api import Defense, Stage
+from defenses.config import Config
+from defenses.registry import UserError
+from defenses.storage.atomic_files import canonical
+from search_spaces import SEARCH_SPACES
+from search_spaces.space import SearchSpace, Value, finite_values
+from study.attacks import ATTACKS
+from study.attacks.groups import expand
+from study.config.config import CellConfig, StudyConfig
+from study.config.objectives import Goal, parse_objectives
+from study.config.paper_deviations import Change, preset_changes
+from study.datasets import DATASETS, DatasetSpec
+from study.ledger.grid import Grid, Points, make_grid
+from study.ledger.pruning import Pruning, pruning_of
+from study.planning.holdout_rules import check_holdout
+from study.planning.measurable import check_objective, measurable
+from study.planning.preflight import check_scenarios
+from study.scenarios.evaluation import Environment, cached_images
+from study.scenarios.oracle_defenses import check_truth, find_defense
+from study.scenarios.scenario import Scenario
+from tracking import names
+
+MAX_VARIANTS = 8  # a shared stage whose searched choices make more than this is left to the trials that need it
+
+
+@dataclass(frozen=True)
+class Build:
+    """A stage of one scenario that is built before any trial starts.
+
+    Attributes:
+        scenario: whose.
+        defense: key of the defense; ``no_defense`` for the undefended model.
+        config: fields of the defense's Config.
+        stage: its name; ``trigger`` to train what the attack needs, ``poison`` to poison the data.
+        needs: positions in the plan of the builds that must be there first.
+    """
+
+    scenario: Scenario
+    defense: str
+    config: Mapping[str, Any]
+    stage: str
+    needs: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        """For progress and tables."""
+        return f"{self.scenario.name} {self.stage}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a study does.
+
+    Attributes:
+        space: the searched space, without fields that the user set.
+        base: fields of the defense's Config that all trials share: the preset's, then the user's.
+        data_keys: of the scenarios' poisoned data: a file's name does not say what lies in it today.
+        goal: what it searches for.
+        gpus: a trial's.
+        grid: what the sampler ``grid`` goes through, or points that were chosen before; None for every other sampler.
+        pruning: how trials are stopped early; None when they are not.
+    """
+
+    config: StudyConfig
+    environment: Environment
+    space: SearchSpace
+    base: dict[str, Any]
+    scenarios: tuple[Scenario, ...]
+    data_keys: tuple[str, ...]
+    builds: tuple[Build, ...]
+    goal: Goal
+    gpus: float
+    grid: Grid | Points | None = None
+    pruning: Pruning | None = None
+
+    @property
+    def objective(self) -> str:
+        """What it searches for, in a few words."""
+        return self.goal.text
+
+    @property
+    def defense(self) -> type[Defense]:
+        """The defense under study."""
+        return find_defense(self.space.defense)
+
+    @property
+    def changes(self) -> list[Change]:
+        """What differs from the paper: data, network, and fields that no trial varies."""
+        return preset_changes(self.config, self.defense.config_type, self.base)
+
+    @property
+    def default_point(self) -> dict[str, Value]:
+        """The searched fields at the paper's values."""
+        return self.space.default(self.defense.config_type.from_mapping(self.base))
+
+    def full_config(self, point: Mapping[str, Any]) -> Config:
+        """The whole configuration of a trial."""
+        return self.defense.config_type.from_mapping({**self.base, **point})
+
+    def point_key(self, point: Mapping[str, Any]) -> str:
+        """Names a trial across restarts: a hash of the whole configuration and of all that judges it."""
+        environment = dataclasses.asdict(self.environment)
+        for where in ("store", "device"):
+            del environment[where]
+        del environment["dataset"]["data_dir"], environment["dataset"]["download"]
+        identity = {
+            "defense": self.space.defense,
+            "config": dataclasses.asdict(self.full_config(point)),
+            "scenarios": [dataclasses.asdict(scenario) for scenario in self.scenarios],
+            "environment": environment,
+            "data": self.data_keys,
+            "until": self.config.until,
+        }
+        return hashlib.sha256(canonical(identity).encode()).hexdigest()[:32]
+
+
+def space_of(config: StudyConfig) -> SearchSpace:
+    """The search space that a study names."""
+    return SEARCH_SPACES.find(config.space)
+
+
+def fixed_fields(config: CellConfig, space: SearchSpace) -> dict[str, Any]:
+    """The fields that the preset and the user set, typed and checked."""
+    config_type = find_defense(space.defense).config_type
+    given = dataclasses.asdict(config_type.from_text(config.set)) if config.set else {}
+    chosen = {name: given[name] for name in config.set}
+    return {**space.preset(config.preset), **chosen}
+
+
+def dataset_spec(config: CellConfig) -> DatasetSpec:
+    """The images that a configuration names."""
+    DATASETS.check(config.dataset.partition(":")[0])
+    return DatasetSpec(
+        name=config.dataset,
+        train_size=config.train_size,
+        test_size=config.test_size,
+        image_size=config.image_size,
+        data_dir=config.data_dir,
+        download=config.download,
+    )
+
+
+def environment_of(config: CellConfig, space: SearchSpace, device: str, precision: str) -> Environment:
+    """What all cells of a configuration share."""
+    return Environment(
+        dataset=dataset_spec(config),
+        store=config.store_place,
+        model=config.model or space.model,
+        width=config.width,
+        blocks=config.blocks,
+        precision=precision,
+        device=device,
+        undefended=SEARCH_SPACES["no_defense"].preset(config.preset),
+        asr_floor=config.asr_floor,
+    )
+
+
+def attack_text(name: str, config: CellConfig) -> str:
+    """An attack as the user wrote it, with the user's picture, photographs or data where it takes some."""
+    path = DatasetSpec(config.dataset).path if config.dataset.startswith("npz:") else None
+    options = {"image": config.trigger_image, "trigger_dir": config.trigger_dir, "file": path}
+    kind = name.partition(":")[0]
+    if kind not in ATTACKS:
+        return name  # refused where it is parsed
+    fields = {field.name for field in dataclasses.fields(ATTACKS[kind].config_type)}
+    for option, value in options.items():
+        if value is not None and option in fields and f":{option}=" not in name:
+            name += f":{option}={value.expanduser().resolve()}"
+    return name
+
+
+def scenarios_of(config: StudyConfig) -> tuple[Scenario, ...]:
+    """Attack x rate x seed, each once. An attack's own rate (``sig@0.08``) goes before the study's."""
+    attacks = expand(config.attacks, config.dataset)
+    if _sets_rates(config) and all(own_rate is not None for _, own_rate in attacks):
+        raise UserError(
+            f"--poison-rates changes nothing, since every attack of {' '.join(config.attacks)} has a rate of its own: "
+            "leave it out, or write the rate behind the attack, as in badnets@0.05 or pipd_table6@0.1"
+        )
+    found: dict[Scenario, None] = {}
+    for (name, own_rate), rate, seed in itertools.product(attacks, config.poison_rates, config.seeds):
+        found[scenario_of(name, own_rate or rate, seed, config)] = None
+    return tuple(found)
+
+
+def _sets_rates(config: StudyConfig) -> bool:
+    """Whether somebody asked for poison rates; the preset's own are no wish."""
+    return "poison_rates" in config.model_fields_set
+
+
+def scenario_of(attack: str, poison_rate: float, seed: int, config: CellConfig) -> Scenario:
+    """A scenario of a configuration; an attack that poisons nothing itself has no rate."""
+    rate = poison_rate if ATTACKS.find(attack.partition(":")[0]).poisons else 0.0
+    return Scenario(attack_text(attack, config), rate, config.target_label, seed, config.preset)
+
+
+def default_objective(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> str:
+    """The objective that suits what a study measures; `known` as `measurable` gives it."""
+    flags = defense.flagged is not None and names.FPR in known
+    if flags and config.until == "isolate":
+        return names.ISOLATION_SCORE if names.TPR in known else names.FPR
+    if flags and names.TPR in known and names.ASR in known:
+        return names.OVERALL_SCORE
+    if names.ASR in known:
+        return names.DEFENSE_SCORE
+    if flags:
+        return names.ISOLATION_SCORE if names.TPR in known else names.FPR
+    return names.CA
+
+
+def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> Plan:
+    """The plan of a study. Loads the dataset and checks every scenario, and starts nothing.
+
+    Raises:
+        UserError: anything in the configuration that cannot work.
+    """
+    space = space_of(config)
+    base = fixed_fields(config, space)
+    defense = find_defense(space.defense)
+    read = {name for stage in defense.stages_until(config.until) for name in stage.reads}
+    # A field that no stage reads changes nothing: searching it would waste trials and blur every importance.
+    space = space.without((*config.set, *(space.ranges.keys() - read)))
+    environment = environment_of(config, space, device, precision)
+    scenarios = scenarios_of(config)
+    images = cached_images(environment.dataset)
+    check_scenarios(scenarios, images, environment)
+    goal = goal_of(config, defense, measurable(scenarios, images))
+    for scenario in scenarios if config.per_scenario else ():  # each has a search of its own, for what it tells
+        goal_of(config, defense, measurable((scenario,), images))
+    check_truth(space.defense, [s.name for s in scenarios if names.TPR not in measurable((s,), images)])
+    pruning = pruning_of(config, goal, len(scenarios))
+    check_holdout(config, goal, scenarios)
+    builds = shared_builds(scenarios, defense, space, base, environment)
+    data_keys = tuple(scenario.key(images) for scenario in scenarios)
+    grid = grid_of(config, space)
+    if grid is not None:
+        config = config.model_copy(update={"trials": trials_of(grid, config, space, base)})
+    return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid, pruning)
+
+
+def goal_of(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> Goal:
+    """What a study searches for: what it was told, or what suits it; `known` as `measurable` gives it."""
+    told = parse_objectives(config.objective) if config.objective else (default_objective(config, defense, known),)
+    for objective in told:
+        check_objective(objective, config.until, defense, known)
+    if config.per_scenario and config.aggregate != "mean":
+        raise UserError(
+            f"--aggregate {config.aggregate} changes nothing with --per-scenario, where each study has one scenario: "
+            "leave one of the two out"
+        )
+    return Goal(told, config.aggregate)
+
+
+def grid_of(config: StudyConfig, space: SearchSpace) -> Grid | None:
+    """The grid of a study whose sampler goes through one."""
+    if config.sampler == "grid":
+        return make_grid(space, config.resolution)
+    if config.resolution:
+        raise UserError(
+            f"--resolution changes nothing with --sampler {config.sampler}: leave it out, or use --sampler grid"
+        )
+    return None
+
+
+def trials_of(grid: Grid, config: StudyConfig, space: SearchSpace, base: Mapping[str, Any]) -> int:
+    """The trials of a study on a grid: its points, and the paper's default beside them where it is none of them.
+
+    Fewer when somebody asked for fewer; the preset's number is no wish.
+    """
+    default = space.default(find_defense(space.defense).config_type.from_mapping(base))
+    whole = grid.size + (default not in grid)
+    return min(whole, config.trials) if "trials" in config.model_fields_set else whole
+
+
+def shared_builds(
+    scenarios: tuple[Scenario, ...],
+    defense: type[Defense],
+    space: SearchSpace,
+    base: Mapping[str, Any],
+    environment: Environment,
+) -> tuple[Build, ...]:
+    """What to build before the trials, parents before children."""
+    builds: list[Build] = []
+
+    def add(build: Build) -> int:
+        builds.append(build)
+        return len(builds) - 1
+
+    triggers: dict[tuple[str, int], int] = {}
+    for scenario in scenarios:
+        needs: tuple[int, ...] = ()
+        if scenario.parsed.trained:
+            fitted = (scenario.attack, scenario.seed)
+            if fitted not in triggers:
+                triggers[fitted] = add(Build(scenario, "no_defense", {}, "trigger", ()))
+            needs = (triggers[fitted],)
+        poison = add(Build(scenario, "no_defense", {}, "poison", needs))
+        add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
+        made: dict[tuple[str, str], int] = {}
+        for stage in defense.stages:
+            if stage in DEFENSES["no_defense"].stages:
+                continue
+            for variant in shared_variants(stage, defense, space) or ():
+                parents = [made[name, _part(name, variant, defense, space)] for name in stage.parents]
+                position = add(
+                    Build(scenario, space.defense, {**base, **variant}, stage.name, (poison, *sorted(parents)))
+                )
+                made[stage.name, canonical(variant)] = position
+    return tuple(builds)
+
+
+def searched_fields(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[str]:
+    """The searched fields that a stage's outputs depend on, its parents' included."""
+    fields = set(stage.reads) & set(space.ranges)
+    for parent in _parents(stage, defense):
+        fields |= set(searched_fields(parent, defense, space))
+    return sorted(fields)
+
+
+def _parents(stage: Stage, defense: type[Defense]) -> list[Stage]:
+    return [found for found in defense.stages if found.name in stage.parents]
+
+
+def shared_variants(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[dict[str, Value]] | None:
+    """All values of the searched fields that a cached stage depends on; None when they are too many to build first.
+
+    A stage that depends on no searched field has one variant, the empty one. A stage waits for the trials when a
+    parent of its does.
+    """
+    if not stage.cached or any(shared_variants(parent, defense, space) is None for parent in _parents(stage, defense)):
+        return None
+    fields = searched_fields(stage, defense, space)
+    values = [finite_values(space.ranges[name]) for name in fields]
+    finite = [options for options in values if options is not None]
+    if len(finite) < len(values):
+        return None
+    variants = [dict(zip(fields, combination, strict=True)) for combination in itertools.product(*finite)]
+    return variants if len(variants) <= MAX_VARIANTS else None
+
+
+def _part(name: str, variant: Mapping[str, Value], defense: type[Defense], space: SearchSpace) -> str:
+    """The part of a variant that a parent stage depends on, as a key."""
+    parent = next(stage for stage in defense.stages if stage.name == name)
+    return canonical({field: variant[field] for field in searched_fields(parent, defense, space)})

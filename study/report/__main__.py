@@ -1,0 +1,189 @@
+"""`python -m study.report NAME [NAME ...] -o report.html`: what studies say, as one page that needs no server."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from defenses.registry import UserError
+from study.cli.terminal import complain, complain_of, duration, say, show_logs
+from study.config.config import Parser
+from study.ledger.study_folder import SETTINGS, add_out, find_study, out_of, parts_of, read_settings
+
+if TYPE_CHECKING:
+    from study.analysis.results import Results
+    from study.report.elements import Figure, Section
+    from study.report.html import Chapter
+
+EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+
+_EPILOG = """\
+The page opens without a network, in light and dark, on a screen and on a phone. PNG copies of its figures are written
+to each study's folder (report/figures) and logged to its run in MLflow. A study may be running: the report tells what
+there is so far. Of a study of single scenarios (--per-scenario) each scenario's own is told.
+Exit codes: 0 the report is written, even if MLflow could not be told; 2 bad input, such as a study without any result;
+130 interrupted.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command. Returns the exit code."""
+    show_logs()
+    parser = Parser(
+        prog="python -m study.report",
+        description="Write what one or several studies say as a page: summary, heat maps, trade-offs, cost, failures.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
+    )
+    parser.add_argument("names", nargs="+", metavar="NAME", help="of a study")
+    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page [report.html]")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="the same as GitHub markdown, with PNG files")
+    add_out(parser)
+    try:
+        namespace = parser.parse_args(arguments)
+        output = namespace.output or Path("report.html")
+        _write_all(namespace.names, out_of(namespace), output, namespace.markdown)
+        return 0
+    except UserError as error:
+        complain_of(error)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        complain("stopped; give the same command again")
+        return EXIT_INTERRUPTED
+
+
+def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | None) -> None:
+    from study.analysis.results import read_results
+    from study.report.html import page
+    from study.report.matplotlib_figures import png
+
+    started = time.perf_counter()
+    for path in (output, markdown):
+        _check_place(path)
+    found = [read_results(out, name) for name in _single(out, names)]
+    chapters = _chapters(found)
+    title = found[0].name if len(found) == 1 else f"{len(found)} studies"
+    _write(output, page(f"Report: {title}", _subtitle(found), chapters))
+    pictures = [{figure.name: png(figure) for figure in _figures(chapter)} for chapter in chapters]
+    if markdown is not None:
+        every = {name: picture for of_chapter in pictures for name, picture in of_chapter.items()}
+        _write_markdown(markdown, f"Report: {title}", chapters, every)
+    size = output.stat().st_size / 2**20
+    say(f"{output}: {size:.1f} MiB, {duration(time.perf_counter() - started)}")
+    for results, of_chapter in zip(found, pictures[-len(found) :], strict=True):
+        _attach(results, of_chapter)
+
+
+def _figures(chapter: "Chapter") -> "Iterator[Figure]":
+    return (figure for section in chapter.sections for figure in section.figures())
+
+
+def _check_place(path: Path | None) -> None:
+    """Refuses a file that cannot be written before the work and not after it."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise UserError(f"a report is written to a file in a folder that exists, got {path}: name another, or make it")
+
+
+def _single(out: Path, names: Sequence[str]) -> Iterator[str]:
+    """Names of studies with a ledger, each once: a study of single scenarios stands for those of its scenarios."""
+    for name in dict.fromkeys(names):
+        folder = find_study(out, name)
+        try:
+            known = read_settings(folder)
+        except ValueError:  # whoever reads the study says so
+            known = {}
+        parts = [] if known.get("settings", {}).get("holdout") else parts_of(folder, known)
+        begun = [part.name for part in parts if (part / SETTINGS).is_file()]
+        yield from begun or [name]
+
+
+def _chapters(found: "Sequence[Results]") -> "list[Chapter]":
+    """A chapter a study, and before several one of all."""
+    from study.report.html import Chapter
+    from study.report.sections.contents import sections
+    from study.report.sections.summary import overview
+
+    if len(found) == 1:
+        return [Chapter(found[0].name, tuple(sections(found[0])))]
+    own = [
+        Chapter(results.name, tuple(_numbered(section, number) for section in sections(results)))
+        for number, results in enumerate(found, start=1)
+    ]
+    return [Chapter("All studies", (overview(found),)), *own]
+
+
+def _numbered(section: "Section", number: int) -> "Section":
+    """The section with names that are unique among those of several studies."""
+    from study.report.elements import Note
+
+    items = tuple(
+        item if isinstance(item, Note) else dataclasses.replace(item, name=f"s{number}-{item.name}")
+        for item in section.items
+    )
+    return dataclasses.replace(section, name=f"s{number}-{section.name}", items=items)
+
+
+def _subtitle(found: "Sequence[Results]") -> str:
+    from study.code_version import code_version
+
+    spaces = ", ".join(dict.fromkeys(f"{results.space} ({results.settings['preset']})" for results in found))
+    return f"{spaces}, {time.strftime('%Y-%m-%d %H:%M')}, framework {code_version()}"
+
+
+def _write(path: Path, text: str) -> None:
+    from defenses.storage.atomic_files import write_atomic
+
+    try:
+        write_atomic(path, text)
+    except OSError as error:
+        raise UserError(f"a report is written to a file that can be written, got {path}: {error.strerror}") from error
+
+
+def _write_markdown(path: Path, title: str, chapters: "Sequence[Chapter]", pictures: Mapping[str, bytes]) -> None:
+    """The document, and its pictures in a folder beside it that has its name."""
+    from study.report.markdown import markdown
+
+    folder = path.with_suffix("")
+    folder = folder if folder != path else path.with_name(f"{path.name}-figures")
+    sections = [
+        dataclasses.replace(section, title=f"{chapter.title}: {section.title}") if len(chapters) > 1 else section
+        for chapter in chapters
+        for section in chapter.sections
+    ]
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, picture in pictures.items():
+            (folder / f"{name}.png").write_bytes(picture)
+    except OSError as error:
+        raise UserError(f"pictures of a report are written to {folder}, which failed: {error.strerror}") from error
+    _write(path, markdown(title, sections, {name: f"{folder.name}/{name}.png" for name in pictures}))
+
+
+def _attach(results: "Results", pictures: Mapping[str, bytes]) -> None:
+    """PNG copies for the study's folder and for MLflow. Whatever fails here leaves the report as it is."""
+    from study.report.upload import log_pictures, write_pictures
+
+    if not pictures:
+        return
+    try:
+        folder = write_pictures(results.folder, pictures)
+    except (UserError, OSError) as error:
+        complain(f"warning: no PNG copies of {results.name}: {error}")
+        return
+    try:
+        log_pictures(results.folder)
+        say(f"{folder / 'figures'}: {len(pictures)} PNG copies, logged to the study's run in MLflow")
+    except UserError as error:  # nothing was queued
+        complain(f"warning: {len(pictures)} PNG copies are in {folder / 'figures'}, and MLflow was not told: {error}")
+    except Exception as error:  # whatever MLflow raises, the report is written
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        complain(
+            f"warning: {len(pictures)} PNG copies are in {folder / 'figures'}, but not yet in MLflow ({reason}); "
+            f"python -m study.sync {results.name} sends what waits"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,386 @@
+"""Figures as plotly draws them in a page. The only file that knows plotly.
+
+A figure is given as plotly's JSON and holds no colour that differs between light and dark: the page adds the template
+of the theme that its reader's device asks for. Names come from anywhere, and plotly reads a little HTML in every text,
+so all of them are escaped here.
+"""
+
+import functools
+import html
+import math
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from study.report.elements import Bars, Contour, Curves, Figure, Heat, Line, Place, Scatter
+from study.report.formatting import place, shown
+from study.report.theme import SERIES, Theme
+
+Json = dict[str, Any]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
+
+_ROW, _MOST_TEXT = 32, 400  # px a row of a heat map; cells with numbers in them
+_HEIGHT = 380
+_COLUMN_LABEL, _ROW_LABEL = 10, 16  # characters a line of a column's name and of a row's
+
+
+def library() -> str:
+    """The source of plotly.js, to be put into a page.
+
+    Two of its texts hold control characters, which HTML does not allow: they become escapes of the same meaning.
+    """
+    from plotly.offline import get_plotlyjs
+
+    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", get_plotlyjs())
+
+
+def template(theme: Theme) -> Json:
+    """The template of a theme."""
+    axis = {
+        "gridcolor": theme.grid,
+        "linecolor": theme.grid,
+        "zerolinecolor": theme.grid,
+        "tickcolor": theme.grid,
+        "automargin": True,
+        "title": {"standoff": 10},
+    }
+    return {
+        "data": {"bar": [{"error_x": {"color": theme.ink}}]},
+        "layout": {
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "colorway": list(SERIES),
+            "font": {"color": theme.ink, "size": 12, "family": "system-ui, -apple-system, 'Segoe UI', sans-serif"},
+            "xaxis": axis,
+            "yaxis": axis,
+            "coloraxis": {
+                "colorscale": _scale(theme.scale),
+                "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 1, "tickfont": {"color": theme.muted}},
+            },
+            "coloraxis2": {"colorscale": _scale(theme.sequential)},
+            "hoverlabel": {
+                "bgcolor": theme.ground,
+                "bordercolor": theme.grid,
+                "font": {"color": theme.ink},
+                "align": "left",
+            },
+            "annotationdefaults": {"font": {"color": theme.muted, "size": 11}, "showarrow": False},
+            "shapedefaults": {"fillcolor": theme.empty, "line": {"color": theme.muted, "width": 1}},
+            "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
+            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": theme.muted, "activecolor": theme.ink},
+        },
+    }
+
+
+def _scale(colours: Sequence[str]) -> list[list[float | str]]:
+    return [[position / (len(colours) - 1), colour] for position, colour in enumerate(colours)]
+
+
+@functools.singledispatch
+def as_plotly(figure: Figure) -> Json:
+    """``data`` and ``layout`` of a figure; the layout's height is in px, its width is the page's."""
+    raise TypeError(f"no figure: {figure!r}")
+
+
+def _figure(traces: list[Json], height: int = _HEIGHT, **layout: Any) -> Json:
+    return {"data": traces, "layout": {"height": height, "autosize": True, **layout}}
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=False)
+
+
+def _rounded(value: float | None) -> float | None:
+    """Five digits: more would be noise, and a larger page."""
+    return None if value is None else float(f"{value:.5g}")
+
+
+def _places(found: Sequence[Place]) -> list[Place]:
+    return [_text(at) if isinstance(at, str) else float(f"{at:.5g}") for at in found]
+
+
+@as_plotly.register
+def _heat(figure: Heat) -> Json:
+    """A failed attack's cell has no value for plotly, so that no colour can speak for or against a defense."""
+    rows, columns = range(len(figure.rows)), range(len(figure.columns))
+    cells = [[None if (r, c) in figure.marked else _rounded(figure.values[r][c]) for c in columns] for r in rows]
+    small = len(rows) * len(columns) <= _MOST_TEXT
+    trace: Json = {
+        "type": "heatmap",
+        "z": cells,
+        "x": [_text(name) for name in figure.columns],
+        "y": [_text(name) for name in figure.rows],
+        "coloraxis": "coloraxis",
+        "xgap": 2,
+        "ygap": 2,
+        "hoverongaps": False,
+        "hovertemplate": "%{y}<br>%{x}: <b>%{z:.3f}</b><extra></extra>",
+        **({"text": [["" if v is None else f"{v:.3f}" for v in row] for row in cells]} if small else {}),
+        **({"texttemplate": "%{text}"} if small else {}),
+    }
+    given = [(r, c, figure.values[r][c]) for r, c in sorted(figure.marked) if figure.values[r][c] is not None]
+    boxes = [
+        {"type": "rect", "layer": "below", "line": {"width": 0}}
+        | {"x0": c - 0.48, "x1": c + 0.48, "y0": r - 0.46, "y1": r + 0.46}
+        for r in rows
+        for c in columns
+        if cells[r][c] is None
+    ]
+    notes = [{"x": c, "y": r, "text": f"({shown(value)})", "hovertext": "attack failed"} for r, c, value in given]
+    scale = {"reversescale": figure.good == "low", "cmin": figure.low, "cmax": figure.high}
+    return _figure(
+        [trace],
+        height=110 + _ROW * len(rows),
+        coloraxis={name: value for name, value in scale.items() if value is not None},
+        shapes=boxes,
+        annotations=notes,
+        xaxis={
+            "side": "top",
+            "showgrid": False,
+            "type": "category",
+            "fixedrange": True,
+            "tickangle": 0,
+            **_ticks(figure.columns, _COLUMN_LABEL),
+        },
+        yaxis={
+            "autorange": "reversed",
+            "showgrid": False,
+            "type": "category",
+            "fixedrange": True,
+            **_ticks(figure.rows, _ROW_LABEL),
+        },
+    )
+
+
+def _ticks(labels: Sequence[str], width: int) -> Json:
+    """Names of categories in lines of a few characters."""
+    lines = [[_text(line) for line in textwrap.wrap(label, width)] for label in labels]
+    return {
+        "tickmode": "array",
+        "tickvals": list(range(len(labels))),
+        "ticktext": ["<br>".join(part) for part in lines],
+    }
+
+
+@as_plotly.register
+def _curves(figure: Curves) -> Json:
+    traces: list[Json] = []
+    for number, line in enumerate(figure.lines):
+        colour = SERIES[number % len(SERIES)]
+        if line.low is not None and line.high is not None:
+            traces.append(_band(line, colour))
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if len(line.x) <= 30 else "lines",
+                "name": _text(line.label),
+                "legendgroup": str(number),
+                "x": _places(line.x),
+                "y": [_rounded(value) for value in line.y],
+                "line": {"color": colour, "width": 2},
+                "marker": {"color": colour, "size": 5},
+                "hovertemplate": f"%{{x}}: <b>%{{y:.4g}}</b><extra>{_format(line.label)}</extra>",
+            }
+        )
+    names = any(isinstance(at, str) for line in figure.lines for at in line.x)
+    shapes = [
+        {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dot", "width": 1.5}}
+        for at in _places([at for at, _ in figure.at])
+    ]
+    notes = [
+        {
+            "x": _log(at, figure.x_log),
+            "y": 1,
+            "yref": "paper",
+            "yanchor": "top",
+            "xanchor": "left",
+            "text": _text(label),
+        }
+        for at, label in figure.at
+    ]
+    return _figure(
+        traces,
+        shapes=shapes,
+        annotations=notes,
+        showlegend=len(figure.lines) > 1,
+        hovermode="closest",
+        xaxis=_axis(figure.x_label, "category" if names else "log" if figure.x_log else "linear"),
+        yaxis=_axis(figure.y_label, "linear") | ({"range": list(figure.y_range)} if figure.y_range else {}),
+    )
+
+
+def _log(at: Place, logarithmic: bool) -> Place:
+    """Where an annotation lies: on a logarithmic axis plotly wants the exponent, for annotations alone."""
+    if isinstance(at, str):
+        return _text(at)
+    return math.log10(at) if logarithmic and at > 0 else at
+
+
+def _format(text: str) -> str:
+    """Text inside a hover template, where ``%{`` would be read as a place to fill in."""
+    return _text(text).replace("%{", "%&#123;")
+
+
+def _band(line: Line, colour: str) -> Json:
+    low, high = list(line.low or ()), list(line.high or ())
+    x = _places(line.x)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [*x, *reversed(x)],
+        "y": [_rounded(value) for value in (*low, *reversed(high))],
+        "fill": "toself",
+        "fillcolor": _see_through(colour),
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+
+
+def _see_through(colour: str) -> str:
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red},{green},{blue},0.18)"
+
+
+def _axis(label: str, kind: str) -> Json:
+    # Whole numbers at 1, 2 and 5: plotly's own are single digits between powers of ten.
+    ticks = {"dtick": "D2", "tickformat": "~g"} if kind == "log" else {}
+    return {"title": {"text": _text(label)}, "type": kind, **ticks}
+
+
+@as_plotly.register
+def _bars(figure: Bars) -> Json:
+    """Lying bars: names are long, and a phone is narrow."""
+    traces = []
+    for number, (name, values) in enumerate(zip(figure.groups, figure.values, strict=True)):
+        trace: Json = {
+            "type": "bar",
+            "orientation": "h",
+            "name": _text(name),
+            "x": [_rounded(value) for value in values],
+            "y": [_text(label) for label in figure.labels],
+            "marker": {"color": SERIES[number % len(SERIES)]},
+            "hovertemplate": f"%{{y}}: <b>%{{x:.3g}}</b><extra>{_format(name)}</extra>",
+        }
+        if figure.low is not None and figure.high is not None:
+            trace["error_x"] = _interval(values, figure.low[number], figure.high[number])
+        traces.append(trace)
+    bars = len(figure.labels) * len(figure.groups)
+    return _figure(
+        traces,
+        height=110 + max(16 * bars, 26 * len(figure.labels)),
+        barmode="group",
+        showlegend=len(figure.groups) > 1,
+        xaxis=_axis(figure.x_label, "linear"),
+        yaxis={"autorange": "reversed", "type": "category", "showgrid": False},
+    )
+
+
+def _interval(values: Sequence[float | None], low: Sequence[float | None], high: Sequence[float | None]) -> Json:
+    """Ends of intervals as distances from the bars' ends."""
+    above = [None if v is None or end is None else _rounded(end - v) for v, end in zip(values, high, strict=True)]
+    below = [None if v is None or end is None else _rounded(v - end) for v, end in zip(values, low, strict=True)]
+    return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}
+
+
+@as_plotly.register
+def _scatter(figure: Scatter) -> Json:
+    traces: list[Json] = []
+    groups = list(dict.fromkeys(point.group for point in figure.points))
+    crowd = max(groups, key=lambda name: sum(point.group == name for point in figure.points), default="")
+    if figure.front:
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "Pareto front",
+                "x": [_rounded(x) for x, _ in figure.front],
+                "y": [_rounded(y) for _, y in figure.front],
+                "line": {"color": SERIES[1], "width": 2, "shape": "linear"},
+                "hoverinfo": "skip",
+            }
+        )
+    for number, name in enumerate(groups):
+        points = [point for point in figure.points if point.group == name]
+        many = name == crowd and len(points) > 3
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": _text(name),
+                "x": [_rounded(point.x) for point in points],
+                "y": [_rounded(point.y) for point in points],
+                "text": [_text(point.label) for point in points],
+                "marker": {
+                    "color": SERIES[number % len(SERIES)],
+                    "size": 6 if many else 12,
+                    "opacity": 0.6 if many else 1,
+                    "symbol": "circle" if many else ("diamond", "star", "square", "cross")[number % 4],
+                },
+                "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
+            }
+        )
+    return _figure(
+        traces,
+        showlegend=True,
+        hovermode="closest",
+        xaxis=_axis(figure.x_label, "log" if figure.x_log else "linear"),
+        yaxis=_axis(figure.y_label, "linear"),
+    )
+
+
+@as_plotly.register
+def _contour(figure: Contour) -> Json:
+    trace = {
+        "type": "heatmap",
+        "z": [[_rounded(value) for value in row] for row in figure.values],
+        "x": _names(figure.x),
+        "y": _names(figure.y),
+        "coloraxis": "coloraxis2",
+        "hoverongaps": False,
+        "hovertemplate": f"{_format(figure.x_label)} %{{x}}<br>{_format(figure.y_label)} %{{y}}: "
+        "<b>%{z:.3f}</b><extra></extra>",
+    }
+    return _figure(
+        [trace, *_singled_out(figure)],
+        showlegend=bool(figure.at),
+        coloraxis2={"colorbar": {"title": {"text": _text(figure.value_label), "side": "right"}, "thickness": 10}},
+        xaxis=_axis(figure.x_label, "category") | {"showgrid": False},
+        yaxis=_axis(figure.y_label, "category") | {"showgrid": False},
+    )
+
+
+def _singled_out(figure: Contour) -> list[Json]:
+    """Single points; each lies on the cell that is nearest to it, since the axes name cells."""
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": _text(label),
+            "x": [_nearest(x, figure.x)],
+            "y": [_nearest(y, figure.y)],
+            "marker": {"color": SERIES[(number + 1) % len(SERIES)], "size": 12, "symbol": "diamond"},
+            "hovertemplate": f"{_format(label)}<extra></extra>",
+        }
+        for number, (x, y, label) in enumerate(figure.at)
+    ]
+
+
+def _names(places: Sequence[Place]) -> list[str]:
+    """Names of cells; with more digits where three do not tell them apart."""
+    names = [place(at) for at in places]
+    if len(set(names)) < len(names):
+        names = [f"{at:.6g}" if isinstance(at, float) else str(at) for at in places]
+    return [_text(name) for name in names]
+
+
+def _nearest(at: Place, places: Sequence[Place]) -> str:
+    """The name of the cell that a point lies on."""
+    numbers = [found for found in places if not isinstance(found, str)]
+    if isinstance(at, str) or not numbers:
+        return _text(str(at))
+    found = min(numbers, key=lambda number: abs(number - at))
+    return _names(places)[list(places).index(found)]

@@ -1,0 +1,277 @@
+"""An ablation's answer: the paper's table or figure with our numbers.
+
+Every number is a mean over the seeds of the scenarios; what stands behind ± is their standard deviation.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from search_spaces import SEARCH_SPACES
+from search_spaces.space import significant
+from study.analysis.fixed_fields import changes_of
+from study.analysis.results import Results
+from study.config.paper_deviations import changes_line
+from study.report.elements import Cell, Curves, Item, Line, Note, Section, Table, slug
+from study.report.spread import spread
+from study.scenarios.oracle_defenses import INSTRUMENTS
+from tracking import names
+
+if TYPE_CHECKING:
+    import pandas
+
+_UNDEFENDED = {names.CA: names.CA_UNDEFENDED, names.ASR: names.ASR_UNDEFENDED}
+_FLAG_METRICS = (names.TPR, names.FPR)
+_MODEL_METRICS = (names.CA, names.ASR)
+_QUARANTINED = {
+    "quarantine_training.tpr": "BQR: share of poison in quarantine",
+    "quarantine_training.fpr": "CQR: share of clean samples in quarantine",
+    "quarantine_training.released_classes": "classes released, poison included",
+}
+_NO_SHARES = ("loss", "classes")  # in a series' name: its values are not in [0, 1]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a table or figure shows.
+
+    Attributes:
+        metrics: columns of the table.
+        series: ``stage.name`` -> what it is, a figure each for every attack; a name that ends in ``/`` stands for all
+            that begin with it, a line each.
+        over: a searched field over which the metrics are drawn as well, a line an attack.
+        first: number of the first step of a series.
+        step: what a step of a series is.
+        undefended: the table shows plain training, too.
+    """
+
+    metrics: tuple[str, ...]
+    series: Mapping[str, str] = field(default_factory=dict)
+    over: str = ""
+    first: int = 1
+    step: str = "epoch"
+    undefended: bool = False
+
+
+VIEWS: Mapping[str, View] = {
+    "pipd.table1": View(_MODEL_METRICS, undefended=True),
+    "pipd.table2": View(_FLAG_METRICS),
+    "pipd.fault_ratio": View(_FLAG_METRICS, over="fault_ratio"),
+    "pipd.rounds": View((names.FPR, names.TPR, names.CA, names.ASR), over="rounds"),
+    "pipd.selective_vs_unlearning": View(
+        _MODEL_METRICS,
+        {"cleaning.ca": "CA", "cleaning.asr": "ASR"},
+        first=0,
+        step="epochs of cleaning done",
+        undefended=True,
+    ),
+    "pipd.poison_rate": View(_FLAG_METRICS),
+    "pipd.clustering": View(_FLAG_METRICS),
+    "pipd.channel_statistic": View((names.TPR, names.FPR, names.AUROC)),
+    "qt.table1": View((names.AUROC,)),
+    "qt.table2": View(_MODEL_METRICS, undefended=True),
+    "qt.backdoor_class": View(
+        (*_MODEL_METRICS, names.CLEAN_QUARANTINED),
+        {
+            "backdoor_class_training.loss/": "training loss",
+            "backdoor_class_training.accuracy/": "training accuracy",
+        },
+    ),
+    "qt.pre_quarantine": View(_FLAG_METRICS, _QUARANTINED),
+    "qt.fixed_epsilon": View(_FLAG_METRICS, _QUARANTINED),
+    "qt.poison_rate": View(_FLAG_METRICS, _QUARANTINED),
+}
+"""By space. Every ablation has one; a test holds it."""
+
+
+def sections(results: Results) -> list[Section]:
+    """The table or figure that a study makes anew; none for a space that is there to search.
+
+    What the paper prints stands in `study.report.sections.against_papers`.
+    """
+    view = VIEWS.get(results.space)
+    if view is None:
+        return []
+    cells = _cells(results)
+    items: list[Item] = [*_notes(results)]
+    working = cells[~cells["attack_failed"]]
+    if not working.empty:
+        items += [_table(results, view, cells), *_over(results, view, working)]
+        items += _figures(results, view, working)
+    title = f"{SEARCH_SPACES[results.space].paper}: {SEARCH_SPACES.describe(results.space)}"
+    return [Section(slug(results.space), title, _lead(results, view, working), tuple(items), results.command)]
+
+
+def _cells(results: Results) -> "pandas.DataFrame":
+    """The cells of complete trials, in order, with their ``setting`` and ``attack_name`` (its rate too, of several)."""
+    cells = results.cells[results.cells["trial"].isin(results.complete.index)].copy()
+    rates = cells.groupby("attack")["poison_rate"].nunique()
+    cells["attack_name"] = [
+        f"{_bare(attack)} at {rate:g}" if rates[attack] > 1 and not _by_rate(results) else _bare(attack)
+        for attack, rate in zip(cells["attack"], cells["poison_rate"], strict=True)
+    ]
+    order = _order(results)
+    cells["position"] = [order.index(trial) for trial in cells["trial"]]
+    cells = cells.sort_values(["position", "poison_rate", "seed"], kind="stable")
+    cells["setting"] = [
+        _setting(results, trial, rate) for trial, rate in zip(cells["trial"], cells["poison_rate"], strict=True)
+    ]
+    return cells
+
+
+def _order(results: Results) -> list[int]:
+    """Complete trials in the order of the space's options, not in the one in which they were run."""
+    options = {name: list(getattr(found, "options", ())) for name, found in results.ranges.items()}
+
+    def places(trial: int) -> list[int]:
+        row = results.trials.loc[trial]
+        return [options[name].index(row[name]) if row[name] in options[name] else -1 for name in options]
+
+    return sorted((int(trial) for trial in results.complete.index), key=places)
+
+
+def _setting(results: Results, trial: int, rate: float) -> str:
+    row: Any = results.trials.loc[trial]
+    values = [row[name] for name in results.ranges]
+    if len(values) == 1:
+        return str(getattr(values[0], "item", lambda: values[0])())
+    if values:
+        return ", ".join(f"{name}={significant(v)}" for name, v in zip(results.ranges, values, strict=True))
+    return str(rate) if _by_rate(results) else results.defense
+
+
+def _by_rate(results: Results) -> bool:
+    """Whether the poison rate is what the table varies."""
+    return results.space.endswith(".poison_rate")
+
+
+def _varied(results: Results) -> str:
+    if len(results.ranges) == 1:
+        return next(iter(results.ranges))
+    return "poison rate" if _by_rate(results) and not results.ranges else "setting"
+
+
+def _bare(attack: str) -> str:
+    return attack.partition(":")[0]
+
+
+def _table(results: Results, view: View, cells: "pandas.DataFrame") -> Table:
+    header = ["attack", _varied(results), *(metric.upper() for metric in view.metrics)]
+    rows: list[tuple[Cell, ...]] = []
+    for attack, of_attack in cells.groupby("attack_name", sort=False):
+        groups: list[tuple[str, pandas.DataFrame, Mapping[str, str]]] = [
+            (str(setting), found, {}) for setting, found in of_attack.groupby("setting", sort=False)
+        ]
+        if view.undefended:
+            first = of_attack[of_attack["position"] == of_attack["position"].iloc[0]]
+            groups.insert(0, ("no_defense", first, _UNDEFENDED))
+        for setting, found, columns in groups:
+            counted = found[~found["attack_failed"]]
+            values = [spread(counted[columns.get(metric, metric)]) for metric in view.metrics]
+            rows.append((str(attack), setting, *values))
+    seeds = len(results.seeds)
+    caption = f"{SEARCH_SPACES[results.space].paper}. {_over_seeds(seeds)}; shares in [0, 1]"
+    return Table(f"{slug(results.space)}-table", caption, tuple(header), tuple(rows), left=2)
+
+
+def _over_seeds(seeds: int) -> str:
+    return "One seed" if seeds == 1 else f"Mean and standard deviation over {seeds} seeds"
+
+
+def _over(results: Results, view: View, working: "pandas.DataFrame") -> Iterator[Curves]:
+    """Each metric over the searched field, a line an attack."""
+    if not view.over or list(results.ranges) != [view.over]:
+        return
+    for metric in view.metrics:
+        lines = []
+        for attack, of_attack in working.dropna(subset=[metric]).groupby("attack_name", sort=False):
+            groups = [(float(str(setting)), list(found)) for setting, found in of_attack.groupby("setting")[metric]]
+            places, values = zip(*sorted(groups), strict=True)
+            lines.append(_line(str(attack), places, values))
+        if lines:
+            caption = f"{metric.upper()} by {view.over}, {_over_seeds(len(results.seeds)).lower()}"
+            yield Curves(
+                f"{slug(results.space)}-{metric}", caption, view.over, metric.upper(), tuple(lines), y_range=(0.0, 1.0)
+            )
+
+
+def _line(label: str, places: Sequence[float], values: Sequence[Sequence[float]]) -> Line:
+    """Means of values at each place; a band of a standard deviation where every place has several values."""
+    means = tuple(sum(found) / len(found) for found in values)
+    if min(len(found) for found in values) < 2:
+        return Line(label, tuple(places), means)
+    import numpy
+
+    spreads = [float(numpy.std(found, ddof=1)) for found in values]
+    low = tuple(mean - spread for mean, spread in zip(means, spreads, strict=True))
+    high = tuple(mean + spread for mean, spread in zip(means, spreads, strict=True))
+    return Line(label, tuple(places), means, low, high)
+
+
+def _figures(results: Results, view: View, working: "pandas.DataFrame") -> Iterator[Curves]:
+    """The series of each attack, step by step."""
+    for attack, of_attack in working.groupby("attack_name", sort=False) if view.series else ():
+        found = _series_of(results, of_attack)
+        for wanted, what in view.series.items():
+            lines = [
+                _line(label, [float(view.first + step) for step in range(len(values))], values)
+                for label, values in _lines_of(found, wanted)
+            ]
+            if lines:
+                name = f"{slug(results.space)}-{slug(str(attack))}-{wanted.rpartition('.')[2].strip('/')}"
+                y_range = None if any(word in wanted for word in _NO_SHARES) else (0.0, 1.0)
+                caption = f"{attack}: {what}, {_over_seeds(len(results.seeds)).lower()}"
+                yield Curves(name, caption, view.step, what, tuple(lines), y_range=y_range)
+
+
+def _series_of(results: Results, cells: "pandas.DataFrame") -> dict[str, list[dict[str, list[float]]]]:
+    """Setting -> the series of its seeds."""
+    found: dict[str, list[dict[str, list[float]]]] = {}
+    for trial, scenario, setting in zip(cells["trial"], cells["scenario"], cells["setting"], strict=True):
+        found.setdefault(setting, []).append(results.series(int(trial), scenario))
+    return found
+
+
+def _lines_of(
+    found: Mapping[str, Sequence[Mapping[str, list[float]]]], wanted: str
+) -> Iterator[tuple[str, list[list[float]]]]:
+    """A label and, for each step, the values of the seeds. Series of unlike length are cut to the shortest."""
+    for setting, seeds in found.items():
+        series = list(dict.fromkeys(name for seed in seeds for name in seed))
+        for name in (name for name in series if name == wanted or (wanted.endswith("/") and name.startswith(wanted))):
+            values = [list(step) for step in zip(*(seed[name] for seed in seeds if name in seed), strict=False)]
+            if values:
+                yield (name.removeprefix(wanted) if wanted.endswith("/") else setting), values
+
+
+def _lead(results: Results, view: View, working: "pandas.DataFrame") -> str:
+    if working.empty:
+        return "No trial that is complete has an attack that works, so there is nothing to compare."
+    said = []
+    for setting, found in working.groupby("setting", sort=False):
+        means = [(metric, found[metric].mean()) for metric in view.metrics]
+        told = ", ".join(f"{metric.upper()} {mean:.3f}" for metric, mean in means if mean == mean)  # NaN: undefined
+        said.append(f"{setting}: {told}")
+    attacks = working["attack"].map(_bare).nunique()
+    return f"Mean over {attacks} attack{'s' if attacks > 1 else ''} by {_varied(results)}. {'; '.join(said)}."
+
+
+def _notes(results: Results) -> Iterator[Note]:
+    yield Note("All of these numbers are oracles: they are computed from ground truth that a defender does not have.")
+    if results.defense in INSTRUMENTS:
+        yield Note(f"{results.defense} is told which samples are poisoned: it is an instrument, and no defense.")
+    changes = changes_line(results.settings["preset"], changes_of(results))
+    if changes:
+        yield Note(f"Not at the paper's scale: {changes}.", "warning")
+    if len(results.seeds) == 1:
+        yield Note("One seed only: there is no spread, and a small difference may be chance.", "warning")
+    failed = results.scenarios[results.scenarios["attack_failed"]].index
+    if len(failed):
+        yield Note(
+            f"The attack failed (undefended ASR below {results.settings['asr_floor']:g}) on {', '.join(failed)}: these "
+            "scenarios count neither way and are left out.",
+            "warning",
+        )
+    rest = len(results.trials) - len(results.complete)
+    if rest:
+        yield Note(f"{rest} of {len(results.trials)} trials are not complete and are left out.", "warning")

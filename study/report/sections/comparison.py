@@ -1,0 +1,281 @@
+"""Two configurations side by side, as a section: who is better by which metric, or that the data do not tell."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search_spaces import SEARCH_SPACES
+from search_spaces.space import significant
+from study.analysis.choice import Choice
+from study.analysis.fixed_fields import fields_of
+from study.analysis.paired_tests import ALPHA, Difference, Pairs
+from study.cli.terminal import number
+from study.report.elements import Bars, Cell, Item, Note, Section, Table
+
+_COMPARED_SETTINGS = (
+    "preset",
+    "dataset",
+    "train_size",
+    "test_size",
+    "image_size",
+    "target_label",
+    "model",
+    "width",
+    "blocks",
+    "precision",
+    "until",
+    "asr_floor",
+)
+_SHOWN = 12  # scenarios left out that are named
+
+
+def section(a: Choice, b: Choice, pairs: Pairs, found: Sequence[Difference], command: str = "") -> Section:
+    """What the differences of two choices say.
+
+    Args:
+        pairs, found: of `study.analysis.paired_tests`.
+        command: that made them.
+    """
+    items: list[Item] = [_sides(a, b), *_configurations(a, b), *_warnings(a, b, pairs)]
+    items += [Note(text, "warning") for text in _about_seeds(found)]
+    overall = [one for one in found if one.stratum is None]
+    strata = [one for one in found if one.stratum is not None]
+    if overall:
+        items.append(_table("differences", f"A minus B over {_scenarios(pairs)}", overall))
+    items += [Note(text, "warning") for text in _about_balance(pairs, overall)]
+    items += [Note(text) for text in (*_about_tests(found), *_about_intervals(found))]
+    if strata:
+        items.append(_table("differences-by-stratum", "A minus B on each attack and rate", strata))
+    items += [_bars(found), _method(pairs, found)]
+    return Section("comparison", f"{_name(a)} against {_name(b)}", _lead(a, b, found), tuple(items), command)
+
+
+def settings_that_differ(a: Choice, b: Choice) -> dict[str, tuple[str, str]]:
+    """Settings of data, scale and network in which two studies differ, by option."""
+    sides = [_settings(choice) for choice in (a, b)]
+    return {
+        option: (str(sides[0].get(option)), str(sides[1].get(option)))
+        for option in _COMPARED_SETTINGS
+        if sides[0].get(option) != sides[1].get(option)
+    }
+
+
+def _settings(choice: Choice) -> Mapping[str, Any]:
+    settings = choice.results.settings
+    return {**settings, "model": settings.get("model") or SEARCH_SPACES[choice.results.space].model}
+
+
+def _name(choice: Choice) -> str:
+    return f"{choice.results.name} ({choice.how})"
+
+
+def _scenarios(pairs: Pairs) -> str:
+    return _count(len(pairs.frame), "scenario")
+
+
+def _count(number_of: int, word: str) -> str:
+    return f"{number_of} {word}{'' if number_of == 1 else 's'}"
+
+
+def _names(found: Sequence[Difference]) -> str:
+    return ", ".join(one.metric.upper() for one in found)
+
+
+def _lead(a: Choice, b: Choice, found: Sequence[Difference]) -> str:
+    overall = [one for one in found if one.stratum is None] or list(found)
+    sentences = []
+    for side, choice in (("A", a), ("B", b)):
+        better = [one for one in overall if one.verdict == side]
+        if better:
+            by = ", ".join(f"{one.metric.upper()} ({number(one.a)} against {number(one.b)})" for one in better)
+            sentences.append(f"{side} ({choice.results.defense}, {choice.how}) is better by {by}.")
+    open_ = [one for one in overall if one.verdict in ("not separated", "not tested")]
+    if open_:
+        sentences.append(f"The data do not separate them by {_names(open_)}.")
+    equal = [one for one in overall if one.verdict == "equal"]
+    if equal:
+        sentences.append(f"They are equal on every scenario by {_names(equal)}.")
+    seeds = max(one.seeds for one in overall)
+    if seeds == 1:
+        sentences.append("One seed only: nothing tells how far another would move these numbers.")
+    return " ".join(sentences)
+
+
+def _sides(a: Choice, b: Choice) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            side,
+            choice.results.name,
+            choice.results.defense,
+            choice.how,
+            f"{choice.results.settings['preset']}, {choice.results.settings['dataset']}",
+        )
+        for side, choice in (("A", a), ("B", b))
+    ]
+    return Table("sides", "What is compared", ("", "study", "defense", "configuration", "scale"), tuple(rows), left=5)
+
+
+def _configurations(a: Choice, b: Choice) -> list[Table]:
+    """What two configurations of one defense set differently; two defenses share no hyperparameter."""
+    if a.results.defense != b.results.defense:
+        return []
+    sides = [_fields(choice) for choice in (a, b)]
+    rows: list[tuple[Cell, ...]] = [
+        (field, *(significant(side[field]) if field in side else None for side in sides))
+        for field in dict.fromkeys((*sides[0], *sides[1]))
+        if sides[0].get(field) != sides[1].get(field)
+    ]
+    if not rows:
+        return []
+    return [Table("configurations", "Hyperparameters that differ", ("hyperparameter", "A", "B"), tuple(rows))]
+
+
+def _fields(choice: Choice) -> dict[str, Any]:
+    """All fields of the defense as the trial had them."""
+    row = choice.results.trials.loc[choice.trial]
+    return {**fields_of(choice.results), **{field: row[field] for field in choice.results.ranges}}
+
+
+def _warnings(a: Choice, b: Choice, pairs: Pairs) -> list[Note]:
+    found = []
+    for side, choice in (("A", a), ("B", b)):
+        if choice.oracle:
+            found.append(
+                f"{side} was picked with ground truth on these very scenarios (an oracle), which flatters it: "
+                "no defender could have picked it, and on scenarios it never saw it may do worse."
+            )
+    for side, choice in (("A", a), ("B", b)):
+        damaged = choice.results.damaged
+        if damaged:
+            found.append(
+                f"{_count(len(damaged), 'file')} of {side} cannot be read and is left out, first {damaged[0]}."
+            )
+    different = settings_that_differ(a, b)
+    if different:
+        told = "; ".join(f"{option} {left} against {right}" for option, (left, right) in different.items())
+        found.append(
+            f"The studies differ in more than what is compared (A against B): {told}. The difference holds that too."
+        )
+    if pairs.left_out:
+        named = [f"{name} ({why})" for name, why in list(pairs.left_out.items())[:_SHOWN]]
+        more = f" and {len(pairs.left_out) - _SHOWN} more" if len(pairs.left_out) > _SHOWN else ""
+        found.append(f"Left out: {', '.join(named)}{more}.")
+    return [Note(text, "warning") for text in found]
+
+
+def _about_seeds(found: Sequence[Difference]) -> list[str]:
+    overall = [one for one in found if one.stratum is None]
+    if not overall:
+        return ["No seed was judged on every attack and rate, so nothing is told over all of them."]
+    seeds = max(one.seeds for one in overall)
+    if seeds > 1:
+        return []
+    more = min(one.more_seeds for one in overall)
+    return [
+        "One seed only, so there is no interval and nothing is tested: its scenarios share their initial weights, and "
+        f"nothing tells luck from a difference. At least {_count(more, 'more seed')} would be needed in both studies."
+    ]
+
+
+def _about_balance(pairs: Pairs, overall: Sequence[Difference]) -> list[str]:
+    fewest = min((one.pairs for one in overall), default=len(pairs.frame))
+    if fewest == len(pairs.frame):
+        return []
+    return [
+        f"Over all: {fewest} of {_scenarios(pairs)}, since only a seed that every attack and rate has tells of all of "
+        "them, and not every metric is defined everywhere; the next table has the rest."
+    ]
+
+
+def _about_tests(found: Sequence[Difference]) -> list[str]:
+    """For each metric that is not separated overall: what would have to be there."""
+    lines = []
+    for one in found:
+        if one.stratum is not None or one.seeds < 2 or one.verdict not in ("not separated", "not tested"):
+            continue
+        have = f"{one.metric.upper()}: {one.differing} of {_count(one.pairs, 'pair')} differ"
+        if one.more_seeds:
+            lines.append(
+                f"{have}, with which p cannot fall below {one.smallest_p:.3g} before correction; at least "
+                f"{_count(one.more_seeds, 'more seed')} would be needed for the test to be able to separate them."
+            )
+        else:
+            lines.append(
+                f"{have}, enough for the test to have separated them: their signs do not agree well enough. "
+                "The data do not separate them."
+            )
+    return lines
+
+
+def _about_intervals(found: Sequence[Difference]) -> list[str]:
+    """Where the test, which asks about these scenarios, and the interval, which asks about other seeds, part ways."""
+    return [
+        f"{one.metric.upper()}: {one.verdict} is better on these scenarios, but the interval over {one.seeds} seeds "
+        "still holds 0: what other seeds would give is open."
+        for one in found
+        if one.stratum is None and one.verdict in ("A", "B") and one.low is not None and one.high is not None
+        if one.low <= 0 <= one.high
+    ]
+
+
+def _table(name: str, caption: str, found: Sequence[Difference]) -> Table:
+    by_stratum = any(one.stratum is not None for one in found)
+    header = ("metric", "pairs", "seeds", "A", "B", "A - B", "95 % interval", "p", "corrected p", "verdict")
+    rows: list[tuple[Cell, ...]] = []
+    for one in found:
+        interval = "-" if one.low is None or one.high is None else f"[{one.low:+.3f}, {one.high:+.3f}]"
+        cells: tuple[Cell, ...] = (
+            one.metric.upper(),
+            one.pairs,
+            one.seeds,
+            number(one.a),
+            number(one.b),
+            f"{one.mean:+.3f}",
+            interval,
+            _p(one.p),
+            _p(one.corrected),
+            _word(one),
+        )
+        rows.append((one.stratum, *cells) if by_stratum else cells)
+    if by_stratum:
+        return Table(name, caption, ("attack and rate", *header), tuple(rows), left=2)
+    return Table(name, caption, header, tuple(rows))
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _word(one: Difference) -> str:
+    return f"{one.verdict} better" if one.verdict in ("A", "B") else one.verdict
+
+
+def _bars(found: Sequence[Difference]) -> Bars:
+    labels = tuple(dict.fromkeys(one.stratum or "all" for one in found))
+    metrics = tuple(dict.fromkeys(one.metric for one in found))
+    by = {(one.metric, one.stratum or "all"): one for one in found}
+
+    def values(part: str) -> tuple[tuple[float | None, ...], ...]:
+        return tuple(tuple(getattr(by.get((metric, label)), part, None) for label in labels) for metric in metrics)
+
+    return Bars(
+        name="paired-differences",
+        caption="A minus B with 95 % intervals over seeds (none with one seed)",
+        labels=labels,
+        groups=tuple(metric.upper() for metric in metrics),
+        values=values("mean"),
+        low=values("low"),
+        high=values("high"),
+        x_label="A minus B",
+    )
+
+
+def _method(pairs: Pairs, found: Sequence[Difference]) -> Note:
+    tests = sum(one.p is not None for one in found)
+    return Note(
+        f"A pair is a scenario that both were judged on: {_scenarios(pairs)}. Means: over the seeds of an attack and "
+        "rate, then over these. Interval: Student's t over seeds. Test: exact sign-flip permutation test of the paired "
+        "differences, which takes pairs of one seed as independent although they share their initial weights; with n "
+        f"pairs that differ p cannot fall below 2^(1-n), and what cannot reach {ALPHA:g} is not tested. Correction: "
+        f"Holm, over {_count(tests, 'test')}. Every number here uses ground truth.",
+        "footnote",
+    )

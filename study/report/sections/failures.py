@@ -1,0 +1,93 @@
+"""What did not work: trials that failed and why, attacks that do not work, files that cannot be read."""
+
+from study.analysis.results import Results
+from study.cli.terminal import last_line
+from study.ledger.snapshot import LOST
+from study.report.elements import Cell, Item, Note, Section, Table
+from tracking import names
+
+_SHOWN = 20  # damaged files that are named
+
+
+def sections(results: Results) -> list[Section]:
+    """One section; its lead says how many of each there are."""
+    failed = results.trials[(results.trials["state"] == "fail") & (results.trials["reason"] != LOST)]
+    marked = results.scenarios[results.scenarios["attack_failed"]]
+    lost = int((results.trials["reason"] == LOST).sum())
+    stopped = int((results.trials["state"] == "pruned").sum())
+    items: list[Item] = []
+    if len(failed):
+        items.append(_reasons(results))
+    if len(marked):
+        items.append(_marked(results))
+    if stopped:
+        rule = results.settings.get("pruner", "none")
+        items.append(
+            Note(
+                f"{stopped} trials were stopped early ({rule}): they count as tried, and nothing is compared with them."
+            )
+        )
+    if lost:
+        items.append(Note(f"{lost} trials were interrupted with the study and tried again under another number."))
+    if results.damaged:
+        items.append(_damaged(results))
+    counts = (
+        (len(failed), "failed trial"),
+        (len(marked), "scenario with a failed attack"),
+        (stopped, "trial stopped early"),
+        (len(results.damaged), "damaged file"),
+    )
+    told = [f"{count} {what if count == 1 else _plural(what)}" for count, what in counts if count]
+    lead = f"{', '.join(told)}." if told else "Nothing failed: every trial finished, every attack works undefended."
+    return [Section("failures", "Failures and marked scenarios", lead, tuple(items))]
+
+
+def _plural(what: str) -> str:
+    head, _, rest = what.partition(" ")
+    if rest.startswith(("with", "stopped")):
+        return f"{head}s {rest}"
+    return f"{what}s"
+
+
+def _reasons(results: Results) -> Table:
+    """A row a reason, the commonest first."""
+    failed = results.trials[(results.trials["state"] == "fail") & (results.trials["reason"] != LOST)]
+    reasons = failed["reason"].map(last_line)
+    rows: list[tuple[Cell, ...]] = []
+    for reason, count in reasons.value_counts(sort=True).items():
+        numbers = [f"#{number}" for number in reasons.index[reasons == reason]]
+        more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
+        rows.append((str(reason), ", ".join(numbers[:8]) + more, int(count)))
+    return Table(
+        name="failed-trials",
+        caption="Failed trials by the last line of their reason. python -m study.status --json has every traceback.",
+        header=("reason", "trials", "count"),
+        rows=tuple(rows),
+        left=2,
+    )
+
+
+def _marked(results: Results) -> Table:
+    floor = results.settings.get("asr_floor")
+    marked = results.scenarios[results.scenarios["attack_failed"]]
+    rows = tuple(
+        (str(name), float(row[names.CA_UNDEFENDED]), float(row[names.ASR_UNDEFENDED]))
+        for name, row in marked.iterrows()
+    )
+    return Table(
+        name="failed-attacks",
+        caption=f"Scenarios whose undefended ASR lies below the floor of {floor}: they count neither for nor against "
+        "a defense, in no mean and no front.",
+        header=("scenario", "CA undefended", "ASR undefended"),
+        rows=rows,
+    )
+
+
+def _damaged(results: Results) -> Note:
+    paths = [path.removeprefix(f"{results.folder}/") for path in results.damaged]
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return Note(
+        f"Cannot be read, and left out: {', '.join(paths[:_SHOWN])}{more}. The study's command, given again, makes "
+        "them anew.",
+        "warning",
+    )

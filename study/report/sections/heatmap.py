@@ -1,0 +1,111 @@
+"""What each configuration gives on every attack and rate, as heat maps."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from study.analysis.picks import SHOWN, Pick, picks, strata
+from study.analysis.results import Results
+from study.report.elements import Heat, Item, Note, Section
+from tracking import names
+
+if TYPE_CHECKING:
+    import pandas
+
+    Names = pandas.Index[str]
+
+_WHAT = {
+    names.TPR: "share of the poisoned training samples that are flagged",
+    names.FPR: "share of the benign training samples that are flagged",
+    names.AUROC: "area under the ROC curve of the scores",
+    names.CA: "accuracy on clean test images",
+    names.ASR: "share of triggered test images that get the attacker's label",
+}
+_WIDTH = 0.1  # of the narrowest scale: smaller differences are not to shout
+_ENDS: dict[str, tuple[float, float]] = {
+    names.TPR: (0.0, 1.0),
+    names.FPR: (0.0, 0.2),
+    names.AUROC: (0.5, 1.0),
+    names.ASR: (0.0, 1.0),
+}
+
+
+def sections(results: Results) -> list[Section]:
+    """A heat map a metric: attack and rate down, configurations across, the mean over seeds in each cell."""
+    compared = picks(results)
+    rows = list(strata(results))
+    labels = tuple(_label(results, label, scenarios) for label, _, scenarios in rows)
+    parts = [scenarios for _, _, scenarios in rows]
+    items: list[Item] = [_heat(metric, labels, parts, compared) for metric in SHOWN if _defined(metric, compared)]
+    failed = int(results.scenarios["attack_failed"].sum())
+    if failed:
+        items.append(
+            Note(
+                "† k/n: in k of n seeds the attack does not work even undefended. Those are left out of the mean; "
+                "where all failed, the number stands in brackets without a colour, and counts neither for nor against "
+                "a defense."
+            )
+        )
+    return [
+        Section(
+            name="heat",
+            title="Every attack and rate",
+            lead=_lead(results, compared, rows),
+            items=tuple(items),
+        )
+    ]
+
+
+def _label(results: Results, label: str, scenarios: "Names") -> str:
+    failed = results.scenarios.loc[scenarios, "attack_failed"]
+    return f"{label} †{int(failed.sum())}/{len(failed)}" if failed.any() else label
+
+
+def _defined(metric: str, compared: Sequence[Pick]) -> bool:
+    return any(pick.cells[metric].notna().any() for pick in compared)
+
+
+def _heat(metric: str, labels: tuple[str, ...], rows: "Sequence[Names]", compared: Sequence[Pick]) -> Heat:
+    shown = [pick for pick in compared if pick.cells[metric].notna().any()]
+    values: list[tuple[float | None, ...]] = []
+    marked: set[tuple[int, int]] = set()
+    for at, scenarios in enumerate(rows):
+        found = [_cell(pick, metric, scenarios) for pick in shown]
+        values.append(tuple(value for value, _ in found))
+        marked |= {(at, column) for column, (_, failed) in enumerate(found) if failed}
+    counted = [v for at, row in enumerate(values) for c, v in enumerate(row) if v is not None and (at, c) not in marked]
+    high = max(counted, default=1.0)
+    low, high = _ENDS.get(metric, (min(*counted, high - _WIDTH) if counted else 0.0, high))
+    good: Literal["low", "high"] = "low" if metric in (names.FPR, names.ASR) else "high"
+    return Heat(
+        name=f"heat-{metric}",
+        caption=f"{metric.upper()}: {_WHAT[metric]}; {'lower' if good == 'low' else 'higher'} is better. "
+        f"Colours from {low:.3g} to {high:.3g}.",
+        columns=tuple(pick.label for pick in shown),
+        rows=labels,
+        values=tuple(values),
+        low=low,
+        high=high,
+        good=good,
+        marked=frozenset(marked),
+    )
+
+
+def _cell(pick: Pick, metric: str, scenarios: "Names") -> tuple[float | None, bool]:
+    """The mean over the seeds whose attack works; where none does, over all, and True."""
+    found = pick.cells.loc[pick.cells.index.isin(scenarios)]
+    working = found[~found["attack_failed"]]
+    failed = working.empty and not found.empty
+    value = (found if failed else working)[metric].mean()
+    return (None if value != value else float(value)), failed
+
+
+def _lead(results: Results, compared: Sequence[Pick], rows: Sequence[object]) -> str:
+    seeds = len(results.seeds)
+    over = f"the mean over {seeds} seeds" if seeds > 1 else "one seed, so nothing is known of the spread"
+    own = (
+        " Each scenario's own best shows what one configuration for all attacks gives away."
+        if len(compared) > 3
+        else ""
+    )
+    count = f"{len(rows)} combinations" if len(rows) != 1 else "One combination"
+    return f"{count} of attack and rate; a cell is {over}.{own} Best is an oracle: picked with ground truth."

@@ -1,0 +1,246 @@
+"""What a tuned setting is worth on an attack (a rate, a seed) that its search never saw.
+
+A setting tuned with an attack's ground truth proves nothing about the defense: a defender commits first. So each group
+of scenarios is held out once; the setting that is best on the others is judged on it, with seeds that no search saw,
+beside the paper's default and the setting that was tuned on the group itself (the oracle).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from study.analysis.results import Results
+from study.analysis.selection import best_single
+from study.config.objectives import direction
+from study.report.elements import Cell, Note, Section, Table
+from study.report.spread import spread
+from tracking import names
+
+if TYPE_CHECKING:
+    import pandas
+
+By = Literal["attack", "rate", "seed"]
+
+_METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
+_NEW_SEEDS = "new seeds"
+_TUNED = "tuned without it"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One group held out.
+
+    Attributes:
+        held_out: the attack, the rate, or that all scenarios get new seeds.
+        tuned: the trial that is best on all other groups (with new seeds: on all), by the study's objective.
+        oracle: the trial that is best on the group's own scenarios of the search.
+
+    Both are None where no scenario that they are chosen on has an attack that works.
+    """
+
+    held_out: str
+    tuned: int | None
+    oracle: int | None
+
+
+def group_of(scenarios: "pandas.DataFrame", by: By) -> "pandas.Series":
+    """The group of each scenario, by its name.
+
+    Args:
+        scenarios: as `Results.scenarios`.
+    """
+    if by == "attack":
+        return scenarios["attack"].astype(str)
+    if by == "rate":
+        return scenarios["poison_rate"].map("{:g}".format)
+    return scenarios["attack"].map(lambda _: _NEW_SEEDS)
+
+
+def folds(search: Results, by: By) -> list[Fold]:
+    """Every group held out once, in the order of the study."""
+    groups = group_of(search.scenarios, by)
+    found = []
+    for group in groups.unique():
+        own = groups.index[groups == group]
+        others = own if by == "seed" else groups.index[groups != group]
+        found.append(Fold(str(group), best_single(search, others), best_single(search, own)))
+    return found
+
+
+def to_judge(search: Results, by: By) -> list[int]:
+    """The trials whose points are judged: the paper's default, then whatever a fold chose, each once."""
+    chosen = [trial for fold in folds(search, by) for trial in (fold.tuned, fold.oracle)]
+    return [trial for trial in dict.fromkeys([search.default, *chosen]) if trial is not None]
+
+
+def section(search: Results, judged: Results, by: By) -> Section:
+    """The answer: a table by group, and what it comes to."""
+    found = folds(search, by)
+    table = _Judgement(search, judged, by)
+    rows: list[tuple[Cell, ...]] = []
+    strong = []
+    for fold in found:
+        strong.append(len(rows))
+        rows += table.rows(fold)
+    means = table.means(found)
+    strong.append(len(rows))
+    rows += [(f"mean of {len(table.counted(found))}" if not place else "", *row) for place, row in enumerate(means)]
+    objective = search.goal.objectives[0]
+    return Section(
+        "holdout",
+        {"attack": "An attack it never saw", "rate": "A poison rate it never saw", "seed": "Seeds it never saw"}[by],
+        table.lead(found),
+        (
+            Table(
+                "holdout",
+                f"Settings judged on seeds {_listed(judged.seeds)}, searched on seeds {_listed(search.seeds)}, mean "
+                f"over scenarios whose attack works{_spread_note(judged)}. Seen: {objective} of the same setting on "
+                "the groups it was tuned on, with the new seeds. Gap: seen minus unseen, turned so that more is worse.",
+                ("held out", "setting", *(name.upper() for name in table.metrics), objective, "seen", "gap"),
+                tuple(rows),
+                left=2,
+                strong=tuple(strong),
+            ),
+            *_notes(search, judged, by, found, table),
+        ),
+        search.command,
+    )
+
+
+class _Judgement:
+    """Looks up what settings reached on groups."""
+
+    def __init__(self, search: Results, judged: Results, by: By) -> None:
+        self.objective = search.goal.objectives[0]
+        self.sign = 1.0 if direction(self.objective) == "maximize" else -1.0
+        self.scenarios = judged.scenarios.assign(group=group_of(judged.scenarios, by))
+        self._cells = judged.compared.assign(group=judged.compared["scenario"].map(self.scenarios["group"]))
+        self._number = _numbers(search, judged)
+        self._default = search.default
+        self._by = by
+        # With `--until isolate` no setting has a model, and CA and ASR are those of the undefended one alone.
+        self.metrics = [name for name in _METRICS if self._cells[name].notna().any()]
+
+    def counted(self, found: Sequence[Fold]) -> list[Fold]:
+        """The folds that say something: the attack works there, and there was something to tune on."""
+        working = set(self._cells["group"])
+        return [fold for fold in found if fold.held_out in working and fold.tuned is not None]
+
+    def settings(self, fold: Fold) -> dict[str, int | None]:
+        """Label -> trial of the search."""
+        tuned = "tuned on other seeds" if self._by == "seed" else _TUNED
+        found = {tuned: fold.tuned, "paper default": self._default}
+        return found if self._by == "seed" else {**found, "tuned on it (oracle)": fold.oracle}
+
+    def cells(self, trial: int | None, fold: Fold, seen: bool = False) -> "pandas.DataFrame":
+        """Of a setting on the group that is held out, or on the others."""
+        of_trial = self._cells[self._cells["trial"] == self._number.get(trial, -1)]
+        return of_trial[(of_trial["group"] != fold.held_out) == seen]
+
+    def value(self, trial: int | None, fold: Fold, seen: bool = False) -> float | None:
+        """The objective on the held-out group; seen: the mean over the others."""
+        cells = self.cells(trial, fold, seen)
+        by_group = cells.groupby("group")[self.objective].mean()
+        return None if by_group.dropna().empty else float(by_group.mean())
+
+    def rows(self, fold: Fold) -> list[tuple[Cell, ...]]:
+        """Undefended, then every setting."""
+        own = self.scenarios[self.scenarios["group"] == fold.held_out]
+        failed = own["attack_failed"].all()
+        undefended = {names.CA: own[names.CA_UNDEFENDED], names.ASR: own[names.ASR_UNDEFENDED]}
+        cells = [spread(undefended[name]) if name in undefended else None for name in self.metrics]
+        label = f"{fold.held_out}{' ATTACK FAILED' if failed else ''}"
+        asr = _mean(own[names.ASR_UNDEFENDED].dropna())
+        plain = "undefended" if names.ASR in self.metrics else f"undefended (ASR {_shown(asr)})"
+        found: list[tuple[Cell, ...]] = [(label, plain, *cells, None, None, None)]
+        for name, trial in self.settings(fold).items():
+            if failed or trial is None:
+                continue
+            cells = [spread(self.cells(trial, fold)[metric]) for metric in self.metrics]
+            found.append(("", f"{name} (#{trial})", *cells, self.value(trial, fold), *self._gap(name, trial, fold)))
+        return found
+
+    def _gap(self, name: str, trial: int | None, fold: Fold) -> tuple[float | None, float | None]:
+        """The objective on the groups that a setting was tuned on, and how much worse it is on the one held out."""
+        seen = self.value(trial, fold, seen=True) if name.startswith(_TUNED) else None
+        value = self.value(trial, fold)
+        return seen, None if seen is None or value is None else self.sign * (seen - value)
+
+    def means(self, found: Sequence[Fold]) -> list[tuple[Cell, ...]]:
+        """Every setting over the folds that count: the mean of their groups' means."""
+        rows: list[tuple[Cell, ...]] = []
+        counted = self.counted(found)
+        for place, name in enumerate(self.settings(counted[0]) if counted else ()):
+            chosen = [(fold, list(self.settings(fold).values())[place]) for fold in counted]
+            metrics = [
+                _mean([_mean(self.cells(trial, fold)[m].dropna()) for fold, trial in chosen]) for m in self.metrics
+            ]
+            values = [self.value(trial, fold) for fold, trial in chosen]
+            gaps = [self._gap(name, trial, fold) for fold, trial in chosen]
+            seen, gap = (_mean([pair[side] for pair in gaps]) for side in (0, 1))
+            rows.append((name, *metrics, _mean(values), seen, gap))
+        return rows
+
+    def lead(self, found: Sequence[Fold]) -> str:
+        """The answer in words."""
+        counted = self.counted(found)
+        if not counted:
+            return "No attack works on the seeds of the judgement, so nothing can be said."
+        tuned = [self.value(fold.tuned, fold) for fold in counted]
+        default = [self.value(self._default, fold) for fold in counted]
+        pairs = [(t, d) for t, d in zip(tuned, default, strict=True) if t is not None and d is not None]
+        better = sum(self.sign * (t - d) > 0 for t, d in pairs)
+        equal = sum(t == d for t, d in pairs)
+        what = {"attack": "an attack", "rate": "a poison rate", "seed": "seeds"}[self._by]
+        text = (
+            f"On {what} that the search never saw, the tuned setting reaches {self.objective} {_shown(_mean(tuned))} "
+            f"and the paper's default {_shown(_mean(default))} (mean over {len(counted)}); tuned is better on "
+            f"{better}, equal on {equal} and worse on {len(pairs) - better - equal}"
+        )
+        if self._by == "seed":
+            return text + "."
+        oracle = _mean([self.value(fold.oracle, fold) for fold in counted])
+        gap = _mean([self._gap(_TUNED, fold.tuned, fold)[1] for fold in counted])
+        return f"{text}. Tuned on the very {self._by}, it would be {_shown(oracle)}. Seen minus unseen: {_shown(gap)}."
+
+
+def _numbers(search: Results, judged: Results) -> Mapping[int | None, int]:
+    """Trial of the search -> trial of the judgement with the same point."""
+    fields = list(search.ranges)
+    known = {tuple(row[name] for name in fields): int(str(number)) for number, row in judged.trials.iterrows()}
+    points = {int(str(number)): tuple(row[name] for name in fields) for number, row in search.trials.iterrows()}
+    return {number: known[point] for number, point in points.items() if point in known}
+
+
+def _notes(search: Results, judged: Results, by: By, found: Sequence[Fold], table: _Judgement) -> list[Note]:
+    notes = [
+        Note(
+            f"{len(search.complete)} configurations, drawn by {search.settings['sampler']} before any was judged; a "
+            "choice among them takes ground truth of the groups it was tuned on, and none of what it is judged on."
+        )
+    ]
+    if len(judged.seeds) < 2:
+        notes.append(Note("One seed was judged, so there is no spread; --judge-seeds takes several.", "warning"))
+    left_out = [fold.held_out for fold in found if fold not in table.counted(found)]
+    if left_out:
+        notes.append(
+            Note(f"Left out of the means, since the attack fails undefended: {', '.join(left_out)}.", "warning")
+        )
+    return notes
+
+
+def _spread_note(judged: Results) -> str:
+    return ", ± one standard deviation over them" if len(judged.seeds) > 1 else ""
+
+
+def _mean(values: "Sequence[float | None] | pandas.Series") -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))

@@ -1,0 +1,159 @@
+"""What a defender could have chosen: how far signals that need no ground truth lead to good configurations."""
+
+from typing import TYPE_CHECKING
+
+from defenses.signals import SIGNALS
+from study.analysis.results import Results
+from study.analysis.selection import (
+    VISIBLE,
+    Judged,
+    best_single,
+    judge_signals,
+    oracle_picks,
+    oracle_scores,
+    regrets,
+    visible_picks,
+)
+from study.config.objectives import direction
+from study.report.elements import Cell, Item, Note, Section, Table
+from tracking import names
+
+if TYPE_CHECKING:
+    import pandas
+
+_FEWEST = 5  # trials: a rank correlation of fewer says nothing
+_METRICS = (names.TPR, names.FPR, names.CA, names.ASR)
+
+
+def section(results: Results) -> Section | None:
+    """The section; None for a study whose trials do not differ, or that tells no signal."""
+    judged = judge_signals(results)
+    if not judged or len(results.complete) < 2:
+        return None
+    items: list[Item] = [_signals(judged), _rules(results, judged), *_limits(results)]
+    command = f"python -m study.analyze {results.name}"
+    return Section("visible", "What a defender could have chosen", _lead(results, judged[0]), tuple(items), command)
+
+
+def _lead(results: Results, best: Judged) -> str:
+    trials = len(results.complete)
+    if trials < _FEWEST:
+        return f"{trials} trials are too few to say what choosing by a signal is worth; {_FEWEST} would be a start."
+    return (
+        f"No ground truth is needed for {_short(best.signal)}; choosing by it costs "
+        f"{best.regret.mean():.3f} of the objective on average ({results.goal.objectives[0]}, 0 is what the oracle "
+        f"reaches), and its rank correlation with the objective is {_median(best):.2f} in the median."
+    )
+
+
+def _short(signal: str) -> str:
+    return signal.removeprefix(names.SIGNAL)
+
+
+def _median(judged: Judged) -> float:
+    return float(judged.correlation.median())
+
+
+def _signals(judged: list[Judged]) -> Table:
+    rows: list[tuple[Cell, ...]] = [
+        (
+            _short(one.signal),
+            "more" if VISIBLE[one.signal] > 0 else "less",
+            _meaning(one.signal),
+            _number(one.correlation.median()),
+            _number(one.correlation.min()),
+            _number(one.correlation.max()),
+            _number(one.regret.mean()),
+            _number(one.regret.max()),
+        )
+        for one in judged
+    ]
+    return Table(
+        "signals",
+        "Signals that need no ground truth, over scenarios whose attack works: Spearman's rank correlation with the "
+        "objective over trials (turned so that 1 is what a defender hopes for), and the regret of taking the trial "
+        "that the signal likes best on each scenario.",
+        (
+            "signal",
+            "better",
+            "what it is",
+            "median correlation",
+            "lowest",
+            "highest",
+            "mean regret",
+            "worst regret",
+        ),
+        tuple(rows),
+        left=3,
+        strong=(0,),
+    )
+
+
+def _number(value: float) -> float | None:
+    return None if value != value else float(value)
+
+
+def _meaning(signal: str) -> str:
+    return SIGNALS[_short(signal)][1] if _short(signal) in SIGNALS else "flagged share of the training set"
+
+
+def _rules(results: Results, judged: list[Judged]) -> Table:
+    """The rules beside one another: what each picks and what it costs."""
+    scores = oracle_scores(results)
+    rows: list[tuple[Cell, ...]] = []
+    for rule, picked in _picks(results, judged).items():
+        lost = regrets(scores, picked)
+        rows.append((rule, *_reached(results, picked), _number(lost.mean()), _number(lost.max())))
+    return Table(
+        "rules",
+        "What each rule picks, mean over scenarios whose attack works: the paper's values; visible, by the signal "
+        "that chose best on the other attacks; the best single configuration; and the oracle, each scenario's own "
+        "best. The last two take ground truth.",
+        ("rule", *(name.upper() for name in _METRICS), results.goal.objectives[0], "mean regret", "worst regret"),
+        tuple(rows),
+    )
+
+
+def _picks(results: Results, judged: list[Judged]) -> dict[str, "pandas.Series"]:
+    """Rule -> scenario -> trial."""
+    import pandas
+
+    scenarios = oracle_scores(results).columns
+    found = {}
+    if results.default is not None:
+        found["paper default"] = pandas.Series(results.default, index=scenarios)
+    found["visible"] = visible_picks(results, judged)
+    single = best_single(results)
+    if single is not None:
+        found[f"best single (#{single}, oracle)"] = pandas.Series(single, index=scenarios)
+    found["own best (oracle)"] = oracle_picks(results)
+    return found
+
+
+def _reached(results: Results, picked: "pandas.Series") -> list[float | None]:
+    cells = results.compared.set_index(["trial", "scenario"])
+    chosen = cells.loc[[(trial, name) for name, trial in picked.items()]]
+    return [_number(chosen[name].mean()) for name in (*_METRICS, results.goal.objectives[0])]
+
+
+def _limits(results: Results) -> list[Note]:
+    notes = []
+    if results.scenarios.loc[~results.scenarios["attack_failed"], "attack"].nunique() < 2:
+        notes.append(
+            Note(
+                "One attack works: the rule visible was chosen on the very scenarios that it is judged on, so its "
+                "regret is too low. Study several attacks to know.",
+                "warning",
+            )
+        )
+    if results.spread.empty:
+        notes.append(
+            Note(
+                f"The sampler {results.settings['sampler']} crowds where the objective is good: signals are ranked "
+                "there, not over the space.",
+                "warning",
+            )
+        )
+    if direction(results.goal.objectives[0]) == "minimize":
+        notes.append(Note(f"{results.goal.objectives[0]} is minimised; correlations and regrets are turned."))
+    return notes

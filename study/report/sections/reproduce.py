@@ -1,0 +1,100 @@
+"""How to make a study again: the command, the versions, and what its preset changes from the papers."""
+
+import importlib.metadata
+import platform
+from typing import Any
+
+from study.analysis.fixed_fields import changes_of
+from study.analysis.results import Results
+from study.ledger.study_folder import command, read_settings
+from study.report.elements import Cell, Item, Note, Section, Table
+from study.scenarios.oracle_defenses import find_defense
+
+_LIBRARIES = ("torch", "ray", "optuna", "mlflow", "numpy", "scikit-learn")
+
+
+def sections(results: Results) -> list[Section]:
+    """One section."""
+    known = read_settings(results.folder)
+    whole = results.settings.get("holdout")  # the folder is that of its search
+    again = results.command if whole else command(_whole_study(known), results.folder.parent)
+    items: list[Item] = [_versions(known)]
+    changes = _changes(results)
+    if changes.rows:
+        items.append(changes)
+    items.append(
+        Note(
+            "The same command on a finished study runs nothing again; with another --out it makes the study anew. On a "
+            "CPU a trial gives the same numbers bit for bit; which trials a search asks for depends on the order in "
+            "which earlier ones finish.",
+            "footnote",
+        )
+    )
+    preset = str(results.settings["preset"])
+    count = len(changes.rows)
+    scale = (
+        f"Preset {preset} changes {count} settings from the papers, so its numbers are not the papers'."
+        if count
+        else f"Preset {preset} changes nothing from the papers."
+    )
+    lead = (
+        "One command makes this study."
+        if again
+        else "This version makes another study of its settings, so no command can be given."
+    )
+    return [Section("reproduce", "Reproduce", f"{lead} {scale}", tuple(items), again)]
+
+
+def _whole_study(known: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the study that a command makes; a scenario's own study is made together with its neighbours."""
+    settings = known["settings"]
+    names = known.get("scenarios") or []
+    own = f".{names[0]}" if len(names) == 1 else ""
+    name = settings.get("name")
+    if settings.get("per_scenario") and own and isinstance(name, str) and name.endswith(own):
+        return {**known, "settings": {**settings, "name": name.removesuffix(own)}}
+    return known
+
+
+def _versions(known: dict[str, Any]) -> Table:
+    from study.code_version import code_version
+
+    made, now = str(known.get("code_version", "-")), code_version()
+    rows: list[tuple[Cell, ...]] = [
+        ("this framework, when the study was last started", made),
+        ("this framework, when this report was written", now),
+        ("Python", platform.python_version()),
+        *((name, _version(name)) for name in _LIBRARIES),
+    ]
+    other = "" if made == now else " The code has changed since: results may, too."
+    return Table(
+        "versions",
+        f"Versions. A study records its own code; the libraries are those that this report was written with.{other}",
+        ("", "version"),
+        tuple(rows),
+        left=2,
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _changes(results: Results) -> Table:
+    """What the preset and the user change, a row a field: the paper's value and the one here."""
+    symbol = find_defense(results.defense).config_type.symbol
+    rows: list[tuple[Cell, ...]] = [
+        (symbol(change.field), change.paper, change.here, f"{change.doc}{'; set' if change.given else ''}")
+        for change in changes_of(results)
+    ]
+    return Table(
+        "preset",
+        f"What this study (preset {results.settings['preset']}) changes from the papers' scale and the defense's "
+        "defaults",
+        ("setting", "paper", "here", "what it is"),
+        tuple(rows),
+        left=4,
+    )

@@ -1,0 +1,203 @@
+"""What a reader needs first: what was studied, what came out, and what limits it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from search_spaces.space import Choice, Range, significant
+from study.analysis.picks import SHOWN, Pick, best, front, picks
+from study.analysis.results import Results
+from study.config.config import SPACE_FILLING
+from study.ledger.lock import holder
+from study.report.elements import Cell, Item, Note, Section, Table
+from study.scenarios.oracle_defenses import describe_defense, find_defense
+from tracking import names
+
+_EDGE = 0.02  # of a range: closer to its end, the best may lie beyond
+_SHOWN_FAILURES = 5
+
+
+def sections(results: Results) -> list[Section]:
+    """One section."""
+    compared = picks(results)
+    items: list[Item] = [*_warnings(results), _studied(results), _outcome(results, compared)]
+    if results.ranges and best(results) is not None:
+        items.append(_points(results))
+    return [Section("summary", "Summary", _lead(results, compared), tuple(items))]
+
+
+def overview(studies: Sequence[Results]) -> Section:
+    """Several studies, a row each."""
+    metrics = tuple(name.upper() for name in SHOWN)
+    header = ("study", "configuration", *metrics, "trials", "attack works", "defense", "preset")
+    rows: list[tuple[Cell, ...]] = []
+    for results in studies:
+        working = int((~results.scenarios["attack_failed"]).sum())
+        works = f"{working} of {len(results.scenarios)}"
+        about = (len(results.complete), works, results.defense, str(results.settings["preset"]))
+        for pick in _main(picks(results)):
+            rows.append((results.name, pick.label, *(_spread(pick, metric) for metric in SHOWN), *about))
+    return Section(
+        "overview",
+        "Side by side",
+        f"{len(studies)} studies. Means over the scenarios whose attack works, ± the standard deviation over seeds. "
+        "Studies with other scenarios or presets do not compare. The best is picked with ground truth: an oracle.",
+        (Table("overview", "", header, tuple(rows), left=2),),
+    )
+
+
+def _main(compared: Sequence[Pick]) -> list[Pick]:
+    return [pick for pick in compared if pick.trial is not None]
+
+
+def _lead(results: Results, compared: Sequence[Pick]) -> str:
+    scenarios = results.scenarios
+    working = int((~scenarios["attack_failed"]).sum())
+    attack = f"The attack works undefended in {working} of {len(scenarios)} scenarios."
+    if best(results) is None:
+        why = "no attack works" if not working else "no trial is complete"
+        return f"There is no best configuration: {why}. {attack}"
+    top = next(pick for pick in compared if pick.trial == best(results))
+    first = next((pick for pick in compared if pick.label == "paper default"), None)
+    beside = ""
+    if first is not None and first is not top:
+        beside = f", beside {_words(first)} of the paper's default"
+    reached = f", with {_words(top)}{beside}" if _words(top) else ""
+    oracle = "The choice uses ground truth (an oracle), which a defender does not have."
+    return f"{_standing(results, top)}{reached}. {attack} {oracle}"
+
+
+def _standing(results: Results, top: Pick) -> str:
+    """Where the best stands among the trials."""
+    found = results.complete["value"]
+    if len(results.goal.objectives) > 1:
+        return (
+            f"{len(front(results))} of {len(found)} trials lie on the Pareto front of {results.goal.text}; "
+            f"{top.label} has the best ranks over all objectives"
+        )
+    value = float(found.to_dict()[top.trial])
+    ties = int((found == value).sum()) - 1
+    others = f", as {'are' if ties > 1 else 'is'} {ties} other{'s' if ties > 1 else ''}" if ties else ""
+    return f"Of {len(found)} trials {top.label} is the best{others}: {results.goal.text} {significant(value, 4)}"
+
+
+def _words(pick: Pick) -> str:
+    """What a configuration reaches, in words: the model's metrics, or the flags' where no model was trained."""
+    wanted = (names.CA, names.ASR) if pick.mean(names.CA) is not None else (names.TPR, names.FPR)
+    return " and ".join(f"{name.upper()} {value:.3f}" for name in wanted if (value := pick.mean(name)) is not None)
+
+
+def _studied(results: Results) -> Table:
+    """What was asked."""
+    scenarios, settings = results.scenarios, results.settings
+    states = results.trials["state"].value_counts()
+    counts = ", ".join(f"{int(states[state])} {state}" for state in states.index)
+    spread = (
+        "spread over the space" if settings["sampler"] in SPACE_FILLING else "a search, crowded where it found most"
+    )
+    until = " (flags alone: no final model is trained)" if settings.get("until") else ""
+    rows = (
+        ("defense", f"{describe_defense(results.defense)}{until}"),
+        ("search space", f"{results.space}: {', '.join(results.ranges) or 'nothing is searched'}"),
+        ("attacks", ", ".join(dict.fromkeys(scenarios["attack"]))),
+        ("poison rates", ", ".join(f"{rate:g}" for rate in sorted(scenarios["poison_rate"].dropna().unique()))),
+        ("seeds", ", ".join(map(str, results.seeds))),
+        ("preset", f"{settings['preset']}: {settings['dataset']}, width {settings['width']}"),
+        ("trials", counts),
+        ("sampler", f"{settings['sampler']}: {spread}"),
+        ("objective", f"{results.goal.text} (an oracle: it uses ground truth)"),
+    )
+    return Table("studied", "What was studied", ("", "this study"), rows, left=2)
+
+
+def _outcome(results: Results, compared: Sequence[Pick]) -> Table:
+    """Each configuration over all scenarios whose attack works."""
+    seeds = len(results.seeds)
+    over = f"± the standard deviation over {seeds} seeds" if seeds > 1 else "one seed only"
+    rows = tuple((pick.label, *(_spread(pick, metric) for metric in SHOWN)) for pick in compared)
+    top = next((at for at, pick in enumerate(compared) if pick.trial is not None and pick.trial == best(results)), None)
+    return Table(
+        "outcome",
+        f"Mean over scenarios whose attack works ({int((~results.scenarios['attack_failed']).sum())}), {over}",
+        ("configuration", *(name.upper() for name in SHOWN)),
+        rows,
+        strong=() if top is None else (top,),
+    )
+
+
+def _spread(pick: Pick, metric: str) -> Cell:
+    mean, deviation = pick.mean(metric), pick.deviation(metric)
+    return mean if mean is None or deviation is None else f"{mean:.3f} ± {deviation:.3f}"
+
+
+def _points(results: Results) -> Table:
+    """The settings: the paper's, the best, and where was searched."""
+    config = find_defense(results.defense).config_type
+    top, first = best(results), results.default
+    columns = [number for number in (first, top) if number is not None]
+    labels = {first: "paper default", top: f"best (#{top})"} if top != first else {first: "paper default, the best"}
+    trials = results.trials.to_dict("index")
+    rows = tuple(
+        (
+            config.symbol(field),
+            *(significant(trials[number][field]) for number in dict.fromkeys(columns)),
+            f"{found}{_at_edge(found, trials[top][field])}",
+        )
+        for field, found in results.ranges.items()
+    )
+    header = ("hyperparameter", *(labels[number] for number in dict.fromkeys(columns)), "searched")
+    return Table("settings", "Hyperparameters", header, rows)
+
+
+def _at_edge(found: Range, value: Any) -> str:
+    """A remark where the best lies at the end of what was searched."""
+    if isinstance(found, Choice) or found.high <= found.low:
+        return ""
+    low, high, at = float(found.low), float(found.high), float(value)
+    if found.log:
+        low, high, at = math.log(low), math.log(high), math.log(at)
+    share = (at - low) / (high - low)
+    return ", best at the edge" if share <= _EDGE or share >= 1 - _EDGE else ""
+
+
+def _warnings(results: Results) -> list[Note]:
+    """What limits every answer of this study."""
+    found = [*_of_state(results), *_of_design(results)]
+    failed = [str(name) for name in results.scenarios.index[results.scenarios["attack_failed"]]]
+    if failed:
+        more = f" and {len(failed) - _SHOWN_FAILURES} more" if len(failed) > _SHOWN_FAILURES else ""
+        found.append(
+            f"The attack fails even undefended on {', '.join(failed[:_SHOWN_FAILURES])}{more}: marked, and counted "
+            "neither for nor against a defense."
+        )
+    if results.damaged:
+        found.append(f"{len(results.damaged)} files of results cannot be read and are left out; see the failures.")
+    return [Note(text, "warning") for text in found]
+
+
+def _of_state(results: Results) -> list[str]:
+    """Whether the study is whole."""
+    planned, finished = results.settings.get("trials"), results.trials["state"].isin(["complete", "pruned", "fail"])
+    done = int(finished.sum())
+    if holder(results.folder) is not None:
+        return [f"The study is being run now: {done} of {planned} trials have finished, and these are told of."]
+    running = int((results.trials["state"] == "running").sum())
+    if running or (isinstance(planned, int) and done < planned and results.settings["sampler"] != "grid"):
+        return [f"The study was stopped after {done} of {planned} trials; the command under Reproduce goes on with it."]
+    return []
+
+
+def _of_design(results: Results) -> list[str]:
+    """What its design does not allow to say."""
+    found: list[str] = []
+    trials = len(results.complete)
+    if trials == 1:
+        found.append("A single trial is complete: nothing can be said of hyperparameters.")
+    if len(results.seeds) == 1:
+        found.append("One seed only: differences below what a seed changes cannot be told from chance.")
+    if trials > 1:
+        found.append(
+            f"The best of {trials} trials is judged on the scenarios that it was picked on, so what it reaches is "
+            "optimistic; a hold-out tells what it is worth on others."
+        )
+    return found

@@ -1,0 +1,101 @@
+"""Sections as lines of text, for a terminal. A figure is a line that says what the report shows."""
+
+import json
+import textwrap
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from study.analysis.results import Results
+from study.cli.terminal import number, table
+from study.report.elements import Bars, Cell, Contour, Curves, Figure, Heat, Item, Note, Section, Table
+
+_WIDTH = 110
+_NAMED = 6  # figures of curves that are named one by one
+_PREFIX = {"plain": "", "warning": "Note well: ", "footnote": "* "}
+
+
+def as_text(results: Results, sections: Sequence[Section]) -> str:
+    """What the study is, then all sections, each with its title underlined."""
+    return "\n\n\n".join([headline(results), *(section_text(section) for section in sections)])
+
+
+def headline(results: Results) -> str:
+    """The study in a few lines, with what limits all that follows."""
+    states = results.trials["state"].value_counts()
+    told = ", ".join(f"{count} {state}" for state, count in states.items())
+    scenarios = results.scenarios
+    failed = [str(name) for name in scenarios.index[scenarios["attack_failed"]]]
+    lines = [
+        f"{results.name}: {results.defense}, {results.goal.text} (an oracle), sampler {results.settings['sampler']}; "
+        f"trials: {told}; {len(scenarios)} scenarios, {len(results.seeds)} seed{'s' * (len(results.seeds) != 1)}"
+    ]
+    if failed:
+        all_of = "every attack" if len(failed) == len(scenarios) else ", ".join(failed)
+        lines.append(f"Attack failed even undefended, so it counts neither way: {all_of}")
+    if results.damaged:
+        lines.append(f"{len(results.damaged)} files cannot be read and are left out, the first: {results.damaged[0]}")
+    return "\n".join(_wrapped(line) for line in lines)
+
+
+def as_json(results: Results, sections: Sequence[Section]) -> str:
+    """The same for machines, figures with all their numbers; each item says its ``type``."""
+    content = {
+        "name": results.name,
+        "defense": results.defense,
+        "space": results.space,
+        "objective": results.goal.text,
+        "sections": [
+            {
+                **vars(section),
+                "items": [{"type": type(item).__name__.lower(), **asdict(item)} for item in section.items],
+            }
+            for section in sections
+        ],
+    }
+    return json.dumps(content, indent=1, default=sorted, allow_nan=False)  # a set is all that JSON has no word for
+
+
+def section_text(section: Section) -> str:
+    """One section."""
+    title = f"{section.title}\n{'=' * len(section.title)}"
+    curves = [item for item in section.items if isinstance(item, Curves)]
+    many = len(curves) > _NAMED
+    items = [_item(item) for item in section.items if not (many and isinstance(item, Curves))]
+    if many:
+        items.append(f"[{len(curves)} figures, {curves[0].name} to {curves[-1].name}, drawn in the report]")
+    return "\n\n".join([title, _wrapped(section.lead), *items])
+
+
+def _item(item: Item) -> str:
+    if isinstance(item, Note):
+        return _wrapped(_PREFIX[item.kind] + item.text)
+    if isinstance(item, Table):
+        rows = [[cell_text(cell) for cell in row] for row in item.rows]
+        return f"{_wrapped(item.caption)}\n{table(item.header, rows, item.left)}"
+    return _figure(item)
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell as a reader sees it: three digits of a rate, a dash where nothing is defined."""
+    if cell is None or isinstance(cell, float):
+        return number(cell)
+    return str(cell)
+
+
+def _figure(figure: Figure) -> str:
+    if isinstance(figure, Heat):
+        rows = [[name, *map(number, values)] for name, values in zip(figure.rows, figure.values, strict=True)]
+        return f"{_wrapped(figure.caption)}\n{table(['', *figure.columns], rows)}"
+    if isinstance(figure, Bars):
+        what = f"{len(figure.labels)} bars"
+    elif isinstance(figure, Curves):
+        what = f"{len(figure.lines)} line{'s' * (len(figure.lines) != 1)}"
+    elif isinstance(figure, Contour):
+        what = f"{len(figure.y)} by {len(figure.x)} places"
+    else:
+        what = f"{len(figure.points)} points"
+    return f"[figure {figure.name}: {figure.caption}; {what}, drawn in the report]"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)

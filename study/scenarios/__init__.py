@@ -1,0 +1,1 @@
+"""A poisoned dataset, a defense run on it, and the judgement."""

@@ -1,0 +1,287 @@
+"""One cell: one configuration of one defense on one scenario, run and judged. Needs no Ray, Optuna or MLflow."""
+
+import functools
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from defenses import DEFENSES
+from defenses.api import DefenseResult, Progress, StageRun, silent
+from defenses.models import load_model
+from defenses.runner import RunContext, run_defense, run_stages
+from defenses.signals import signals
+from defenses.storage.atomic_files import canonical
+from defenses.storage.store import Store, open_store
+from defenses.training.inference import predict_array
+from study.datasets import DatasetSpec, load_dataset
+from study.datasets.images import Images
+from study.scenarios import metrics
+from study.scenarios.oracle_defenses import make_defense
+from study.scenarios.poison import PoisonedDataset
+from study.scenarios.scenario import Scenario, model_spec, stage_seed
+from study.scenarios.stored_poison import stored_poison, stored_trigger
+from tracking import names
+
+JUDGE_VERSION = 1  # raise it when a metric of the undefended model would change
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What all cells of a study share. Small and picklable: it travels to every worker.
+
+    Attributes:
+        dataset: which images.
+        store: folder of the artifact store, or its URL.
+        model, width, blocks: the network.
+        precision: ``bf16`` or ``fp32``, settled once for the whole study.
+        device: ``cpu`` or ``cuda``.
+        undefended: fields of `NoDefenseConfig` for the undefended model.
+        asr_floor: an attack whose undefended ASR is lower has failed, and no defense is credited for it.
+    """
+
+    dataset: DatasetSpec
+    store: Path | str
+    model: str
+    width: int
+    blocks: tuple[int, ...]
+    precision: str
+    device: str
+    undefended: dict[str, Any]
+    asr_floor: float
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What one cell gave.
+
+    Attributes:
+        metrics: by name; undefined ones are None.
+        series: per-epoch or per-round values, by ``stage.name``.
+        stages: every stage that took part, the poisoning and the undefended model included.
+        scores, flagged, labels, poison_mask: over the training set; no mask where nobody knows what is poisoned.
+        attack_failed: the undefended ASR lies below the floor.
+    """
+
+    scenario: Scenario
+    metrics: dict[str, float | None]
+    series: dict[str, list[float]]
+    stages: tuple[StageRun, ...]
+    meta: dict[str, Any]
+    attack_failed: bool
+    wall_seconds: float
+    scores: NDArray[np.float64] | None = field(repr=False, default=None)
+    flagged: NDArray[np.bool_] | None = field(repr=False, default=None)
+    labels: NDArray[np.int64] | None = field(repr=False, default=None)
+    poison_mask: NDArray[np.bool_] | None = field(repr=False, default=None)
+    preview: NDArray[np.uint8] | None = field(repr=False, default=None)
+
+
+class ImageCache:
+    """The images that this process met last, read once and shared by all its trials, which never write to them."""
+
+    def __init__(self) -> None:
+        self._known: dict[DatasetSpec, Images] = {}
+
+    def __call__(self, spec: DatasetSpec) -> Images:
+        """The images of a spec."""
+        if spec not in self._known:
+            self.lend(spec, load_dataset(spec))
+        return self._known[spec]
+
+    def lend(self, spec: DatasetSpec, images: Images) -> None:
+        """Images that are in memory already: a worker's lie in Ray's object store, one copy a node."""
+        if len(self._known) >= 2 and spec not in self._known:
+            self._known.pop(next(iter(self._known)))
+        self._known[spec] = images
+
+    def cache_clear(self) -> None:
+        """Forgets all."""
+        self._known.clear()
+
+
+cached_images = ImageCache()
+cached_store = functools.lru_cache(maxsize=2)(open_store)
+
+
+def prepare(
+    scenario: Scenario, environment: Environment, progress: Progress = silent
+) -> tuple[PoisonedDataset, RunContext, tuple[StageRun, ...]]:
+    """The poisoned data of a scenario, the context in which a defense runs on it, and what making the data took.
+
+    The last of the runs is the poisoning itself; before it come the parts that the attack trains.
+    """
+    images: Images = cached_images(environment.dataset)
+    store: Store = cached_store(environment.store)
+    device = torch.device(environment.device)
+    trained = stored_trigger(scenario, images, store, device, progress)
+    started = time.perf_counter()
+    poisoned, hit = stored_poison(scenario, images, store, device)
+    context = RunContext(
+        store=store,
+        model=model_spec(environment.model, environment.width, environment.blocks, images, poisoned.suspect),
+        seed=stage_seed(scenario),
+        device=device,
+        precision=environment.precision,
+        progress=progress,
+    )
+    artifact = store.find("poison", scenario.key(images))
+    built = artifact.built_seconds if artifact else 0.0
+    run = StageRun("poison", scenario.key(images), hit, time.perf_counter() - started, built)
+    return poisoned, context, (*trained, run)
+
+
+def train_trigger(scenario: Scenario, environment: Environment, progress: Progress = silent) -> None:
+    """Trains what the attack of a scenario needs, unless it is in the store."""
+    store: Store = cached_store(environment.store)
+    stored_trigger(scenario, cached_images(environment.dataset), store, torch.device(environment.device), progress)
+
+
+def evaluate_cell(
+    defense: str,
+    config: Mapping[str, Any],
+    scenario: Scenario,
+    environment: Environment,
+    until: str | None = None,
+    progress: Progress = silent,
+) -> CellResult:
+    """Runs a defense on a scenario and judges it beside the undefended model.
+
+    Args:
+        defense: a key of `defenses.DEFENSES` or `study.scenarios.oracle_defenses.INSTRUMENTS`.
+        config: fields of its Config; the rest have the paper's values.
+        until: ``"isolate"`` judges flags alone and trains no final model.
+    """
+    started = time.perf_counter()
+    poisoned, context, attack_runs = prepare(scenario, environment, progress)
+    undefended, undefended_runs = judge_undefended(poisoned, attack_runs[-1].key, context, environment)
+    result = run_defense(make_defense(defense, config, poisoned), poisoned.suspect, context, until)
+    film, film_runs = judge_snapshots(result, poisoned, attack_runs[-1].key, context)
+    visible = signals(result, poisoned.suspect.labels, poisoned.suspect.num_classes)
+    found = {**judge(result, poisoned, context), **undefended, **{names.signal(n): v for n, v in visible.items()}}
+    floor = undefended["asr_undefended"]
+    listed = {run.key for run in undefended_runs}  # `no_defense` under study shares its training with the undefended
+    return CellResult(
+        scenario=scenario,
+        metrics=found,
+        series={**{n: list(v) for n, v in result.series.items()}, **_flag_series(result, poisoned), **film},
+        stages=(*attack_runs, *undefended_runs, *(run for run in result.stages if run.key not in listed), *film_runs),
+        meta={**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint},
+        attack_failed=floor is not None and floor < environment.asr_floor,
+        wall_seconds=time.perf_counter() - started,
+        scores=result.scores,
+        flagged=result.flagged,
+        labels=poisoned.suspect.labels,
+        poison_mask=poisoned.poison_mask if poisoned.poison_known else None,
+        preview=poisoned.preview,
+    )
+
+
+def judge(result: DefenseResult, poisoned: PoisonedDataset, context: RunContext) -> dict[str, float | None]:
+    """All metrics of a result, by the names of `tracking.names`."""
+    found: dict[str, float | None] = {}
+    if result.flagged is not None:
+        found |= _judge_flags(result.flagged, result.scores, poisoned)
+    if result.model is not None:
+        num_classes = context.model.num_classes
+        clean = predict_array(result.model, poisoned.test_images, context.device, context.precision)
+        found["ca"] = metrics.ca(clean.argmax(axis=1), poisoned.test_labels)
+        if clean.shape[1] > num_classes:
+            found["ca_folded"] = metrics.ca_folded(clean, poisoned.test_labels, num_classes)
+            found["clean_quarantined"] = metrics.quarantined(clean.argmax(axis=1), num_classes)
+        found["asr"] = None
+        if len(poisoned.triggered_labels):
+            triggered = predict_array(result.model, poisoned.triggered_images, context.device, context.precision)
+            found["asr"] = metrics.asr(triggered.argmax(axis=1), poisoned.triggered_labels)
+    return found
+
+
+def _judge_flags(
+    flagged: NDArray[np.bool_], scores: NDArray[np.float64] | None, poisoned: PoisonedDataset
+) -> dict[str, float | None]:
+    """What can be said of flags: their share alone where nobody knows what is poisoned."""
+    found: dict[str, float | None] = {"flagged_share": float(flagged.mean())}
+    if not poisoned.poison_known:
+        return found
+    poison, covers = poisoned.poison_mask, poisoned.cover_mask
+    found["tpr"] = metrics.tpr(flagged, poison)
+    found["fpr"] = metrics.fpr(flagged, poison)
+    found["auroc"] = metrics.auroc(scores, poison)
+    found["auroc_flags"] = metrics.auroc(flagged.astype(np.float64), poison)
+    if covers.any():
+        found["fpr_covers_excluded"] = metrics.fpr_covers_excluded(flagged, poison, covers)
+        found["tpr_covers_poison"] = metrics.tpr_covers_poison(flagged, poison, covers)
+    return found
+
+
+def judge_undefended(
+    poisoned: PoisonedDataset, poison_key: str, context: RunContext, environment: Environment
+) -> tuple[dict[str, float | None], tuple[StageRun, ...]]:
+    """CA and ASR of plain training on the scenario; trained and judged once, whoever asks.
+
+    Returns:
+        ``ca_undefended`` and ``asr_undefended``, and the stages that gave them.
+    """
+    no_defense = DEFENSES["no_defense"]
+    config = no_defense.config_type.from_mapping(environment.undefended)
+    done = run_stages(no_defense(config), poisoned.suspect, context)["standard_training"]
+    key = hashlib.sha256(
+        canonical([JUDGE_VERSION, done.digests["weights"], context.precision, poison_key]).encode()
+    ).hexdigest()
+
+    def build() -> dict[str, Any]:
+        result = DefenseResult(None, None, load_model(context.model, done.load("weights")))
+        found = judge(result, poisoned, context)
+        return {"metrics": {"ca_undefended": found["ca"], "asr_undefended": found["asr"]}}
+
+    started = time.perf_counter()
+    artifact, hit = context.store.get_or_build("undefended", key, build)
+    seconds = time.perf_counter() - started
+    judged = StageRun("undefended", key, hit, seconds, artifact.built_seconds)
+    return artifact.load("metrics"), (done.run, judged)
+
+
+def judge_snapshots(
+    result: DefenseResult, poisoned: PoisonedDataset, poison_key: str, context: RunContext
+) -> tuple[dict[str, list[float]], tuple[StageRun, ...]]:
+    """CA and ASR of a model as it was trained, before the first epoch and after each; judged once, whoever asks.
+
+    Returns:
+        ``stage.ca`` and ``stage.asr``, and the run that gave them; nothing where a defense kept no snapshots.
+    """
+    film = result.snapshots
+    if film is None:
+        return {}, ()
+    key = hashlib.sha256(canonical([JUDGE_VERSION, film.digest, context.precision, poison_key]).encode()).hexdigest()
+
+    def build() -> dict[str, Any]:
+        series: dict[str, list[float]] = {}
+        for weights in film.load():
+            model = load_model(film.model, weights).to(context.device)
+            for name, value in judge(DefenseResult(None, None, model), poisoned, context).items():
+                if name in (names.CA, names.ASR) and value is not None:
+                    series.setdefault(f"{film.stage}.{name}", []).append(value)
+        return {"series": series}
+
+    started = time.perf_counter()
+    artifact, hit = context.store.get_or_build("judged_snapshots", key, build)
+    run = StageRun("judged_snapshots", key, hit, time.perf_counter() - started, artifact.built_seconds)
+    return artifact.load("series"), (run,)
+
+
+def _flag_series(result: DefenseResult, poisoned: PoisonedDataset) -> dict[str, list[float]]:
+    """TPR and FPR of the flags as they developed: PIPD's rounds, QT's BQR and CQR by epoch."""
+    series: dict[str, list[float]] = {}
+    if not poisoned.poison_known:
+        return series
+    for name, steps in result.flagged_series.items():
+        for metric, function in (("tpr", metrics.tpr), ("fpr", metrics.fpr)):
+            values = [function(np.asarray(step), poisoned.poison_mask) for step in steps]
+            series[f"{name}.{metric}"] = [value for value in values if value is not None]
+    return series

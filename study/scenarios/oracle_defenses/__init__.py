@@ -1,0 +1,83 @@
+"""What a study can run: the defenses, and experiments of the papers that are told the ground truth.
+
+`defenses` stays free of the latter. Whoever looks a defense up for a study does it here.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from defenses import DEFENSES
+from defenses.registry import Registry, UserError
+
+if TYPE_CHECKING:
+    from defenses.api import Defense
+    from study.scenarios.oracle_defenses.api import Instrument
+    from study.scenarios.poison import PoisonedDataset
+
+INSTRUMENTS: "Registry[type[Instrument]]" = Registry(
+    "instrument (told the ground truth)",
+    {
+        "pipd_fault_ratio": (
+            "study.scenarios.oracle_defenses.fault_ratio:FaultRatio",
+            "PIPD with a chosen share of benign samples in P_p (PIPD, Table 3)",
+        ),
+        "qt_backdoor_class": (
+            "study.scenarios.oracle_defenses.backdoor_class:BackdoorClass",
+            "plain training with poison in a class of its own (QT, Fig. 2)",
+        ),
+    },
+)
+
+
+def check_defense(name: str) -> str:
+    """Returns the name, or raises `UserError` where it is neither a defense's nor an instrument's."""
+    return name if name in INSTRUMENTS else DEFENSES.check(name)
+
+
+def find_defense(name: str) -> "type[Defense]":
+    """A defense or an instrument; the latter cannot run before it is told the ground truth.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    return INSTRUMENTS[name] if name in INSTRUMENTS else DEFENSES.find(name)
+
+
+def describe_defense(name: str) -> str:
+    """What a defense or an instrument is, in a line.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    return INSTRUMENTS.describe(name) if name in INSTRUMENTS else DEFENSES.describe(check_defense(name))
+
+
+def make_defense(name: str, config: Mapping[str, Any], poisoned: "PoisonedDataset") -> "Defense":
+    """A defense that is ready to run on a dataset; an instrument is told here what is poisoned.
+
+    Args:
+        config: fields of its Config; the rest have the paper's values.
+
+    Raises:
+        UserError: an instrument is to run on data whose poison nobody marked, or that have none.
+    """
+    found: type[Defense] = find_defense(name)
+    if name in INSTRUMENTS:
+        if not poisoned.poison_known or not poisoned.poison_mask.any():
+            raise UserError(_needs_truth(name, "these data"))
+        found = INSTRUMENTS[name].given(poisoned.poison_mask)
+    return found(found.config_type.from_mapping(config))
+
+
+def check_truth(name: str, without: Sequence[str]) -> None:
+    """Refuses an instrument on scenarios that do not tell which samples are poisoned.
+
+    Args:
+        without: names of such scenarios.
+    """
+    if name in INSTRUMENTS and without:
+        raise UserError(_needs_truth(name, without[0]))
+
+
+def _needs_truth(name: str, data: str) -> str:
+    return f"{name} must be told which samples are poisoned, and nobody knows for {data}: use an attack that poisons"

@@ -1,0 +1,231 @@
+"""Poisoning a dataset once: which images, which labels, and the triggered test set that measures the attack."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.api import SuspectDataset
+from defenses.registry import UserError
+from study.attacks.api import COVER, TEST, TRAIN, Attack, Labels, Pixels, State, selection_order
+from study.attacks.given import Given
+from study.attacks.support.fitting import FitContext
+from study.datasets.images import Images
+
+VERSION = 1  # raise it when the same scenario would give other images
+CHUNK_BYTES = 1 << 20  # uint8 bytes triggered at once: float32 copies stay far below the size of the dataset
+PREVIEW_IMAGES = 8
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PoisonedDataset:
+    """A suspect dataset and its ground truth. A defense is handed `suspect` and nothing else.
+
+    Attributes:
+        poison_mask, cover_mask: bool [N]; disjoint. Covers carry a trigger and their true label.
+        poison_known: False for received data whose poison nobody marked: the masks then mean nothing.
+        original_labels: int64 [N], before poisoning; as received where that is not known.
+        test_images, test_labels: the clean test set.
+        triggered_images: uint8 [M, H, W, 3]: test images with the trigger, by default none of the target class.
+        triggered_labels: int64 [M], what the attacker wants them to be called.
+        meta: counts, rates and what was warned of, for people and for tracking.
+        preview: uint8 [h, w, 3]: clean, poisoned and ten times their difference, in rows.
+    """
+
+    suspect: SuspectDataset
+    poison_mask: NDArray[np.bool_]
+    cover_mask: NDArray[np.bool_]
+    original_labels: Labels
+    test_images: Pixels
+    test_labels: Labels
+    triggered_images: Pixels
+    triggered_labels: Labels
+    meta: dict[str, Any]
+    preview: Pixels
+    poison_known: bool = True
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which training images carry a trigger.
+
+    Attributes:
+        poisoned, covers: sorted positions int64.
+        wanted: how many the poison rate asks for; more than there are when a class was capped.
+    """
+
+    poisoned: NDArray[np.int64]
+    covers: NDArray[np.int64]
+    wanted: int
+
+
+def poison_count(rate: float, base: int) -> int:
+    """floor(rate * base), safe against 0.29 * 50,000 = 14,499.999..."""
+    return int(np.floor(rate * base + 1e-6))
+
+
+def select(labels: Labels, attack: Attack, poison_rate: float, target_label: int, seed: int) -> Selection:
+    """Which training images are poisoned, and which are covers.
+
+    A prefix of one permutation a seed: rates nest, and all dirty-label attacks take the same images. Any class may be
+    taken, the target's included, as in backdoor-toolbox; clean-label attacks take the target class alone. Covers are
+    the images that follow, of any class.
+
+    Raises:
+        UserError: the data have fewer images than the attack needs, and ``cap`` is off.
+    """
+    none = np.empty(0, dtype=np.int64)
+    if not attack.poisons or poison_rate == 0:
+        return Selection(none, none, 0)
+    order = selection_order(len(labels), seed)
+    of_target = int((labels == target_label).sum())
+    wanted = poison_count(poison_rate, of_target if attack.config.rate_base == "class" else len(labels))
+    eligible = order[labels[order] == target_label] if attack.clean_label else order
+    if wanted > len(eligible) and not attack.config.cap:
+        raise UserError(
+            f"{attack.name} poisons images of class {target_label} alone: a poison rate of {poison_rate} needs "
+            f"{wanted} of them and there are {len(eligible)}; use a rate of at most "
+            f"{np.floor(len(eligible) / len(labels) * 1000) / 1000}, or {attack.name}:cap=true to poison them all"
+        )
+    if wanted == 0:
+        raise UserError(
+            f"a poison rate of {poison_rate} of {len(labels)} images is less than one image: use a larger rate"
+        )
+    poisoned = eligible[:wanted]
+    rest = order[~np.isin(order, poisoned)] if attack.config.cover_ratio else none
+    count = poison_count(attack.config.cover_ratio, len(poisoned))
+    if count > len(rest):
+        raise UserError(
+            f"{attack.name} at a poison rate of {poison_rate} needs {count} covers beside its {len(poisoned)} poisoned "
+            f"images, and {len(rest)} images are left: lower the rate, or {attack.name}:cover_ratio"
+        )
+    return Selection(np.sort(poisoned), np.sort(rest[:count]), wanted)
+
+
+def poison(
+    images: Images,
+    attack: Attack,
+    poison_rate: float,
+    target_label: int,
+    seed: int,
+    context: FitContext | None = None,
+) -> PoisonedDataset:
+    """Poisons a dataset. The same arguments give the same bytes in any process.
+
+    Args:
+        images: the clean data; not changed.
+        poison_rate: in [0, 0.5]; 0 for the clean control.
+        target_label: the label the attacker wants, in [0, K).
+        seed: of the scenario.
+        context: where trained parts are made and kept; by default on the CPU, and not kept.
+
+    Raises:
+        UserError: a rate or label out of its range, a rate that the data cannot give, or a trigger that cannot be made.
+    """
+    if not 0 <= poison_rate <= 0.5:
+        raise UserError(f"a poison rate must lie in [0, 0.5], got {poison_rate}: choose a share of the training images")
+    if not 0 <= target_label < images.num_classes:
+        raise UserError(f"a target label must lie in [0, {images.num_classes}), got {target_label}")
+    if isinstance(attack, Given):
+        return _received(images, attack, target_label)
+    attack.check(images)
+    selection = select(images.train_labels, attack, poison_rate, target_label, seed)
+    chosen, covers = selection.poisoned, selection.covers
+    state = attack.fit(images, context or FitContext(seed, target_label)) if attack.poisons else {}
+    train_images, train_labels = images.train_images.copy(), images.train_labels.copy()
+    for rows, split in ((chosen, TRAIN), (covers, COVER)):
+        train_images[rows] = apply_in_chunks(attack, images.train_images, rows, state, split)
+    if not attack.clean_label:
+        train_labels[chosen] = attack.attacker_labels(train_labels[chosen], target_label, images.num_classes)
+    victims = attack.victims(images.test_labels, target_label) if attack.poisons else chosen[:0]
+    shown = chosen[:PREVIEW_IMAGES]
+    return PoisonedDataset(
+        suspect=SuspectDataset.of(train_images, train_labels, images.num_classes),
+        poison_mask=_mask(chosen, len(train_labels)),
+        cover_mask=_mask(covers, len(train_labels)),
+        original_labels=images.train_labels,
+        test_images=images.test_images,
+        test_labels=images.test_labels,
+        triggered_images=apply_in_chunks(attack, images.test_images, victims, state, TEST),
+        triggered_labels=attack.attacker_labels(images.test_labels[victims], target_label, images.num_classes),
+        meta=_meta(images, attack, selection, target_label),
+        preview=preview(images.train_images[shown], train_images[shown]),
+    )
+
+
+def _received(images: Images, attack: Given, target_label: int) -> PoisonedDataset:
+    """Data that somebody else has poisoned, with as much ground truth as the file holds."""
+    found = attack.read(images, target_label)
+    nothing = np.zeros(len(found.labels), dtype=bool)
+    poison_mask = nothing if found.poison_mask is None else found.poison_mask
+    cover_mask = nothing if found.cover_mask is None else found.cover_mask & ~poison_mask
+    shown = found.images[poison_mask][:PREVIEW_IMAGES]
+    meta: dict[str, Any] = {"n_train": len(found.labels), "clean_fingerprint": images.fingerprint}
+    if found.poison_mask is not None:
+        meta |= {
+            "n_poison": int(poison_mask.sum()),
+            "n_cover": int(cover_mask.sum()),
+            "effective_rate": float(poison_mask.mean()),
+        }
+    return PoisonedDataset(
+        suspect=SuspectDataset.of(found.images, found.labels, images.num_classes),
+        poison_mask=poison_mask,
+        cover_mask=cover_mask,
+        original_labels=found.original_labels,
+        test_images=images.test_images,
+        test_labels=images.test_labels,
+        triggered_images=found.triggered_images,
+        triggered_labels=found.triggered_labels,
+        meta=meta,
+        preview=np.concatenate(list(shown), axis=1) if len(shown) else preview(shown, shown),
+        poison_known=found.poison_mask is not None,
+    )
+
+
+def _mask(rows: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    mask = np.zeros(count, dtype=bool)
+    mask[rows] = True
+    return mask
+
+
+def _meta(images: Images, attack: Attack, selection: Selection, target_label: int) -> dict[str, Any]:
+    chosen = selection.poisoned
+    if len(chosen) < selection.wanted:
+        log.warning(
+            "%s: the target class has %d images, %d were asked for: all of them are poisoned",
+            attack.name,
+            len(chosen),
+            selection.wanted,
+        )
+    return {
+        "n_train": len(images.train_labels),
+        "n_poison": len(chosen),
+        "n_cover": len(selection.covers),
+        "n_poison_from_target": int((images.train_labels[chosen] == target_label).sum()),
+        "effective_rate": len(chosen) / len(images.train_labels),
+        "clean_fingerprint": images.fingerprint,
+    }
+
+
+def apply_in_chunks(
+    attack: Attack, images: Pixels, index: NDArray[np.int64], state: State, split: str, chunk_bytes: int = CHUNK_BYTES
+) -> Pixels:
+    """Triggered copies of images[index], a chunk at a time so that float copies stay small."""
+    out = np.empty((len(index), *images.shape[1:]), dtype=np.uint8)
+    size = max(1, chunk_bytes // int(np.prod(images.shape[1:])))
+    for start in range(0, len(index), size):
+        part = index[start : start + size]
+        out[start : start + len(part)] = attack.apply(images[part], part, state, split)
+    return out
+
+
+def preview(clean: Pixels, poisoned: Pixels) -> Pixels:
+    """Three rows of images side by side: clean, poisoned, and ten times the absolute difference."""
+    if len(clean) == 0:
+        return np.zeros((0, 0, 3), dtype=np.uint8)
+    difference = np.abs(poisoned.astype(np.int16) - clean.astype(np.int16)) * 10
+    rows = [clean, poisoned, np.minimum(difference, 255).astype(np.uint8)]
+    return np.concatenate([np.concatenate(list(row), axis=1) for row in rows])

@@ -1,0 +1,119 @@
+"""A scenario: one dataset, poisoned by one attack at one rate with one seed, to be defended with one network."""
+
+import hashlib
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from defenses.api import SuspectDataset
+from defenses.models import ModelSpec
+from defenses.seeds import derive_seed
+from defenses.storage.atomic_files import canonical
+from study.attacks import parse_attack
+from study.attacks.api import Attack
+from study.datasets.images import Images
+from study.scenarios.poison import VERSION
+
+_NAME_BYTES = 50  # of the attack in a name: with a rate of 24 bytes and a seed of 19, a name stays below 100
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a defense is put to.
+
+    Attributes:
+        attack: ``name`` or ``name:option=value``.
+        poison_rate: share of the training set, in [0, 0.5]; 0 for the clean control alone.
+        target_label: the attacker's class.
+        seed: of the poisoning, of training and of everything drawn for this scenario.
+        preset: sizes what the attack trains; options in `attack` go before it.
+    """
+
+    attack: str
+    poison_rate: float
+    target_label: int
+    seed: int
+    preset: str = "paper"
+
+    @property
+    def name(self) -> str:
+        """For files, runs and tables: ``badnets-0.1-s0``; at most 100 bytes, and different for different scenarios.
+
+        The target label, which all scenarios of a study share, is left out.
+        """
+        rate = repr(float(self.poison_rate)).removesuffix(".0")
+        return f"{_attack_name(self.attack)}-{rate}-s{self.seed}"
+
+    @property
+    def parsed(self) -> Attack:
+        """The attack with its options."""
+        return parse_attack(self.attack, self.preset)
+
+    def identity(self, images: Images) -> dict[str, Any]:
+        """All that the poisoned data depend on."""
+        attack = self.parsed
+        return {
+            "version": VERSION,
+            "attack": attack.name,
+            "options": attack.identity(),
+            "poison_rate": float(self.poison_rate),  # 0 and 0.0 are written differently
+            "target_label": self.target_label,
+            "seed": self.seed,
+            "dataset": images.fingerprint,
+        }
+
+    def key(self, images: Images) -> str:
+        """The poisoned data's key in the store."""
+        return hashlib.sha256(canonical(self.identity(images)).encode()).hexdigest()
+
+
+def order_of(scenarios: Sequence[Scenario], key: str) -> list[Scenario]:
+    """The scenarios in the order of a trial: drawn from its key, so that it is the same when the trial starts again.
+
+    In one fixed order what all trials are judged on first, and stopped for, would always be the same.
+    """
+    found = list(scenarios)
+    random.Random(derive_seed("order of scenarios", key)).shuffle(found)
+    return found
+
+
+def _attack_name(attack: str) -> str:
+    """An attack's text, for the name of a file.
+
+    ``sig:delta=20`` becomes ``sig.delta_20``. Values with other characters (paths) and long texts would not stay
+    distinct: they keep what is readable, without folders, and get a hash of the whole text.
+    """
+    readable = re.sub(r"=[^:]*/", "=", attack).replace(":", ".").replace("=", "_")
+    if re.fullmatch(r"[a-z0-9_]+(:[a-z0-9_]+=[a-zA-Z0-9.+-]+)*", attack) and len(readable) <= _NAME_BYTES:
+        return readable
+    digest = hashlib.sha256(attack.encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^a-zA-Z0-9._+-]+', '_', readable)[: _NAME_BYTES - 9]}-{digest}"
+
+
+def model_spec(name: str, width: int, blocks: tuple[int, ...], images: Images, dataset: SuspectDataset) -> ModelSpec:
+    """The network for a dataset; it normalises with the mean and spread of the images as received."""
+    sample = dataset.images[:: max(1, len(dataset) // 5000)].reshape(-1, 3)
+    counts = np.stack([np.bincount(sample[:, channel], minlength=256) for channel in range(3)])
+    values = np.arange(256.0)
+    means = counts @ values / len(sample)
+    spreads = np.sqrt((counts * (values - means[:, None]) ** 2).sum(axis=1) / len(sample))
+    mean = [round(float(v), 3) for v in means]
+    std = [round(max(float(v), 1.0), 3) for v in spreads]
+    return ModelSpec(
+        name,
+        width,
+        blocks,
+        images.num_classes,
+        images.image_size,
+        (mean[0], mean[1], mean[2]),
+        (std[0], std[1], std[2]),
+    )
+
+
+def stage_seed(scenario: Scenario) -> int:
+    """The seed that a defense's stages derive theirs from: independent of how the poison was drawn."""
+    return derive_seed("defense", scenario.seed)

@@ -1,0 +1,113 @@
+"""What only a GPU can show: `pytest -m gpu`. Skipped where there is none."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from interrupted import Killed, run_through_kills
+from small_images import CLASSES, SIZE, make_images
+
+from defenses import DEFENSES
+from defenses.api import DefenseResult, Progress, silent
+from defenses.models import ModelSpec
+from defenses.runner import RunContext, run_defense
+from defenses.storage.store import Store
+from defenses.training.images import to_device
+from defenses.training.precision import best_precision
+from study import evaluate
+from study.attacks import parse_attack
+from study.scenarios.metrics import auroc
+from study.scenarios.poison import poison
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+
+SETTINGS = {
+    "no_defense": {"epochs": 2, "lr": 0.01, "batch_size": 32},
+    "pipd": {"pre_isolation_epochs": 2, "pre_isolation_lr": 0.01, "batch_size": 32, "selective_epochs": 2},
+    "qt": {"pre_epochs": 2, "quarantine_epochs": 2, "batch_size": 32, "backdoor_free_epochs": 2},
+}
+
+
+def context(folder: Path, device: str, precision: str) -> RunContext:
+    spec = ModelSpec("resnet18", 8, (1, 1, 1, 1), CLASSES, SIZE)
+    return RunContext(Store(folder), spec, 0, torch.device(device), precision)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_gpu_gives_what_the_cpu_gives(name: str, tmp_path: Path) -> None:
+    """In float32 and over few steps, sums in another order move losses in the third digit at most."""
+    suspect = poison(make_images(), parse_attack("badnets"), 0.1, 0, 7).suspect
+    defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(SETTINGS[name]))
+    series = {
+        device: run_defense(defense, suspect, context(tmp_path / device, device, "fp32")).series
+        for device in ("cpu", "cuda")
+    }
+    assert series["cpu"].keys() == series["cuda"].keys()
+    first = next(key for key in series["cpu"] if key.endswith(".loss"))
+    assert series["cuda"][first] == pytest.approx(series["cpu"][first], rel=0.05)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_stage_goes_on_on_a_gpu_and_starts_anew_elsewhere(name: str, tmp_path: Path) -> None:
+    suspect = poison(make_images(), parse_attack("badnets"), 0.1, 0, 7).suspect
+    defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(SETTINGS[name]))
+
+    def run(folder: str, device: str, progress: Progress) -> DefenseResult:
+        plain = context(tmp_path, device, "fp32")
+        store = Store(tmp_path / folder, checkpoint_seconds=0)
+        return run_defense(defense, suspect, dataclasses.replace(plain, store=store, progress=progress))
+
+    whole = run("whole", "cuda", silent)
+    told = run_through_kills(lambda progress: run("killed", "cuda", progress))
+    assert set(Counter(step for step in told if step[0] != "isolate").values()) == {2}
+    for series, values in run("killed", "cuda", silent).series.items():
+        assert series.startswith("isolate") or values == pytest.approx(whole.series[series], rel=0.05, abs=0.05)
+    first, seen = defense.stages[0].name, []
+
+    def stop(stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
+        seen.append((stage, step))
+        if step == 2 and len(seen) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run("moved", "cuda", stop)
+    run("moved", "cpu", stop)
+    assert seen[:4] == [(first, 1), (first, 2), (first, 1), (first, 2)]
+
+
+def test_a_gpu_trains_in_bf16_on_its_own(tmp_path: Path) -> None:
+    assert best_precision(torch.device("cuda")) == "bf16"
+    suspect = poison(make_images(train=256), parse_attack("badnets"), 0.1, 0, 2)
+    settings = {
+        "pre_isolation_epochs": 10,
+        "pre_isolation_lr": 0.05,
+        "pre_isolation_schedule": "one_cycle",
+        "gamma": 0.2,
+        "batch_size": 32,
+        "isolation_rate": 0.02,
+        "selective_epochs": 2,
+    }
+    defense = DEFENSES["pipd"](DEFENSES["pipd"].config_type.from_mapping(settings))
+    result = run_defense(defense, suspect.suspect, context(tmp_path, "cuda", "bf16"))
+    found = auroc(result.scores, suspect.poison_mask)
+    assert found is not None
+    assert found > 0.8
+
+
+def test_images_stay_uint8_on_the_gpu() -> None:
+    images = to_device(np.zeros((4, 8, 8, 3), dtype=np.uint8), torch.device("cuda"))
+    assert images.dtype == torch.uint8
+    assert images.is_cuda
+
+
+def test_evaluate_runs_on_the_gpu(tmp_path: Path) -> None:
+    target = tmp_path / "out.json"
+    options = ["--device", "cuda", "--until", "isolate", "--set", "pre_isolation_epochs=2"]
+    code = evaluate.main([*options, "--json", str(target), "--out", str(tmp_path / "runs")])
+    assert code == 0
+    assert "NVIDIA" in json.loads(target.read_text())["environment"]["device"]

@@ -1,0 +1,167 @@
+"""Every search space against the Config that it searches."""
+
+import dataclasses
+from typing import Any
+
+import optuna
+import pytest
+
+from defenses import DEFENSES
+from defenses.config import Config
+from search_spaces import SEARCH_SPACES
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace, finite_values, significant
+from study.config.config import PRESETS
+from study.scenarios.oracle_defenses import INSTRUMENTS, find_defense
+
+SPACES = sorted(SEARCH_SPACES)
+RANGES = [(name, field) for name in SPACES for field in SEARCH_SPACES[name].ranges]
+PRESETS_OF_SPACES = [(name, preset) for name in SPACES for preset in ("paper", *SEARCH_SPACES[name].presets)]
+POINTS = 200
+
+
+def config_type(space: SearchSpace) -> type[Config]:
+    return find_defense(space.defense).config_type
+
+
+def fields(space: SearchSpace) -> set[str]:
+    return {field.name for field in dataclasses.fields(config_type(space))}
+
+
+def test_spaces_and_defenses_belong_together() -> None:
+    assert {SEARCH_SPACES[name].defense for name in SPACES} == {*DEFENSES, *INSTRUMENTS}
+    for name in SPACES:
+        assert SEARCH_SPACES[name].name == name
+        assert find_defense(SEARCH_SPACES[name].defense).name == SEARCH_SPACES[name].defense
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_searched_fields_exist(name: str) -> None:
+    space = SEARCH_SPACES[name]
+    assert set(space.ranges) <= fields(space)
+
+
+@pytest.mark.parametrize(("name", "field"), RANGES)
+def test_every_default_lies_inside_its_range(name: str, field: str) -> None:
+    space = SEARCH_SPACES[name]
+    default = getattr(config_type(space)(), field)
+    assert default in space.ranges[field]
+
+
+@pytest.mark.parametrize(("name", "field"), RANGES)
+def test_every_range_has_a_reason(name: str, field: str) -> None:
+    reason = SEARCH_SPACES[name].ranges[field].why
+    assert len(reason.split()) >= 4, "a reason, not a label"
+    assert "\n" not in reason
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS_OF_SPACES)
+def test_presets_leave_the_searched_fields_alone(name: str, preset: str) -> None:
+    space = SEARCH_SPACES[name]
+    assert preset in PRESETS
+    values = space.preset(preset)
+    assert set(values) <= fields(space)
+    assert not set(values) & set(space.ranges)
+    built = config_type(space).from_mapping(values)
+    assert {field: getattr(built, field) for field in values} == values, "a preset's value must not be converted"
+    assert space.default(built) == space.default(config_type(space)())
+    assert list(space.default(built)) == list(space.ranges)
+
+
+def test_the_paper_preset_changes_nothing() -> None:
+    assert all(SEARCH_SPACES[name].preset("paper") == {} for name in SPACES)
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_sampled_points_make_configs(name: str) -> None:
+    space = SEARCH_SPACES[name]
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    seen: dict[str, set[Any]] = {field: set() for field in space.ranges}
+    for _ in range(POINTS):
+        trial = study.ask()
+        point = space.suggest(trial)
+        assert trial.distributions == space.distributions()
+        assert all(point[field] in space.ranges[field] for field in space.ranges)
+        for preset in ("paper", *space.presets):
+            built = config_type(space).from_mapping({**space.preset(preset), **point})
+            assert space.default(built) == point
+        for field, value in point.items():
+            seen[field].add(value)
+    for field, found in space.ranges.items():
+        if isinstance(found, Choice):
+            assert seen[field] == set(found.options)
+        else:
+            assert len(seen[field]) > 5, f"{field} hardly varies"
+
+
+@pytest.mark.parametrize(("name", "field"), RANGES)
+def test_the_ends_of_a_range_make_configs(name: str, field: str) -> None:
+    space = SEARCH_SPACES[name]
+    found = space.ranges[field]
+    for end in found.options if isinstance(found, Choice) else (found.low, found.high):
+        assert getattr(config_type(space).from_mapping({field: end}), field) == end
+
+
+def test_ranges_hold_values_of_their_type() -> None:
+    real, whole = Float(0.5, 2.0, "why"), Int(1, 3, "why")
+    assert 0.5 in real
+    assert 2.0 in real
+    assert 2.1 not in real
+    assert 1 not in real  # a count where a share is meant must not slip through
+    assert "1" not in real
+    assert float("nan") not in real
+    assert 1 in whole
+    assert 3 in whole
+    assert 4 not in whole
+    assert 1.0 not in whole
+    assert "max" in Choice(("max", "mean"), "why")
+    assert "min" not in Choice(("max", "mean"), "why")
+
+
+@pytest.mark.parametrize(
+    ("found", "text"),
+    [
+        (Float(0.002, 0.05, "why", log=True), "[0.002, 0.05] log"),
+        (Float(0.0, 6.0, "why"), "[0, 6]"),
+        (Int(1, 12, "why"), "1 to 12"),
+        (Int(5, 200, "why", log=True), "5 to 200 log"),
+        (Choice(("max", "mean"), "why"), "max, mean"),
+    ],
+)
+def test_ranges_read_well(found: Range, text: str) -> None:
+    assert str(found) == text
+
+
+def test_a_fixed_field_is_no_longer_searched() -> None:
+    space = SEARCH_SPACES["pipd"]
+    left = space.without(("beta", "rounds", "no_such_field"))
+    assert set(left.ranges) == set(space.ranges) - {"beta", "rounds"}
+    assert (left.name, left.defense, left.model, left.presets) == (
+        space.name,
+        space.defense,
+        space.model,
+        space.presets,
+    )
+    assert {"beta", "rounds"} <= set(space.ranges), "the registered space stays as it is"
+
+
+def test_a_preset_of_a_searched_field_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"preset 'smoke' must not set searched fields, got \['beta'\]"):
+        SearchSpace("toy", "pipd", {"beta": Float(0.0, 6.0, "why")}, {"smoke": {"beta": 3.0}})
+
+
+def test_only_choices_can_be_enumerated() -> None:
+    assert finite_values(Choice(("max", "mean"), "why")) == ("max", "mean")
+    assert finite_values(Float(0.0, 1.0, "why")) is None
+    assert finite_values(Int(1, 12, "why")) is None
+
+
+def test_values_are_shown_with_three_digits() -> None:
+    assert [significant(value) for value in (0.0123456, 3.0, 12, True, "max", float("inf"))] == [
+        "0.0123",
+        "3",
+        "12",
+        "True",
+        "max",
+        "inf",
+    ]

@@ -1,0 +1,129 @@
+"""Rules that pick a configuration, against cases worked out by hand."""
+
+from typing import Any
+
+import pandas
+import pytest
+from small_results import small_results
+
+from study.analysis.results import Results
+from study.analysis.selection import (
+    best_single,
+    judge_signals,
+    oracle_picks,
+    oracle_scores,
+    picks,
+    regrets,
+    visible_picks,
+)
+from study.report.elements import Table
+from study.report.sections import label_free
+from tracking import names
+
+GAP, FOCUS = names.signal("cut_gap"), names.signal("class_focus")
+
+
+def cell(trial: int, attack: str, tpr: float, gap: float, focus: float, **other: Any) -> dict[str, Any]:
+    return {"trial": trial, "attack": attack, "tpr": tpr, "fpr": 0.0, GAP: gap, FOCUS: focus, **other}
+
+
+def three_attacks(**changes: Any) -> Results:
+    """On a and b the gap chooses well and the focus badly; on c it is the other way round."""
+    rows = [
+        cell(0, "a", 0.2, 1.0, 0.9),
+        cell(1, "a", 0.9, 2.0, 0.8),
+        cell(2, "a", 0.5, 1.5, 0.1),
+        cell(0, "b", 0.1, 1.0, 0.9),
+        cell(1, "b", 0.6, 2.0, 0.8),
+        cell(2, "b", 0.8, 3.0, 0.1),
+        cell(0, "c", 1.0, 1.0, 0.9),
+        cell(1, "c", 0.7, 2.0, 0.8),
+        cell(2, "c", 0.0, 3.0, 0.1),
+    ]
+    return small_results(rows, **changes)
+
+
+def test_the_oracle_takes_the_best_of_each_scenario() -> None:
+    assert oracle_picks(three_attacks()).to_dict() == {"a-0.1-s0": 1, "b-0.1-s0": 2, "c-0.1-s0": 0}
+
+
+def test_of_equals_the_first_is_taken_and_silence_takes_nothing() -> None:
+    values = pandas.DataFrame({"a": [1.0, 2.0, 2.0], "b": [float("nan")] * 3}, index=[4, 5, 6])
+    assert picks(values).to_dict() == {"a": 5}
+
+
+def test_regret_is_what_the_best_has_more() -> None:
+    scores = oracle_scores(three_attacks())
+    lost = regrets(scores, pandas.Series({"a-0.1-s0": 0, "b-0.1-s0": 2, "c-0.1-s0": 1}))
+    assert lost.to_dict() == pytest.approx({"a-0.1-s0": 0.7, "b-0.1-s0": 0.0, "c-0.1-s0": 0.3})
+
+
+def test_signals_are_ranked_by_their_regret() -> None:
+    gap, focus = judge_signals(three_attacks())
+    assert (gap.signal, focus.signal) == (GAP, FOCUS)
+    assert gap.regret.to_dict() == pytest.approx({"a-0.1-s0": 0.0, "b-0.1-s0": 0.0, "c-0.1-s0": 1.0})
+    assert focus.regret.to_dict() == pytest.approx({"a-0.1-s0": 0.7, "b-0.1-s0": 0.7, "c-0.1-s0": 0.0})
+    assert gap.correlation.to_dict() == pytest.approx({"a-0.1-s0": 1.0, "b-0.1-s0": 1.0, "c-0.1-s0": -1.0})
+    assert focus.correlation["a-0.1-s0"] == pytest.approx(-0.5)  # ranks 3 2 1 against 1 3 2
+
+
+def test_the_rule_visible_trusts_what_worked_on_the_other_attacks() -> None:
+    # For a: on b and c the gap's mean regret is 0.5, the focus's 0.35, so the focus is trusted, and it takes trial 0.
+    # For b: likewise 0.5 against 0.35. For c: on a and b the gap never errs, so it is trusted, and it takes trial 2.
+    results = three_attacks()
+    assert visible_picks(results, judge_signals(results)).to_dict() == {"a-0.1-s0": 0, "b-0.1-s0": 0, "c-0.1-s0": 2}
+
+
+def test_with_one_attack_its_own_scenarios_decide_and_the_answer_says_so() -> None:
+    rows = [cell(0, "a", 0.2, 1.0, 0.9), cell(1, "a", 0.9, 2.0, 0.8)]
+    results = small_results(rows)
+    assert visible_picks(results, judge_signals(results)).to_dict() == {"a-0.1-s0": 1}
+    section = label_free.section(results)
+    assert section is not None
+    assert any("One attack works" in getattr(item, "text", "") for item in section.items)
+    assert section.lead.startswith("2 trials are too few")
+
+
+def test_an_attack_that_failed_decides_nothing() -> None:
+    rows = [
+        cell(0, "a", 0.2, 1.0, 0.9),
+        cell(1, "a", 0.9, 2.0, 0.8),
+        cell(0, "c", 1.0, 1.0, 0.9, attack_failed=True),
+        cell(1, "c", 0.0, 2.0, 0.8, attack_failed=True),
+    ]
+    assert list(oracle_scores(small_results(rows))) == ["a-0.1-s0"]
+    assert judge_signals(small_results(rows))[0].signal == GAP
+
+
+def test_a_lower_objective_is_better_where_it_is_minimised() -> None:
+    rows = [
+        {"trial": 0, "attack": "a", "ca": 0.9, "asr": 0.1, GAP: 1.0},
+        {"trial": 1, "attack": "a", "ca": 0.9, "asr": 0.6, GAP: 2.0},
+    ]
+    results = small_results(rows, objective="asr")
+    assert oracle_picks(results).to_dict() == {"a-0.1-s0": 0}
+    assert judge_signals(results)[0].regret["a-0.1-s0"] == pytest.approx(0.5)
+
+
+def test_the_best_single_configuration_is_best_in_the_mean_or_in_the_worst() -> None:
+    assert best_single(three_attacks()) == 1  # means 0.433, 0.733, 0.433
+    two = [cell(0, "a", 1.0, 1, 1), cell(0, "b", 0.3, 1, 1), cell(1, "a", 0.6, 1, 1), cell(1, "b", 0.5, 1, 1)]
+    assert best_single(small_results(two)) == 0
+    assert best_single(small_results(two, how="worst")) == 1
+    assert best_single(small_results(two), pandas.Index(["b-0.1-s0"])) == 1
+
+
+def test_the_table_of_rules_shows_what_each_reaches() -> None:
+    section = label_free.section(three_attacks())
+    assert section is not None
+    (rules,) = [item for item in section.items if isinstance(item, Table) and item.name == "rules"]
+    found = {row[0]: (row[5], row[6]) for row in rules.rows}
+    assert found["paper default"] == (pytest.approx((0.2 + 0.1 + 1.0) / 3), pytest.approx((0.7 + 0.7 + 0) / 3))
+    assert found["own best (oracle)"] == (pytest.approx(0.9), pytest.approx(0.0))
+    assert found["visible"] == (pytest.approx((0.2 + 0.1 + 0.0) / 3), pytest.approx(0.8))
+
+
+def test_one_trial_or_none_that_differs_has_no_such_answer() -> None:
+    assert label_free.section(small_results([cell(0, "a", 0.2, 1.0, 0.9)])) is None
+    silent = [{"trial": number, "attack": "a", "tpr": 1.0, "fpr": 0.0} for number in (0, 1)]
+    assert label_free.section(small_results(silent)) is None

@@ -1,0 +1,285 @@
+"""From a configuration to work: scenarios, shared stages in order, and the name of a trial."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from small_images import make_images
+from small_study import TINY_PIPD, save_npz, small_plan
+
+from defenses import DEFENSES
+from defenses.methods.pipd.pipd import PIPD
+from defenses.methods.quarantine import QTConfig
+from search_spaces.space import Choice, SearchSpace
+from study.config.config import StudyConfig, resolve
+from study.datasets.images import Images
+from study.planning.dry_run import describe
+from study.planning.plan import MAX_VARIANTS, Plan, scenarios_of, shared_variants
+from study.scenarios.evaluation import cached_images, evaluate_cell, prepare
+
+# All that the isolation of PIPD and its final training read of the space, at the paper's values.
+ISOLATION = {
+    "isolation_rate": "0.01",
+    "clean_rate": "0.2",
+    "beta": "3",
+    "channels_per_tap": "0.04",
+    "rounds": "8",
+    "ascent_weight": "1",
+}
+PlanMaker = Callable[..., Plan]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, images: Images) -> str:
+    """128 training images of 16 px as an npz file; SIG can poison at most 32 of them."""
+    return save_npz(tmp_path_factory.mktemp("plan") / "data.npz", images)
+
+
+@pytest.fixture
+def make(dataset: str, tmp_path: Path) -> PlanMaker:
+    """Plans on the small images."""
+    return lambda **options: small_plan(dataset, tmp_path / "out", **options)
+
+
+def stages_of(plan: Plan) -> list[str]:
+    return [build.stage for build in plan.builds]
+
+
+def test_scenarios_are_a_product_with_one_clean_control_a_seed(make: PlanMaker) -> None:
+    plan = make(attacks=("badnets", "clean"), poison_rates=(0.05, 0.1), seeds=(0, 1))
+    assert [(s.attack, s.poison_rate, s.seed) for s in plan.scenarios] == [
+        ("badnets", 0.05, 0),
+        ("badnets", 0.05, 1),
+        ("badnets", 0.1, 0),
+        ("badnets", 0.1, 1),
+        ("clean", 0.0, 0),
+        ("clean", 0.0, 1),
+    ]
+    assert (plan.scenarios[0].name, plan.scenarios[-1].name) == ("badnets-0.05-s0", "clean-0-s1")
+
+
+def test_scenarios_that_are_named_twice_are_run_once(make: PlanMaker) -> None:
+    assert len(make(attacks=("badnets", "badnets"), seeds=(3, 3), poison_rates=(0.1, 0.1)).scenarios) == 1
+
+
+def test_names_of_scenarios_are_names_of_files() -> None:
+    given = {"attacks": ("badnets:variant=white3", "blended_image"), "trigger_image": Path("/pictures/cat.png")}
+    scenarios = scenarios_of(resolve(StudyConfig, given))
+    assert scenarios[0].name == "badnets.variant_white3-0.1-s0"
+    assert all("/" not in scenario.name and ":" not in scenario.name for scenario in scenarios)
+    assert scenarios[1].attack == "blended_image:image=/pictures/cat.png"
+
+
+@pytest.mark.parametrize(
+    ("space", "stages"),
+    [
+        # A stage that only searched choices touch is built for each of them; one below a searched number is not.
+        (
+            "pipd",
+            ["poison", "standard_training", "pre_isolation", "channel_activations", "channel_activations"],
+        ),
+        ("pipd_wide", ["poison", "standard_training"]),
+        ("qt", ["poison", "standard_training", "pre_quarantine"]),
+        ("no_defense", ["poison", "standard_training"]),
+    ],
+)
+def test_what_is_built_before_the_trials(space: str, stages: list[str], make: PlanMaker) -> None:
+    plan = make(space=space, seeds=(0, 1))
+    assert stages_of(plan) == stages * 2
+    assert Counter(build.scenario for build in plan.builds) == dict.fromkeys(plan.scenarios, len(stages))
+
+
+def test_pipd_builds_both_channel_statistics(make: PlanMaker) -> None:
+    plan = make()
+    variants = [build.config["channel_statistic"] for build in plan.builds if build.stage == "channel_activations"]
+    assert variants == ["max", "mean"]
+    assert "channel_statistic" not in plan.builds[2].config, "pre-isolation does not depend on it"
+    assert [build.needs for build in plan.builds] == [(), (0,), (0,), (0, 2), (0, 2)]
+    assert [build.label for build in plan.builds][2] == "badnets-0.1-s0 pre_isolation"
+
+
+@pytest.mark.parametrize("space", ["pipd", "pipd_wide", "qt", "no_defense"])
+def test_every_build_comes_after_what_it_needs(space: str, make: PlanMaker) -> None:
+    builds = make(space=space, attacks=("badnets", "clean"), seeds=(0, 1)).builds
+    for position, build in enumerate(builds):
+        needed = [builds[need] for need in build.needs]
+        assert all(need < position for need in build.needs)
+        assert all(need.scenario == build.scenario for need in needed)
+        stages = {stage.name: stage for stage in DEFENSES[build.defense].stages}
+        parents = stages[build.stage].parents | {"poison"} if build.stage != "poison" else set()
+        assert {need.stage for need in needed} == parents
+
+
+def test_builds_have_the_configuration_of_the_trials(make: PlanMaker) -> None:
+    plan = make(set=TINY_PIPD)
+    pre_isolation = next(build for build in plan.builds if build.stage == "pre_isolation")
+    assert dict(pre_isolation.config) == plan.base
+    assert plan.base["pre_isolation_epochs"] == 2  # the user's
+    assert plan.base["gamma"] == 0.2  # the smoke preset's
+    standard = next(build for build in plan.builds if build.stage == "standard_training")
+    assert (standard.defense, dict(standard.config)) == ("no_defense", plan.environment.undefended)
+
+
+def test_a_fixed_choice_leaves_one_variant(make: PlanMaker) -> None:
+    plan = make(set={"channel_statistic": "mean"})
+    assert stages_of(plan).count("channel_activations") == 1
+    assert plan.builds[-1].config["channel_statistic"] == "mean"
+    assert "channel_statistic" not in plan.space.ranges
+    assert "channel_statistic" not in plan.default_point
+    assert plan.full_config(plan.default_point).channel_statistic == "mean"  # type: ignore[attr-defined]
+
+
+def test_a_wide_space_with_its_wide_fields_fixed_shares_like_the_narrow_one(make: PlanMaker) -> None:
+    wide = make(space="pipd_wide", set={"gamma": "0.5", "pre_isolation_epochs": "30"})
+    assert stages_of(wide) == stages_of(make())
+
+
+@pytest.mark.parametrize("more", [{}, {"channel_statistic": "max"}])
+def test_all_numbers_may_be_fixed(more: dict[str, str], make: PlanMaker) -> None:
+    plan = make(set={**ISOLATION, **more})
+    assert set(plan.space.ranges) == {"channel_statistic"} - set(more)
+    assert not {"isolate", "selective_training"} & set(stages_of(plan))
+
+
+def test_too_many_variants_are_left_to_the_trials() -> None:
+    stage = next(stage for stage in PIPD.stages if stage.name == "pre_isolation")
+
+    def variants(count: int) -> int | None:
+        found = shared_variants(stage, PIPD, SearchSpace("toy", "pipd", {"gamma": Choice(tuple(range(count)), "why")}))
+        return None if found is None else len(found)
+
+    assert variants(MAX_VARIANTS) == MAX_VARIANTS
+    assert variants(MAX_VARIANTS + 1) is None
+
+
+def test_the_default_point_is_the_paper(make: PlanMaker) -> None:
+    expected = {
+        "isolation_rate": 0.01,
+        "clean_rate": 0.20,
+        "beta": 3.0,
+        "channels_per_tap": 0.04,
+        "rounds": 8,
+        "ascent_weight": 1.0,
+        "channel_statistic": "max",
+    }
+    for preset in ("smoke", "paper"):
+        plan = make(preset=preset, attacks=("badnets",))
+        assert plan.default_point == expected
+    qt = make(space="qt").default_point
+    assert {name: getattr(QTConfig(), name) for name in qt} == qt
+    assert qt["epsilon_init"] == 0.4
+    assert make(space="no_defense").default_point == {}
+
+
+def test_the_objective_suits_what_is_measured(make: PlanMaker) -> None:
+    assert make().objective == "overall_score"
+    assert make(until="isolate").objective == "isolation_score"
+    assert make(space="no_defense").objective == "defense_score"
+    assert make(objective="tpr").objective == "tpr"
+    # Without poison there is nothing to detect: what is left is to do no harm.
+    assert make(attacks=("clean",)).objective == "fpr"
+    assert make(attacks=("clean",), space="no_defense").objective == "ca"
+
+
+def test_the_network_is_the_space_s_unless_the_user_names_one(make: PlanMaker) -> None:
+    assert make(space="qt").environment.model == "preact_resnet18"
+    assert make(space="qt", model="resnet18").environment.model == "resnet18"
+
+
+def with_environment(plan: Plan, **changes: object) -> Plan:
+    return dataclasses.replace(plan, environment=dataclasses.replace(plan.environment, **changes))  # type: ignore[arg-type]
+
+
+def test_a_trial_has_the_same_name_wherever_it_runs(make: PlanMaker, dataset: str, tmp_path: Path) -> None:
+    plan = make()
+    key = plan.point_key(plan.default_point)
+    assert len(key) == 32
+    assert int(key, 16) >= 0  # a hash in hexadecimal, so safe as a folder's name
+    elsewhere = with_environment(
+        plan,
+        store=Path("/elsewhere"),
+        device="cuda",
+        dataset=dataclasses.replace(plan.environment.dataset, data_dir=Path("/elsewhere"), download=True),
+    )
+    assert elsewhere.point_key(plan.default_point) == key
+    assert small_plan(dataset, tmp_path / "other", trials=99, name="other").point_key(plan.default_point) == key
+    assert plan.point_key({**plan.default_point, "beta": 3}) == key, "3 and 3.0 are one value"
+    assert plan.point_key(dict(reversed(plan.default_point.items()))) == key
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attacks": ("clean",)},
+        {"poison_rates": (0.2,)},
+        {"seeds": (1,)},
+        {"seeds": (0, 1)},
+        {"target_label": 1},
+        {"width": 5},
+        {"blocks": (1, 2)},
+        {"model": "preact_resnet18"},
+        {"train_size": 64},
+        {"asr_floor": 0.5},
+        {"until": "isolate"},
+        {"set": {"gamma": "0.3"}},
+        {"space": "qt"},
+    ],
+)
+def test_a_trial_has_another_name_when_something_else_is_judged(options: dict[str, object], make: PlanMaker) -> None:
+    plan, other = make(), make(**options)
+    assert other.point_key(other.default_point) != plan.point_key(plan.default_point)
+
+
+def test_a_trial_s_name_depends_on_its_point_and_the_precision(make: PlanMaker) -> None:
+    plan = make()
+    key = plan.point_key(plan.default_point)
+    for name, value in {"beta": 2.0, "rounds": 5, "channel_statistic": "mean"}.items():
+        assert plan.point_key({**plan.default_point, name: value}) != key
+    assert with_environment(plan, precision="bf16").point_key(plan.default_point) != key
+
+
+def test_a_trial_has_another_name_when_the_data_changed(tmp_path: Path) -> None:
+    keys = []
+    for seed in (0, 1):
+        name = save_npz(tmp_path / "data.npz", make_images(32, 16, seed=seed))
+        cached_images.cache_clear()  # as in a new process
+        plan = small_plan(name, tmp_path / "out")
+        keys.append(plan.point_key(plan.default_point))
+    assert keys[0] != keys[1]
+
+
+def test_a_trial_has_another_name_when_the_picture_changed(make: PlanMaker, tmp_path: Path) -> None:
+    keys = []
+    for grey in (0, 255):
+        Image.new("L", (16, 16), grey).save(tmp_path / "trigger.png")
+        plan = make(attacks=("blended_image",), trigger_image=tmp_path / "trigger.png")
+        keys.append(plan.point_key(plan.default_point))
+    assert keys[0] != keys[1]
+
+
+def states(text: str) -> list[str]:
+    return [line.split("  ")[-1].strip() for line in text.splitlines() if line.startswith("badnets-0.1-s0")]
+
+
+def test_a_dry_run_starts_nothing_and_tells_what_is_there(make: PlanMaker) -> None:
+    plan = make(set=TINY_PIPD)
+    text = describe(plan)
+    assert not plan.environment.store.exists()
+    assert "0 in the store, 5 to build" in text
+    assert states(text) == ["to build"] * 5
+    assert f"Trials: {plan.config.trials} x 1 scenarios" in text
+    assert "β beta" in text
+    assert "[0, 6]" in text
+    prepare(plan.scenarios[0], plan.environment)
+    assert states(describe(plan)) == ["in the store"] + ["to build"] * 4
+    evaluate_cell("pipd", plan.base, plan.scenarios[0], plan.environment, "isolate")
+    # The default reads the maximum; the mean is still missing.
+    assert states(describe(plan)) == ["in the store"] * 4 + ["to build"]
+    assert "4 in the store, 1 to build" in describe(plan)
+
+
+def test_what_no_stage_reads_is_not_searched(make: PlanMaker) -> None:
+    assert set(make().space.ranges) - set(make(until="isolate").space.ranges) == {"ascent_weight"}

@@ -1,0 +1,294 @@
+"""The books and the closing tables, on trials written by hand."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from desk import BAD, GOOD, Desk, judged, rows_of
+from small_study import save_npz, small_plan
+
+from defenses.signals import SIGNALS
+from study.cli.terminal import duration, number, table
+from study.datasets.images import Images
+from study.driver.mlflow_records import NO_ATTACK
+from study.ledger.ledger import LOST
+from study.ledger.records import TrialRecord, write_record
+from tracking import names
+
+MakeDesk = Callable[..., Desk]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, images: Images) -> str:
+    """Small images in a file."""
+    return save_npz(tmp_path_factory.mktemp("summary") / "data.npz", images)
+
+
+@pytest.fixture
+def make(dataset: str, tmp_path: Path) -> MakeDesk:
+    """Studies of two attacks, `BAD` and `GOOD`, with the default queued."""
+
+    def desk(**options: Any) -> Desk:
+        plan = small_plan(dataset, tmp_path / "out", **{"attacks": ("badnets", "blended_random"), **options})
+        folder = tmp_path / "study"
+        folder.mkdir(exist_ok=True)
+        found = Desk(plan, folder)
+        found.ledger.enqueue_default(plan.default_point)
+        return found
+
+    return desk
+
+
+def test_nothing_has_finished(make: MakeDesk) -> None:
+    summary = make().summary()
+    assert summary.text() == "no trial has finished yet"
+    assert summary.metrics() == {"trials": 0.0}
+    assert len(summary.csv().splitlines()) == 1
+
+
+def test_the_paper_s_default_stands_beside_the_best(make: MakeDesk) -> None:
+    desk = make()
+    desk.trial(judged(0.5, 0.25, 0.75, 0.5), judged(0.25, 0.25, 0.75, 1.0))
+    best = desk.trial(judged(1.0, 0.0, 0.875, 0.125), judged(0.5, 0.0, 0.75, 0.25))
+    # (0.25 + 0.25) / 2 and (0 - 0.25) / 2, their mean is 0.0625; then (1 + 0.75) / 2 and (0.5 + 0.5) / 2.
+    assert [row.value for row in desk.ledger.rows()] == pytest.approx([0.0625, 0.6875])
+    text = desk.summary().text()
+    assert text.startswith("Best of 2 trials: #1, overall_score 0.6875 (higher is better; an oracle")
+    assert rows_of(text, "scenario") == [
+        [BAD, "undefended", "-", "-", "-", "0.900", "1.000"],
+        ["", "paper default", "0.500", "0.250", "0.500", "0.750", "0.500"],
+        ["", "best (#1)", "1.000", "0.000", "1.000", "0.875", "0.125"],
+        [GOOD, "undefended", "-", "-", "-", "0.900", "1.000"],
+        ["", "paper default", "0.250", "0.250", "0.250", "0.750", "1.000"],
+        ["", "best (#1)", "0.500", "0.000", "0.500", "0.750", "0.250"],
+        ["mean of all", "paper default", "0.375", "0.250", "0.375", "0.750", "0.750"],
+        ["", "best (#1)", "0.750", "0.000", "0.750", "0.812", "0.188"],
+    ]
+    points = {row[0]: row[1:] for row in rows_of(text, "hyperparameter")}
+    assert set(points) == {"p isolation_rate", "q clean_rate", "β beta", "K channels_per_tap", "T rounds"} | {
+        "λ ascent_weight",
+        "channel_statistic",
+    }
+    assert points["T rounds"] == ["8", str(best.point["rounds"]), "1 to 12"]
+    assert points["β beta"] == ["3", f"{best.point['beta']:.3g}", "[0, 6]"]
+
+
+def test_the_default_is_in_the_table_when_it_is_the_best(make: MakeDesk) -> None:
+    desk = make()
+    desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(1.0, 0.0, 1.0, 0.0))
+    models = [row[1] for row in rows_of(desk.summary().text(), "scenario")]
+    assert models == ["undefended", "paper default", "best (#0)"] * 2 + ["paper default", "best (#0)"]
+
+
+def test_a_scenario_shows_its_own_best_when_it_is_another_trial(make: MakeDesk) -> None:
+    desk = make()
+    desk.trial(judged(0.5, 0.0, 0.5, 0.5), judged(0.5, 0.0, 0.5, 0.5))
+    desk.trial(judged(0.75, 0.0, 0.75, 0.0), judged(0.75, 0.0, 0.75, 0.0))  # best on average
+    desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(0.0, 0.0, 0.0, 1.0))  # best on the first alone
+    found = rows_of(desk.summary().text(), "scenario")
+    assert [row[1] for row in found[:4]] == ["undefended", "paper default", "best (#1)", "its own best (#2)"]
+    assert found[3][2:] == ["1.000", "0.000", "1.000", "1.000", "0.000"]
+    assert [row[1] for row in found[4:7]] == ["undefended", "paper default", "best (#1)"]
+
+
+def test_a_failed_attack_is_marked_and_left_out_of_the_means(make: MakeDesk) -> None:
+    desk = make()
+    for _ in range(2):
+        row = desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(0.0, 0.5, 0.5, 0.5), failed=(GOOD,))
+        assert row.value == 1.0, "the failed attack counts neither for nor against"
+    summary = desk.summary()
+    text = summary.text()
+    assert summary.attack_failures() == [GOOD]
+    assert f"{GOOD} ATTACK FAILED" in [row[0] for row in rows_of(text, "scenario")]
+    assert [row[2:] for row in rows_of(text, "scenario") if row[0] == "mean of all"] == [
+        ["1.000", "0.000", "1.000", "1.000", "0.000"]
+    ]
+    assert f"ATTACK FAILED: undefended ASR below 0.9 on {GOOD};" in text
+    assert summary.metrics() == {
+        "trials": 2.0,
+        **{f"{who}/{name}": value for who in ("best", "paper_default") for name, value in ALL_WON.items()},
+    }
+
+
+ALL_WON = {"objective": 1.0, "tpr": 1.0, "fpr": 0.0, "auroc": 1.0, "ca": 1.0, "asr": 0.0}
+
+
+def test_what_is_undefined_is_a_dash(make: MakeDesk) -> None:
+    desk = make(attacks=("badnets", "clean"))
+    desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(None, 0.25, 0.5, None))
+    found = rows_of(desk.summary().text(), "scenario")
+    assert found[3:6] == [
+        ["clean-0-s0", "undefended", "-", "-", "-", "0.900", "-"],
+        ["", "paper default", "-", "0.250", "-", "0.500", "-"],
+        ["", "best (#0)", "-", "0.250", "-", "0.500", "-"],
+    ]
+
+
+def test_one_scenario_needs_no_mean(make: MakeDesk) -> None:
+    desk = make(attacks=("badnets",))
+    desk.trial(judged(1.0, 0.0, 1.0, 0.0))
+    assert "mean of all" not in desk.summary().text()
+
+
+def test_lower_is_better_for_what_is_minimised(make: MakeDesk) -> None:
+    desk = make(attacks=("badnets",), objective="asr")
+    for asr in (0.5, 0.25, 0.75):
+        desk.trial(judged(1.0, 0.0, 1.0, asr))
+    text = desk.summary().text()
+    assert text.startswith("Best of 3 trials: #1, asr 0.2500 (lower is better")
+    assert "its own best" not in text
+
+
+def test_a_space_without_ranges_says_so(make: MakeDesk) -> None:
+    desk = make(space="no_defense", attacks=("badnets",))
+    desk.trial({"ca": 0.5, "asr": 1.0, "ca_undefended": 0.5, "asr_undefended": 1.0})
+    text = desk.summary().text()
+    assert "Nothing is searched in this space." in text
+    assert rows_of(text, "scenario")[1][1:] == ["paper default", "-", "-", "-", "0.500", "1.000"]
+
+
+def test_failed_trials_are_counted_with_the_first_reason(make: MakeDesk) -> None:
+    desk = make(attacks=("badnets",))
+    desk.trial(judged(1.0, 0.0, 1.0, 0.0))
+    desk.failure("Traceback (most recent call last):\n  in f\nValueError: no good")
+    desk.failure("another reason")
+    text = desk.summary().text()
+    assert text.startswith("Best of 1 trials")
+    assert "2 trials failed; the first, #1: ValueError: no good" in text
+
+
+def test_an_interrupted_trial_is_no_failed_one(make: MakeDesk) -> None:
+    desk = make(attacks=("badnets",))
+    desk.ledger.ask()  # and then the driver was killed
+    desk.ledger.sweep(desk.book.outcome)
+    desk.trial(judged(1.0, 0.0, 1.0, 0.0))
+    assert [row.reason for row in desk.ledger.rows()] == [LOST, ""]
+    assert "failed" not in desk.summary().text()
+
+
+def test_a_record_that_was_damaged_later_is_no_end(make: MakeDesk) -> None:
+    desk = make()
+    desk.trial(judged(0.5, 0.0, 0.5, 0.5), judged(0.5, 0.0, 0.5, 0.5))
+    row = desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(1.0, 0.0, 1.0, 0.0))
+    (desk.book.points / row.key / f"{GOOD}.json").write_text("{")
+    text = desk.summary().text()
+    assert "Best of 2 trials: #1" in text
+    assert "records of #1 cannot be read any more" in text
+    shown = {(rows[0], rows[1]): rows[2:] for rows in rows_of(text, "scenario")}
+    assert shown[BAD, "undefended"][3:] == shown[GOOD, "undefended"][3:] == ["0.900", "1.000"]
+    assert [cells for (_, model), cells in shown.items() if model == "best (#1)"][-1] == ["-"] * 5, "no mean of a part"
+    assert "best/tpr" not in desk.summary().metrics()
+
+
+def test_the_csv_has_a_line_a_trial_and_scenario(make: MakeDesk) -> None:
+    desk = make(attacks=("badnets", "clean"), objective="fpr")
+    row = desk.trial(judged(1.0, 0.0, 0.5, 0.25), judged(None, 0.125, 0.5, None), failed=(BAD,))
+    text = desk.summary().csv()
+    found = list(csv.DictReader(io.StringIO(text)))
+    assert text.splitlines()[0].split(",") == [
+        "trial",
+        "paper_default",
+        "stopped_early",
+        "objective",
+        *desk.plan.space.ranges,
+        "scenario",
+        "attack_failed",
+        *names.METRICS,
+        *map(names.signal, SIGNALS),
+        "built_seconds",
+        "wall_seconds",
+    ]
+    assert len(found) == 2
+    assert [line["scenario"] for line in found] == [BAD, "clean-0-s0"]
+    assert [line["attack_failed"] for line in found] == ["1", "0"]
+    assert {(line["trial"], line["paper_default"], line["objective"]) for line in found} == {("0", "1", "0.125")}
+    assert (found[0]["tpr"], found[1]["tpr"], found[1]["fpr"]) == ("1.0", "", "0.125")
+    assert {name: found[0][name] for name in row.point} == {name: str(value) for name, value in row.point.items()}
+    assert (found[0]["built_seconds"], found[0]["wall_seconds"]) == ("1.75", "0.5")  # 1.5 + 0.25
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (3600, "1 h 0 min"), (7805, "2 h 10 min")],
+)
+def test_durations_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_table_is_aligned() -> None:
+    assert table(["name", "CA"], [["a", "0.5"], ["longer", "-"]]) == (
+        "name     CA\n------  ---\na       0.5\nlonger    -"
+    )
+    assert (number(None), number(0.12345), number(0.12345, 4)) == ("-", "0.123", "0.1235")
+
+
+def test_the_outcome_of_a_point(make: MakeDesk) -> None:
+    desk = make()
+    key = "0123"
+    assert desk.book.outcome(key) is None, "not begun"
+    desk.write(key, {}, [judged(1.0, 0.0, 1.0, 0.0)])
+    assert desk.book.outcome(key) is None, "a scenario is missing"
+    desk.write(key, {}, [judged(1.0, 0.0, 1.0, 0.0), judged(0.5, 0.0, 0.5, 0.5)])
+    assert desk.book.outcome(key) == (0.625, "")  # (1 + 0.25) / 2
+    desk.write(key, {}, [judged(1.0, 0.0, 1.0, 0.0)] * 2, failed=(BAD, GOOD))
+    assert desk.book.outcome(key) == (None, NO_ATTACK)
+    desk.write(key, {}, [{"ca": 0.5}] * 2)
+    assert desk.book.outcome(key) == (None, "overall_score is undefined on every scenario")
+    write_record(desk.book.points / key / "result.json", TrialRecord(key, {}, [], "broken"))
+    assert desk.book.outcome(key) == (None, "broken")
+    (desk.book.points / key / "result.json").write_text("{")
+    assert desk.book.outcome(key) is None, "a damaged result is no result"
+
+
+def test_a_trial_without_a_result_fails_with_what_is_known(make: MakeDesk) -> None:
+    desk = make()
+    for error, reason in (("the worker process died", "the worker process died"), ("", "the trial left no result")):
+        number, _, key = desk.ledger.ask()
+        row = desk.book.settle(desk.ledger, number, key, error)
+        assert (row.state, row.reason) == ("fail", reason)
+    assert desk.book.failures_at_start == 2
+    desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(1.0, 0.0, 1.0, 0.0))
+    desk.failure("broken")
+    assert desk.book.failures_at_start == 2, "after a success no failure is one at the start"
+
+
+def test_what_may_change_when_a_study_goes_on_is_a_tag(make: MakeDesk) -> None:
+    for trials in (12, 20):  # MLflow refuses a param that changed
+        desk = make(trials=trials)
+        desk.book.open_study(desk.plan.config.model_dump(mode="json"))
+    before, after = desk.records()
+    assert before.run == after.run
+    assert before.params == after.params
+    assert before.params["space"] == "pipd"
+    assert [record.tags["study.setting.trials"] for record in (before, after)] == ["12", "20"]
+
+
+def test_everything_is_passed_on_once(make: MakeDesk) -> None:
+    desk = make()
+    row = desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(None, 0.5, 0.5, None))
+    for _ in range(2):
+        desk.book.scenario_done(row.key, BAD)
+        desk.book.catch_up(desk.ledger)
+    after = Desk(desk.plan, desk.folder)  # the next driver
+    after.book.catch_up(after.ledger)
+    records = after.records()
+    final = [record.run for record in records if record.status != "RUNNING"]
+    bad, good = (desk.book.scenario_run(row.key, name) for name in (BAD, GOOD))
+    trial = desk.book.trial_run(row.key)
+    assert sorted(final) == sorted([bad, good, trial])
+    runs = [record.run for record in records]
+    for position, record in enumerate(records):  # MLflow needs the parent's run before the child's
+        assert record.parent in {*runs[:position], after.book.study_run}
+    by_run = {record.run: record for record in records}
+    assert "tpr" not in by_run[good].metrics, "what is undefined is not logged"
+    assert by_run[trial].metrics["objective"] == row.value
+    assert by_run[trial].metrics["fpr"] == 0.25
+    assert by_run[trial].name == "paper default"
+
+
+def test_studies_that_share_a_database_share_no_run(make: MakeDesk) -> None:
+    books = [make(name=name).book for name in ("one", "two")]
+    assert len({book.trial_run("k") for book in books}) == len({book.scenario_run("k", BAD) for book in books}) == 2

@@ -1,0 +1,427 @@
+"""The report: what its sections say of a study whose numbers are known, and the command that writes it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas
+import pytest
+from told_study import FAILED, write_study
+
+from defenses.registry import UserError
+from study.analysis.picks import best, front, objectives, picks
+from study.analysis.results import Results, read_results
+from study.ledger.lock import study_lock
+from study.report import plotly_figures
+from study.report.__main__ import main
+from study.report.elements import Bars, Heat, Note, Section, Table
+from study.report.sections import contents, costs, failures, heatmap, pareto, reproduce, summary
+from tracking.outbox import Outbox
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three attacks of which one fails, two rates, two seeds, six trials of which two fail."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_study(folder / "mine", trials=6, seeds=(0, 1), failed=(2, 4))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mine(out: Path) -> Results:
+    return read_results(out, "mine")
+
+
+@pytest.fixture(autouse=True)
+def _short_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plotly_figures, "library", lambda: "window.Plotly = {};")
+
+
+@pytest.fixture
+def no_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that take no time."""
+    monkeypatch.setattr("study.report.matplotlib_figures.png", lambda _: b"a picture")
+
+
+@pytest.fixture
+def light(no_drawing: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No MLflow either."""
+    monkeypatch.setattr("study.report.upload.log_pictures", lambda _: None)
+
+
+@pytest.fixture
+def copied(out: Path, tmp_path: Path) -> Path:
+    """The study's folder, to be written to."""
+    shutil.copytree(out / "mine", tmp_path / "runs" / "mine")
+    return tmp_path / "runs" / "mine"
+
+
+def only(found: list[Section]) -> Section:
+    (section,) = found
+    return section
+
+
+def table(section: Section, name: str) -> Table:
+    return next(item for item in section.items if isinstance(item, Table) and item.name == name)
+
+
+def maps(section: Section) -> Iterator[Heat]:
+    return (item for item in section.items if isinstance(item, Heat))
+
+
+# What is compared
+
+
+def test_the_best_is_the_ledgers(mine: Results) -> None:
+    values = mine.complete["value"]
+    assert best(mine) == values.idxmax()
+    pandas.testing.assert_series_equal(objectives(mine)["overall_score"], values, check_names=False)
+
+
+def test_configurations_stand_side_by_side(mine: Results) -> None:
+    found = picks(mine)
+    assert [pick.label for pick in found][:2] == ["undefended", "paper default"]
+    assert mine.default == 0
+    cells = mine.cells[(mine.cells["trial"] == 0) & (mine.cells["attack"] != FAILED)]
+    assert found[1].mean("tpr") == pytest.approx(cells["tpr"].mean())
+    of_seeds = cells.groupby("seed")["tpr"].mean()
+    assert found[1].deviation("tpr") == pytest.approx(abs(of_seeds[0] - of_seeds[1]) / 2**0.5)
+    own = next(pick for pick in found if pick.label == "each scenario's own best")
+    judged = mine.cells[mine.cells["trial"].isin(mine.complete.index)]
+    assert own.cells["overall_score"].to_dict() == judged.groupby("scenario")["overall_score"].max().to_dict()
+
+
+def test_a_trial_with_a_damaged_record_is_not_compared(copied: Path) -> None:
+    before = read_results(copied.parent, "mine")
+    key = before.trials.loc[best(before), "key"]
+    victim = next((copied / "points" / str(key)).glob("badnets*.json"))
+    victim.write_text(victim.read_text()[:-40])
+    after = read_results(copied.parent, "mine")
+    assert best(before) not in after.complete.index
+    assert best(after) == before.complete["value"].drop(best(before)).idxmax()
+    assert victim.name in "".join(item.text for item in only(failures.sections(after)).items if isinstance(item, Note))
+
+
+def test_several_objectives_have_a_front(tmp_path: Path) -> None:
+    write_study(tmp_path / "two", trials=5, rates=(0.1,), seeds=(0,), objective="asr,ca")
+    found = read_results(tmp_path, "two")
+    reached = objectives(found)
+    for number in reached.index:
+        beaten = (
+            (reached["asr"] <= reached.loc[number, "asr"]) & (reached["ca"] >= reached.loc[number, "ca"])
+        ).sum() > 1
+        assert (number in front(found)) is not beaten
+    assert best(found) in front(found)
+    assert "each scenario's own best" not in [pick.label for pick in picks(found)]
+    assert "Pareto front of asr, ca" in only(summary.sections(found)).lead
+
+
+# Sections
+
+
+def test_the_summary_says_what_limits_it(mine: Results, tmp_path: Path) -> None:
+    section = only(summary.sections(mine))
+    told = " ".join(item.text for item in section.items if isinstance(item, Note))
+    assert "works undefended in 8 of 12 scenarios" in section.lead
+    assert "oracle" in section.lead
+    assert f"{FAILED}-0.05-s0" in told
+    assert "One seed only" not in told
+    write_study(tmp_path / "one", trials=1, attacks=("badnets",), rates=(0.1,), seeds=(0,))
+    told = " ".join(i.text for i in only(summary.sections(read_results(tmp_path, "one"))).items if isinstance(i, Note))
+    assert "One seed only" in told
+    assert "A single trial" in told
+    assert "optimistic" not in told
+
+
+def test_heat_maps_hold_the_mean_over_seeds(mine: Results) -> None:
+    section = only(heatmap.sections(mine))
+    tpr = next(found for found in maps(section) if found.name == "heat-tpr")
+    assert tpr.rows[:2] == ("badnets at 0.05", "badnets at 0.1")
+    assert tpr.columns[0] == "paper default"  # no defense flags nothing
+    cells = mine.cells[(mine.cells["trial"] == 0) & (mine.cells["stratum"] == "badnets-0.05")]
+    assert len(cells) == 2
+    assert tpr.values[0][0] == pytest.approx(cells["tpr"].mean())
+
+
+def test_failed_attacks_are_marked_and_no_win(mine: Results) -> None:
+    for found in maps(only(heatmap.sections(mine))):
+        failed = {at for at, name in enumerate(found.rows) if name.startswith(FAILED)}
+        assert failed == {4, 5}
+        assert found.marked == {(row, column) for row in failed for column in range(len(found.columns))}
+        assert all(found.rows[row].endswith("†2/2") for row in failed)
+    whole_lead = only(pareto.sections(mine)).items
+    assert not [line for item in whole_lead if hasattr(item, "lines") for line in item.lines if FAILED in line.label]
+
+
+def test_a_seed_whose_attack_failed_is_left_out_of_the_mean(mine: Results) -> None:
+    cells = mine.cells.copy()
+    cells.loc[cells["scenario"] == "badnets-0.05-s1", "attack_failed"] = True
+    changed = _with(mine, cells=cells)
+    tpr = next(found for found in maps(only(heatmap.sections(changed))) if found.name == "heat-tpr")
+    alone = cells[(cells["trial"] == 0) & (cells["scenario"] == "badnets-0.05-s0")]
+    assert tpr.values[0][0] == pytest.approx(alone["tpr"].iloc[0])
+    assert tpr.rows[0] == "badnets at 0.05 †1/2"
+    assert (0, 0) not in tpr.marked
+
+
+def _with(results: Results, **changes: object) -> Results:
+    import dataclasses
+
+    return dataclasses.replace(results, **changes)  # type: ignore[arg-type]
+
+
+def test_fronts_hold_what_no_trial_beats(mine: Results) -> None:
+    section = only(pareto.sections(mine))
+    means = mine.compared.groupby("trial")[["fpr", "tpr"]].mean()
+    scatter = next(item for item in section.figures() if item.name == "front-fpr-tpr")
+    unbeaten = {
+        (row.fpr, row.tpr)
+        for row in means.itertuples()
+        if not ((means["fpr"] <= row.fpr) & (means["tpr"] >= row.tpr) & (means.index != row.Index)).any()
+    }
+    assert set(scatter.front) == unbeaten  # type: ignore[union-attr]
+    assert len(scatter.points) == 4  # type: ignore[union-attr]
+
+
+def stages(*rows: tuple[int, str, str, bool, float, float]) -> pandas.DataFrame:
+    columns = ["trial", "scenario", "stage", "key", "hit", "wall_seconds", "built_seconds"]
+    return pandas.DataFrame([(row[0], f"s{at}", *row[1:]) for at, row in enumerate(rows)], columns=columns)
+
+
+def test_costs_count_each_key_as_often_as_it_was_needed(mine: Results) -> None:
+    """Trial 0 builds a and uses it on two scenarios; trial 1 finds it; c was built before both."""
+    found = stages(
+        (0, "train", "a", False, 10.0, 10.0),
+        (0, "train", "a", True, 0.5, 10.0),
+        (1, "train", "a", True, 0.5, 10.0),
+        (0, "poison", "c", True, 0.25, 4.0),
+        (1, "poison", "c", True, 0.25, 4.0),
+        (1, "isolate", "d", False, 1.0, 1.0),
+    )
+    cells = mine.cells.iloc[:2].assign(wall_seconds=[12.75, 3.75])
+    changed = _with(mine, stages=found, cells=cells)
+    # alone: a for each of two trials, c for each of two, d once, and 4 s that are no stage's
+    assert costs.costs(changed).alone == pytest.approx(10 + 10 + 4 + 4 + 1 + 4)
+    # spent: what trials waited for, c once, and the same 4 s
+    assert costs.costs(changed).spent == pytest.approx(12.5 + 4 + 4)
+    rows = {row[0]: row for row in table(only(costs.sections(changed)), "costs").rows}
+    assert rows["train"][1:4] == (3, 1, 10.0)
+    assert rows["poison"][1:4] == (2, 1, 4.0)
+    assert rows["all stages"][1:3] == (6, 3)
+    assert rows["train"][4] == pytest.approx(20 / 3600)
+    assert "1.6 times less" in only(costs.sections(changed)).lead
+
+
+def test_costs_of_a_study_that_shares_nothing(mine: Results) -> None:
+    found = stages((0, "train", "a", False, 10.0, 10.0), (1, "train", "b", False, 10.0, 10.0))
+    changed = _with(mine, stages=found, cells=mine.cells.iloc[:2].assign(wall_seconds=10.0))
+    assert costs.costs(changed).factor == pytest.approx(1)
+    assert "saved nothing" in only(costs.sections(changed)).lead
+
+
+def test_failures_are_grouped_by_reason(mine: Results) -> None:
+    section = only(failures.sections(mine))
+    assert section.lead == "2 failed trials, 4 scenarios with a failed attack."
+    assert table(section, "failed-trials").rows == (("RuntimeError: it broke", "#2, #4", 2),)
+    assert {row[0] for row in table(section, "failed-attacks").rows} == {
+        f"{FAILED}-{rate}-s{seed}" for rate in (0.05, 0.1) for seed in (0, 1)
+    }
+
+
+def test_a_command_makes_the_study_again(mine: Results) -> None:
+    section = only(reproduce.sections(mine))
+    assert section.command.startswith("python -m study.run --space pipd --trials 6")
+    assert "--attacks badnets blended_random sig" in section.command
+    changes = {row[0]: row[1:3] for row in table(section, "preset").rows}
+    assert changes["N1 pre_isolation_epochs"] == ("200", "30")
+    assert changes["dataset"] == ("cifar10", "digits")
+    assert changes["width"] == ("64", "16")
+
+
+def test_a_study_at_the_papers_scale_changes_nothing(tmp_path: Path) -> None:
+    write_study(tmp_path / "big", trials=1, attacks=("badnets",), rates=(0.1,), seeds=(0,), **_paper())
+    section = only(reproduce.sections(read_results(tmp_path, "big")))
+    assert "changes nothing" in section.lead
+
+
+def _paper() -> dict[str, object]:
+    return {"preset": "paper", "dataset": "cifar10", "width": 64, "blocks": (2, 2, 2, 2)}
+
+
+def test_names_are_unique_on_a_page(mine: Results) -> None:
+    sections = contents.sections(mine)
+    named = [section.name for section in sections]
+    items = [item.name for section in sections for item in section.items if not isinstance(item, Note)]
+    assert len(named) == len(set(named))
+    assert len(items) == len(set(items))
+    assert any(isinstance(item, Bars) for section in sections for item in section.items)
+
+
+# The command
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the libraries that MLflow is made of
+def test_the_command_writes_page_markdown_and_pictures(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page, document = tmp_path / "report.html", tmp_path / "report.md"
+    assert main(["mine", "-o", str(page), "--markdown", str(document), "--out", str(copied.parent)]) == 0
+    assert "paper default" in page.read_text(encoding="utf-8")
+    pictures = sorted(path.name for path in (copied / "report" / "figures").iterdir())
+    assert "heat-tpr.png" in pictures
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == pictures
+    assert "(<report/heat-tpr.png>)" in document.read_text(encoding="utf-8")
+    assert "logged to the study's run in MLflow" in capsys.readouterr().out
+    assert _artifacts(copied) >= {"heat-tpr.png", "cost-stages.png"}
+    records = [record for record, _ in Outbox(copied / "outbox.jsonl").pending()]
+    assert not records
+
+
+def _artifacts(folder: Path) -> set[str]:
+    """Files of the study's run, as MLflow knows them."""
+    from tracking import names
+    from tracking.mlflow_log import RunLog
+
+    run_log = RunLog(f"sqlite:///{folder.parent}/mlflow.db", "pipd", None)
+    known = json.loads((folder / "study.json").read_text())
+    run = run_log._find(names.run_key("study", folder.name, known["identity"]))
+    assert run is not None
+    return {Path(file.path).name for file in run_log.client.list_artifacts(run, names.FIGURES)}
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_a_study_that_is_being_run_is_reported_and_left_alone(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with study_lock(copied, "mine"):
+        assert main(["mine", "-o", str(tmp_path / "r.html"), "--out", str(copied.parent)]) == 0
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == 1
+    assert "MLflow was not told" in told[0]
+    assert "is being run by process" in told[0]
+    assert not (copied / "outbox.jsonl").exists()
+    assert "The study is being run now" in (tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_mlflow_that_is_away_costs_one_line(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tracking import mlflow_log
+
+    def away(*_: object) -> None:
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(mlflow_log, "RunLog", away)
+    assert main(["mine", "-o", str(tmp_path / "r.html"), "--out", str(copied.parent)]) == 0
+    (told,) = capsys.readouterr().err.strip().splitlines()
+    assert "no route" in told
+    assert "study.sync mine" in told
+    assert [record.artifacts for record, _ in Outbox(copied / "outbox.jsonl").pending()] == [str(copied / "report")]
+
+
+@pytest.mark.usefixtures("no_drawing")
+def test_a_link_in_the_study_is_not_followed(copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (copied / "report").symlink_to(elsewhere)
+    assert main(["mine", "-o", str(tmp_path / "r.html"), "--out", str(copied.parent)]) == 0
+    assert "must hold no links" in capsys.readouterr().err
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.usefixtures("light")
+def test_several_studies_share_a_page(copied: Path, tmp_path: Path) -> None:
+    from test_report_page import parse
+
+    write_study(copied.parent / "other", trials=2, attacks=("badnets",), rates=(0.1,), seeds=(0,))
+    page = tmp_path / "r.html"
+    assert main(["mine", "other", "mine", "-o", str(page), "--out", str(copied.parent)]) == 0
+    document = parse(page.read_text(encoding="utf-8"))
+    ids = [element.get("id") for element in document.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    assert {"overview", "s1-heat", "s2-heat", "figure-s1-heat-tpr"} <= set(ids)
+    assert "s3-heat" not in ids
+
+
+@pytest.mark.usefixtures("light")
+def test_a_study_of_single_scenarios_stands_for_each(copied: Path, tmp_path: Path) -> None:
+    known = json.loads((copied / "study.json").read_text())
+    known["settings"]["per_scenario"] = True
+    known["scenarios"] = ["badnets-0.05-s0", "badnets-0.1-s0"]  # of the second nothing has begun
+    whole_folder = copied.parent / "each"
+    whole_folder.mkdir()
+    (whole_folder / "study.json").write_text(json.dumps(known))
+    shutil.copytree(copied, copied.parent / "each.badnets-0.05-s0")
+    page = tmp_path / "r.html"
+    assert main(["each", "-o", str(page), "--out", str(copied.parent)]) == 0
+    assert "Report: each.badnets-0.05-s0" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["min", "-o", "r.html"], "did you mean 'mine'"),
+        (["mine", "-o", "nowhere/r.html"], "in a folder that exists"),
+        (["mine", "-o", "."], "in a folder that exists"),
+        (["mine", "--markdown", "nowhere/r.md"], "in a folder that exists"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str],
+    expected: str,
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--out", str(out)]) == 2
+    (told,) = capsys.readouterr().err.strip().splitlines()
+    assert expected in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_in_which_all_failed_has_nothing_to_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_study(tmp_path / "none", trials=2, attacks=("badnets",), rates=(0.1,), seeds=(0,), failed=(0, 1))
+    assert main(["none", "-o", str(tmp_path / "r.html"), "--out", str(tmp_path)]) == 2
+    assert "RuntimeError: it broke" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_a_study_whose_attacks_all_fail_is_told_plainly(tmp_path: Path) -> None:
+    write_study(tmp_path / "weak", trials=2, attacks=(FAILED,), rates=(0.1,), seeds=(0,), failed=())
+    found = read_results(tmp_path, "weak")
+    assert "no attack works" in only(summary.sections(found)).lead
+    for section in contents.sections(found):
+        assert section.lead
+
+
+@pytest.mark.usefixtures("light")
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", '"><img onerror>'])
+def test_a_study_may_be_called_anything(copied: Path, tmp_path: Path, name: str) -> None:
+    """Names of folders and of scenarios come from anywhere, whatever --name allows."""
+    from test_report_page import parse
+
+    folder = copied.parent / name.replace("/", " ")
+    shutil.copytree(copied, folder)
+    for path in folder.glob("points/*/badnets*.json"):
+        path.unlink()
+    known = json.loads((folder / "study.json").read_text())
+    for part in known["parts"]:
+        part["attack"] = name
+    (folder / "study.json").write_text(json.dumps(known))
+    page = tmp_path / "r.html"
+    assert main([folder.name, "-o", str(page), "--out", str(copied.parent)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    assert "<img" not in text
+    document = parse(text)
+    assert not [element for element in document.iter() if element.get("onerror") is not None]
+    assert name in "".join(document.find(".//main").itertext())
+
+
+def test_an_unknown_study_is_an_error_of_the_user(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown study"):
+        read_results(tmp_path, "x")

@@ -1,0 +1,99 @@
+"""A study's folder with what its driver works with, for tests that play the driver."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from small_study import empty_ledger, scenario_record
+
+from study.driver.mlflow_records import Book
+from study.driver.summary import Summary
+from study.ledger.ledger import Ledger, Row
+from study.ledger.records import TrialRecord, write_record
+from study.planning.plan import Plan
+from tracking.outbox import Outbox, Record
+
+Metrics = dict[str, float | None]
+
+
+BAD, GOOD = "badnets-0.1-s0", "blended_random-0.1-s0"
+
+
+def judged(tpr: float | None, fpr: float, ca: float, asr: float | None) -> Metrics:
+    undefended: Metrics = {"ca_undefended": 0.9, "asr_undefended": None if asr is None else 1.0}
+    return {"tpr": tpr, "fpr": fpr, "auroc": tpr, "ca": ca, "asr": asr, **undefended}
+
+
+@dataclass
+class Desk:
+    """A study's folder with what its driver works with."""
+
+    plan: Plan
+    folder: Path
+
+    def __post_init__(self) -> None:
+        path = self.folder / "study.db"
+        if not path.exists():
+            path.write_bytes(empty_ledger(self.plan.goal.directions))
+        self.outbox = Outbox(self.folder / "outbox.jsonl")
+        self.book = Book(self.plan, self.folder, self.outbox)
+        self.ledger = Ledger(
+            path,
+            "toy",
+            self.plan.space,
+            self.plan.goal.directions,
+            "random",
+            0,
+            12,
+            self.plan.point_key,
+        )
+
+    def write(self, key: str, point: dict[str, Any], metrics: list[Metrics], failed: tuple[str, ...] = ()) -> None:
+        """What a worker leaves on disk."""
+        scenarios = [scenario.name for scenario in self.plan.scenarios]
+        for scenario, found in zip(scenarios, metrics, strict=False):
+            record = scenario_record(scenario, found, attack_failed=scenario in failed)
+            write_record(self.book.points / key / f"{scenario}.json", record)
+        write_record(self.book.points / key / "result.json", TrialRecord(key, point, scenarios))
+
+    def trial(self, *metrics: Metrics, failed: tuple[str, ...] = ()) -> Row:
+        """One trial from its point to its settlement."""
+        number, point, key = self.ledger.ask()
+        self.write(key, point, list(metrics), failed)
+        return self.book.settle(self.ledger, number, key, "")
+
+    def failure(self, reason: str) -> Row:
+        number, point, key = self.ledger.ask()
+        write_record(self.book.points / key / "result.json", TrialRecord(key, point, [], reason))
+        return self.book.settle(self.ledger, number, key, "")
+
+    def records(self) -> list[Record]:
+        return [record for record, _ in self.outbox.pending()]
+
+    def summary(self) -> Summary:
+        return Summary(self.plan, self.book, self.ledger)
+
+
+def rows_of(text: str, header: str) -> list[list[str]]:
+    """The cells of the table that starts with a header, without it and its rule."""
+    lines = text.splitlines()
+    start = next(position for position, line in enumerate(lines) if line.startswith(header))
+    body = lines[start + 2 :]
+    end = next((position for position, line in enumerate(body) if not line.strip()), len(body))
+    widths = [len(rule) for rule in lines[start + 1].split("  ")]
+    rows = []
+    for line in body[:end]:
+        cells, rest = [], line
+        for width in widths:
+            cells.append(rest[:width].strip())
+            rest = rest[width + 2 :]
+        rows.append(cells)
+    return rows
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The least that can be aggregated."""
+
+    metrics: dict[str, float | None]
+    attack_failed: bool = False

@@ -1,0 +1,89 @@
+"""Golden outputs: what each stage gave when its version was last raised, on 128 small images.
+
+python tests/golden_outputs.py    # writes outputs.npz and versions.json anew; CHANGELOG.md then gets a line
+"""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attack_rows import ATTACK_ROWS, text_of
+from numpy.typing import NDArray
+from small_images import CLASSES, SIZE, make_images
+
+from defenses import DEFENSES
+from defenses.methods.pipd.isolation import isolate
+from defenses.models import ModelSpec
+from defenses.runner import RunContext, run_stages
+from defenses.storage.store import Store
+from study.attacks import ATTACKS, parse_attack
+from study.scenarios.poison import VERSION, poison
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "no_defense": {"epochs": 2, "lr": 0.01, "batch_size": 32},
+    "pipd": {"pre_isolation_epochs": 2, "pre_isolation_lr": 0.01, "batch_size": 32, "selective_epochs": 2},
+    "qt": {"pre_epochs": 2, "quarantine_epochs": 2, "dynamic_epochs": 1, "batch_size": 32, "backdoor_free_epochs": 2},
+}
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def poisoned_images() -> Arrays:
+    """The twelve poisoned images of each attack, and its covers; apart for attacks that train something."""
+    torch.set_num_threads(1)
+    found = {}
+    for name in ATTACK_ROWS:
+        done = poison(make_images(), parse_attack(text_of(name)), 0.09375, 0, 7)
+        kind = "trained_poison" if ATTACKS[name].trained else "poison"
+        found[f"{kind}.{name}"] = done.suspect.images[done.poison_mask | done.cover_mask]
+    return found
+
+
+def isolated() -> Arrays:
+    """Scores and flags of a made-up table in which the first 20 samples fire three channels."""
+    rng = np.random.default_rng(5)
+    table = rng.normal(size=(200, 24)).astype(np.float32)
+    table[:20, 3:6] += 4
+    rows = np.arange(200)
+    found = isolate(table, [12, 12], rows < 4, rows >= 160, beta=2.0, channels_per_tap=0.25, rounds=3)
+    return {"isolate.scores": found.scores, "isolate.flagged": found.rounds[-1]}
+
+
+def losses() -> tuple[Arrays, dict[str, int]]:
+    """The loss of each epoch of every stage that trains, and the versions of all stages."""
+    torch.set_num_threads(1)
+    suspect = poison(make_images(), parse_attack("badnets"), 0.1, 0, 7).suspect
+    found: Arrays = {}
+    versions = {}
+    for name, settings in SETTINGS.items():
+        defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(settings))
+        with tempfile.TemporaryDirectory() as folder:
+            spec = ModelSpec("preact_resnet18" if name == "qt" else "resnet18", 8, (1, 1, 1, 1), CLASSES, SIZE)
+            done = run_stages(defense, suspect, RunContext(Store(Path(folder)), spec, 3, torch.device("cpu"), "fp32"))
+            for stage in defense.stages:
+                versions[stage.name] = stage.version
+                if "series" in stage.outputs and "loss" in done[stage.name].load("series"):
+                    found[f"{stage.name}.loss"] = np.array(done[stage.name].load("series")["loss"])
+    return found, versions
+
+
+def golden_outputs() -> tuple[Arrays, dict[str, int]]:
+    """All that is pinned, and the versions at which it is."""
+    trained, versions = losses()
+    return {**poisoned_images(), **isolated(), **trained}, {**versions, "poison": VERSION}
+
+
+def main() -> None:
+    """Writes the files."""
+    arrays, versions = golden_outputs()
+    np.savez_compressed(GOLDEN / "outputs.npz", **arrays)  # type: ignore[arg-type]
+    (GOLDEN / "versions.json").write_text(json.dumps(versions, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()

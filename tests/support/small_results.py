@@ -1,0 +1,81 @@
+"""`Results` made of a few numbers, without a folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from search_spaces.space import Float, Range
+from study.analysis.results import Results
+from study.config.objectives import Goal, scores
+from tracking import names
+
+BETA = Float(0.0, 6.0, "a range for tests, wide enough")
+
+
+def small_results(
+    cells: Sequence[Mapping[str, Any]],
+    sampler: str = "qmc",
+    objective: str = "isolation_score",
+    ranges: Mapping[str, Range] | None = None,
+    points: Sequence[Mapping[str, Any]] = (),
+    how: Any = "mean",
+    **changes: Any,
+) -> Results:
+    """A study of the given cells: each names ``trial``, ``attack``, and metrics; trial 0 is the paper's default.
+
+    Args:
+        points: of the trials, by number; by default beta = the number.
+    """
+    rows = [_cell(**cell) for cell in cells]
+    numbers = sorted({row["trial"] for row in rows})
+    found = points or [{"beta": float(number)} for number in numbers]
+    trials = pandas.DataFrame(
+        [
+            {
+                **point,
+                "number": number,
+                "key": f"k{number}",
+                "state": "complete",
+                "paper_default": number == 0,
+                "value": 0.5,
+                "reason": "",
+            }
+            for number, point in zip(numbers, found, strict=True)
+        ]
+    ).set_index("number")
+    parts: dict[str, Any] = {
+        "name": "small",
+        "folder": Path("small"),
+        "settings": {"sampler": sampler, "preset": "smoke", "space": "pipd", "aggregate": how},
+        "space": "pipd",
+        "defense": "pipd",
+        "ranges": ranges or {"beta": BETA},
+        "goal": Goal((objective,), how),
+        "trials": trials,
+        "cells": pandas.DataFrame(rows),
+        "stages": pandas.DataFrame(columns=["trial", "scenario", "stage", "key", "hit", "wall_seconds"]),
+    }
+    return Results(**{**parts, **changes})
+
+
+def _cell(
+    trial: int, attack: str, poison_rate: float = 0.1, seed: int = 0, attack_failed: bool = False, **metrics: float
+) -> dict[str, Any]:
+    known = {
+        **dict.fromkeys(names.METRICS, float("nan")),
+        **{name: float("nan") if value is None else value for name, value in scores(metrics).items()},
+    }
+    return {
+        "trial": trial,
+        "scenario": f"{attack}-{poison_rate:g}-s{seed}",
+        "attack": attack,
+        "poison_rate": poison_rate,
+        "seed": seed,
+        "stratum": f"{attack}-{poison_rate:g}",
+        "attack_failed": attack_failed,
+        **known,
+        "built_seconds": 1.0,
+        "wall_seconds": 0.5,
+    }

@@ -1,0 +1,87 @@
+"""A finished study with given results, written as a driver leaves it: for commands that read studies."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from small_study import empty_ledger, scenario_record
+
+from search_spaces import SEARCH_SPACES
+from study.config.config import StudyConfig, resolve
+from study.ledger.ledger import Ledger
+from study.ledger.records import write_record
+
+Metrics = Mapping[str, float | None]
+UNDEFENDED = {"ca_undefended": 0.95, "asr_undefended": 1.0}
+
+
+def scenario_name(attack: str, rate: float, seed: int) -> str:
+    return f"{attack}-{rate:g}-s{seed}"
+
+
+def key_of(point: Mapping[str, Any]) -> str:
+    return hashlib.sha256(repr(sorted(point.items())).encode()).hexdigest()[:32]
+
+
+def write_study(
+    folder: Path,
+    trials: Sequence[tuple[float | None, Mapping[tuple[str, float, int], Metrics]]],
+    space: str = "pipd",
+    failed: Sequence[tuple[str, float, int]] = (),
+    fingerprint: str = "f" * 64,
+    points: Mapping[int, Mapping[str, Any]] | None = None,
+    default: bool = True,
+    **options: Any,
+) -> Path:
+    """Trials, each with its objective (None: it failed) and its metrics by (attack, rate, seed).
+
+    Args:
+        failed: scenarios whose attack does not work undefended.
+        points: trial -> fields of its point, where they matter; the rest is drawn.
+        default: whether the first trial is the paper's default.
+    """
+    config = resolve(StudyConfig, {"name": folder.name, "out": folder.parent, "space": space, **options})
+    cells = dict.fromkeys(cell for _, found in trials for cell in found)
+    known = {
+        "identity": config.identity,
+        "data": [],
+        "settings": config.model_dump(mode="json"),
+        "objective": config.objective or "overall_score",
+        "scenarios": [scenario_name(*cell) for cell in cells],
+        "parts": [
+            {"name": scenario_name(*cell), "attack": cell[0], "poison_rate": cell[1], "seed": cell[2]} for cell in cells
+        ],
+        "code_version": "0",
+    }
+    folder.mkdir(parents=True)
+    (folder / "study.json").write_text(json.dumps(known))
+    (folder / "study.db").write_bytes(empty_ledger("minimize" if known["objective"] in ("asr", "fpr") else "maximize"))
+    direction: Any = "minimize" if known["objective"] in ("asr", "fpr") else "maximize"
+    searched = SEARCH_SPACES[space]
+    ledger = Ledger(folder / "study.db", "toy", searched, direction, "random", 0, 12, key_of)
+    for number, (value, found) in enumerate(trials):
+        point = (points or {}).get(number)
+        if number == 0 and default:
+            ledger.enqueue_default({**searched.default(_default_config(space)), **(point or {})})
+        elif point is not None:
+            ledger._study.enqueue_trial(dict(point))
+        asked, _, key = ledger.ask()
+        assert asked == number
+        ledger.tell(number, (value, "" if value is not None else "broken"))
+        for cell, metrics in found.items():
+            record = scenario_record(
+                scenario_name(*cell),
+                {**UNDEFENDED, **metrics},
+                attack_failed=cell in failed,
+                meta={"n_train": 128, "n_poison": 12, "fingerprint": fingerprint},
+            )
+            write_record(folder / "points" / key / f"{record.scenario}.json", record)
+    return folder
+
+
+def _default_config(space: str) -> Any:
+    from defenses import DEFENSES
+
+    return DEFENSES[SEARCH_SPACES[space].defense].config_type()
