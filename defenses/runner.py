@@ -28,7 +28,7 @@ from defenses.config import Config
 from defenses.models import ModelSpec, load_model
 from defenses.storage.atomic_files import canonical
 from defenses.storage.checkpoint import Checkpoint
-from defenses.storage.store import Artifact, Store, digest_of
+from defenses.storage.store import Artifact, Store, build_digest
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RunContext:
 
 
 @dataclass(frozen=True)
-class _Done:
+class StageOutputs:
     """A stage's outputs, from the store (loaded when asked for) or from memory."""
 
     run: StageRun
@@ -53,6 +53,7 @@ class _Done:
     outputs: Outputs
 
     def load(self, name: str) -> Any:
+        """One output, from memory or from the store."""
         if name not in self.outputs:
             assert self.artifact is not None
             self.outputs[name] = self.artifact.load(name)
@@ -108,7 +109,7 @@ def missing_stages(defense: Defense, fingerprint: str, context: RunContext, stop
 
 def run_stages(
     defense: Defense, dataset: SuspectDataset, context: RunContext, until: str | None = None, stop_at: str | None = None
-) -> dict[str, _Done]:
+) -> dict[str, StageOutputs]:
     """Runs a defense's stages in order.
 
     Args:
@@ -116,7 +117,7 @@ def run_stages(
         stop_at: the name of a stage to stop after, with only the stages that it needs.
     """
     stages = needed_stages(defense, stop_at) if stop_at else defense.stages_until(until)
-    done: dict[str, _Done] = {}
+    done: dict[str, StageOutputs] = {}
     for stage in stages:
         done[stage.name] = _run_stage(stage, defense.config, dataset, context, done)
     return done
@@ -132,8 +133,8 @@ def needed_stages(defense: Defense | type[Defense], last: str) -> tuple[Stage, .
 
 
 def _run_stage(
-    stage: Stage, config: Config, dataset: SuspectDataset, context: RunContext, done: Mapping[str, _Done]
-) -> _Done:
+    stage: Stage, config: Config, dataset: SuspectDataset, context: RunContext, done: Mapping[str, StageOutputs]
+) -> StageOutputs:
     started = time.perf_counter()
     sources = {local: source.split(".") for local, source in stage.inputs.items()}
     digests = {local: done[name].digests[output] for local, (name, output) in sources.items()}
@@ -161,11 +162,13 @@ def _run_stage(
     if stage.cached:
         artifact, hit = context.store.get_or_build(stage.name, key, build, identity)
         seconds = time.perf_counter() - started
-        return _Done(StageRun(stage.name, key, hit, seconds, artifact.built_seconds), artifact.digests, artifact, {})
+        return StageOutputs(
+            StageRun(stage.name, key, hit, seconds, artifact.built_seconds), artifact.digests, artifact, {}
+        )
     outputs = build()
     seconds = time.perf_counter() - started
-    digests = {name: digest_of(value) for name, value in outputs.items()}
-    return _Done(StageRun(stage.name, key, False, seconds, seconds), digests, None, outputs)
+    digests = {name: build_digest(value) for name, value in outputs.items()}
+    return StageOutputs(StageRun(stage.name, key, False, seconds, seconds), digests, None, outputs)
 
 
 def run_defense(
@@ -198,7 +201,7 @@ def run_defense(
     )
 
 
-def _series(defense: Defense, done: Mapping[str, _Done]) -> dict[str, list[float]]:
+def _series(defense: Defense, done: Mapping[str, StageOutputs]) -> dict[str, list[float]]:
     return {
         f"{stage.name}.{name}": values
         for stage in defense.stages
@@ -207,7 +210,7 @@ def _series(defense: Defense, done: Mapping[str, _Done]) -> dict[str, list[float
     }
 
 
-def _flagged_series(defense: Defense, done: Mapping[str, _Done]) -> dict[str, np.ndarray]:
+def _flagged_series(defense: Defense, done: Mapping[str, StageOutputs]) -> dict[str, np.ndarray]:
     return {
         stage.name: done[stage.name].load("flagged_series")
         for stage in defense.stages
@@ -215,9 +218,9 @@ def _flagged_series(defense: Defense, done: Mapping[str, _Done]) -> dict[str, np
     }
 
 
-def _snapshots(defense: Defense, done: Mapping[str, _Done], spec: ModelSpec) -> Snapshots | None:
+def _snapshots(defense: Defense, done: Mapping[str, StageOutputs], spec: ModelSpec) -> Snapshots | None:
     stage, _, output = (defense.snapshots or "").partition(".")
-    if stage not in done or done[stage].digests[output] == digest_of({}):
+    if stage not in done or done[stage].digests[output] == build_digest({}):
         return None
 
     def load() -> list[Weights]:

@@ -8,7 +8,7 @@ from torch.nn import functional
 from defenses.api import Outputs, Params, Stage, StageContext, Weights
 from defenses.models import build_model
 from defenses.training.images import to_device
-from defenses.training.loop import Feed, Recipe, fit
+from defenses.training.loop import BatchSource, Recipe, fit
 
 
 def cpu_weights(model: nn.Module) -> Weights:
@@ -16,14 +16,14 @@ def cpu_weights(model: nn.Module) -> Weights:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def lowest(losses: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+def lowest_mask(losses: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
     """A mask of the samples with the lowest losses; of equal losses the earlier sample counts as lower."""
     mask = np.zeros(len(losses), dtype=bool)
     mask[np.argsort(losses, kind="stable")[:count]] = True
     return mask
 
 
-def share(rate: float, n: int) -> int:
+def count_from_share(rate: float, n: int) -> int:
     """How many samples a rate of n is: rounded, at least one."""
     return max(1, round(rate * n))
 
@@ -32,7 +32,7 @@ def _standard_training(context: StageContext, _inputs: Outputs, params: Params) 
     model = build_model(context.model, context.seed).to(context.device)
     labels = to_device(context.dataset.labels, context.device)
     images = to_device(context.dataset.images, context.device)
-    feed = Feed(images, context.precision, context.generator("augment"), params.augment)
+    feed = BatchSource(images, context.precision, context.generator("augment"), params.augment)
     recipe = Recipe(params.epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay)
     losses = fit(
         context,

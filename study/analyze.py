@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from defenses.registry import UserError
-from study.cli.terminal import complain_of, say
+from study.cli.terminal import print_exception, print_line
 from study.config.config import Parser
-from study.ledger.study_folder import add_out, out_of
+from study.ledger.study_folder import add_out, parse_out
 
 EXIT_BAD_INPUT = 2
 
@@ -33,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all of it to a JSON file")
     try:
         namespace = parser.parse_args(arguments)
-        _analyze(out_of(namespace), namespace.name, namespace.json)
+        _analyze(parse_out(namespace), namespace.name, namespace.json)
         return 0
     except UserError as error:
-        complain_of(error)
+        print_exception(error)
         return EXIT_BAD_INPUT
 
 
@@ -50,7 +50,7 @@ def _analyze(out: Path, name: str, file: Path | None) -> None:
         raise UserError(f"--json must be a file in a folder that exists, got {file}: make the folder, or name a file")
     results = read_results(out, name)
     found = [*unseen(results), *papers(results), *answers(results)]
-    say(as_text(results, found))
+    print_line(as_text(results, found))
     if file is not None:
         try:
             file.write_text(as_json(results, found), encoding="utf-8")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
-from study.cli.terminal import complain, complain_of, say, show_logs
+from study.cli.terminal import print_error, print_exception, print_line, show_logs
 from study.config.config import Parser, StudyConfig, add_options, given_options, resolve
 
 METRICS = ("tpr", "fpr", "auroc", "ca", "asr")
@@ -59,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         namespace = parser.parse_args(handed_on)
         return _run(namespace, _without(handed_on, "--spaces"))
     except UserError as error:
-        complain_of(error)
+        print_exception(error)
         return 2
     except KeyboardInterrupt:
-        complain("stopped; the same command goes on from there")
+        print_error("stopped; the same command goes on from there")
         return 130
 
 
@@ -89,7 +89,7 @@ def _run(namespace: Namespace, handed_on: list[str]) -> int:
         if code:
             return code
         found[space] = read_trials(config.out / config.study_name / "summary" / "results.csv")
-    say(markdown(found))
+    print_line(markdown(found))
     return 0
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from defenses.registry import UserError
 from defenses.storage.atomic_files import write_atomic
-from study.cli.terminal import complain_of, say
+from study.cli.terminal import print_exception, print_line
 from study.config.config import Parser
 from study.config.objectives import parse_objective
-from study.ledger.study_folder import add_out, out_of
+from study.ledger.study_folder import add_out, parse_out
 
 if TYPE_CHECKING:
     from study.analysis.choice import Choice
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _compare(namespace, metrics, shlex.join(["python", "-m", "study.compare", *words]))
         return 0
     except UserError as error:
-        complain_of(error)
+        print_exception(error)
         return EXIT_BAD_INPUT
 
 
@@ -72,7 +72,7 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
     from study.report.sections.comparison import section
     from study.report.text import section_text
 
-    out = out_of(namespace)
+    out = parse_out(namespace)
     rule = namespace.rule or "default"
     a, b = (_chosen(text, rule, out) for text in (namespace.a, namespace.b))
     pairs = pair(a, b)
@@ -90,7 +90,7 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
         _write(namespace.json, json.dumps(_as_json(a, b, pairs, found), indent=1, allow_nan=False) + "\n", "--json")
     if namespace.markdown:
         _write(namespace.markdown, markdown("Comparison", [told]), "--markdown")
-    say(section_text(told))
+    print_line(section_text(told))
 
 
 def _chosen(text: str, rule: str, out: Path) -> "Choice":

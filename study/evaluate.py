@@ -14,12 +14,21 @@ from pydantic import Field
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace
-from study.cli.terminal import EpochProgress, complain, complain_of, duration, number, say, show_logs, table
-from study.config.config import CellConfig, Parser, PoisonRate, add_options, given_options, resolve
+from study.cli.terminal import (
+    EpochProgress,
+    duration,
+    number,
+    print_error,
+    print_exception,
+    print_line,
+    show_logs,
+    table,
+)
+from study.config.config import CommonConfig, Parser, PoisonRate, add_options, given_options, resolve
 from study.scenarios.oracle_defenses import check_defense, find_defense
 
 
-class EvaluateConfig(CellConfig):
+class EvaluateConfig(CommonConfig):
     """Options of `python -m study.evaluate`."""
 
     defense: str = Field("pipd", description="no_defense, pipd, qt or another, see study.run --list")
@@ -48,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_defense(config.defense)
         return _evaluate(config, namespace.json)
     except UserError as error:
-        complain_of(error)
+        print_exception(error)
         return 2
     except KeyboardInterrupt:
-        complain("stopped; finished stages are in the store and the same command goes on from there")
+        print_error("stopped; finished stages are in the store and the same command goes on from there")
         return 130
 
 
@@ -59,12 +68,12 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     import torch
 
     from study.attacks.groups import split_rate
-    from study.planning.plan import environment_of, fixed_fields, scenario_of
+    from study.planning.plan import build_evaluation_context, build_scenario, fixed_fields
     from study.planning.preflight import check_file, check_places, check_scenarios, settle_precision
-    from study.scenarios.evaluation import cached_images, evaluate_cell
+    from study.scenarios.evaluation import cached_images, evaluate_scenario
 
     to_stdout = target is not None and str(target) == "-"
-    space = _space_of(config.defense)
+    space = _load_space(config.defense)
     fields = fixed_fields(config, space)
     device = _device(config.device)
     check_places(config)
@@ -72,13 +81,13 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
         check_file(target, "--json")
     if config.threads:
         torch.set_num_threads(config.threads)
-    environment = environment_of(config, space, device, settle_precision(config.precision, device))
+    environment = build_evaluation_context(config, space, device, settle_precision(config.precision, device))
     attack, own_rate = split_rate(config.attack)
-    scenario = scenario_of(attack, own_rate or config.poison_rate, config.seed, config)
+    scenario = build_scenario(attack, own_rate or config.poison_rate, config.seed, config)
     check_scenarios([scenario], cached_images(environment.dataset), environment)
     started = time.perf_counter()
     progress = EpochProgress()
-    result = evaluate_cell(config.defense, fields, scenario, environment, config.until, progress)
+    result = evaluate_scenario(config.defense, fields, scenario, environment, config.until, progress)
     progress.close()
     defense = find_defense(config.defense)
     report = _report(result, dataclasses.asdict(defense.config_type.from_mapping(fields)), config, environment)
@@ -87,11 +96,11 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     if to_stdout:
         sys.stdout.write(json.dumps(report, indent=1) + "\n")
     else:
-        say(_text(report, time.perf_counter() - started))
+        print_line(_text(report, time.perf_counter() - started))
     return 0
 
 
-def _space_of(defense: str) -> SearchSpace:
+def _load_space(defense: str) -> SearchSpace:
     """The space whose presets suit a defense: its own, or that of the ablation that runs it."""
     names = [defense] if defense in SEARCH_SPACES else list(SEARCH_SPACES)
     return next(SEARCH_SPACES[name] for name in names if SEARCH_SPACES[name].defense == defense)

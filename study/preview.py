@@ -12,7 +12,7 @@ from study.attacks.support.fitting import FitContext
 from study.config.config import StudyConfig
 from study.datasets import load_dataset
 from study.datasets.images import Images
-from study.planning.plan import dataset_spec, scenarios_of
+from study.planning.plan import build_scenarios, dataset_spec
 from study.planning.preflight import check_file, check_places
 from study.scenarios.poison import apply_in_chunks
 from study.scenarios.scenario import Scenario
@@ -36,7 +36,7 @@ def write_preview(path: Path, config: StudyConfig) -> None:
     check_places(config)
     images = load_dataset(dataset_spec(config))
     store = open_store(config.store_place)
-    scenarios = {scenario.attack: scenario for scenario in scenarios_of(config) if scenario.parsed.poisons}
+    scenarios = {scenario.attack: scenario for scenario in build_scenarios(config) if scenario.parsed.poisons}
     rows = [(name, _blocks(scenario, images, store)) for name, scenario in scenarios.items()]
     with disk_errors(path):
         _sheet(rows).save(path, format="PNG")

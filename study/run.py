@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
-from study.cli.terminal import complain, complain_of, duration, say, show_logs, table
+from study.cli.terminal import duration, print_error, print_exception, print_line, show_logs, table
 from study.config.config import Parser, StudyConfig, add_options, given_options, resolve
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         SEARCH_SPACES.check(config.space)
         return _dry_run(config) if namespace.dry_run else _study(config)
     except UserError as error:
-        complain_of(error)
+        print_exception(error)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:  # before a study was open: nothing to keep
-        complain("stopped before anything was started")
+        print_error("stopped before anything was started")
         return _stop_code()
 
 
@@ -79,14 +79,14 @@ def _list() -> int:
 
     ablations = [name for name in SEARCH_SPACES if SEARCH_SPACES[name].paper]
     searched = [[name, SEARCH_SPACES.describe(name)] for name in SEARCH_SPACES if name not in ablations]
-    say(table(["space", ""], searched, left=2) + "\n")
+    print_line(table(["space", ""], searched, left=2) + "\n")
     grids = [[name, SEARCH_SPACES[name].paper, SEARCH_SPACES.describe(name)] for name in ablations]
-    say(table(["space of one table or figure", "makes anew", ""], grids, left=3) + "\n")
+    print_line(table(["space of one table or figure", "makes anew", ""], grids, left=3) + "\n")
     for registry in (DEFENSES, INSTRUMENTS, ATTACKS, DATASETS):
         rows = [[name, registry.describe(name)] for name in registry]
-        say(table([registry.kind, ""], rows, left=2) + "\n")
+        print_line(table([registry.kind, ""], rows, left=2) + "\n")
         if registry is ATTACKS:
-            say(table(["attacks", ""], [[name, what] for name, what in GROUPS.items()], left=2) + "\n")
+            print_line(table(["attacks", ""], [[name, what] for name, what in GROUPS.items()], left=2) + "\n")
     return 0
 
 
@@ -102,7 +102,7 @@ def _plan(config: StudyConfig) -> "Plan":
 def _dry_run(config: StudyConfig) -> int:
     from study.planning.dry_run import describe
 
-    say(describe(_plan(config)))
+    print_line(describe(_plan(config)))
     return 0
 
 
@@ -124,15 +124,15 @@ def _study(config: StudyConfig) -> int:
 
     before_imports(local=config.address is None)
     from defenses.storage.atomic_files import full_disk_errors
-    from study.driver.driver import Session
+    from study.driver.driver import StudyDriver
     from study.driver.holdout import HoldOut
     from study.driver.per_scenario import PerScenario
 
     with full_disk_errors(folder), study_lock(folder, config.study_name):
-        kind = PerScenario if config.per_scenario else HoldOut if config.holdout else Session
+        kind = PerScenario if config.per_scenario else HoldOut if config.holdout else StudyDriver
         session = kind(plan, folder, out)
         code = _run(session, config)
-        say(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")
+        print_line(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")
     if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
         _leave_at_once(code)
     return code
@@ -145,14 +145,14 @@ def _run(session: Any, config: StudyConfig) -> int:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut the bookkeeping short
         session.close("KILLED", _FLUSH_SECONDS_INTERRUPTED)
-        say("\nStopped. What is finished is kept; the same command goes on from here.")
+        print_line("\nStopped. What is finished is kept; the same command goes on from here.")
         return _stop_code()
     except UserError:
         session.close("FAILED", _FLUSH_SECONDS)
         raise
     session.close("FAILED" if broken else "FINISHED", _FLUSH_SECONDS)
     if broken:
-        complain(f"error: {broken}")
+        print_error(f"error: {broken}")
         return EXIT_BROKEN
     return 0
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from defenses.registry import UserError
-from study.cli.terminal import complain_of, last_line, number, say, table
+from study.cli.terminal import last_line, number, print_exception, print_line, table
 from study.config.config import OUT, Parser
-from study.ledger.snapshot import Trial
-from study.ledger.status import Progress, State, state_of
-from study.ledger.study_folder import add_out, find_study, out_of, studies
+from study.ledger.snapshot import SnapshotTrial
+from study.ledger.status import Progress, StudyStatus, read_status
+from study.ledger.study_folder import add_out, find_study, parse_out, studies
 from tracking import names
 
 EXIT_BAD_INPUT = 2
@@ -38,20 +38,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     try:
         namespace = parser.parse_args(arguments)
-        out = out_of(namespace)
+        out = parse_out(namespace)
         if namespace.name is not None:
-            state = state_of(find_study(out, namespace.name), out)
-            say(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
+            state = read_status(find_study(out, namespace.name), out)
+            print_line(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
             return 0
-        found = [state_of(folder, out, records=False) for folder in studies(out)]
-        say(json.dumps([as_json(state) for state in found], indent=1) if namespace.json else overview(found, out))
+        found = [read_status(folder, out, records=False) for folder in studies(out)]
+        print_line(
+            json.dumps([as_json(state) for state in found], indent=1) if namespace.json else overview(found, out)
+        )
         return 0
     except UserError as error:
-        complain_of(error)
+        print_exception(error)
         return EXIT_BAD_INPUT
 
 
-def overview(found: Sequence[State], out: Path) -> str:
+def overview(found: Sequence[StudyStatus], out: Path) -> str:
     """One line a study."""
     if not found:
         return f"no study in {out}"
@@ -59,16 +61,16 @@ def overview(found: Sequence[State], out: Path) -> str:
     return table(header, [_line(state) for state in found], left=2)
 
 
-def _line(state: State) -> list[str]:
+def _line(state: StudyStatus) -> list[str]:
     counts = state.counts
     best = " ".join(number(value, 4) for value in state.best[0].values or ()) if state.best else "-"
     return [
         state.folder.name,
-        state.word,
-        str(counts["complete"] + counts["pruned"]) if state.told else "?",
+        state.status,
+        str(counts["complete"] + counts["pruned"]) if state.has_ledger else "?",
         _known(state.planned),
-        str(counts["fail"]) if state.told else "?",
-        str(counts["running"]) if state.told else "?",
+        str(counts["fail"]) if state.has_ledger else "?",
+        str(counts["running"]) if state.has_ledger else "?",
         _known(state.left),
         best,
         str(state.outbox.records) if state.outbox.records else "-",
@@ -79,7 +81,7 @@ def _known(count: int | None) -> str:
     return "?" if count is None else str(count)
 
 
-def describe(state: State) -> str:
+def describe(state: StudyStatus) -> str:
     """Everything about one study, in lines."""
     parts = [
         _headline(state),
@@ -93,22 +95,22 @@ def describe(state: State) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _headline(state: State) -> str:
+def _headline(state: StudyStatus) -> str:
     counts = state.counts
     told = [f"{counts['complete']} done"]
     told += [f"{counts['pruned']} stopped early"] if counts["pruned"] else []
     told += [f"{counts['fail']} failed", f"{counts['running']} running"]
     told += [f"{counts['lost']} lost and tried again"] if counts["lost"] else []
     who = f"process {state.driver} runs it" if state.driver is not None else "nobody runs it"
-    if not state.told:
-        return f"{state.folder.name}: {state.word}, {who}"
+    if not state.has_ledger:
+        return f"{state.folder.name}: {state.status}, {who}"
     return (
-        f"{state.folder.name}: {state.word}, {who}\n"
+        f"{state.folder.name}: {state.status}, {who}\n"
         f"{_known(state.planned)} trials: {', '.join(told)}; {_known(state.left)} left"
     )
 
 
-def _best(state: State) -> str:
+def _best(state: StudyStatus) -> str:
     objective = state.known.get("objective") or state.known.get("settings", {}).get("objective") or "objective"
     lines = []
     for trial in state.best:
@@ -116,7 +118,7 @@ def _best(state: State) -> str:
         point = ", ".join(f"{name} {_value(value)}" for name, value in trial.point.items())
         lines.append(f"#{trial.number}{' (paper default)' if trial.paper_default else ''}, {objective} {values}")
         lines += [f"  {point}"] if point else []
-    return "Best: " + "\n".join(lines) if lines else "No trial has finished yet" if state.told else ""
+    return "Best: " + "\n".join(lines) if lines else "No trial has finished yet" if state.has_ledger else ""
 
 
 def _value(value: Any) -> str:
@@ -138,7 +140,7 @@ def _metric(metrics: Mapping[str, float | None], name: str) -> str:
     return number(metrics.get(name))
 
 
-def _running(state: State, trial: Trial) -> str:
+def _running(state: StudyStatus, trial: SnapshotTrial) -> str:
     known = state.known.get("scenarios")
     of = f" of {len(known)}" if isinstance(known, list) else ""
     text = f"#{trial.number}: {len(state.judged.get(trial.key, []))}{of} scenarios judged"
@@ -150,7 +152,7 @@ def _list(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"{title}:", *(f"  {line}" for line in lines[:_SHOWN]), *more]) if lines else ""
 
 
-def _waiting(state: State) -> str:
+def _waiting(state: StudyStatus) -> str:
     if not state.outbox.records:
         return ""
     what = f"{state.outbox.records} records wait for MLflow"
@@ -160,22 +162,22 @@ def _waiting(state: State) -> str:
     return f"{what}; to send them:  python -m study.sync {state.folder.name}{out}"
 
 
-def _go_on(state: State) -> str:
+def _go_on(state: StudyStatus) -> str:
     if state.driver is not None or not state.known:
         return ""
-    if not state.go_on:
+    if not state.resume_command:
         return "This version makes another study of its settings (study.json), so it cannot go on with it."
-    return f"{'A larger --trials extends it' if state.left == 0 else 'To go on'}:  {state.go_on}"
+    return f"{'A larger --trials extends it' if state.left == 0 else 'To go on'}:  {state.resume_command}"
 
 
-def as_json(state: State) -> dict[str, Any]:
+def as_json(state: StudyStatus) -> dict[str, Any]:
     """The same for machines; ``null`` is what nobody knows."""
-    counts = state.counts if state.told else None
+    counts = state.counts if state.has_ledger else None
     states = ("complete", "pruned", "fail", "running", "waiting", "lost")
     return {
         "name": state.folder.name,
         "folder": str(state.folder.resolve()),
-        "state": state.word,
+        "state": state.status,
         "driver": state.driver,
         "trials": {"planned": state.planned, "left": state.left}
         | {name: None if counts is None else counts[name] for name in states},
@@ -192,11 +194,11 @@ def as_json(state: State) -> dict[str, Any]:
         "outbox": vars(state.outbox),
         "damage": list(state.damage),
         "parts": [part.folder.name for part in state.parts],
-        "go_on": state.go_on or None,
+        "go_on": state.resume_command or None,
     }
 
 
-def _trial(trial: Trial) -> dict[str, Any]:
+def _trial(trial: SnapshotTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "values": trial.values,

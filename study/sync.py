@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from defenses.registry import UserError
-from study.cli.terminal import Bar, complain, complain_of, say, show_logs
+from study.cli.terminal import Bar, print_error, print_exception, print_line, show_logs
 from study.config.config import Parser
 from study.ledger.lock import holder, study_lock
-from study.ledger.study_folder import OUTBOX, add_out, check_no_links, find_study, out_of, read_settings, studies
+from study.ledger.study_folder import OUTBOX, add_out, check_no_links, find_study, parse_out, read_settings, studies
 from tracking.destination import Target, tracking_target
 from tracking.outbox import Outbox, look
 
@@ -37,15 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or sqlite:/// file [the study's own]")
     try:
         namespace = parser.parse_args(arguments)
-        out = out_of(namespace)
+        out = parse_out(namespace)
         folders = [find_study(out, namespace.name)] if namespace.name is not None else studies(out)
     except UserError as error:
-        complain_of(error)
+        print_exception(error)
         return EXIT_BAD_INPUT
     try:
         return max((_sync(folder, namespace.tracking_uri) for folder in folders), default=0)
     except KeyboardInterrupt:
-        complain("stopped; what has arrived is marked, and the same command sends the rest")
+        print_error("stopped; what has arrived is marked, and the same command sends the rest")
         return EXIT_INTERRUPTED
 
 
@@ -63,7 +63,7 @@ def _sync(folder: Path, uri: str | None) -> int:
             target = tracking_target(uri, own.experiment, folder.resolve().parent) if uri else own
             return _send(folder, target, own=target.uri == own.uri)
     except (UserError, OSError) as error:
-        complain_of(error)
+        print_exception(error)
         return EXIT_BAD_INPUT
 
 
@@ -84,10 +84,10 @@ def _send(folder: Path, target: Target, own: bool) -> int:
     outbox = Outbox(path, "" if own else target.uri)
     damaged = look(path).damaged
     if damaged:
-        complain(f"warning: {damaged} lines of {path} cannot be read; what they said is sent anew by the next run")
+        print_error(f"warning: {damaged} lines of {path} cannot be read; what they said is sent anew by the next run")
     waiting = sum(1 for _ in outbox.pending())
     if not waiting:
-        say(f"{folder.name}: everything has arrived at {target.uri} already")
+        print_line(f"{folder.name}: everything has arrived at {target.uri} already")
         return 0
     bar = Bar(waiting, folder.name, unit="record")
     try:
@@ -96,15 +96,15 @@ def _send(folder: Path, target: Target, own: bool) -> int:
         bar.close()
         left = sum(1 for _ in outbox.pending())
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        complain(
+        print_error(
             f"error: MLflow at {target.uri} must be reachable and take records, and it did not ({reason}): "
             f"{left} of {waiting} wait in {path}; give the same command once it is back, or name another --tracking-uri"
         )
         return EXIT_UNREACHABLE
     bar.close()
-    say(f"{folder.name}: {waiting} records have arrived at {target.uri}")
+    print_line(f"{folder.name}: {waiting} records have arrived at {target.uri}")
     if missing and not own:
-        complain(f"warning: the files of {missing} of them are only where they were sent before, at the study's own")
+        print_error(f"warning: the files of {missing} of them are only where they were sent before, at the study's own")
     return 0
 
 

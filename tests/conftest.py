@@ -39,3 +39,9 @@ def make_context(tmp_path: Path) -> Callable[..., RunContext]:
         return RunContext(Store(tmp_path / folder), spec, seed, torch.device("cpu"), "fp32")
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Trained weights depend on how many threads add up their gradients, whatever ran in this process before."""
+    torch.set_num_threads(1)

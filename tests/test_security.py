@@ -31,7 +31,7 @@ from defenses.registry import UserError
 from defenses.storage.atomic_files import canonical
 from defenses.storage.store import Store, _checksum, _sha256
 from study import run
-from study.cli.terminal import complain_of
+from study.cli.terminal import print_exception
 from study.datasets.images import Images
 from study.ledger.lock import study_lock
 from study.ledger.records import read_scenario, write_record
@@ -298,7 +298,7 @@ def test_the_payload_works(tmp_path: Path) -> None:
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refuse:
     """Runs a command, which must refuse in one line within a second, and gives the line."""
-    # What is not refused would run: a study through its session or a process of its own, a cell in this one.
+    # What is not refused would run: a study through its driver or a process of its own, a cell in this one.
     monkeypatch.setitem(sys.modules, "study.driver.driver", None)
     monkeypatch.setattr("study.attack_table.subprocess", None)
     monkeypatch.setattr("study.scenarios.evaluation.evaluate_cell", None)
@@ -529,7 +529,7 @@ def test_f20_classes_and_folders(name: str, refused: Refuse, images: Images, tmp
 
 
 def test_errors_are_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:
-    complain_of(UserError("a\nb\x1b[31mc\x00"))
+    print_exception(UserError("a\nb\x1b[31mc\x00"))
     assert capsys.readouterr().err == "error: a\\nb\\x1b[31mc\\x00\n"
 
 

@@ -24,11 +24,11 @@ from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.config import Config, param
 from defenses.models import Normalised, build_model, load_model
 from defenses.seeds import derive_seed
-from defenses.shared_stages import cpu_weights, lowest
-from defenses.storage.state_codec import Parts
+from defenses.shared_stages import cpu_weights, lowest_mask
+from defenses.storage.state_codec import TrainingState
 from defenses.training.images import to_device
 from defenses.training.inference import predict_logits, sample_losses
-from defenses.training.loop import Feed, Recipe, fit
+from defenses.training.loop import BatchSource, Recipe, fit
 from defenses.training.losses import soft_cross_entropy
 from defenses.training.schedule import SCHEDULES
 
@@ -85,7 +85,7 @@ def _pre_quarantine(context: StageContext, _inputs: Outputs, params: Params) -> 
     model = build_model(context.model, context.seed).to(context.device)
     images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
-    feed = Feed(images, context.precision, context.generator("augment"), augment=False)
+    feed = BatchSource(images, context.precision, context.generator("augment"), augment=False)
     recipe = Recipe(
         params.pre_epochs, params.pre_lr, params.batch_size, params.pre_schedule, params.momentum, params.weight_decay
     )
@@ -181,9 +181,9 @@ def _quarantine_training(context: StageContext, inputs: Outputs, params: Params)
     num_classes = context.dataset.num_classes
     largest = int(np.bincount(context.dataset.labels).max())
     count = round(params.pre_quarantine_ratio * largest)
-    pre = to_device(lowest(inputs["sample_losses"], count), context.device)
+    pre = to_device(lowest_mask(inputs["sample_losses"], count), context.device)
     state = QuarantineLabels(labels, num_classes, pre, params)
-    feed = Feed(images, context.precision, context.generator("augment"), augment=False)
+    feed = BatchSource(images, context.precision, context.generator("augment"), augment=False)
     quarantined = torch.zeros(len(labels), dtype=torch.bool, device=context.device)
     history: list[Tensor] = []
     released: list[float] = []
@@ -205,7 +205,7 @@ def _quarantine_training(context: StageContext, inputs: Outputs, params: Params)
     recipe = Recipe(
         params.quarantine_epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay
     )
-    changed: Parts = {"epsilon": state.epsilon, "history": history, "released": released}
+    changed: TrainingState = {"epsilon": state.epsilon, "history": history, "released": released}
     losses = fit(context, model, len(labels), recipe, loss, on_epoch, changed)
     logits = predict_logits(model, images, context.precision)
     own = (labels + num_classes).unsqueeze(1)
@@ -235,7 +235,7 @@ def _backdoor_free_training(context: StageContext, inputs: Outputs, params: Para
     images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
     epsilon = to_device(inputs["epsilon"], context.device)
-    feed = Feed(images, context.precision, context.generator("augment"), params.backdoor_free_augment)
+    feed = BatchSource(images, context.precision, context.generator("augment"), params.backdoor_free_augment)
     recipe = Recipe(
         params.backdoor_free_epochs,
         params.backdoor_free_lr,

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from defenses.storage.atomic_files import write_atomic
-from defenses.storage.state_codec import Parts, pack, put_back, state_of, unpack
+from defenses.storage.state_codec import TrainingState, build_state, pack, restore, unpack
 
 FORMAT = 1
 SECONDS = 1.0
@@ -48,7 +48,7 @@ class Checkpoint:
         self._started = time.monotonic()
         self.earlier_seconds = 0.0
 
-    def epochs(self, count: int, parts: Parts) -> Iterator[int]:
+    def epochs(self, count: int, parts: TrainingState) -> Iterator[int]:
         """The numbers of the epochs that are still to run, from 0 when none was kept.
 
         A stage may have several such loops, one after another. State that is not among the parts must follow from the
@@ -69,21 +69,21 @@ class Checkpoint:
                 _write(self._folder, name, {"epochs": epoch + 1, "seconds": spent}, parts)
                 last = time.monotonic()
 
-    def _restore(self, name: str, parts: Parts) -> int:
+    def _restore(self, name: str, parts: TrainingState) -> int:
         """Puts the parts back to what they were; how many epochs that saves."""
         kept = _read(self._folder, name) if self._folder is not None else None
         if kept is None:
             return 0
         done, states = kept
-        before = copy.deepcopy({part: state_of(live) for part, live in parts.items()})
+        before = copy.deepcopy({part: build_state(live) for part, live in parts.items()})
         try:
             if states.keys() != parts.keys():
                 raise KeyError(f"it holds {sorted(states)}, and not {sorted(parts)}")
             for part, live in parts.items():
-                put_back(live, states[part])
+                restore(live, states[part])
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             for part, live in parts.items():
-                put_back(live, before[part])
+                restore(live, before[part])
             log.warning(
                 "%s of %s does not fit this code or device, the stage starts anew: %s", name, self._folder, error
             )
@@ -99,9 +99,9 @@ def remove_checkpoints(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _write(folder: Path, name: str, done: dict[str, float], parts: Parts) -> None:
+def _write(folder: Path, name: str, done: dict[str, float], parts: TrainingState) -> None:
     tensors: dict[str, Tensor] = {}
-    tree = {part: pack(state_of(live), tensors) for part, live in parts.items()}
+    tree = {part: pack(build_state(live), tensors) for part, live in parts.items()}
     data = safetensors.torch.save(tensors)
     payload = folder / f"{name}-{uuid.uuid4().hex[:8]}.safetensors"
     meta = {

@@ -21,11 +21,11 @@ class Stateful(Protocol):
 
 
 Part = Stateful | torch.Generator | Tensor | list[Any] | dict[str, Any]
-Parts = Mapping[str, Part]
+TrainingState = Mapping[str, Part]
 """What a loop changes, by name. Tensors, lists and dicts are written to in place: nobody may replace them."""
 
 
-def state_of(part: Part) -> Any:
+def build_state(part: Part) -> Any:
     """What a part holds now; tensors in it are the live ones."""
     if isinstance(part, torch.Generator):
         return part.get_state()
@@ -35,7 +35,7 @@ def state_of(part: Part) -> Any:
     return part if isinstance(part, Tensor | list | dict) else part.state_dict()
 
 
-def put_back(part: Part, state: Any) -> None:
+def restore(part: Part, state: Any) -> None:
     """Gives a part the state that `state_of` took of it.
 
     Raises:

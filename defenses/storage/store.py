@@ -29,11 +29,11 @@ from defenses.storage.checkpoint import SECONDS, Checkpoint, remove_checkpoints
 from defenses.storage.remote import Remote, cache_folder, is_url
 
 FORMAT = 2
-BORROWING = "measure_"  # name of a store inside another that sees the other's stages through links
+MEASURING_PREFIX = "measure_"  # name of a store inside another that sees the other's stages through links
 log = logging.getLogger(__name__)
 
 
-def digest_of(value: Any) -> str:
+def build_digest(value: Any) -> str:
     """sha256 of an output's content: array bytes with dtype and shape, weights by name, JSON canonically."""
     digest = hashlib.sha256()
     if isinstance(value, np.ndarray):
@@ -41,7 +41,7 @@ def digest_of(value: Any) -> str:
         digest.update(np.ascontiguousarray(value).data)
     elif _is_weights(value):
         for name in sorted(value):
-            digest.update(name.encode() + digest_of(value[name].detach().cpu().numpy()).encode())
+            digest.update(name.encode() + build_digest(value[name].detach().cpu().numpy()).encode())
     else:
         digest.update(canonical(value).encode())
     return digest.hexdigest()
@@ -104,7 +104,9 @@ class Store:
 
     def _lends(self, stage: Path) -> bool:
         """Whether a linked folder is a stage of the store that this one lies in."""
-        return self.root.name.startswith(BORROWING) and stage.resolve() == self.root.resolve().parent / stage.name
+        return (
+            self.root.name.startswith(MEASURING_PREFIX) and stage.resolve() == self.root.resolve().parent / stage.name
+        )
 
     def checkpoint(self, stage: str, key: str) -> Checkpoint:
         """For whoever builds an entry: where its epochs are kept until it is written."""
@@ -199,7 +201,7 @@ class Store:
         meta = {
             "format": FORMAT,
             "built_seconds": seconds,
-            "digests": {name: digest_of(value) for name, value in outputs.items()},
+            "digests": {name: build_digest(value) for name, value in outputs.items()},
             "files": files,
             "sha256": {file: _sha256(folder / file) for file in files.values()},
             "describe": describe,

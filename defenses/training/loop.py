@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from defenses.api import StageContext
 from defenses.registry import UserError
-from defenses.storage.state_codec import Parts
+from defenses.storage.state_codec import TrainingState
 from defenses.training.images import crop_padding, epoch_batches, take, take_augmented
 from defenses.training.precision import autocast
 from defenses.training.schedule import learning_rate
@@ -42,7 +42,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Feed:
+class BatchSource:
     """Images on the device, and how a model is shown some of them."""
 
     images: Tensor  # uint8 [N, H, W, 3]
@@ -68,7 +68,7 @@ def fit(
     recipe: Recipe,
     batch_loss: Callable[[Tensor], Tensor],
     on_epoch: Callable[[int], None] | None = None,
-    kept: Parts | None = None,
+    kept: TrainingState | None = None,
 ) -> list[float]:
     """Trains a model in place.
 

@@ -61,7 +61,7 @@ class Axis:
         return math.exp(place) if self.log else place
 
 
-def axis_of(name: str, found: Range, drawn: "pandas.Series[Any]", grid: bool = False) -> Axis:
+def build_axis(name: str, found: Range, drawn: "pandas.Series[Any]", grid: bool = False) -> Axis:
     """The axis of a range.
 
     Args:
@@ -87,14 +87,14 @@ def _of_levels(name: str, levels: tuple[Any, ...], widths: Numbers, log: bool = 
     return Axis(name, np.arange(len(levels) + 1.0), widths / widths.sum(), levels, log)
 
 
-def axes_of(ranges: Mapping[str, Range], trials: "pandas.DataFrame", grid: bool = False) -> tuple[Axis, ...]:
+def build_axes(ranges: Mapping[str, Range], trials: "pandas.DataFrame", grid: bool = False) -> tuple[Axis, ...]:
     """The axes of a space, in its order; a field that every trial has the same is left out: it explains nothing."""
     return tuple(
-        axis_of(name, found, trials[name], grid) for name, found in ranges.items() if trials[name].nunique() > 1
+        build_axis(name, found, trials[name], grid) for name, found in ranges.items() if trials[name].nunique() > 1
     )
 
 
-def default_of(fields: Iterable[str], trials: "pandas.DataFrame") -> dict[str, Any]:
+def load_default_point(fields: Iterable[str], trials: "pandas.DataFrame") -> dict[str, Any]:
     """The paper's point, as the trial that is the paper's default has it; empty where there is none."""
     found = trials[trials["paper_default"]]
     return {name: found.iloc[0][name] for name in fields} if len(found) else {}

@@ -65,7 +65,7 @@ class Shares:
     explained: float
 
 
-def design_of(axes: Sequence[Axis], columns: Sequence[Any], seed: int = 0) -> Design:
+def build_design(axes: Sequence[Axis], columns: Sequence[Any], seed: int = 0) -> Design:
     """Prepares trials for `fanova`.
 
     Args:
@@ -116,7 +116,7 @@ class Forest:
 
 def fanova(design: Design, values: Numbers, seed: int = 0) -> Shares | None:
     """Shares of the variance: `grow` and `shares_of` in one."""
-    return shares_of(design, grow(design, values, seed))
+    return build_shares(design, grow(design, values, seed))
 
 
 def grow(design: Design, values: Numbers, seed: int = 0) -> Forest:
@@ -148,7 +148,7 @@ def together(one: Forest, two: Forest, factors: tuple[float, float]) -> Forest:
     )
 
 
-def shares_of(design: Design, forest: Forest) -> Shares | None:
+def build_shares(design: Design, forest: Forest) -> Shares | None:
     """Shares of the variance; None where the metric is the same in all trials: no share is defined."""
     values, residuals = forest.values, forest.residuals
     total = float(values.var())
@@ -156,13 +156,13 @@ def shares_of(design: Design, forest: Forest) -> Shares | None:
         return None
     effects = design.fit @ residuals
     left = residuals - residuals.mean() - design.spread @ effects
-    alone, low, high = _alone(design, values, forest.alone, effects, left)
+    alone, low, high = main_effects(design, values, forest.alone, effects, left)
     both = _pairs(design, forest.pairs, left) / total
     both /= max(1.0, float(both.sum()) / 2)  # all pairs together cannot exceed the whole, as below for main effects
     return Shares(alone, low, high, both, 1 - float((residuals**2).mean()) / total)
 
 
-def _alone(
+def main_effects(
     design: Design, values: Numbers, marginals: Sequence[Numbers], effects: Numbers, left: Numbers
 ) -> tuple[Numbers, Numbers, Numbers]:
     """Shares of the main effects with their intervals: [axes] each.

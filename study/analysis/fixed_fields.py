@@ -10,13 +10,13 @@ from study.config.paper_deviations import Change, preset_changes
 from study.scenarios.oracle_defenses import find_defense
 
 
-def fields_of(results: Results) -> dict[str, Any]:
+def load_fields(results: Results) -> dict[str, Any]:
     """All fields of the defense's Config but the searched ones: the paper's, over them the preset's and the user's."""
     found = _config_and_fixed(results)
     return {**vars(find_defense(results.defense).config_type()), **(found[1] if found else {})}
 
 
-def changes_of(results: Results) -> list[Change]:
+def load_changes(results: Results) -> list[Change]:
     """What the papers did otherwise; empty for a study of another version."""
     found = _config_and_fixed(results)
     return preset_changes(found[0], find_defense(results.defense).config_type, found[1]) if found else []
@@ -24,10 +24,10 @@ def changes_of(results: Results) -> list[Change]:
 
 def _config_and_fixed(results: Results) -> tuple[StudyConfig, dict[str, Any]] | None:
     """The options, and the fields that preset and user set; None where this version does not know the options."""
-    from study.planning.plan import fixed_fields, space_of  # with torch, which takes two seconds
+    from study.planning.plan import fixed_fields, load_space  # with torch, which takes two seconds
 
     try:
         config = StudyConfig(**results.settings)
     except ValidationError:
         return None
-    return config, fixed_fields(config, space_of(config))
+    return config, fixed_fields(config, load_space(config))

@@ -111,7 +111,7 @@ def pair(a: Choice, b: Choice) -> Pairs:
 def _cells(choice: Choice) -> "pandas.DataFrame":
     """A trial's cells, with the fingerprint of the poisoned training set of each."""
     results = choice.results
-    cells = results.cells[results.cells["trial"] == choice.trial]
+    cells = results.evaluations[results.evaluations["trial"] == choice.trial]
     folder = results.folder / POINTS / str(results.trials.loc[choice.trial, "key"])
     prints = [_fingerprint(read_scenario(folder / f"{name}.json")) for name in cells["scenario"]]
     return cells.assign(fingerprint=prints)

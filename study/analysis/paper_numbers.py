@@ -129,7 +129,7 @@ class PaperTable:
         )
 
 
-def tables_of(space: str) -> tuple[PaperTable, ...]:
+def load_tables(space: str) -> tuple[PaperTable, ...]:
     """The tables and figures that ask what a grid space of ours asks; empty where no paper does."""
     return tuple(table for table in paper_tables().values() if space in table.spaces)
 

@@ -101,7 +101,7 @@ def picks(results: Results) -> list[Pick]:
 
 
 def _cells_of(results: Results, trial: int) -> "pandas.DataFrame":
-    return results.cells[results.cells["trial"] == trial].set_index("scenario")
+    return results.evaluations[results.evaluations["trial"] == trial].set_index("scenario")
 
 
 def _undefended(results: Results) -> "pandas.DataFrame":
@@ -115,7 +115,7 @@ def _own_best(results: Results) -> "pandas.DataFrame | None":
     if len(results.goal.objectives) > 1:
         return None
     (name,) = results.goal.objectives
-    judged = results.cells[results.cells["trial"].isin(results.complete.index)].dropna(subset=[name])
+    judged = results.evaluations[results.evaluations["trial"].isin(results.complete.index)].dropna(subset=[name])
     if judged.empty:
         return None
     grouped = judged.groupby("scenario", sort=False)[name]

@@ -39,7 +39,7 @@ class Box:
         return np.asarray(np.column_stack([within, *known]).all(axis=1), np.bool_)
 
 
-def find_box(
+def peel_prim_box(
     numbers: Numbers,
     choices: NDArray[np.int64],
     good: Bools,

@@ -14,8 +14,8 @@ from search_spaces.space import Range
 from study.config.config import SPACE_FILLING
 from study.config.objectives import Goal, direction, parse_objectives, scores
 from study.ledger.records import ScenarioRecord, read_scenario
-from study.ledger.snapshot import Trial, read_ledger
-from study.ledger.study_folder import LEDGER, POINTS, command, find_study, parts_of, read_settings
+from study.ledger.snapshot import SnapshotTrial, read_ledger
+from study.ledger.study_folder import LEDGER, POINTS, child_studies, find_study, read_settings, resume_command
 from tracking import names
 
 if TYPE_CHECKING:
@@ -54,27 +54,27 @@ class Results:
     ranges: Mapping[str, Range]
     goal: Goal
     trials: "pandas.DataFrame"
-    cells: "pandas.DataFrame"
+    evaluations: "pandas.DataFrame"
     stages: "pandas.DataFrame"
     damaged: tuple[str, ...] = ()
     command: str = ""
     given_points: bool = False
-    judged: "Results | None" = None
+    holdout_results: "Results | None" = None
 
     @functools.cached_property
     def complete(self) -> "pandas.DataFrame":
         """The trials with a readable result on every scenario: a mean over fewer would not compare."""
-        judged = self.cells.groupby("trial").size().reindex(self.trials.index, fill_value=0)
+        judged = self.evaluations.groupby("trial").size().reindex(self.trials.index, fill_value=0)
         return self.trials[(self.trials["state"] == "complete") & (judged == len(self.scenarios))]
 
     @functools.cached_property
     def compared(self) -> "pandas.DataFrame":
         """The cells of complete trials on scenarios whose attack works: all that counts for or against a defense."""
-        whole = self.cells["trial"].isin(self.complete.index)
-        return self.cells[whole & ~self.cells["attack_failed"]]
+        whole = self.evaluations["trial"].isin(self.complete.index)
+        return self.evaluations[whole & ~self.evaluations["attack_failed"]]
 
     @functools.cached_property
-    def spread(self) -> "pandas.DataFrame":
+    def space_filling_trials(self) -> "pandas.DataFrame":
         """The complete trials that lie evenly over the space: what sensitivity may be computed on.
 
         Empty for a sampler that searches. The paper's default, which no sampler drew, is left out.
@@ -87,7 +87,7 @@ class Results:
     def scenarios(self) -> "pandas.DataFrame":
         """A row a scenario: its parts, whether the attack failed, CA and ASR undefended."""
         of_attack = ["attack", "poison_rate", "seed", "stratum", "attack_failed"]
-        return self.cells.groupby("scenario", sort=False)[
+        return self.evaluations.groupby("scenario", sort=False)[
             [*of_attack, names.CA_UNDEFENDED, names.ASR_UNDEFENDED]
         ].first()
 
@@ -129,8 +129,8 @@ def read_results(out: Path, name: str) -> Results:
             are studies of their own.
     """
     folder = find_study(out, name)
-    known = _settings_of(folder)
-    parts = [part.name for part in parts_of(folder, known)]
+    known = _load_settings(folder)
+    parts = [part.name for part in child_studies(folder, known)]
     if known["settings"].get("holdout"):
         search = _read(out, parts[0])
         try:
@@ -138,14 +138,14 @@ def read_results(out: Path, name: str) -> Results:
         except UserError:  # it was stopped before: the search alone has something to tell
             judged = None
         return dataclasses.replace(
-            search, name=name, settings=known["settings"], command=command(known, out), judged=judged
+            search, name=name, settings=known["settings"], command=resume_command(known, out), holdout_results=judged
         )
     if parts:
         raise UserError(f"study {name!r} searched each scenario in a study of its own: name one of {', '.join(parts)}")
     return _read(out, name)
 
 
-def _settings_of(folder: Path) -> dict[str, Any]:
+def _load_settings(folder: Path) -> dict[str, Any]:
     try:
         return read_settings(folder)
     except ValueError as error:
@@ -154,7 +154,7 @@ def _settings_of(folder: Path) -> dict[str, Any]:
 
 def _read(out: Path, name: str) -> Results:
     folder = find_study(out, name)
-    known = _settings_of(folder)
+    known = _load_settings(folder)
     try:
         ledger = read_ledger(folder / LEDGER)
     except ValueError as error:
@@ -180,15 +180,15 @@ def _read(out: Path, name: str) -> Results:
         ranges={field: found for field, found in space.ranges.items() if field in searched},
         goal=Goal(objectives, settings.get("aggregate", "mean")),
         trials=_trials(started),
-        cells=_frame(cells),
+        evaluations=_frame(cells),
         stages=_frame(stages),
         damaged=tuple(damaged),
-        command=command(known, out),
+        command=resume_command(known, out),
         given_points=bool(known.get("given_points")),
     )
 
 
-def _why_empty(trials: list[Trial]) -> str:
+def _why_empty(trials: list[SnapshotTrial]) -> str:
     failed = [trial for trial in trials if trial.state == "fail" and trial.finished]
     if failed:
         reason = failed[0].reason.strip().splitlines()
@@ -196,7 +196,7 @@ def _why_empty(trials: list[Trial]) -> str:
     return "no trial was judged on any scenario"
 
 
-def _trials(trials: list[Trial]) -> "pandas.DataFrame":
+def _trials(trials: list[SnapshotTrial]) -> "pandas.DataFrame":
     import pandas
 
     rows = [
@@ -216,7 +216,7 @@ def _trials(trials: list[Trial]) -> "pandas.DataFrame":
 
 
 def _read_cells(
-    folder: Path, trials: list[Trial], parts: Mapping[str, Mapping[str, Any]]
+    folder: Path, trials: list[SnapshotTrial], parts: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Rows of cells and of their stages, and the files that cannot be read."""
     cells: list[dict[str, Any]] = []
@@ -236,7 +236,7 @@ def _read_cells(
 
 
 def _cell(trial: int, record: ScenarioRecord, part: Mapping[str, Any]) -> dict[str, Any]:
-    attack, rate, seed = _parts_of(record.scenario, part)
+    attack, rate, seed = _parse_scenario_name(record.scenario, part)
     return {
         "trial": trial,
         "scenario": record.scenario,
@@ -252,7 +252,7 @@ def _cell(trial: int, record: ScenarioRecord, part: Mapping[str, Any]) -> dict[s
     }
 
 
-def _parts_of(name: str, part: Mapping[str, Any]) -> tuple[str, float, int]:
+def _parse_scenario_name(name: str, part: Mapping[str, Any]) -> tuple[str, float, int]:
     """Attack, rate and seed of a scenario; from its name where the study is too old to tell them."""
     found = _NAME.fullmatch(name)
     attack, rate, seed = found.groups() if found else (name, "nan", "0")

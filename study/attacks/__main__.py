@@ -8,7 +8,7 @@ from pathlib import Path
 from defenses.registry import UserError
 from study.attacks import ATTACKS
 from study.attacks.groups import GROUPS
-from study.cli.terminal import complain, complain_of, say, show_logs, table
+from study.cli.terminal import print_error, print_exception, print_line, show_logs, table
 from study.config.config import Parser, StudyConfig, add_options, given_options, resolve
 
 _ONE_ROW = "every"
@@ -32,14 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError("nothing to do: give --list, or --preview OUT.png")
         if namespace.list:
             rows = [[name, ATTACKS.describe(name)] for name in ATTACKS]
-            say(table(["attack", ""], rows, left=2) + "\n")
-            say(table(["attacks", ""], [[name, what] for name, what in GROUPS.items()], left=2))
+            print_line(table(["attack", ""], rows, left=2) + "\n")
+            print_line(table(["attacks", ""], [[name, what] for name, what in GROUPS.items()], left=2))
         return _preview(namespace) if namespace.preview is not None else 0
     except UserError as error:
-        complain_of(error)
+        print_exception(error)
         return 2
     except KeyboardInterrupt:
-        complain("stopped; trained parts are in the store and the same command goes on from there")
+        print_error("stopped; trained parts are in the store and the same command goes on from there")
         return 130
 
 
@@ -49,7 +49,7 @@ def _preview(namespace: Namespace) -> int:
     given = {"attacks": (_ONE_ROW,), **given_options(namespace, StudyConfig)}
     config = resolve(StudyConfig, given)
     write_preview(namespace.preview, config)
-    say(f"drawn: {namespace.preview}")
+    print_line(f"drawn: {namespace.preview}")
     return 0
 
 

@@ -2,9 +2,9 @@
 
 Each poisoned image carries only a part of the trigger that test images get, and covers carry the same kind of parts
 with their own labels: poison then does not stand out in the network's features. Strengths, tiles and the marks' places
-are backdoor-toolbox's; its pictures are not shipped, so the cartoon and `study.attacks.support.marks` stand in for them.
-It gives each mark to a block of sorted positions, which ties marks to classes where a dataset is sorted by class; here
-they go round the shuffled selection. The paper's rates are 0.003, covers 0.003 (blend) and 0.006 (patch); only the
+are backdoor-toolbox's; its pictures are not shipped, so the cartoon and `study.attacks.support.marks` stand in for
+them. It gives each mark to a block of sorted positions, which ties marks to classes where a dataset is sorted by class;
+here they go round the shuffled selection. The paper's rates are 0.003, covers 0.003 (blend) and 0.006 (patch); only the
 ratio of the two is set here.
 """
 

@@ -26,7 +26,7 @@ from defenses.api import Outputs
 from defenses.config import param
 from defenses.registry import UserError
 from defenses.shared_stages import cpu_weights
-from defenses.storage.state_codec import Parts
+from defenses.storage.state_codec import TrainingState
 from defenses.training.images import take, to_device
 from defenses.training.loop import TrainingDiverged
 from study.attacks.api import Attack, AttackConfig, Pixels, State
@@ -170,7 +170,7 @@ class ISSBA(Attack):
         draws = context.generator(self.name, "messages")
         optimiser = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], config.lr)
         at: dict[str, Any] = {"step": 0, "started": None}
-        parts: Parts = {
+        parts: TrainingState = {
             "encoder": encoder,
             "decoder": decoder,
             "optimiser": optimiser,

@@ -13,12 +13,12 @@ _LINES = 20  # of a bar where there is no terminal, however long it is
 _SILENT_SECONDS = 600.0  # at most, where steps take long
 
 
-def say(text: str = "") -> None:
+def print_line(text: str = "") -> None:
     """A line on standard output, above any bar."""
     _write(text, sys.stdout)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """A line on standard error, above any bar."""
     _write(text, sys.stderr)
 
@@ -34,9 +34,9 @@ def _write(text: str, stream: TextIO) -> None:
         os.close(nowhere)
 
 
-def complain_of(error: Exception) -> None:
+def print_exception(error: Exception) -> None:
     """An error in one line, whatever the names in it hold."""
-    complain("error: " + str(error).replace("\n", "\\n"))
+    print_error("error: " + str(error).replace("\n", "\\n"))
 
 
 def _printable(text: str) -> str:
@@ -54,7 +54,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """One record."""
-        complain(self.format(record))
+        print_error(self.format(record))
 
 
 def show_logs(verbose: int = 0) -> None:
@@ -64,7 +64,7 @@ def show_logs(verbose: int = 0) -> None:
     logging.basicConfig(handlers=[handler], level=logging.INFO if verbose > 1 else logging.WARNING, force=True)
 
 
-def chatter_wanted() -> bool:
+def library_logs_enabled() -> bool:
     """Whether the libraries' own logs are to be seen."""
     return logging.getLogger().isEnabledFor(logging.INFO)
 
@@ -134,7 +134,7 @@ class Bar:
         self._bar.update(step)
         if not self._tty and line and self._due():
             self._shown, self._last = self._count, time.monotonic()
-            complain(f"{self._label} {self._count}/{self._total}{self._left()}: {line}")
+            print_error(f"{self._label} {self._count}/{self._total}{self._left()}: {line}")
 
     def _due(self) -> bool:
         """The first step and the last, and between them by their number, or by time where they take long."""

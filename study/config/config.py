@@ -43,11 +43,11 @@ def _objectives(value: str | None) -> str | None:
 
 OUT = Path("runs")
 """The folder of all studies, unless another is named."""
-M = TypeVar("M", bound="CellConfig")
+M = TypeVar("M", bound="CommonConfig")
 PoisonRate = Annotated[float, AfterValidator(_rate)]
 
 
-class CellConfig(BaseModel):
+class CommonConfig(BaseModel):
     """Options that a study and a single cell share. Fields left at None come from the preset."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -91,7 +91,7 @@ class CellConfig(BaseModel):
         return Path(self.store or self.out / "store").expanduser().resolve()
 
 
-class StudyConfig(CellConfig):
+class StudyConfig(CommonConfig):
     """Options of `python -m study.run`."""
 
     space: str = Field("pipd", description="which search space")

@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
 
-from study.cli.terminal import say
-from study.driver.driver import Session, check_same_study
+from study.cli.terminal import print_line
+from study.driver.driver import StudyDriver, check_same_study
 from study.driver.summary import Summary
 from study.ledger.lock import study_lock
 from study.planning.plan import Plan
@@ -18,13 +18,13 @@ from tracking import names
 _FLUSH_SECONDS = 30.0
 
 
-class Chain(ABC):
+class CompositeDriver(ABC):
     """A plan that is made of studies. Subclasses say which, in `run`, and what is shown of them, in `text`.
 
     The caller holds the lock of the whole.
 
     Args:
-        plan, folder, out: as a `Session` has them.
+        plan, folder, out: as a `StudyDriver` has them.
     """
 
     pattern = ""
@@ -34,7 +34,7 @@ class Chain(ABC):
         self.plan, self.folder, self.out = plan, folder, out
         check_same_study(plan, folder)
         self.summaries: list[Summary] = []
-        self._open: Session | None = None
+        self._open: StudyDriver | None = None
         self._locks = ExitStack()
         self._unsent: list[Path] = []
         self._look = ""
@@ -47,13 +47,13 @@ class Chain(ABC):
     def text(self) -> str:
         """What is shown of all that ran."""
 
-    def sit(self, plan: Plan) -> str:
+    def run_child(self, plan: Plan) -> str:
         """One sitting of one of its studies. Returns why that cannot go on, or an empty string."""
         name = plan.config.study_name
         folder = self.out / name
         folder.mkdir(exist_ok=True)
         self._locks.enter_context(study_lock(folder, name))
-        self._open = Session(plan, folder, self.out)
+        self._open = StudyDriver(plan, folder, self.out)
         reason = self._open.run()
         self._close_open("FAILED" if reason else "FINISHED", _FLUSH_SECONDS)
         return reason
@@ -73,7 +73,7 @@ class Chain(ABC):
         folder = self.folder / "summary"
         folder.mkdir(exist_ok=True)
         (folder / names.SUMMARY_TXT).write_text(text + "\n")
-        say(f"\n{text}")
+        print_line(f"\n{text}")
 
     def closing_lines(self, took: str) -> str:
         """What was written where, and how to look at it."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from defenses.registry import UserError
 from defenses.storage.atomic_files import full_disk_errors, write_atomic
-from study.cli.terminal import complain, last_line, say
+from study.cli.terminal import last_line, print_error, print_line
 from study.code_version import code_version
 from study.config.config import NOT_IDENTITY
 from study.driver import ray_nodes, tune_runner
@@ -27,7 +27,7 @@ from tracking.mlflow_log import Sender
 from tracking.outbox import Outbox
 
 
-class Session:
+class StudyDriver:
     """A study that is open in this process. The caller holds its lock.
 
     Args:
@@ -56,13 +56,13 @@ class Session:
             plan.point_key,
             plan.grid,
         )
-        self.swept = self.ledger.sweep(self.book.outcome)
+        self.swept = self.ledger.recover_interrupted(self.book.outcome)
         self.ledger.enqueue_default(plan.default_point)
         self.book.open_study(self._settings)
         self.book.catch_up(self.ledger)
         self._sender = Sender(outbox, target.uri, target.experiment, target.artifacts)
         self.sent = False
-        self._brake = tune_runner.Brake()
+        self._brake = tune_runner.StudyStopper()
         self._progress: TrialProgress | None = None
         self._error: Exception | None = None
 
@@ -72,16 +72,16 @@ class Session:
         remaining = self.ledger.remaining(config.trials)
         ingested, queued = self.swept
         if ingested or queued:
-            say(f"Going on: {ingested} finished results taken in, {queued} interrupted trials queued again.")
+            print_line(f"Going on: {ingested} finished results taken in, {queued} interrupted trials queued again.")
         if remaining == 0:
             return ""
-        say(
+        print_line(
             f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
             f"({config.trials - remaining} done), results in {self.folder}"
         )
         with tune_runner.ray_session(config.address):
             if config.verbose:
-                complain(describe_start(self.plan, self.folder, self.uri, ray_nodes.in_use()))
+                print_error(describe_start(self.plan, self.folder, self.uri, ray_nodes.in_use()))
             ray_nodes.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
             failed = self._attack_failures(tune_runner.build_shared(self.plan))
             if failed and len(failed) == len(self.plan.scenarios):
@@ -95,7 +95,7 @@ class Session:
             if (asr := found["asr_undefended"]) is not None and asr < self.plan.config.asr_floor
         ]
         for name in failed:
-            complain(
+            print_error(
                 f"warning: the attack failed on {name}: undefended ASR {undefended[name]['asr_undefended']:.3f} "
                 f"is below {self.plan.config.asr_floor:g}, so it counts neither for nor against the defense"
             )
@@ -122,7 +122,8 @@ class Session:
             raise self._error
         if self._brake.pulled:
             rows = [row for row in self.ledger.rows() if row.reason]
-            return f"the first {tune_runner.BREAKER} trials all failed; the last one said: {last_line(rows[-1].reason)}"
+            last = last_line(rows[-1].reason)
+            return f"the first {tune_runner.MAX_FAILURES_AT_START} trials all failed; the last one said: {last}"
         return ""
 
     def _guarded(self, keep: Callable[..., None]) -> Callable[..., None]:
@@ -142,7 +143,7 @@ class Session:
             row = self.book.settle(self.ledger, number, key, error)
         assert self._progress is not None
         self._progress.settled(row)
-        if self.book.failures_at_start >= tune_runner.BREAKER:
+        if self.book.failures_at_start >= tune_runner.MAX_FAILURES_AT_START:
             self._brake.pulled = True
 
     def _judged(self, key: str, scenario: str) -> None:
@@ -162,7 +163,7 @@ class Session:
         best = " ".join(f"#{row.number}" for row in summary.front) or "none"
         self.book.close_study(status, summary.metrics(), folder, summary.text(), best)
         if show and (summary.rows or summary.failed):
-            say(f"\n{summary.text()}")
+            print_line(f"\n{summary.text()}")
         self.sent = self._sender.close(flush_seconds)
         return summary
 

@@ -7,7 +7,7 @@ which of its points is best on the others is decided afterwards. A sampler that 
 import dataclasses
 
 from study.analysis.results import Results, read_results
-from study.driver.composite import Chain
+from study.driver.composite import CompositeDriver
 from study.ledger.grid import Points
 from study.ledger.snapshot import read_ledger
 from study.ledger.study_folder import JUDGE, LEDGER, SEARCH
@@ -17,15 +17,15 @@ from study.report.sections import holdout
 from study.report.text import section_text
 
 
-class HoldOut(Chain):
+class HoldOut(CompositeDriver):
     """The search and the judgement."""
 
     pattern = "{.search,.judge}"
 
     def run(self) -> str:
         """Runs what is missing of both. Returns why it cannot go on, or an empty string."""
-        reason = self.sit(self._search())
-        return reason or self.sit(self._judge())
+        reason = self.run_child(self._search())
+        return reason or self.run_child(self._judge())
 
     def _search(self) -> Plan:
         alone = {"holdout": None, "judge_seeds": (), "name": self.plan.config.study_name + SEARCH}
@@ -58,6 +58,6 @@ class HoldOut(Chain):
         assert by is not None
         if len(self.summaries) == 2 and self.summaries[1].front:
             search = read_results(self.out, self.plan.config.study_name)
-            if search.judged is not None:
-                return section_text(holdout.section(search, search.judged, by))
+            if search.holdout_results is not None:
+                return section_text(holdout.section(search, search.holdout_results, by))
         return self.summaries[0].text() if self.summaries else "no trial has finished yet"

@@ -9,12 +9,12 @@ import yaml
 from study.code_version import code_version
 from study.config.config import NOT_IDENTITY
 from study.config.objectives import aggregate
-from study.ledger.ledger import Ledger, Outcome, Row
-from study.ledger.pruning import Step, Stopped, steps_of
+from study.ledger.ledger import Ledger, Outcome, TrialRow
+from study.ledger.pruning import Step, Stopped, build_steps
 from study.ledger.records import ScenarioRecord, TrialRecord, read_scenario, read_trial, write_record
 from study.ledger.snapshot import is_finished
 from study.planning.plan import Plan
-from study.scenarios.scenario import order_of
+from study.scenarios.scenario import scenario_order
 from tracking import names
 from tracking.mlflow_log import now_ms
 from tracking.outbox import Outbox, Record
@@ -89,14 +89,14 @@ class Book:
     def steps(self, key: str, last: str | None = None) -> tuple[Step, ...]:
         """What a trial of one objective had reached after each scenario, up to the last one that is asked for."""
         judged: list[ScenarioRecord] = []
-        for scenario in order_of(self.plan.scenarios, key):
+        for scenario in scenario_order(self.plan.scenarios, key):
             record = read_scenario(self.points / key / f"{scenario.name}.json")
             if record is None:
                 break
             judged.append(record)
             if scenario.name == last:
                 break
-        return steps_of(judged, self.plan.goal)
+        return build_steps(judged, self.plan.goal)
 
     def stop(self, key: str, point: dict[str, Any], last: str) -> None:
         """Writes down that a trial was stopped early, so that no later driver goes on with it.
@@ -104,7 +104,7 @@ class Book:
         Args:
             last: scenario that it was judged on.
         """
-        order = [scenario.name for scenario in order_of(self.plan.scenarios, key)]
+        order = [scenario.name for scenario in scenario_order(self.plan.scenarios, key)]
         judged = order[: order.index(last) + 1]
         write_record(self.points / key / "result.json", TrialRecord(key, point, judged, stopped=True))
 
@@ -176,7 +176,7 @@ class Book:
             run = self.trial_run(key)
             self.outbox.append(Record(run, self.study_run, "trial", now_ms(), start_ms=start_ms, tags=tags))
 
-    def trial_done(self, row: Row) -> None:
+    def trial_done(self, row: TrialRow) -> None:
         """Passes a settled trial on to MLflow."""
         run = self.trial_run(row.key)
         if run in self._passed_on:
@@ -230,7 +230,7 @@ class Book:
             )
         )
 
-    def settle(self, ledger: Ledger, number: int, key: str, error: str) -> Row:
+    def settle(self, ledger: Ledger, number: int, key: str, error: str) -> TrialRow:
         """Tells the ledger what a trial gave, and MLflow; keeps count of failures at the start."""
         outcome = self.outcome(key) or (None, error or "the trial left no result")
         ledger.tell(number, outcome)

@@ -5,15 +5,15 @@ One ledger for all would need a trial that is half of one scenario's search and 
 
 import dataclasses
 
-from study.cli.terminal import complain
-from study.driver.composite import Chain
+from study.cli.terminal import print_error
+from study.driver.composite import CompositeDriver
 from study.driver.summary import joint_text
 from study.planning.measurable import measurable
-from study.planning.plan import Plan, goal_of, shared_builds
+from study.planning.plan import Plan, build_goal, shared_builds
 from study.scenarios.evaluation import cached_images
 
 
-def plans_of(plan: Plan) -> tuple[Plan, ...]:
+def build_plans(plan: Plan) -> tuple[Plan, ...]:
     """The studies of single scenarios that a study is made of, named ``STUDY.SCENARIO``.
 
     Raises:
@@ -29,13 +29,13 @@ def plans_of(plan: Plan) -> tuple[Plan, ...]:
                 scenarios=(scenario,),
                 data_keys=(key,),
                 builds=shared_builds((scenario,), plan.defense, plan.space, plan.base, plan.environment),
-                goal=goal_of(plan.config, plan.defense, known),
+                goal=build_goal(plan.config, plan.defense, known),
             )
         )
     return tuple(found)
 
 
-class PerScenario(Chain):
+class PerScenario(CompositeDriver):
     """The studies of a plan's scenarios."""
 
     pattern = ".SCENARIO"
@@ -43,11 +43,11 @@ class PerScenario(Chain):
     def run(self) -> str:
         """Runs what is missing of each study. Returns why none of them can go on, or an empty string."""
         reasons = []
-        plans = plans_of(self.plan)
+        plans = build_plans(self.plan)
         for plan in plans:
-            reason = self.sit(plan)
+            reason = self.run_child(plan)
             if reason:
-                complain(f"warning: {plan.config.study_name}: {reason}")
+                print_error(f"warning: {plan.config.study_name}: {reason}")
                 reasons.append(reason)
         return reasons[0] if len(reasons) == len(plans) else ""
 

@@ -5,10 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from study.cli.terminal import Bar, complain, duration, last_line, number
+from study.cli.terminal import Bar, duration, last_line, number, print_error
 from study.code_version import code_version
 from study.driver.mlflow_records import Book
-from study.ledger.ledger import Ledger, Row
+from study.ledger.ledger import Ledger, TrialRow
 from study.ledger.records import ScenarioRecord
 from study.planning.plan import Plan
 from study.scenarios.evaluation import cached_images
@@ -78,9 +78,9 @@ class TrialProgress:
         """A scenario was judged."""
         if self._verbose:
             trial = next((f"#{row.number}" for row in self._ledger.rows() if row.key == key), key[:8])
-            complain(describe_scenario(trial, record))
+            print_error(describe_scenario(trial, record))
 
-    def settled(self, row: Row) -> None:
+    def settled(self, row: TrialRow) -> None:
         """A trial ended."""
         self._best = self._best_text()
         if row.state == "fail":
@@ -95,12 +95,12 @@ class TrialProgress:
         """Leaves the line as it stands."""
         self._bar.close()
 
-    def _warn(self, row: Row) -> None:
+    def _warn(self, row: TrialRow) -> None:
         self._failed += 1
         if self._failed <= _WARNED:
-            complain(f"warning: trial #{row.number} failed: {last_line(row.reason)}")
+            print_error(f"warning: trial #{row.number} failed: {last_line(row.reason)}")
         elif self._failed == _WARNED + 1:
-            complain(f"warning: more trials fail; python -m study.status {self._plan.config.study_name} lists them")
+            print_error(f"warning: more trials fail; python -m study.status {self._plan.config.study_name} lists them")
 
     def _text(self) -> str:
         failed = f", {self._failed} failed" if self._failed else ""
@@ -108,7 +108,7 @@ class TrialProgress:
         return f"{self._best}{failed}{stages}, {self._used}"
 
     def _best_text(self) -> str:
-        front: Sequence[Row] = self._ledger.front()
+        front: Sequence[TrialRow] = self._ledger.front()
         if not front:
             return "no result yet"
         if len(self._plan.goal.objectives) > 1:

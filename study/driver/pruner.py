@@ -11,7 +11,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from study.config.objectives import Direction
 from study.driver.mlflow_records import Book
 from study.driver.worker import KEY, POINT
-from study.ledger.ledger import Row
+from study.ledger.ledger import TrialRow
 from study.ledger.pruning import MEDIAN_SAMPLES, Pruning, Step, Stopped
 from study.ledger.snapshot import is_finished
 
@@ -53,7 +53,7 @@ class Pruner(FIFOScheduler):
         rows: of its ledger.
     """
 
-    def __init__(self, book: Book, rows: Iterable[Row]) -> None:
+    def __init__(self, book: Book, rows: Iterable[TrialRow]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         plan = book.plan
         assert plan.pruning is not None

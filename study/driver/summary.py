@@ -11,7 +11,7 @@ from study.cli.terminal import number, table
 from study.config.objectives import aggregate, direction, pareto_front, scores
 from study.config.paper_deviations import changes_line
 from study.driver.mlflow_records import Book
-from study.ledger.ledger import Ledger, Row
+from study.ledger.ledger import Ledger, TrialRow
 from study.ledger.records import ScenarioRecord
 from study.ledger.snapshot import LOST
 from study.planning.plan import Plan
@@ -70,7 +70,7 @@ class Summary:
             f"({worst}oracles: they are computed from ground truth that a defender does not have)"
         )
 
-    def _point_table(self, best: Row) -> str:
+    def _point_table(self, best: TrialRow) -> str:
         if not self.plan.space.ranges:
             return "Nothing is searched in this space."
         default = self.plan.default_point
@@ -92,7 +92,7 @@ class Summary:
         symbols = [config_type.symbol(field) for field in fields]
         return table(["trial", *self.plan.goal.objectives, *symbols], rows)
 
-    def shown(self) -> list[tuple[Row, str]]:
+    def shown(self) -> list[tuple[TrialRow, str]]:
         """The paper's default, then the best trial, or every one on the front."""
         default = [(self.default, "paper default")] if self.default is not None else []
         if default and not self.plan.space.ranges:
@@ -118,7 +118,7 @@ class Summary:
                 rows.append(["", name, *self._cells(self._metrics(row, scenario.name))])
         return rows
 
-    def _metrics(self, row: Row, scenario: str) -> Mapping[str, float | None]:
+    def _metrics(self, row: TrialRow, scenario: str) -> Mapping[str, float | None]:
         """What a trial gave on a scenario; nothing when its record was damaged since."""
         record = self.records[row.number].get(scenario)
         return record.metrics if record else {}
@@ -127,12 +127,12 @@ class Summary:
         metrics = self.undefended[scenario].metrics if scenario in self.undefended else {}
         return {names.CA: metrics.get(names.CA_UNDEFENDED), names.ASR: metrics.get(names.ASR_UNDEFENDED)}
 
-    def _together(self, row: Row) -> Mapping[str, float | None]:
+    def _together(self, row: TrialRow) -> Mapping[str, float | None]:
         """A trial's metrics over all scenarios; nothing when one is missing: the rest would not compare."""
         found = list(self.records[row.number].values())
         return aggregate(found, self.plan.goal.how).metrics if len(found) == len(self.plan.scenarios) else {}
 
-    def _compared(self, scenario: str) -> list[tuple[Row, str]]:
+    def _compared(self, scenario: str) -> list[tuple[TrialRow, str]]:
         """The rows that a scenario shows: the paper's default, the best over all, and its own best if another one."""
         shown = self.shown()
         own = None if self._several else self._own_best(scenario)
@@ -140,7 +140,7 @@ class Summary:
             shown.append((own, f"its own best (#{own.number})"))
         return shown
 
-    def _own_best(self, scenario: str) -> Row | None:
+    def _own_best(self, scenario: str) -> TrialRow | None:
         (objective,) = self.plan.goal.objectives
         judged = [
             (value, row)
@@ -205,7 +205,7 @@ class Summary:
                 writer.writerow(self._csv_row(row, record))
         return text.getvalue()
 
-    def _csv_row(self, row: Row, record: ScenarioRecord) -> dict[str, Any]:
+    def _csv_row(self, row: TrialRow, record: ScenarioRecord) -> dict[str, Any]:
         return {
             "trial": row.number,
             "paper_default": int(row.paper_default),

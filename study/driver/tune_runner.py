@@ -21,22 +21,22 @@ from ray.tune.search import Searcher
 
 from defenses.registry import UserError
 from defenses.storage.atomic_files import DiskFull
-from study.cli.terminal import Bar, chatter_wanted, say
+from study.cli.terminal import Bar, library_logs_enabled, print_line
 from study.code_version import code_hash, copy_code
 from study.driver import gpu_memory
 from study.driver.library_env import for_workers, quiet_ray
 from study.driver.ray_nodes import alive, concurrency, trial_resources
 from study.driver.worker import (
+    DISK_FULL,
     GPUS,
     KEY,
-    NO_ROOM,
     OOM,
     POINT,
     TRIES,
-    Board,
-    Place,
+    ProgressBoard,
     TrialRunner,
     TrialTask,
+    WorkerEnvironment,
     build_stage,
     measure_share,
 )
@@ -44,10 +44,12 @@ from study.ledger.ledger import Ledger
 from study.planning.plan import Plan
 from study.scenarios.evaluation import cached_images
 
-BREAKER = 3  # trials that may fail at the start before the study gives up: something is wrong with all of them
-RESTARTS = 3  # of a trial whose worker or node was lost
+MAX_FAILURES_AT_START = (
+    3  # trials that may fail at the start before the study gives up: something is wrong with all of them
+)
+MAX_WORKER_RESTARTS = 3  # of a trial whose worker or node was lost
 _POLL_SECONDS = 0.5
-_NODES = 1000  # trials that may be handed out once more because their node was lost
+MAX_NODE_RETRIES = 1000  # trials that may be handed out once more because their node was lost
 log = logging.getLogger(__name__)
 
 Undefended = dict[str, dict[str, float | None]]
@@ -58,11 +60,15 @@ Undefended = dict[str, dict[str, float | None]]
 def ray_session(address: str | None) -> Iterator[None]:
     """Ray, for as long as the block lasts: a cluster's, or one started here that listens on loopback alone."""
     quiet_ray()
-    level = logging.INFO if chatter_wanted() else logging.ERROR
-    if not chatter_wanted():
+    level = logging.INFO if library_logs_enabled() else logging.ERROR
+    if not library_logs_enabled():
         unused = "ray.tune.execution.experiment_state"  # Ray's own snapshots, from which nothing is ever restored
         logging.getLogger(unused).setLevel(logging.CRITICAL)
-    options: dict[str, Any] = {"log_to_driver": chatter_wanted(), "logging_level": level, "configure_logging": True}
+    options: dict[str, Any] = {
+        "log_to_driver": library_logs_enabled(),
+        "logging_level": level,
+        "configure_logging": True,
+    }
     if address is None:
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     on_sigterm = signal.getsignal(signal.SIGTERM)
@@ -104,7 +110,7 @@ def build_shared(plan: Plan) -> Undefended:
     Returns:
         CA and ASR of the undefended model of each scenario.
     """
-    board = Board.remote()  # type: ignore[attr-defined]  # Ray adds it
+    board = ProgressBoard.remote()  # type: ignore[attr-defined]  # Ray adds it
     images = ray.put(cached_images(plan.environment.dataset))
     references: list[Any] = []
     for build in plan.builds:
@@ -113,7 +119,7 @@ def build_shared(plan: Plan) -> Undefended:
         gpus = 1.0 if needs_gpu else 0.0
         task = build_stage.options(num_cpus=plan.config.cpus_per_trial, num_gpus=gpus, name=build.label)
         needs = [references[position] for position in build.needs]
-        place = Place(threads_of(plan), gpus, code_hash())
+        place = WorkerEnvironment(torch_threads(plan), gpus, code_hash())
         references.append(task.remote(build, plan.environment, images, place, board, *needs))
     bar = Bar(len(references), "shared stages", unit="stage")
     waiting = {reference: build for reference, build in zip(references, plan.builds, strict=True)}
@@ -124,7 +130,7 @@ def build_shared(plan: Plan) -> Undefended:
                 build = waiting.pop(reference)
                 _get(reference, build.label)
                 bar.advance(1, build.label)
-            bar.note(_running(ray.get(board.look.remote()), {build.label for build in waiting.values()}))
+            bar.note(_running(ray.get(board.snapshot.remote()), {build.label for build in waiting.values()}))
     finally:
         bar.close()
     return {
@@ -148,7 +154,7 @@ def _running(steps: dict[str, tuple[int, int]], unfinished: set[str]) -> str:
     return ", ".join(shown[:2])
 
 
-def threads_of(plan: Plan) -> int:
+def torch_threads(plan: Plan) -> int:
     """Torch threads a trial: its CPU share, at least one."""
     return max(1, int(plan.config.cpus_per_trial))
 
@@ -161,7 +167,7 @@ class _StaysHere:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Try:
+class Attempt:
     """A trial of the ledger that Ray Tune runs, or is to run again with a larger share of a GPU."""
 
     number: int
@@ -192,8 +198,8 @@ class LedgerSearcher(_StaysHere, Searcher):
         self._alive = alive
         self._ledger, self._target, self._settle, self._gpus = ledger, target, settle, gpus
         self.no_room = ""  # what a worker told of a full disk; no other trial is started then
-        self._running: dict[str, _Try] = {}
-        self._again: list[_Try] = []
+        self._running: dict[str, Attempt] = {}
+        self._again: list[Attempt] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next point; None while only running trials could still bring one; or that there is none."""
@@ -203,7 +209,7 @@ class LedgerSearcher(_StaysHere, Searcher):
             return None if self._running else Searcher.FINISHED
         else:
             number, point, key = self._ledger.ask()
-            chosen = _Try(number, point, key, self._gpus)
+            chosen = Attempt(number, point, key, self._gpus)
         chosen = dataclasses.replace(chosen, nodes=self._alive())
         self._running[trial_id] = chosen
         return {POINT: json.dumps(chosen.point), KEY: chosen.key, GPUS: chosen.gpus, TRIES: chosen.tries}
@@ -213,7 +219,7 @@ class LedgerSearcher(_StaysHere, Searcher):
         ended = self._running.pop(trial_id, None)
         if ended is None:
             return
-        if result and result.get(NO_ROOM):
+        if result and result.get(DISK_FULL):
             self.no_room = result["failure"]  # the trial stays open, and the next driver runs it again
             return
         # Until Ray knows that a node is gone, it starts a trial there again, which uses up the trial's restarts.
@@ -222,7 +228,7 @@ class LedgerSearcher(_StaysHere, Searcher):
             return
         more = gpu_memory.larger(ended.gpus, ended.tries) if result and result.get(OOM) else None
         if more is None:
-            died = f"the worker process died, and again at each of {RESTARTS} restarts" if error else ""
+            died = f"the worker process died, and again at each of {MAX_WORKER_RESTARTS} restarts" if error else ""
             self._settle(ended.number, ended.key, died)
         else:
             self._again.append(dataclasses.replace(ended, gpus=more, tries=ended.tries + 1))
@@ -234,7 +240,7 @@ class LedgerSearcher(_StaysHere, Searcher):
         """Nothing: Ray's own resume is never used."""
 
 
-class Watch(_StaysHere, Callback):
+class ResultCallback(_StaysHere, Callback):
     """Tells the study's bookkeeping of every scenario that a trial finished, and of every moment between."""
 
     def __init__(self, on_scenario: Callable[[str, str], None], on_step: Callable[[], None]) -> None:
@@ -257,7 +263,7 @@ class Watch(_StaysHere, Callback):
             self._on_scenario(result["config"][KEY], result["scenario"])
 
 
-class Brake(_StaysHere, Stopper):
+class StudyStopper(_StaysHere, Stopper):
     """Stops every trial once it is pulled."""
 
     def __init__(self) -> None:
@@ -279,7 +285,7 @@ def run_trials(
     scratch: Path,
     settle: Callable[[int, str, str], None],
     on_scenario: Callable[[str, str], None],
-    brake: Brake,
+    brake: StudyStopper,
     runner: type[TrialRunner] = TrialRunner,
     scheduler: TrialScheduler | None = None,
     on_step: Callable[[], None] = lambda: None,
@@ -299,7 +305,7 @@ def run_trials(
     if remaining == 0:
         return
     studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, plan.config.until)
-    task = TrialTask(*studied, points, threads_of(plan), code_hash())
+    task = TrialTask(*studied, points, torch_threads(plan), code_hash())
     images = cached_images(plan.environment.dataset)
     if plan.config.gpus_per_trial == "auto":
         plan = dataclasses.replace(plan, gpus=_measure(plan, task))
@@ -309,7 +315,7 @@ def run_trials(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            num_samples=remaining * (1 + gpu_memory.RETRIES) + _NODES,
+            num_samples=remaining * (1 + gpu_memory.RETRIES) + MAX_NODE_RETRIES,
             scheduler=scheduler,
             reuse_actors=True,
             max_concurrent_trials=concurrency(trial_resources(plan)),
@@ -318,9 +324,9 @@ def run_trials(
             name=f"tune-{time.time_ns()}",
             storage_path=str(scratch),
             verbose=0,
-            callbacks=[Watch(on_scenario, on_step)],
+            callbacks=[ResultCallback(on_scenario, on_step)],
             stop=brake,
-            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            failure_config=tune.FailureConfig(max_failures=MAX_WORKER_RESTARTS),
         ),
     )
     tuner.fit()
@@ -346,5 +352,5 @@ def _measure(plan: Plan, task: TrialTask) -> float:
     images = ray.put(cached_images(plan.environment.dataset))
     measure = measure_share.options(num_cpus=plan.config.cpus_per_trial, num_gpus=1)
     share = float(_get(measure.remote(task, plan.default_point, own, images), "the trial that is measured"))
-    say(f"A trial gets {share:g} of a GPU, by what the paper's default took at its peak.")
+    print_line(f"A trial gets {share:g} of a GPU, by what the paper's default took at its peak.")
     return share

@@ -14,56 +14,56 @@ from ray import tune
 from defenses.registry import UserError
 from defenses.runner import run_stages
 from defenses.storage.atomic_files import DiskFull, full_disk_errors
-from defenses.storage.store import BORROWING
+from defenses.storage.store import MEASURING_PREFIX
 from study.code_version import check_code
 from study.datasets.images import Images
 from study.driver import gpu_memory
-from study.ledger.records import ScenarioRecord, TrialRecord, read_scenario, record_of, write_record
+from study.ledger.records import ScenarioRecord, TrialRecord, build_record, read_scenario, write_record
 from study.planning.plan import Build
 from study.scenarios.evaluation import (
-    CellResult,
-    Environment,
+    EvaluationContext,
+    EvaluationResult,
     cached_images,
     cached_store,
-    evaluate_cell,
+    evaluate_scenario,
     judge_undefended,
     prepare,
     train_trigger,
 )
 from study.scenarios.oracle_defenses import make_defense
-from study.scenarios.scenario import Scenario, order_of
+from study.scenarios.scenario import Scenario, scenario_order
 from tracking import artifacts
 
 # The point travels as text: of every number in a configuration Ray Tune keeps averages, for every trial, to the end.
 POINT, KEY, GPUS, TRIES = "point", "key", "gpus", "tries"
-OOM, NO_ROOM = "oom", "no_room"
+OOM, DISK_FULL = "oom", "no_room"
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
-class Board:
+class ProgressBoard:
     """Where workers tell how far their stage is, and the driver looks. Outlives its node, but not what it was told."""
 
     def __init__(self) -> None:
         self._steps: dict[str, tuple[int, int]] = {}
 
-    def tell(self, label: str, step: int, steps: int) -> None:
+    def report(self, label: str, step: int, steps: int) -> None:
         """Sets a stage's progress."""
         self._steps[label] = (step, steps)
 
-    def look(self) -> dict[str, tuple[int, int]]:
+    def snapshot(self) -> dict[str, tuple[int, int]]:
         """All stages' progress."""
         return dict(self._steps)
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class WorkerEnvironment:
     """How a worker works: the threads and GPUs it has, and the hash of the code that it must run."""
 
     threads: int
     gpus: float
     code: str
 
-    def enter(self, environment: Environment, images: Images) -> None:
+    def enter(self, environment: EvaluationContext, images: Images) -> None:
         """Makes this process ready to train.
 
         Raises:
@@ -78,7 +78,7 @@ class Place:
 
 @ray.remote(max_retries=3)
 def build_stage(
-    build: Build, environment: Environment, images: Images, place: Place, board: Any, *needs: Any
+    build: Build, environment: EvaluationContext, images: Images, place: WorkerEnvironment, board: Any, *needs: Any
 ) -> dict[str, float | None]:
     """Builds one shared stage into the store. Its parents' references make Ray wait for them."""
     place.enter(environment, images)
@@ -114,7 +114,7 @@ class TrialTask:
     defense: str
     base: dict[str, Any]
     scenarios: tuple[Scenario, ...]
-    environment: Environment
+    environment: EvaluationContext
     until: str | None
     points: Path
     threads: int
@@ -127,16 +127,16 @@ def measure_share(task: TrialTask, point: dict[str, Any], own_stages: set[str], 
 
     What it builds is thrown away: a trial's own stages that the store has already would not show their peak.
     """
-    Place(task.threads, 1.0, task.code).enter(task.environment, images)
+    WorkerEnvironment(task.threads, 1.0, task.code).enter(task.environment, images)
     root = cached_store(task.environment.store).root
-    with tempfile.TemporaryDirectory(prefix=BORROWING, dir=root) as folder:
+    with tempfile.TemporaryDirectory(prefix=MEASURING_PREFIX, dir=root) as folder:
         for stage in root.iterdir():
-            if stage.is_dir() and stage.name not in own_stages and not stage.name.startswith(BORROWING):
+            if stage.is_dir() and stage.name not in own_stages and not stage.name.startswith(MEASURING_PREFIX):
                 (Path(folder) / stage.name).symlink_to(stage)
         environment = dataclasses.replace(task.environment, store=Path(folder))
         config = {**task.base, **point}
         return gpu_memory.measured_share(
-            lambda: evaluate_cell(task.defense, config, task.scenarios[0], environment, task.until)
+            lambda: evaluate_scenario(task.defense, config, task.scenarios[0], environment, task.until)
         )
 
 
@@ -161,10 +161,10 @@ class TrialRunner(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         self.point, self.key = json.loads(config[POINT]), config[KEY]
-        self.place = Place(self.task.threads, config[GPUS], self.task.code)
+        self.place = WorkerEnvironment(self.task.threads, config[GPUS], self.task.code)
         self.tries = config[TRIES]
         self.folder = self.task.points / self.key
-        self.scenarios = order_of(self.task.scenarios, self.key)
+        self.scenarios = scenario_order(self.task.scenarios, self.key)
         self.position = 0
 
     def step(self) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class TrialRunner(tune.Trainable):
             with full_disk_errors(self.folder):
                 return self._judge(scenario)
         except DiskFull as error:  # no failure of this point, which is run again once there is room
-            return {"done": True, "scenario": scenario.name, "failure": str(error), NO_ROOM: True, "objective": None}
+            return {"done": True, "scenario": scenario.name, "failure": str(error), DISK_FULL: True, "objective": None}
 
     def _judge(self, scenario: Scenario) -> dict[str, Any]:
         self.position += 1
@@ -202,12 +202,12 @@ class TrialRunner(tune.Trainable):
         known = read_scenario(path)
         if known is not None:
             return known
-        result = evaluate_cell(
+        result = evaluate_scenario(
             self.task.defense, {**self.task.base, **self.point}, scenario, self.task.environment, self.task.until
         )
         folder = self.folder / scenario.name
         write_artifacts(folder, result)
-        record = record_of(result, folder)
+        record = build_record(result, folder)
         write_record(path, record)
         return record
 
@@ -229,7 +229,7 @@ def _reason(error: Exception) -> str:
     return "".join(traceback.format_exception(error)).strip()
 
 
-def write_artifacts(folder: Path, result: CellResult) -> None:
+def write_artifacts(folder: Path, result: EvaluationResult) -> None:
     """The files of a judged scenario."""
     folder.mkdir(parents=True, exist_ok=True)
     if result.preview is not None:

@@ -108,7 +108,7 @@ def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
 
 
 @dataclass(frozen=True)
-class Row:
+class TrialRow:
     """One trial of the ledger.
 
     Attributes:
@@ -178,7 +178,7 @@ class Ledger:
         told = len(self._study.get_trials(deepcopy=False))
         self._study.sampler = make_sampler(sampler, derive_seed(seed, "sampler", told) % 2**32, planned)
 
-    def sweep(self, outcome_of: Callable[[str], Outcome | None]) -> tuple[int, int]:
+    def recover_interrupted(self, outcome_of: Callable[[str], Outcome | None]) -> tuple[int, int]:
         """Settles what an earlier driver left running.
 
         A finished result is told; any other point is queued once more, unless it already is, and its trial failed.
@@ -282,18 +282,18 @@ class Ledger:
     def _state(self, number: int) -> TrialState:
         return self._study.get_trials(deepcopy=False)[number].state
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TrialRow]:
         """All trials that were started."""
         reasons = self._reasons()
         trials = self._study.get_trials(deepcopy=False)
         return [_row(trial, reasons.get(trial.number, "")) for trial in trials if trial.state != TrialState.WAITING]
 
-    def best(self) -> Row | None:
+    def best(self) -> TrialRow | None:
         """The complete trial with the best objective; of equals, the earliest. Several objectives have no best."""
         front = self.front()
         return front[0] if front and len(self._directions) == 1 else None
 
-    def front(self) -> list[Row]:
+    def front(self) -> list[TrialRow]:
         """The complete trials that no other beats in all objectives; of equals, the earliest. In their order."""
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         front = pareto_front([trial.values or () for trial in complete], self._directions)
@@ -305,9 +305,9 @@ def _point(trial: FrozenTrial) -> dict[str, Any]:
     return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
-def _row(trial: FrozenTrial, reason: str) -> Row:
+def _row(trial: FrozenTrial, reason: str) -> TrialRow:
     values = tuple(trial.values) if trial.state == TrialState.COMPLETE else ()
-    return Row(
+    return TrialRow(
         number=trial.number,
         state=trial.state.name.lower(),
         point=dict(trial.params),

@@ -52,7 +52,7 @@ class Stopped:
     steps: tuple[Step, ...]
 
 
-def steps_of(judged: Sequence[Judged], goal: Goal) -> tuple[Step, ...]:
+def build_steps(judged: Sequence[Judged], goal: Goal) -> tuple[Step, ...]:
     """The running objective of a trial, a step for each scenario that counts.
 
     A scenario whose attack failed, or which does not define the objective, counts for nothing and makes no step. An
@@ -75,7 +75,7 @@ def steps_of(judged: Sequence[Judged], goal: Goal) -> tuple[Step, ...]:
     return tuple(found)
 
 
-def pruning_of(config: StudyConfig, goal: Goal, scenarios: int) -> Pruning | None:
+def parse_pruning(config: StudyConfig, goal: Goal, scenarios: int) -> Pruning | None:
     """How a study stops trials early; None when it does not.
 
     Raises:

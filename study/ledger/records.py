@@ -14,7 +14,7 @@ from defenses.registry import UserError
 from defenses.storage.atomic_files import canonical, disk_errors, write_atomic
 
 if TYPE_CHECKING:
-    from study.scenarios.evaluation import CellResult  # loads torch, which only those who judge need
+    from study.scenarios.evaluation import EvaluationResult  # loads torch, which only those who judge need
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class TrialRecord:
 R = TypeVar("R", ScenarioRecord, TrialRecord)
 
 
-def record_of(result: "CellResult", artifacts: Path) -> ScenarioRecord:
+def build_record(result: "EvaluationResult", artifacts: Path) -> ScenarioRecord:
     """The part of a cell's result that is kept."""
     return ScenarioRecord(
         scenario=result.scenario.name,

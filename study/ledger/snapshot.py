@@ -29,7 +29,7 @@ def is_finished(state: str, reason: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Trial:
+class SnapshotTrial:
     """A trial of the ledger.
 
     Attributes:
@@ -52,7 +52,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class LedgerFile:
+class LedgerSnapshot:
     """All that a ledger says at one moment.
 
     Attributes:
@@ -61,16 +61,16 @@ class LedgerFile:
     """
 
     directions: tuple[Direction, ...]
-    trials: tuple[Trial, ...]
+    trials: tuple[SnapshotTrial, ...]
 
-    def best(self) -> list[Trial]:
+    def best(self) -> list[SnapshotTrial]:
         """The complete trials that none beats in every objective: with one objective the best, of equals the first."""
         complete = [trial for trial in self.trials if trial.values is not None]
         front = pareto_front([trial.values or () for trial in complete], self.directions)
         return [complete[position] for position in front]
 
 
-def read_ledger(path: Path) -> LedgerFile:
+def read_ledger(path: Path) -> LedgerSnapshot:
     """What a ledger says now; a driver may be writing it.
 
     Raises:
@@ -90,7 +90,7 @@ def read_ledger(path: Path) -> LedgerFile:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
-def _read_copy(path: Path, error: sqlite3.Error) -> LedgerFile:
+def _read_copy(path: Path, error: sqlite3.Error) -> LedgerSnapshot:
     """Reads a copy in which sqlite may put things right: the original belongs to the next driver."""
     if "locked" in str(error) or "busy" in str(error):
         raise error  # a copy of what is being written would be torn
@@ -102,14 +102,14 @@ def _read_copy(path: Path, error: sqlite3.Error) -> LedgerFile:
         return _read(Path(folder, path.name), mode="rw")
 
 
-def _read(path: Path, mode: str = "ro") -> LedgerFile:
+def _read(path: Path, mode: str = "ro") -> LedgerSnapshot:
     address = f"file:{quote(str(path.resolve()))}?mode={mode}"
     with closing(sqlite3.connect(address, uri=True, timeout=_WAIT_SECONDS, isolation_level=None)) as database:
         database.execute("begin")  # one moment for all tables; it ends with the connection
         return _ledger(database)
 
 
-def _ledger(database: sqlite3.Connection) -> LedgerFile:
+def _ledger(database: sqlite3.Connection) -> LedgerSnapshot:
     found = database.execute("select direction from study_directions order by objective").fetchall()
     directions: tuple[Direction, ...] = tuple("minimize" if name == "MINIMIZE" else "maximize" for (name,) in found)
     reasons = dict(database.execute("select key, value_json from study_user_attributes").fetchall())
@@ -123,7 +123,7 @@ def _ledger(database: sqlite3.Connection) -> LedgerFile:
         own = attributes.get(trial_id, {})
         reached = values.get(trial_id, {}) if state == "COMPLETE" else {}
         trials.append(
-            Trial(
+            SnapshotTrial(
                 number=number,
                 state=state.lower(),
                 point=points.get(trial_id, {}),
@@ -133,7 +133,7 @@ def _ledger(database: sqlite3.Connection) -> LedgerFile:
                 paper_default=bool(own.get(PAPER_DEFAULT)),
             )
         )
-    return LedgerFile(directions, tuple(trials))
+    return LedgerSnapshot(directions, tuple(trials))
 
 
 def _by_trial(database: sqlite3.Connection, query: str, pair: Any) -> dict[int, dict[Any, Any]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 from study.ledger.lock import holder
 from study.ledger.records import ScenarioRecord, read_scenario, read_trial
-from study.ledger.snapshot import LedgerFile, Trial, read_ledger
-from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SETTINGS, command, parts_of, read_settings
+from study.ledger.snapshot import LedgerSnapshot, SnapshotTrial, read_ledger
+from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SETTINGS, child_studies, read_settings, resume_command
 from tracking.outbox import Waiting, look
 
 _RESULT = "result.json"
@@ -31,7 +31,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class State:
+class StudyStatus:
     """What can be told of a study.
 
     Attributes:
@@ -47,21 +47,21 @@ class State:
     folder: Path
     driver: str | None
     known: dict[str, Any]
-    ledger: LedgerFile | None
+    ledger: LedgerSnapshot | None
     outbox: Waiting
     judged: dict[str, list[str]] = field(default_factory=dict)
     scenarios: tuple[Progress, ...] = ()
     damage: tuple[str, ...] = ()
-    go_on: str = ""
-    parts: tuple["State", ...] = ()
+    resume_command: str = ""
+    parts: tuple["StudyStatus", ...] = ()
 
     @property
-    def trials(self) -> tuple[Trial, ...]:
+    def trials(self) -> tuple[SnapshotTrial, ...]:
         """All trials of the ledger."""
         return self.ledger.trials if self.ledger else ()
 
     @property
-    def told(self) -> bool:
+    def has_ledger(self) -> bool:
         """Whether its trials are known."""
         return self.ledger is not None or bool(self.parts)
 
@@ -84,33 +84,33 @@ class State:
     def left(self) -> int | None:
         """Trials that are still to finish, running ones included; None where nobody knows."""
         if self.parts:
-            begun = len(self.parts) == len(parts_of(self.folder, self.known))
+            begun = len(self.parts) == len(child_studies(self.folder, self.known))
             return sum(part.left or 0 for part in self.parts) if begun else None
         if self.planned is None or self.ledger is None:
             return None
         return max(0, self.planned - sum(trial.finished for trial in self.trials))
 
     @property
-    def word(self) -> str:
+    def status(self) -> str:
         """``running``, ``finished``, ``stopped`` or ``damaged``."""
         if self.driver is not None:
             return "running"
-        if self.left is None and (self.parts or parts_of(self.folder, self.known)):
+        if self.left is None and (self.parts or child_studies(self.folder, self.known)):
             return "stopped"
         return {None: "damaged", 0: "finished"}.get(self.left, "stopped")
 
     @property
-    def best(self) -> list[Trial]:
+    def best(self) -> list[SnapshotTrial]:
         """The best trial; several that none beats where there are several objectives."""
         return self.ledger.best() if self.ledger else []
 
     @property
-    def failures(self) -> list[Trial]:
+    def failures(self) -> list[SnapshotTrial]:
         """Trials that failed for good."""
         return [trial for trial in self.trials if trial.state == "fail" and trial.finished]
 
 
-def state_of(folder: Path, out: Path, records: bool = True) -> State:
+def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
     """Looks at a study, and changes nothing.
 
     Args:
@@ -125,7 +125,7 @@ def state_of(folder: Path, out: Path, records: bool = True) -> State:
         known = read_settings(folder)
     except ValueError as error:
         damage.append(str(error))
-    made_of = parts_of(folder, known)
+    made_of = child_studies(folder, known)
     try:
         ledger = None if made_of else read_ledger(folder / LEDGER)
     except ValueError as error:
@@ -133,7 +133,7 @@ def state_of(folder: Path, out: Path, records: bool = True) -> State:
     outbox = _outbox(folder / OUTBOX, damage)
     found = _records(folder / POINTS, damage) if records else {}
     best = ledger.best()[:1] if ledger else []
-    return State(
+    return StudyStatus(
         folder=folder,
         driver=driver,
         known=known,
@@ -142,8 +142,8 @@ def state_of(folder: Path, out: Path, records: bool = True) -> State:
         judged={key: sorted(of_point) for key, of_point in found.items()},
         scenarios=_progress(found, known.get("scenarios"), best[0].key if best else ""),
         damage=tuple(damage),
-        go_on=command(known, out) if known else "",
-        parts=tuple(state_of(part, out, records=False) for part in made_of if (part / SETTINGS).is_file()),
+        resume_command=resume_command(known, out) if known else "",
+        parts=tuple(read_status(part, out, records=False) for part in made_of if (part / SETTINGS).is_file()),
     )
 
 

@@ -22,7 +22,7 @@ def add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="PATH", help=f"folder of results [{OUT}]")
 
 
-def out_of(namespace: argparse.Namespace) -> Path:
+def parse_out(namespace: argparse.Namespace) -> Path:
     """What was given for it."""
     return namespace.out or OUT
 
@@ -83,7 +83,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return found
 
 
-def parts_of(folder: Path, known: Mapping[str, Any]) -> list[Path]:
+def child_studies(folder: Path, known: Mapping[str, Any]) -> list[Path]:
     """The folders of the studies that one with ``--holdout`` or ``--per-scenario`` is made of; none of any other.
 
     Those that were not begun yet do not exist.
@@ -99,7 +99,7 @@ def parts_of(folder: Path, known: Mapping[str, Any]) -> list[Path]:
     return []
 
 
-def command(known: Mapping[str, Any], out: Path) -> str:
+def resume_command(known: Mapping[str, Any], out: Path) -> str:
     """The command that goes on with a study; empty where none of this version can.
 
     Args:

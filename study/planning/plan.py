@@ -16,16 +16,16 @@ from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace, Value, finite_values
 from study.attacks import ATTACKS
 from study.attacks.groups import expand
-from study.config.config import CellConfig, StudyConfig
+from study.config.config import CommonConfig, StudyConfig
 from study.config.objectives import Goal, parse_objectives
 from study.config.paper_deviations import Change, preset_changes
 from study.datasets import DATASETS, DatasetSpec
 from study.ledger.grid import Grid, Points, make_grid
-from study.ledger.pruning import Pruning, pruning_of
+from study.ledger.pruning import Pruning, parse_pruning
 from study.planning.holdout_rules import check_holdout
 from study.planning.measurable import check_objective, measurable
 from study.planning.preflight import check_scenarios
-from study.scenarios.evaluation import Environment, cached_images
+from study.scenarios.evaluation import EvaluationContext, cached_images
 from study.scenarios.oracle_defenses import check_truth, find_defense
 from study.scenarios.scenario import Scenario
 from tracking import names
@@ -72,7 +72,7 @@ class Plan:
     """
 
     config: StudyConfig
-    environment: Environment
+    environment: EvaluationContext
     space: SearchSpace
     base: dict[str, Any]
     scenarios: tuple[Scenario, ...]
@@ -124,12 +124,12 @@ class Plan:
         return hashlib.sha256(canonical(identity).encode()).hexdigest()[:32]
 
 
-def space_of(config: StudyConfig) -> SearchSpace:
+def load_space(config: StudyConfig) -> SearchSpace:
     """The search space that a study names."""
     return SEARCH_SPACES.find(config.space)
 
 
-def fixed_fields(config: CellConfig, space: SearchSpace) -> dict[str, Any]:
+def fixed_fields(config: CommonConfig, space: SearchSpace) -> dict[str, Any]:
     """The fields that the preset and the user set, typed and checked."""
     config_type = find_defense(space.defense).config_type
     given = dataclasses.asdict(config_type.from_text(config.set)) if config.set else {}
@@ -137,7 +137,7 @@ def fixed_fields(config: CellConfig, space: SearchSpace) -> dict[str, Any]:
     return {**space.preset(config.preset), **chosen}
 
 
-def dataset_spec(config: CellConfig) -> DatasetSpec:
+def dataset_spec(config: CommonConfig) -> DatasetSpec:
     """The images that a configuration names."""
     DATASETS.check(config.dataset.partition(":")[0])
     return DatasetSpec(
@@ -150,9 +150,11 @@ def dataset_spec(config: CellConfig) -> DatasetSpec:
     )
 
 
-def environment_of(config: CellConfig, space: SearchSpace, device: str, precision: str) -> Environment:
+def build_evaluation_context(
+    config: CommonConfig, space: SearchSpace, device: str, precision: str
+) -> EvaluationContext:
     """What all cells of a configuration share."""
-    return Environment(
+    return EvaluationContext(
         dataset=dataset_spec(config),
         store=config.store_place,
         model=config.model or space.model,
@@ -165,7 +167,7 @@ def environment_of(config: CellConfig, space: SearchSpace, device: str, precisio
     )
 
 
-def attack_text(name: str, config: CellConfig) -> str:
+def attack_text(name: str, config: CommonConfig) -> str:
     """An attack as the user wrote it, with the user's picture, photographs or data where it takes some."""
     path = DatasetSpec(config.dataset).path if config.dataset.startswith("npz:") else None
     options = {"image": config.trigger_image, "trigger_dir": config.trigger_dir, "file": path}
@@ -179,7 +181,7 @@ def attack_text(name: str, config: CellConfig) -> str:
     return name
 
 
-def scenarios_of(config: StudyConfig) -> tuple[Scenario, ...]:
+def build_scenarios(config: StudyConfig) -> tuple[Scenario, ...]:
     """Attack x rate x seed, each once. An attack's own rate (``sig@0.08``) goes before the study's."""
     attacks = expand(config.attacks, config.dataset)
     if _sets_rates(config) and all(own_rate is not None for _, own_rate in attacks):
@@ -189,7 +191,7 @@ def scenarios_of(config: StudyConfig) -> tuple[Scenario, ...]:
         )
     found: dict[Scenario, None] = {}
     for (name, own_rate), rate, seed in itertools.product(attacks, config.poison_rates, config.seeds):
-        found[scenario_of(name, own_rate or rate, seed, config)] = None
+        found[build_scenario(name, own_rate or rate, seed, config)] = None
     return tuple(found)
 
 
@@ -198,7 +200,7 @@ def _sets_rates(config: StudyConfig) -> bool:
     return "poison_rates" in config.model_fields_set
 
 
-def scenario_of(attack: str, poison_rate: float, seed: int, config: CellConfig) -> Scenario:
+def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonConfig) -> Scenario:
     """A scenario of a configuration; an attack that poisons nothing itself has no rate."""
     rate = poison_rate if ATTACKS.find(attack.partition(":")[0]).poisons else 0.0
     return Scenario(attack_text(attack, config), rate, config.target_label, seed, config.preset)
@@ -224,31 +226,31 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     Raises:
         UserError: anything in the configuration that cannot work.
     """
-    space = space_of(config)
+    space = load_space(config)
     base = fixed_fields(config, space)
     defense = find_defense(space.defense)
     read = {name for stage in defense.stages_until(config.until) for name in stage.reads}
     # A field that no stage reads changes nothing: searching it would waste trials and blur every importance.
     space = space.without((*config.set, *(space.ranges.keys() - read)))
-    environment = environment_of(config, space, device, precision)
-    scenarios = scenarios_of(config)
+    environment = build_evaluation_context(config, space, device, precision)
+    scenarios = build_scenarios(config)
     images = cached_images(environment.dataset)
     check_scenarios(scenarios, images, environment)
-    goal = goal_of(config, defense, measurable(scenarios, images))
+    goal = build_goal(config, defense, measurable(scenarios, images))
     for scenario in scenarios if config.per_scenario else ():  # each has a search of its own, for what it tells
-        goal_of(config, defense, measurable((scenario,), images))
+        build_goal(config, defense, measurable((scenario,), images))
     check_truth(space.defense, [s.name for s in scenarios if names.TPR not in measurable((s,), images)])
-    pruning = pruning_of(config, goal, len(scenarios))
+    pruning = parse_pruning(config, goal, len(scenarios))
     check_holdout(config, goal, scenarios)
     builds = shared_builds(scenarios, defense, space, base, environment)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
-    grid = grid_of(config, space)
+    grid = build_grid(config, space)
     if grid is not None:
-        config = config.model_copy(update={"trials": trials_of(grid, config, space, base)})
+        config = config.model_copy(update={"trials": count_grid_trials(grid, config, space, base)})
     return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid, pruning)
 
 
-def goal_of(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> Goal:
+def build_goal(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> Goal:
     """What a study searches for: what it was told, or what suits it; `known` as `measurable` gives it."""
     told = parse_objectives(config.objective) if config.objective else (default_objective(config, defense, known),)
     for objective in told:
@@ -261,7 +263,7 @@ def goal_of(config: StudyConfig, defense: type[Defense], known: frozenset[str]) 
     return Goal(told, config.aggregate)
 
 
-def grid_of(config: StudyConfig, space: SearchSpace) -> Grid | None:
+def build_grid(config: StudyConfig, space: SearchSpace) -> Grid | None:
     """The grid of a study whose sampler goes through one."""
     if config.sampler == "grid":
         return make_grid(space, config.resolution)
@@ -272,7 +274,7 @@ def grid_of(config: StudyConfig, space: SearchSpace) -> Grid | None:
     return None
 
 
-def trials_of(grid: Grid, config: StudyConfig, space: SearchSpace, base: Mapping[str, Any]) -> int:
+def count_grid_trials(grid: Grid, config: StudyConfig, space: SearchSpace, base: Mapping[str, Any]) -> int:
     """The trials of a study on a grid: its points, and the paper's default beside them where it is none of them.
 
     Fewer when somebody asked for fewer; the preset's number is no wish.
@@ -287,7 +289,7 @@ def shared_builds(
     defense: type[Defense],
     space: SearchSpace,
     base: Mapping[str, Any],
-    environment: Environment,
+    environment: EvaluationContext,
 ) -> tuple[Build, ...]:
     """What to build before the trials, parents before children."""
     builds: list[Build] = []

@@ -17,9 +17,9 @@ from defenses.storage.remote import Remote
 from study.attacks.api import TRAIN, Attack
 from study.attacks.support.fitting import FitContext
 from study.code_version import check_code
-from study.config.config import CellConfig, StudyConfig
+from study.config.config import CommonConfig, StudyConfig
 from study.datasets.images import Images
-from study.scenarios.evaluation import Environment
+from study.scenarios.evaluation import EvaluationContext
 from study.scenarios.poison import select
 from study.scenarios.scenario import Scenario
 
@@ -119,7 +119,7 @@ def check_home() -> None:
         ) from None
 
 
-def check_places(config: CellConfig) -> Path:
+def check_places(config: CommonConfig) -> Path:
     """The results folder, checked; the store's as well."""
     out = check_folder(config.out, "--out")
     check_room(out)
@@ -132,7 +132,7 @@ def check_places(config: CellConfig) -> Path:
     return out
 
 
-def check_scenarios(scenarios: Sequence[Scenario], images: Images, environment: Environment) -> None:
+def check_scenarios(scenarios: Sequence[Scenario], images: Images, environment: EvaluationContext) -> None:
     """Refuses a network that cannot be built, and scenarios that cannot be made, by their first failure.
 
     Images are chosen for every scenario, but only one is triggered for each attack: it shows as much, and in no time.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from defenses.registry import UserError
-from study.cli.terminal import complain, complain_of, duration, say, show_logs
+from study.cli.terminal import duration, print_error, print_exception, print_line, show_logs
 from study.config.config import Parser
-from study.ledger.study_folder import SETTINGS, add_out, find_study, out_of, parts_of, read_settings
+from study.ledger.study_folder import SETTINGS, add_out, child_studies, find_study, parse_out, read_settings
 
 if TYPE_CHECKING:
     from study.analysis.results import Results
@@ -44,13 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         namespace = parser.parse_args(arguments)
         output = namespace.output or Path("report.html")
-        _write_all(namespace.names, out_of(namespace), output, namespace.markdown)
+        _write_all(namespace.names, parse_out(namespace), output, namespace.markdown)
         return 0
     except UserError as error:
-        complain_of(error)
+        print_exception(error)
         return EXIT_BAD_INPUT
     except KeyboardInterrupt:
-        complain("stopped; give the same command again")
+        print_error("stopped; give the same command again")
         return EXIT_INTERRUPTED
 
 
@@ -71,7 +71,7 @@ def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | N
         every = {name: picture for of_chapter in pictures for name, picture in of_chapter.items()}
         _write_markdown(markdown, f"Report: {title}", chapters, every)
     size = output.stat().st_size / 2**20
-    say(f"{output}: {size:.1f} MiB, {duration(time.perf_counter() - started)}")
+    print_line(f"{output}: {size:.1f} MiB, {duration(time.perf_counter() - started)}")
     for results, of_chapter in zip(found, pictures[-len(found) :], strict=True):
         _attach(results, of_chapter)
 
@@ -94,7 +94,7 @@ def _single(out: Path, names: Sequence[str]) -> Iterator[str]:
             known = read_settings(folder)
         except ValueError:  # whoever reads the study says so
             known = {}
-        parts = [] if known.get("settings", {}).get("holdout") else parts_of(folder, known)
+        parts = [] if known.get("settings", {}).get("holdout") else child_studies(folder, known)
         begun = [part.name for part in parts if (part / SETTINGS).is_file()]
         yield from begun or [name]
 
@@ -170,16 +170,18 @@ def _attach(results: "Results", pictures: Mapping[str, bytes]) -> None:
     try:
         folder = write_pictures(results.folder, pictures)
     except (UserError, OSError) as error:
-        complain(f"warning: no PNG copies of {results.name}: {error}")
+        print_error(f"warning: no PNG copies of {results.name}: {error}")
         return
     try:
         log_pictures(results.folder)
-        say(f"{folder / 'figures'}: {len(pictures)} PNG copies, logged to the study's run in MLflow")
+        print_line(f"{folder / 'figures'}: {len(pictures)} PNG copies, logged to the study's run in MLflow")
     except UserError as error:  # nothing was queued
-        complain(f"warning: {len(pictures)} PNG copies are in {folder / 'figures'}, and MLflow was not told: {error}")
+        print_error(
+            f"warning: {len(pictures)} PNG copies are in {folder / 'figures'}, and MLflow was not told: {error}"
+        )
     except Exception as error:  # whatever MLflow raises, the report is written
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        complain(
+        print_error(
             f"warning: {len(pictures)} PNG copies are in {folder / 'figures'}, but not yet in MLflow ({reason}); "
             f"python -m study.sync {results.name} sends what waits"
         )

@@ -9,7 +9,7 @@ from typing import Literal
 
 Cell = str | float | int | None
 """A cell of a table; None is undefined and shown as a dash."""
-Place = float | str
+AxisValue = float | str
 """A place on an axis: a number, or the name of an option."""
 
 
@@ -79,7 +79,7 @@ class Line:
     """
 
     label: str
-    x: tuple[Place, ...]
+    x: tuple[AxisValue, ...]
     y: tuple[float, ...]
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
@@ -100,7 +100,7 @@ class Curves:
     y_label: str
     lines: tuple[Line, ...]
     x_log: bool = False
-    at: tuple[tuple[Place, str], ...] = ()
+    at: tuple[tuple[AxisValue, str], ...] = ()
     y_range: tuple[float, float] | None = None
 
 
@@ -158,11 +158,11 @@ class Contour:
     caption: str
     x_label: str
     y_label: str
-    x: tuple[Place, ...]
-    y: tuple[Place, ...]
+    x: tuple[AxisValue, ...]
+    y: tuple[AxisValue, ...]
     values: tuple[tuple[float | None, ...], ...]
     value_label: str
-    at: tuple[tuple[Place, Place, str], ...] = ()
+    at: tuple[tuple[AxisValue, AxisValue, str], ...] = ()
 
 
 Figure = Heat | Curves | Bars | Scatter | Contour

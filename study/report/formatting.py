@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Iterator
 
-from study.report.elements import Bars, Cell, Contour, Curves, Figure, Heat, Place, Scatter, Table
+from study.report.elements import AxisValue, Bars, Cell, Contour, Curves, Figure, Heat, Scatter, Table
 
 _ROWS = 60  # of a figure's table; the figure shows all
 
 
-def shown(cell: Cell) -> str:
+def format_cell(cell: Cell) -> str:
     """A cell for people: rates with three decimals, a dash where it is undefined."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "-"
@@ -19,7 +19,7 @@ def shown(cell: Cell) -> str:
     return f"{cell:.3g}" if abs(cell) < 1000 else f"{cell:.0f}"
 
 
-def place(found: Place) -> str:
+def format_axis_value(found: AxisValue) -> str:
     """A place on an axis: three significant digits."""
     return f"{found:.3g}" if isinstance(found, float) else str(found)
 
@@ -44,7 +44,7 @@ Content = tuple[tuple[str, ...], Iterator[tuple[Cell, ...]]]
 def _heat(figure: Heat) -> Content:
     def cell(row: int, column: int) -> Cell:
         value = figure.values[row][column]
-        return f"({shown(value)})" if (row, column) in figure.marked else value
+        return f"({format_cell(value)})" if (row, column) in figure.marked else value
 
     columns = range(len(figure.columns))
     rows = ((name, *(cell(row, column) for column in columns)) for row, name in enumerate(figure.rows))
@@ -59,7 +59,7 @@ def _curves(figure: Curves) -> Content:
             for at, (x, y) in enumerate(zip(line.x, line.y, strict=True)):
                 low = None if line.low is None else line.low[at]
                 high = None if line.high is None else line.high[at]
-                yield (line.label, place(x), y, *((low, high) if banded else ()))
+                yield (line.label, format_axis_value(x), y, *((low, high) if banded else ()))
 
     return ("", figure.x_label, figure.y_label, *(("low", "high") if banded else ())), rows()
 
@@ -70,7 +70,9 @@ def _bars(figure: Bars) -> Content:
         if value is None or figure.low is None or figure.high is None:
             return value
         low, high = figure.low[group][label], figure.high[group][label]
-        return value if low is None or high is None else f"{shown(value)} [{shown(low)}, {shown(high)}]"
+        return (
+            value if low is None or high is None else f"{format_cell(value)} [{format_cell(low)}, {format_cell(high)}]"
+        )
 
     groups = range(len(figure.groups))
     rows = ((label, *(cell(group, at) for group in groups)) for at, label in enumerate(figure.labels))
@@ -86,8 +88,8 @@ def _scatter(figure: Scatter) -> Content:
 
 
 def _contour(figure: Contour) -> Content:
-    rows = ((place(y), *values) for y, values in zip(figure.y, figure.values, strict=True))
-    return (f"{figure.y_label} \\ {figure.x_label}", *map(place, figure.x)), rows
+    rows = ((format_axis_value(y), *values) for y, values in zip(figure.y, figure.values, strict=True))
+    return (f"{figure.y_label} \\ {figure.x_label}", *map(format_axis_value, figure.x)), rows
 
 
 _CONTENT: dict[type, Callable[..., Content]] = {

@@ -15,7 +15,7 @@ from typing import Any
 
 from study.report import plotly_figures
 from study.report.elements import Figure, Item, Note, Section, Table
-from study.report.formatting import as_table, shown
+from study.report.formatting import as_table, format_cell
 from study.report.theme import DARK, LIGHT
 
 
@@ -42,7 +42,7 @@ def page(title: str, subtitle: str, chapters: Sequence[Chapter]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["shown"] = shown
+    environment.filters["shown"] = format_cell
     environment.filters["runs"] = _runs
     environment.globals["numbers"] = as_table
     template = environment.get_template("page.html")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from study.report.elements import Figure, Item, Note, Section, Table
-from study.report.formatting import as_table, shown
+from study.report.formatting import as_table, format_cell
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~&$-])")
 _PREFIX = {"plain": "", "warning": "> **Note:** ", "footnote": "<sub>"}
@@ -56,7 +56,10 @@ def _picture(figure: Figure, path: str) -> str:
 def _table(table: Table) -> str:
     rule = ["---" if column < table.left else "---:" for column in range(len(table.header))]
     rows = [
-        [f"**{text}**" if at in table.strong and text else text for text in (escaped(shown(cell)) for cell in row)]
+        [
+            f"**{text}**" if at in table.strong and text else text
+            for text in (escaped(format_cell(cell)) for cell in row)
+        ]
         for at, row in enumerate(table.rows)
     ]
     lines = [list(map(escaped, table.header)), rule, *rows]

@@ -13,8 +13,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from study.report.elements import Bars, Contour, Curves, Figure, Heat, Line, Place, Scatter
-from study.report.formatting import place, shown
+from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Line, Scatter
+from study.report.formatting import format_axis_value, format_cell
 from study.report.theme import SERIES, Theme
 
 Json = dict[str, Any]
@@ -98,7 +98,7 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
 
 
-def _places(found: Sequence[Place]) -> list[Place]:
+def _places(found: Sequence[AxisValue]) -> list[AxisValue]:
     return [_text(at) if isinstance(at, str) else float(f"{at:.5g}") for at in found]
 
 
@@ -129,7 +129,7 @@ def _heat(figure: Heat) -> Json:
         for c in columns
         if cells[r][c] is None
     ]
-    notes = [{"x": c, "y": r, "text": f"({shown(value)})", "hovertext": "attack failed"} for r, c, value in given]
+    notes = [{"x": c, "y": r, "text": f"({format_cell(value)})", "hovertext": "attack failed"} for r, c, value in given]
     scale = {"reversescale": figure.good == "low", "cmin": figure.low, "cmax": figure.high}
     return _figure(
         [trace],
@@ -212,7 +212,7 @@ def _curves(figure: Curves) -> Json:
     )
 
 
-def _log(at: Place, logarithmic: bool) -> Place:
+def _log(at: AxisValue, logarithmic: bool) -> AxisValue:
     """Where an annotation lies: on a logarithmic axis plotly wants the exponent, for annotations alone."""
     if isinstance(at, str):
         return _text(at)
@@ -369,15 +369,15 @@ def _singled_out(figure: Contour) -> list[Json]:
     ]
 
 
-def _names(places: Sequence[Place]) -> list[str]:
+def _names(places: Sequence[AxisValue]) -> list[str]:
     """Names of cells; with more digits where three do not tell them apart."""
-    names = [place(at) for at in places]
+    names = [format_axis_value(at) for at in places]
     if len(set(names)) < len(names):
         names = [f"{at:.6g}" if isinstance(at, float) else str(at) for at in places]
     return [_text(name) for name in names]
 
 
-def _nearest(at: Place, places: Sequence[Place]) -> str:
+def _nearest(at: AxisValue, places: Sequence[AxisValue]) -> str:
     """The name of the cell that a point lies on."""
     numbers = [found for found in places if not isinstance(found, str)]
     if isinstance(at, str) or not numbers:

@@ -33,7 +33,7 @@ JUDGE_VERSION = 1  # raise it when a metric of the undefended model would change
 
 
 @dataclass(frozen=True)
-class Environment:
+class EvaluationContext:
     """What all cells of a study share. Small and picklable: it travels to every worker.
 
     Attributes:
@@ -58,7 +58,7 @@ class Environment:
 
 
 @dataclass(frozen=True)
-class CellResult:
+class EvaluationResult:
     """What one cell gave.
 
     Attributes:
@@ -111,7 +111,7 @@ cached_store = functools.lru_cache(maxsize=2)(open_store)
 
 
 def prepare(
-    scenario: Scenario, environment: Environment, progress: Progress = silent
+    scenario: Scenario, environment: EvaluationContext, progress: Progress = silent
 ) -> tuple[PoisonedDataset, RunContext, tuple[StageRun, ...]]:
     """The poisoned data of a scenario, the context in which a defense runs on it, and what making the data took.
 
@@ -137,20 +137,20 @@ def prepare(
     return poisoned, context, (*trained, run)
 
 
-def train_trigger(scenario: Scenario, environment: Environment, progress: Progress = silent) -> None:
+def train_trigger(scenario: Scenario, environment: EvaluationContext, progress: Progress = silent) -> None:
     """Trains what the attack of a scenario needs, unless it is in the store."""
     store: Store = cached_store(environment.store)
     stored_trigger(scenario, cached_images(environment.dataset), store, torch.device(environment.device), progress)
 
 
-def evaluate_cell(
+def evaluate_scenario(
     defense: str,
     config: Mapping[str, Any],
     scenario: Scenario,
-    environment: Environment,
+    environment: EvaluationContext,
     until: str | None = None,
     progress: Progress = silent,
-) -> CellResult:
+) -> EvaluationResult:
     """Runs a defense on a scenario and judges it beside the undefended model.
 
     Args:
@@ -162,16 +162,21 @@ def evaluate_cell(
     poisoned, context, attack_runs = prepare(scenario, environment, progress)
     undefended, undefended_runs = judge_undefended(poisoned, attack_runs[-1].key, context, environment)
     result = run_defense(make_defense(defense, config, poisoned), poisoned.suspect, context, until)
-    film, film_runs = judge_snapshots(result, poisoned, attack_runs[-1].key, context)
+    snapshot_series, snapshot_runs = judge_snapshots(result, poisoned, attack_runs[-1].key, context)
     visible = signals(result, poisoned.suspect.labels, poisoned.suspect.num_classes)
     found = {**judge(result, poisoned, context), **undefended, **{names.signal(n): v for n, v in visible.items()}}
     floor = undefended["asr_undefended"]
     listed = {run.key for run in undefended_runs}  # `no_defense` under study shares its training with the undefended
-    return CellResult(
+    return EvaluationResult(
         scenario=scenario,
         metrics=found,
-        series={**{n: list(v) for n, v in result.series.items()}, **_flag_series(result, poisoned), **film},
-        stages=(*attack_runs, *undefended_runs, *(run for run in result.stages if run.key not in listed), *film_runs),
+        series={**{n: list(v) for n, v in result.series.items()}, **_flag_series(result, poisoned), **snapshot_series},
+        stages=(
+            *attack_runs,
+            *undefended_runs,
+            *(run for run in result.stages if run.key not in listed),
+            *snapshot_runs,
+        ),
         meta={**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint},
         attack_failed=floor is not None and floor < environment.asr_floor,
         wall_seconds=time.perf_counter() - started,
@@ -221,7 +226,7 @@ def _judge_flags(
 
 
 def judge_undefended(
-    poisoned: PoisonedDataset, poison_key: str, context: RunContext, environment: Environment
+    poisoned: PoisonedDataset, poison_key: str, context: RunContext, environment: EvaluationContext
 ) -> tuple[dict[str, float | None], tuple[StageRun, ...]]:
     """CA and ASR of plain training on the scenario; trained and judged once, whoever asks.
 
@@ -255,18 +260,20 @@ def judge_snapshots(
     Returns:
         ``stage.ca`` and ``stage.asr``, and the run that gave them; nothing where a defense kept no snapshots.
     """
-    film = result.snapshots
-    if film is None:
+    snapshots = result.snapshots
+    if snapshots is None:
         return {}, ()
-    key = hashlib.sha256(canonical([JUDGE_VERSION, film.digest, context.precision, poison_key]).encode()).hexdigest()
+    key = hashlib.sha256(
+        canonical([JUDGE_VERSION, snapshots.digest, context.precision, poison_key]).encode()
+    ).hexdigest()
 
     def build() -> dict[str, Any]:
         series: dict[str, list[float]] = {}
-        for weights in film.load():
-            model = load_model(film.model, weights).to(context.device)
+        for weights in snapshots.load():
+            model = load_model(snapshots.model, weights).to(context.device)
             for name, value in judge(DefenseResult(None, None, model), poisoned, context).items():
                 if name in (names.CA, names.ASR) and value is not None:
-                    series.setdefault(f"{film.stage}.{name}", []).append(value)
+                    series.setdefault(f"{snapshots.stage}.{name}", []).append(value)
         return {"series": series}
 
     started = time.perf_counter()

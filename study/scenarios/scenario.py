@@ -71,7 +71,7 @@ class Scenario:
         return hashlib.sha256(canonical(self.identity(images)).encode()).hexdigest()
 
 
-def order_of(scenarios: Sequence[Scenario], key: str) -> list[Scenario]:
+def scenario_order(scenarios: Sequence[Scenario], key: str) -> list[Scenario]:
     """The scenarios in the order of a trial: drawn from its key, so that it is the same when the trial starts again.
 
     In one fixed order what all trials are judged on first, and stopped for, would always be the same.

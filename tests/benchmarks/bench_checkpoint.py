@@ -20,9 +20,9 @@ import torch
 from defenses.api import StageContext, SuspectDataset, silent
 from defenses.models import ModelSpec, build_model
 from defenses.storage.checkpoint import Checkpoint
-from defenses.storage.state_codec import Parts
+from defenses.storage.state_codec import TrainingState
 from defenses.training.images import to_device
-from defenses.training.loop import Feed, Recipe, fit
+from defenses.training.loop import BatchSource, Recipe, fit
 from defenses.training.precision import best_precision
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def epoch_seconds(spec: ModelSpec, images: int, repeat: int) -> float:
     data = SuspectDataset.of(pixels, rng.integers(0, 10, images), 10)
     context = StageContext("bench", data, spec, CPU, best_precision(CPU), 0, silent)
     model, labels = build_model(spec, 0), to_device(data.labels, CPU)
-    feed = Feed(to_device(data.images, CPU), context.precision, context.generator("augment"), True)
+    feed = BatchSource(to_device(data.images, CPU), context.precision, context.generator("augment"), True)
 
     def loss(index: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(feed.logits(model, index), labels[index])
@@ -65,7 +65,7 @@ def write_seconds(spec: ModelSpec, folder: Path, repeat: int) -> tuple[float, in
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
-    parts: Parts = {"model": model, "optimiser": optimiser, "batches": torch.Generator(), "losses": [0.5] * 100}
+    parts: TrainingState = {"model": model, "optimiser": optimiser, "batches": torch.Generator(), "losses": [0.5] * 100}
 
     def write() -> None:
         for _ in Checkpoint(folder, seconds=0).epochs(1, parts):

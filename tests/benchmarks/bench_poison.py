@@ -1,8 +1,8 @@
 """Poisoning 50,000 images at a rate of 0.1, for every attack: `python tests/benchmarks/bench_poison.py [ATTACK ...]`.
 
 Seconds and memory of `study.scenarios.poison.poison` without what must be trained: the trained parts are made first on
-a small sample, at preset smoke and in few steps, and are not counted. Memory is the peak above what was in use before, as a
-multiple of the dataset. Each attack runs in a process of its own, since a peak never falls.
+a small sample, at preset smoke and in few steps, and are not counted. Memory is the peak above what was in use before,
+as a multiple of the dataset. Each attack runs in a process of its own, since a peak never falls.
 """
 
 import resource

@@ -24,7 +24,7 @@ from torch.nn import functional
 from defenses.api import StageContext, SuspectDataset
 from defenses.models import ModelSpec, build_model
 from defenses.training.images import to_device
-from defenses.training.loop import Feed, Recipe, fit
+from defenses.training.loop import BatchSource, Recipe, fit
 from defenses.training.precision import best_precision
 
 CELLS = [
@@ -55,7 +55,7 @@ def throughput(images: int = 50_000, batch_size: int = 128) -> dict[str, Any]:
     )
     model = build_model(context.model, 0).to(device)
     labels = to_device(dataset.labels, device)
-    feed = Feed(to_device(dataset.images, device), context.precision, context.generator("augment"), True)
+    feed = BatchSource(to_device(dataset.images, device), context.precision, context.generator("augment"), True)
     recipe = Recipe(2, 0.01, batch_size, "cosine", 0.9, 5e-4)
     fit(context, model, count, recipe, lambda index: functional.cross_entropy(feed.logits(model, index), labels[index]))
     rate = count / (stamps[1] - stamps[0])

@@ -13,7 +13,7 @@ import torch
 
 from study.code_version import code_hash
 from study.config.config import StudyConfig, resolve
-from study.driver.driver import Session
+from study.driver.driver import StudyDriver
 from study.driver.tune_runner import LedgerSearcher
 from study.driver.worker import TrialRunner, TrialTask
 from study.planning.plan import make_plan
@@ -43,7 +43,7 @@ def main() -> None:
     Path(f"{out}.ready").touch()
     while not Path(go).exists():
         time.sleep(0.01)
-    session = Session(plan, folder, Path(out))
+    session = StudyDriver(plan, folder, Path(out))
     ledger, book = session.ledger, session.book
     task = TrialTask(plan.space.defense, plan.base, plan.scenarios, plan.environment, None, book.points, 1, code_hash())
     searcher = LedgerSearcher(ledger, 2, lambda *ended: book.settle(ledger, *ended), 0.0)

@@ -39,9 +39,9 @@ def break_settle(nth: str) -> None:
 
 def only_sweep(_: str) -> None:
     """Opens the study, which sweeps what an earlier driver left, and runs nothing."""
-    from study.driver.driver import Session
+    from study.driver.driver import StudyDriver
 
-    Session.run = lambda _: os._exit(0)  # type: ignore[method-assign]
+    StudyDriver.run = lambda _: os._exit(0)  # type: ignore[method-assign]
 
 
 def runner(name: str) -> None:

@@ -11,7 +11,7 @@ from checkout import PYTHONPATH
 from study_process import Driver
 
 from study.ledger.records import read_trial
-from study.ledger.snapshot import Trial, read_ledger
+from study.ledger.snapshot import SnapshotTrial, read_ledger
 
 OPTIONS = [
     *["--space", "pipd", "--attacks", "badnets", "--width", "4", "--blocks", "1,1", "--precision", "fp32"],
@@ -41,7 +41,7 @@ def finish(folder: Path, name: str, trials: int, *options: str, hook: str = "", 
         return driver.printed
 
 
-def trials_of(study: Path) -> tuple[Trial, ...]:
+def trials_of(study: Path) -> tuple[SnapshotTrial, ...]:
     """The ledger's trials, also those of a driver that was killed in the middle of a write."""
     return read_ledger(study / "study.db").trials
 

@@ -88,7 +88,7 @@ class Point:
         first.enqueue_default(self.point)
         first.ask()
         second = driver()
-        swept = second.sweep(self.book.outcome)
+        swept = second.recover_interrupted(self.book.outcome)
         return swept == (0, 1) and second.ask()[2] == self.key
 
 

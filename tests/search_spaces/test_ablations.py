@@ -12,9 +12,9 @@ from study.config.config import PRESETS, StudyConfig, resolve
 from study.config.paper_deviations import changes_line, preset_changes
 from study.datasets.images import Images
 from study.planning.dry_run import describe
-from study.planning.plan import scenarios_of
+from study.planning.plan import build_scenarios
 from study.report.sections.ablations import VIEWS
-from study.scenarios.evaluation import evaluate_cell
+from study.scenarios.evaluation import evaluate_scenario
 from study.scenarios.oracle_defenses import find_defense
 
 FOUR = ["badnets", "blended_random", "trojan_square", "dynamic"]
@@ -96,7 +96,7 @@ def test_nothing_is_left_out() -> None:
 def test_an_ablation_asks_what_its_table_shows(name: str, preset: str) -> None:
     attacks, rates, values, flags_only = EXPECTED[name]
     config, space = resolve(StudyConfig, {"space": name, "preset": preset}), SEARCH_SPACES[name]
-    scenarios = scenarios_of(config)
+    scenarios = build_scenarios(config)
     wanted = {(attack, rate) for attack in attacks for rate in (rates or [TABLE6_RATES.get(attack, 0.05)])}
     assert {(scenario.attack, scenario.poison_rate) for scenario in scenarios} == wanted
     assert {field: set(found.options) for field, found in space.ranges.items()} == values
@@ -144,7 +144,9 @@ def test_every_point_of_an_ablation_runs(name: str, dataset: str, store: Path, t
     told = []
     for point in points:
         config = {**plan.base, **point}
-        result = evaluate_cell(plan.space.defense, config, plan.scenarios[0], plan.environment, until=plan.config.until)
+        result = evaluate_scenario(
+            plan.space.defense, config, plan.scenarios[0], plan.environment, until=plan.config.until
+        )
         view = VIEWS[name]
         assert all(result.metrics[metric] is not None for metric in view.metrics)
         for series in view.series:

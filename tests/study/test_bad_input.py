@@ -17,7 +17,7 @@ Run = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is not refused would start Ray: importing the session is an error here. No GPU, wherever this runs."""
+    """What is not refused would start Ray: importing the driver is an error here. No GPU, wherever this runs."""
     monkeypatch.setitem(sys.modules, "study.driver.driver", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
@@ -147,7 +147,7 @@ def test_a_dry_run_leaves_no_trace(dataset: str, tmp_path: Path, capsys: pytest.
 
 def test_good_input_gets_past_all_checks(dataset: str, tmp_path: Path) -> None:
     # Proof that the guard of this file works, and that the tests above are not refused for another reason.
-    with pytest.raises(ImportError, match=r"study\.session"):
+    with pytest.raises(ImportError, match=r"study\.driver"):
         main(["--dataset", dataset, "--out", str(tmp_path / "out"), "--attacks", "sig", "--poison-rates", "0.25"])
 
 

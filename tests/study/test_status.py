@@ -85,7 +85,7 @@ def test_a_finished_study_can_be_extended(mine: Path, capsys: pytest.CaptureFixt
     ledger = open_ledger(mine)
     while ledger.remaining(6):
         ledger.tell(ledger.ask()[0], (0.5, ""))
-    ledger.sweep(lambda _: (0.5, ""))
+    ledger.recover_interrupted(lambda _: (0.5, ""))
     text = show(mine, capsys)
     assert text.startswith("mine: finished, nobody runs it")
     assert "A larger --trials extends it:  python -m study.run" in text

@@ -8,7 +8,7 @@ from small_study import empty_ledger, scenario_record
 
 from study.driver.mlflow_records import Book
 from study.driver.summary import Summary
-from study.ledger.ledger import Ledger, Row
+from study.ledger.ledger import Ledger, TrialRow
 from study.ledger.records import TrialRecord, write_record
 from study.planning.plan import Plan
 from tracking.outbox import Outbox, Record
@@ -56,13 +56,13 @@ class Desk:
             write_record(self.book.points / key / f"{scenario}.json", record)
         write_record(self.book.points / key / "result.json", TrialRecord(key, point, scenarios))
 
-    def trial(self, *metrics: Metrics, failed: tuple[str, ...] = ()) -> Row:
+    def trial(self, *metrics: Metrics, failed: tuple[str, ...] = ()) -> TrialRow:
         """One trial from its point to its settlement."""
         number, point, key = self.ledger.ask()
         self.write(key, point, list(metrics), failed)
         return self.book.settle(self.ledger, number, key, "")
 
-    def failure(self, reason: str) -> Row:
+    def failure(self, reason: str) -> TrialRow:
         number, point, key = self.ledger.ask()
         write_record(self.book.points / key / "result.json", TrialRecord(key, point, [], reason))
         return self.book.settle(self.ledger, number, key, "")

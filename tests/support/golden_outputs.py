@@ -30,6 +30,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "qt": {"pre_epochs": 2, "quarantine_epochs": 2, "dynamic_epochs": 1, "batch_size": 32, "backdoor_free_epochs": 2},
 }
 
+GOLDEN_OPTIONS = {"dynamic": ":mask_lr=0.0003:pattern_lr=0.0003"}
+"""Adam's first steps go by a gradient's sign, which another processor's kernels turn where it is next to nothing. At the
+attack's own rates the trigger then moves by 3 levels in 8 steps, at these by 0.2 at most (four sets of kernels)."""
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -38,7 +42,7 @@ def poisoned_images() -> Arrays:
     torch.set_num_threads(1)
     found = {}
     for name in ATTACK_ROWS:
-        done = poison(make_images(), parse_attack(text_of(name)), 0.09375, 0, 7)
+        done = poison(make_images(), parse_attack(text_of(name) + GOLDEN_OPTIONS.get(name, "")), 0.09375, 0, 7)
         kind = "trained_poison" if ATTACKS[name].trained else "poison"
         found[f"{kind}.{name}"] = done.suspect.images[done.poison_mask | done.cover_mask]
     return found

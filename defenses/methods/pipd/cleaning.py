@@ -33,7 +33,7 @@ from defenses.methods.pipd.pipd import (
 from defenses.models import load_model
 from defenses.shared_stages import cpu_weights
 from defenses.training.images import to_device
-from defenses.training.loop import Feed, Recipe, fit, frozen_batch_statistics
+from defenses.training.loop import BatchSource, Recipe, fit, frozen_batch_statistics
 from defenses.training.schedule import SCHEDULES
 
 
@@ -87,7 +87,7 @@ class Unlearning:
         return cls(finetuning, params.selective_augment, ascent)
 
 
-class _Film:
+class SnapshotRecorder:
     """The weights of a model, epoch by epoch; none unless they are wanted."""
 
     def __init__(self, model: nn.Module, wanted: bool) -> None:
@@ -95,10 +95,12 @@ class _Film:
         self.taken: list[Weights] = []
 
     def take(self, _epoch: int = 0) -> None:
+        """Keeps the weights as they are now, on the CPU; nothing unless they are wanted."""
         if self.wanted:
             self.taken.append(cpu_weights(self.model))
 
     def flat(self) -> Weights:
+        """All that was kept, by ``EPOCH.NAME``."""
         return {f"{epoch}.{name}": tensor for epoch, kept in enumerate(self.taken) for name, tensor in kept.items()}
 
 
@@ -108,20 +110,24 @@ def _cleaning(context: StageContext, inputs: Outputs, params: Params) -> Outputs
     For unlearning this is the model after fine-tuning, so that both ways are followed from where they set out.
     """
     model = load_model(context.model, inputs["weights"]).to(context.device)
-    film = _Film(model, params.snapshots)
+    snapshots = SnapshotRecorder(model, params.snapshots)
     # Both are made of the fields, whichever is run: a field that is read is one that the stage's key holds.
     selective, unlearning = Selective.of(params), Unlearning.of(params)
     series: dict[str, list[float]] = {}
     if params.cleaning == "unlearning":
         series["finetuning_loss"] = finetune(context, model, inputs["flagged"], unlearning)
-        film.take()
-        series["loss"] = unlearn(context, model, inputs["flagged"], unlearning.ascent, film)
+        snapshots.take()
+        series["loss"] = unlearn(context, model, inputs["flagged"], unlearning.ascent, snapshots)
     else:
-        film.take()
+        snapshots.take()
         series["loss"] = train_selectively(
-            context, model, inputs["flagged"], selective, film.take, {"snapshots": film.taken}
+            context, model, inputs["flagged"], selective, snapshots.take, {"snapshots": snapshots.taken}
         )
-    return {"weights": cpu_weights(model), "series": {n: v for n, v in series.items() if v}, "snapshots": film.flat()}
+    return {
+        "weights": cpu_weights(model),
+        "series": {n: v for n, v in series.items() if v},
+        "snapshots": snapshots.flat(),
+    }
 
 
 def finetune(context: StageContext, model: nn.Module, flags: NDArray[np.bool_], how: Unlearning) -> list[float]:
@@ -132,7 +138,7 @@ def finetune(context: StageContext, model: nn.Module, flags: NDArray[np.bool_], 
         return []
     labels = to_device(context.dataset.labels, context.device)
     images = to_device(context.dataset.images, context.device)
-    feed = Feed(images, context.precision, context.generator("augment"), how.augment)
+    feed = BatchSource(images, context.precision, context.generator("augment"), how.augment)
 
     def loss(index: Tensor) -> Tensor:
         chosen = kept[index]
@@ -142,7 +148,7 @@ def finetune(context: StageContext, model: nn.Module, flags: NDArray[np.bool_], 
 
 
 def unlearn(
-    context: StageContext, model: nn.Module, flags: NDArray[np.bool_], recipe: Recipe, film: _Film
+    context: StageContext, model: nn.Module, flags: NDArray[np.bool_], recipe: Recipe, snapshots: SnapshotRecorder
 ) -> list[float]:
     """ABL's second phase, in place: ascent on the isolated samples alone, as they are.
 
@@ -154,7 +160,7 @@ def unlearn(
         return []
     labels = to_device(context.dataset.labels, context.device)
     images = to_device(context.dataset.images, context.device)
-    feed = Feed(images, context.precision, context.generator("augment"), augment=False)
+    feed = BatchSource(images, context.precision, context.generator("augment"), augment=False)
 
     def loss(index: Tensor) -> Tensor:
         chosen = isolated[index]
@@ -162,7 +168,7 @@ def unlearn(
             logits = feed.logits(model, chosen)
         return -functional.cross_entropy(logits, labels[chosen])
 
-    return fit(context, model, len(isolated), recipe, loss, film.take, {"snapshots": film.taken})
+    return fit(context, model, len(isolated), recipe, loss, snapshots.take, {"snapshots": snapshots.taken})
 
 
 CLEANING = Stage(

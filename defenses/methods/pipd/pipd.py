@@ -28,11 +28,11 @@ from defenses.methods.pipd.clustering import CLUSTERINGS
 from defenses.methods.pipd.isolation import isolate
 from defenses.models import build_model, load_model
 from defenses.models.taps import CHANNEL_STATISTICS, TAP_SETS, record_taps, tap_names
-from defenses.shared_stages import cpu_weights, lowest, share
-from defenses.storage.state_codec import Parts
+from defenses.shared_stages import count_from_share, cpu_weights, lowest_mask
+from defenses.storage.state_codec import TrainingState
 from defenses.training.images import to_device
 from defenses.training.inference import chunks, sample_losses
-from defenses.training.loop import Feed, Recipe, fit, frozen_batch_statistics
+from defenses.training.loop import BatchSource, Recipe, fit, frozen_batch_statistics
 from defenses.training.losses import local_gradient_ascent
 from defenses.training.precision import autocast
 from defenses.training.schedule import SCHEDULES
@@ -84,7 +84,7 @@ def _pre_isolation(context: StageContext, _inputs: Outputs, params: Params) -> O
     model = build_model(context.model, context.seed).to(context.device)
     images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
-    feed = Feed(images, context.precision, context.generator("augment"), params.pre_isolation_augment)
+    feed = BatchSource(images, context.precision, context.generator("augment"), params.pre_isolation_augment)
     recipe = Recipe(
         params.pre_isolation_epochs,
         params.pre_isolation_lr,
@@ -128,13 +128,15 @@ def _channel_activations(context: StageContext, inputs: Outputs, params: Params)
 
 def _isolate(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     losses = inputs["sample_losses"]
-    return isolate_from(lowest(losses, share(params.isolation_rate, len(losses))), context, inputs, params)
+    return isolate_from(
+        lowest_mask(losses, count_from_share(params.isolation_rate, len(losses))), context, inputs, params
+    )
 
 
 def isolate_from(poisoned: NDArray[np.bool_], context: StageContext, inputs: Outputs, params: Params) -> dict[str, Any]:
     """The stage `isolate` with a given P_p, bool [N]; P_b is drawn by loss as ever."""
     losses = inputs["sample_losses"]
-    benign = lowest(-losses, share(params.clean_rate, len(losses)))
+    benign = lowest_mask(-losses, count_from_share(params.clean_rate, len(losses)))
     found = isolate(
         inputs["activations"],
         inputs["tap_sizes"],
@@ -212,7 +214,7 @@ def train_selectively(
     flags: NDArray[np.bool_],
     how: Selective,
     on_epoch: Callable[[int], None] | None = None,
-    also: Parts | None = None,
+    also: TrainingState | None = None,
 ) -> list[float]:
     """Eq. 10, in place: descent on the kept samples, ascent on flagged ones still obeyed.
 
@@ -232,7 +234,7 @@ def train_selectively(
     kept, isolated = (~flagged).nonzero().squeeze(1), flagged.nonzero().squeeze(1)
     if len(kept) < 2:
         return []
-    feed = Feed(images, context.precision, context.generator("augment"), how.augment)
+    feed = BatchSource(images, context.precision, context.generator("augment"), how.augment)
     size = max(1, round(how.recipe.batch_size * len(isolated) / len(kept)))
     isolated_batches = _Cycle(isolated, size, context.generator("isolated"))
     ascends = how.ascent_weight > 0 and len(isolated) > 0
@@ -244,11 +246,11 @@ def train_selectively(
             total = total - how.ascent_weight * _still_obeyed(model, feed, next(isolated_batches), labels)
         return total
 
-    changed: Parts = {"augment": feed.generator, "isolated": isolated_batches, **(also or {})}
+    changed: TrainingState = {"augment": feed.generator, "isolated": isolated_batches, **(also or {})}
     return fit(context, model, len(kept), how.recipe, loss, on_epoch, changed)
 
 
-def _still_obeyed(model: torch.nn.Module, feed: Feed, index: Tensor, labels: Tensor) -> Tensor:
+def _still_obeyed(model: torch.nn.Module, feed: BatchSource, index: Tensor, labels: Tensor) -> Tensor:
     """Mean over a batch of flagged samples of 1(f(x) = y) * cross-entropy, the second term of Eq. 10."""
     with frozen_batch_statistics(model):
         logits = feed.logits(model, index)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import significant
-from study.analysis.fixed_fields import changes_of
+from study.analysis.fixed_fields import load_changes
 from study.analysis.results import Results
 from study.config.paper_deviations import changes_line
 from study.report.elements import Cell, Curves, Item, Line, Note, Section, Table, slug
@@ -104,7 +104,7 @@ def sections(results: Results) -> list[Section]:
 
 def _cells(results: Results) -> "pandas.DataFrame":
     """The cells of complete trials, in order, with their ``setting`` and ``attack_name`` (its rate too, of several)."""
-    cells = results.cells[results.cells["trial"].isin(results.complete.index)].copy()
+    cells = results.evaluations[results.evaluations["trial"].isin(results.complete.index)].copy()
     rates = cells.groupby("attack")["poison_rate"].nunique()
     cells["attack_name"] = [
         f"{_bare(attack)} at {rate:g}" if rates[attack] > 1 and not _by_rate(results) else _bare(attack)
@@ -211,11 +211,11 @@ def _line(label: str, places: Sequence[float], values: Sequence[Sequence[float]]
 def _figures(results: Results, view: View, working: "pandas.DataFrame") -> Iterator[Curves]:
     """The series of each attack, step by step."""
     for attack, of_attack in working.groupby("attack_name", sort=False) if view.series else ():
-        found = _series_of(results, of_attack)
+        found = _load_series(results, of_attack)
         for wanted, what in view.series.items():
             lines = [
                 _line(label, [float(view.first + step) for step in range(len(values))], values)
-                for label, values in _lines_of(found, wanted)
+                for label, values in _build_lines(found, wanted)
             ]
             if lines:
                 name = f"{slug(results.space)}-{slug(str(attack))}-{wanted.rpartition('.')[2].strip('/')}"
@@ -224,7 +224,7 @@ def _figures(results: Results, view: View, working: "pandas.DataFrame") -> Itera
                 yield Curves(name, caption, view.step, what, tuple(lines), y_range=y_range)
 
 
-def _series_of(results: Results, cells: "pandas.DataFrame") -> dict[str, list[dict[str, list[float]]]]:
+def _load_series(results: Results, cells: "pandas.DataFrame") -> dict[str, list[dict[str, list[float]]]]:
     """Setting -> the series of its seeds."""
     found: dict[str, list[dict[str, list[float]]]] = {}
     for trial, scenario, setting in zip(cells["trial"], cells["scenario"], cells["setting"], strict=True):
@@ -232,7 +232,7 @@ def _series_of(results: Results, cells: "pandas.DataFrame") -> dict[str, list[di
     return found
 
 
-def _lines_of(
+def _build_lines(
     found: Mapping[str, Sequence[Mapping[str, list[float]]]], wanted: str
 ) -> Iterator[tuple[str, list[list[float]]]]:
     """A label and, for each step, the values of the seeds. Series of unlike length are cut to the shortest."""
@@ -260,7 +260,7 @@ def _notes(results: Results) -> Iterator[Note]:
     yield Note("All of these numbers are oracles: they are computed from ground truth that a defender does not have.")
     if results.defense in INSTRUMENTS:
         yield Note(f"{results.defense} is told which samples are poisoned: it is an instrument, and no defense.")
-    changes = changes_line(results.settings["preset"], changes_of(results))
+    changes = changes_line(results.settings["preset"], load_changes(results))
     if changes:
         yield Note(f"Not at the paper's scale: {changes}.", "warning")
     if len(results.seeds) == 1:

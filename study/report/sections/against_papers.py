@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from study.analysis.choice import choose
-from study.analysis.paper_numbers import Cell, Footnote, PaperTable, Said, tables_of
+from study.analysis.paper_numbers import Cell, Footnote, PaperTable, Said, load_tables
 from study.analysis.results import Results
 from study.report.elements import Cell as TableCell
 from study.report.elements import Item, Note, Section, Table, slug
@@ -46,7 +46,7 @@ def section(results: Results, space_name: str) -> Section | None:
     Returns:
         None where no paper has such a table.
     """
-    tables = tables_of(space_name)
+    tables = load_tables(space_name)
     if not tables:
         return None
     found = {table.name: list(_rows(results, table)) for table in tables if table.values}

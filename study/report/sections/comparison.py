@@ -6,7 +6,7 @@ from typing import Any
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import significant
 from study.analysis.choice import Choice
-from study.analysis.fixed_fields import fields_of
+from study.analysis.fixed_fields import load_fields
 from study.analysis.paired_tests import ALPHA, Difference, Pairs
 from study.cli.terminal import number
 from study.report.elements import Bars, Cell, Item, Note, Section, Table
@@ -132,7 +132,7 @@ def _configurations(a: Choice, b: Choice) -> list[Table]:
 def _fields(choice: Choice) -> dict[str, Any]:
     """All fields of the defense as the trial had them."""
     row = choice.results.trials.loc[choice.trial]
-    return {**fields_of(choice.results), **{field: row[field] for field in choice.results.ranges}}
+    return {**load_fields(choice.results), **{field: row[field] for field in choice.results.ranges}}
 
 
 def _warnings(a: Choice, b: Choice, pairs: Pairs) -> list[Note]:

@@ -48,7 +48,7 @@ def answers(results: Results) -> list[Section]:
 def unseen(results: Results) -> list[Section]:
     """The headline of a study that holds out; of any other nothing."""
     by = results.settings.get("holdout")
-    return [holdout.section(results, results.judged, by)] if by and results.judged is not None else []
+    return [holdout.section(results, results.holdout_results, by)] if by and results.holdout_results is not None else []
 
 
 def papers(results: Results) -> list[Section]:

@@ -35,7 +35,7 @@ class Costs:
 def costs(results: Results) -> Costs:
     """Of all trials that were judged on at least one scenario, failed and stopped ones included."""
     stages = results.stages
-    rest = float(results.cells["wall_seconds"].sum() - stages["wall_seconds"].sum())  # judging, files
+    rest = float(results.evaluations["wall_seconds"].sum() - stages["wall_seconds"].sum())  # judging, files
     alone = float(_once_a_trial(stages)["built_seconds"].sum())
     spent = float(stages["wall_seconds"].sum()) + float(_found_built(stages)["built_seconds"].sum())
     return Costs(alone + max(0.0, rest), spent + max(0.0, rest))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search_spaces.space import Choice, Range, significant
-from study.analysis.discretise import Cells, default_of
+from study.analysis.discretise import Cells, load_default_point
 from study.analysis.results import Results
-from study.report.elements import Curves, Item, Line, Note, Place, Section, Table
+from study.report.elements import AxisValue, Curves, Item, Line, Note, Section, Table
 from tracking import names
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def curves_section(results: Results) -> Section:
     """The answer: figures for every hyperparameter and metric, and a table of what the objective does."""
     title = "One hyperparameter at a time"
     command = f"python -m study.analyze {results.name}"
-    trials = results.spread
+    trials = results.space_filling_trials
     fields = [name for name in results.ranges if len(trials) and trials[name].nunique() > 1]
     cells = results.compared[results.compared["trial"].isin(trials.index)]
     if not fields or cells.empty or len(trials) < 2 * _PER_BIN:
@@ -71,7 +71,7 @@ def _band_note(results: Results) -> list[Item]:
     ]
 
 
-def binned(values: "pandas.Series[Any]", found: Range, most: int = _BINS) -> tuple[tuple[Place, ...], Cells]:
+def binned(values: "pandas.Series[Any]", found: Range, most: int = _BINS) -> tuple[tuple[AxisValue, ...], Cells]:
     """Bins of equal count along a hyperparameter, or one for each option, or for each value where there are few.
 
     Returns:
@@ -98,9 +98,11 @@ def _means(cells: "pandas.DataFrame", bins: dict[Any, Any], metrics: list[str]) 
     return found
 
 
-def _figure(results: Results, field: str, metric: str, places: Sequence[Place], means: "pandas.DataFrame") -> Curves:
+def _figure(
+    results: Results, field: str, metric: str, places: Sequence[AxisValue], means: "pandas.DataFrame"
+) -> Curves:
     found = results.ranges[field]
-    default = default_of(results.ranges, results.trials).get(field)
+    default = load_default_point(results.ranges, results.trials).get(field)
     at = () if default is None else ((_place(found, default), "paper default"),)
     return Curves(
         f"curve-{field}-{metric}",
@@ -117,11 +119,11 @@ def _figure(results: Results, field: str, metric: str, places: Sequence[Place], 
     )
 
 
-def _place(found: Range, value: Any) -> Place:
+def _place(found: Range, value: Any) -> AxisValue:
     return str(value) if isinstance(found, Choice) else float(value)
 
 
-def _line(label: str, places: Sequence[Place], part: "pandas.Series[float]") -> Line:
+def _line(label: str, places: Sequence[AxisValue], part: "pandas.Series[float]") -> Line:
     """A stratum's curve: mean over seeds in each bin that every seed has, and their spread where there are several."""
     seeds = part.unstack("seed").sort_index().dropna()
     x = tuple(places[int(at)] for at in seeds.index.get_level_values("bin"))
@@ -133,7 +135,7 @@ def _line(label: str, places: Sequence[Place], part: "pandas.Series[float]") -> 
 
 
 def _row(
-    field: str, places: Sequence[Place], means: "pandas.Series[float]"
+    field: str, places: Sequence[AxisValue], means: "pandas.Series[float]"
 ) -> tuple[str, str, float, str, float, float]:
     """Where the mean over strata and seeds is lowest and highest along a hyperparameter."""
     along = means.groupby(level="bin").mean().dropna().sort_index()

@@ -43,7 +43,7 @@ class Fold:
     oracle: int | None
 
 
-def group_of(scenarios: "pandas.DataFrame", by: By) -> "pandas.Series":
+def build_groups(scenarios: "pandas.DataFrame", by: By) -> "pandas.Series":
     """The group of each scenario, by its name.
 
     Args:
@@ -58,7 +58,7 @@ def group_of(scenarios: "pandas.DataFrame", by: By) -> "pandas.Series":
 
 def folds(search: Results, by: By) -> list[Fold]:
     """Every group held out once, in the order of the study."""
-    groups = group_of(search.scenarios, by)
+    groups = build_groups(search.scenarios, by)
     found = []
     for group in groups.unique():
         own = groups.index[groups == group]
@@ -113,7 +113,7 @@ class _Judgement:
     def __init__(self, search: Results, judged: Results, by: By) -> None:
         self.objective = search.goal.objectives[0]
         self.sign = 1.0 if direction(self.objective) == "maximize" else -1.0
-        self.scenarios = judged.scenarios.assign(group=group_of(judged.scenarios, by))
+        self.scenarios = judged.scenarios.assign(group=build_groups(judged.scenarios, by))
         self._cells = judged.compared.assign(group=judged.compared["scenario"].map(self.scenarios["group"]))
         self._number = _numbers(search, judged)
         self._default = search.default

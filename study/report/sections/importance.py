@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from study.analysis.discretise import Axis, Numbers, axes_of
-from study.analysis.fanova import Design, Forest, Shares, design_of, grow, shares_of, together
+from study.analysis.discretise import Axis, Numbers, build_axes
+from study.analysis.fanova import Design, Forest, Shares, build_design, build_shares, grow, together
 from study.analysis.results import Results
 from study.config.config import SPACE_FILLING
 from study.config.objectives import direction
@@ -95,8 +95,8 @@ class Importances:
 
 def importances(results: Results) -> Importances:
     """Computes all; a tenth of a second each, for 1,000 trials."""
-    trials = results.spread
-    axes = axes_of(results.ranges, trials, results.settings["sampler"] == "grid") if len(trials) else ()
+    trials = results.space_filling_trials
+    axes = build_axes(results.ranges, trials, results.settings["sampler"] == "grid") if len(trials) else ()
     why = _obstacle(results, len(trials), len(axes))
     if why:
         return Importances(why_none=why)
@@ -110,12 +110,12 @@ def importances(results: Results) -> Importances:
         where = known.index.to_numpy().tobytes()
         if where not in designs:
             drawn = trials.loc[known.index]
-            designs[where] = design_of(axes, [drawn[axis.name] for axis in axes]), _frozen(results, drawn)
+            designs[where] = build_design(axes, [drawn[axis.name] for axis in axes]), _frozen(results, drawn)
         design, study = designs[where]
         numbers = np.asarray(known, np.float64)
         forest = _sum(forests, metric, scenario, numbers) or grow(design, numbers)
         forests[metric, scenario] = forest
-        shares = shares_of(design, forest)
+        shares = build_shares(design, forest)
         ped = None if shares is None else _ped(study, [axis.name for axis in axes], numbers, metric)
         found.append(Importance(metric, scenario, len(known), shares, ped))
     return Importances(axes, tuple(found), "" if found else "no scenario's attack works, so no metric counts")
@@ -154,7 +154,7 @@ def _obstacle(results: Results, trials: int, axes: int) -> str:
 
 def _targets(results: Results) -> "Iterator[tuple[str, str, pandas.Series[float]]]":
     """Metric, scenario and its value by trial; first the mean over scenarios, then each."""
-    cells = results.compared[results.compared["trial"].isin(results.spread.index)]
+    cells = results.compared[results.compared["trial"].isin(results.space_filling_trials.index)]
     for metric in SHOWN:
         table = cells.pivot(index="trial", columns="scenario", values=metric)
         table = table.reindex(columns=[name for name in results.scenarios.index if name in table])

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search_spaces.space import Choice
-from study.analysis.discretise import Numbers, default_of
+from study.analysis.discretise import Numbers, load_default_point
 from study.analysis.results import Results
-from study.report.elements import Contour, Item, Note, Place, Section, Table
+from study.report.elements import AxisValue, Contour, Item, Note, Section, Table
 from study.report.sections.curves import binned
 from study.report.sections.importance import Importances
 
@@ -40,7 +40,7 @@ def interactions_section(results: Results, found: Importances) -> Section:
         return Section("interactions", title, "This study cannot tell.", (note,), command)
     pairs = largest(whole.shares.pairs, PAIRS)
     rows = tuple((found.fields[one], found.fields[two], float(whole.shares.pairs[one, two])) for one, two in pairs)
-    cells = results.compared[results.compared["trial"].isin(results.spread.index)]
+    cells = results.compared[results.compared["trial"].isin(results.space_filling_trials.index)]
     means = cells.groupby("trial")[objective].mean().dropna()
     caption = f"fANOVA: share of the variance of {objective} (mean over scenarios) that two explain beyond each alone"
     few = len(means) < _CLEAR
@@ -70,7 +70,7 @@ def largest(pairs: Numbers, count: int) -> list[tuple[int, int]]:
 
 
 def _contour(results: Results, means: "pandas.Series[float]", one: str, two: str, objective: str) -> Contour:
-    trials = results.spread.loc[means.index]
+    trials = results.space_filling_trials.loc[means.index]
     side = int(np.clip(np.sqrt(len(trials) / _PER_PLACE), 2, _BINS))
     across, up = (binned(trials[field], results.ranges[field], side) for field in (one, two))
     sums, counts = np.zeros((len(up[0]), len(across[0]))), np.zeros((len(up[0]), len(across[0])))
@@ -80,7 +80,7 @@ def _contour(results: Results, means: "pandas.Series[float]", one: str, two: str
         tuple(float(total / n) if n else None for total, n in zip(*row, strict=True))
         for row in zip(sums, counts, strict=True)
     )
-    default = default_of(results.ranges, results.trials)
+    default = load_default_point(results.ranges, results.trials)
     at = (tuple(_place(results, field, default[field]) for field in (one, two)),) if default else ()
     return Contour(
         f"contour-{one}-{two}",
@@ -95,5 +95,5 @@ def _contour(results: Results, means: "pandas.Series[float]", one: str, two: str
     )
 
 
-def _place(results: Results, field: str, value: object) -> Place:
+def _place(results: Results, field: str, value: object) -> AxisValue:
     return str(value) if isinstance(results.ranges[field], Choice) else float(value)  # type: ignore[arg-type]

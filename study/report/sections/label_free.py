@@ -146,7 +146,7 @@ def _limits(results: Results) -> list[Note]:
                 "warning",
             )
         )
-    if results.spread.empty:
+    if results.space_filling_trials.empty:
         notes.append(
             Note(
                 f"The sampler {results.settings['sampler']} crowds where the objective is good: signals are ranked "

@@ -8,7 +8,7 @@ import numpy as np
 
 from search_spaces.space import Choice, Int, Range, significant
 from study.analysis.discretise import Cells, Numbers
-from study.analysis.prim import Bools, Box, find_box
+from study.analysis.prim import Bools, Box, peel_prim_box
 from study.analysis.results import Results
 from study.config.config import SPACE_FILLING
 from study.report.elements import Item, Note, Section, Table
@@ -56,10 +56,10 @@ def stability_region(results: Results, min_tpr: float = 0.99, max_fpr: float = 0
         (judged[names.TPR] < min_tpr) | (judged[names.FPR] > max_fpr)
     )  # a metric that is undefined breaks no limit
     good = kept.groupby(judged["trial"]).all()
-    return region_of(results.ranges, results.trials.loc[good.index], good.to_numpy(bool), results.trials)
+    return build_region(results.ranges, results.trials.loc[good.index], good.to_numpy(bool), results.trials)
 
 
-def region_of(
+def build_region(
     ranges: Mapping[str, Range], trials: "pandas.DataFrame", good: Bools, everything: "pandas.DataFrame"
 ) -> Region:
     """The box around good trials, and how large it is.
@@ -71,7 +71,7 @@ def region_of(
     scales = {name: _Scale(found) for name, found in ranges.items() if not isinstance(found, Choice)}
     choices = {name: found for name, found in ranges.items() if isinstance(found, Choice)}
     numbers, options = _points(trials, scales, choices)
-    box = find_box(
+    box = peel_prim_box(
         numbers, options, good, [scale.ends for scale in scales.values()], [len(c.options) for c in choices.values()]
     )
     if box is None:

@@ -4,9 +4,9 @@ import importlib.metadata
 import platform
 from typing import Any
 
-from study.analysis.fixed_fields import changes_of
+from study.analysis.fixed_fields import load_changes
 from study.analysis.results import Results
-from study.ledger.study_folder import command, read_settings
+from study.ledger.study_folder import read_settings, resume_command
 from study.report.elements import Cell, Item, Note, Section, Table
 from study.scenarios.oracle_defenses import find_defense
 
@@ -17,7 +17,7 @@ def sections(results: Results) -> list[Section]:
     """One section."""
     known = read_settings(results.folder)
     whole = results.settings.get("holdout")  # the folder is that of its search
-    again = results.command if whole else command(_whole_study(known), results.folder.parent)
+    again = results.command if whole else resume_command(_whole_study(known), results.folder.parent)
     items: list[Item] = [_versions(known)]
     changes = _changes(results)
     if changes.rows:
@@ -88,7 +88,7 @@ def _changes(results: Results) -> Table:
     symbol = find_defense(results.defense).config_type.symbol
     rows: list[tuple[Cell, ...]] = [
         (symbol(change.field), change.paper, change.here, f"{change.doc}{'; set' if change.given else ''}")
-        for change in changes_of(results)
+        for change in load_changes(results)
     ]
     return Table(
         "preset",

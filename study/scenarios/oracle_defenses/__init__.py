@@ -11,10 +11,10 @@ from defenses.registry import Registry, UserError
 
 if TYPE_CHECKING:
     from defenses.api import Defense
-    from study.scenarios.oracle_defenses.api import Instrument
+    from study.scenarios.oracle_defenses.api import OracleDefense
     from study.scenarios.poison import PoisonedDataset
 
-INSTRUMENTS: "Registry[type[Instrument]]" = Registry(
+INSTRUMENTS: "Registry[type[OracleDefense]]" = Registry(
     "instrument (told the ground truth)",
     {
         "pipd_fault_ratio": (
@@ -65,7 +65,7 @@ def make_defense(name: str, config: Mapping[str, Any], poisoned: "PoisonedDatase
     if name in INSTRUMENTS:
         if not poisoned.poison_known or not poisoned.poison_mask.any():
             raise UserError(_needs_truth(name, "these data"))
-        found = INSTRUMENTS[name].given(poisoned.poison_mask)
+        found = INSTRUMENTS[name].with_ground_truth(poisoned.poison_mask)
     return found(found.config_type.from_mapping(config))
 
 

@@ -24,7 +24,7 @@ GROUND_TRUTH = Stage(
 """Gives the poison mask, bool [N], to the stages that name it as an input: their keys then hold its content."""
 
 
-class Instrument(Defense):
+class OracleDefense(Defense):
     """Runs like a defense, on what no defender has. Its first stage is `GROUND_TRUTH`.
 
     Stages that do not take the mask keep the keys that they have in a defense, and are shared with it.
@@ -33,7 +33,7 @@ class Instrument(Defense):
     stages: ClassVar[tuple[Stage, ...]] = (GROUND_TRUTH,)
 
     @classmethod
-    def given(cls, poison_mask: NDArray[np.bool_]) -> type[Self]:
+    def with_ground_truth(cls, poison_mask: NDArray[np.bool_]) -> type[Self]:
         """The same instrument, knowing which samples are poisoned.
 
         Args:

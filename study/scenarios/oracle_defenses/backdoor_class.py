@@ -14,11 +14,11 @@ from defenses.api import Outputs, Params, Stage, StageContext
 from defenses.config import Config, param
 from defenses.models import build_model
 from defenses.shared_stages import cpu_weights
-from defenses.storage.state_codec import Parts
+from defenses.storage.state_codec import TrainingState
 from defenses.training.images import to_device
-from defenses.training.loop import Feed, Recipe, fit
+from defenses.training.loop import BatchSource, Recipe, fit
 from defenses.training.schedule import SCHEDULES
-from study.scenarios.oracle_defenses.api import GROUND_TRUTH, Instrument
+from study.scenarios.oracle_defenses.api import GROUND_TRUTH, OracleDefense
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _train(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
     labels = labels.masked_fill(to_device(inputs["poison_mask"], context.device), classes - 1)
-    feed = Feed(images, context.precision, context.generator("augment"), params.augment)
+    feed = BatchSource(images, context.precision, context.generator("augment"), params.augment)
     recipe = Recipe(params.epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay)
     totals = ClassTotals(labels, classes)
 
@@ -84,12 +84,12 @@ def _train(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
         totals.add(wanted, losses, logits.argmax(dim=1) == wanted)
         return losses.mean()
 
-    changed: Parts = {"augment": feed.generator, "history": totals.history}
+    changed: TrainingState = {"augment": feed.generator, "history": totals.history}
     losses = fit(context, model, len(labels), recipe, loss, totals.end_epoch, changed)
     return {"weights": cpu_weights(model), "series": {"loss": losses, **totals.series()}}
 
 
-class BackdoorClass(Instrument):
+class BackdoorClass(OracleDefense):
     """Plain training with one class more, which holds the poison."""
 
     name = "qt_backdoor_class"

@@ -20,8 +20,8 @@ from defenses.methods.pipd.pipd import (
     isolate_from,
 )
 from defenses.registry import UserError
-from defenses.shared_stages import share
-from study.scenarios.oracle_defenses.api import GROUND_TRUTH, Instrument
+from defenses.shared_stages import count_from_share
+from study.scenarios.oracle_defenses.api import GROUND_TRUTH, OracleDefense
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ def draw_subset(
 def _isolate(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     truth = np.asarray(inputs["poison_mask"])
     rng = np.random.default_rng(context.derive("poisoned subset"))
-    subset = draw_subset(truth, share(params.isolation_rate, len(truth)), params.fault_ratio, rng)
+    subset = draw_subset(truth, count_from_share(params.isolation_rate, len(truth)), params.fault_ratio, rng)
     found = isolate_from(subset, context, inputs, params)
     # Of few samples, the share cannot be just what was asked for: what it was is told.
     found["series"] = {**found["series"], "fault_ratio": [float((subset & ~truth).sum() / subset.sum())]}
     return found
 
 
-class FaultRatio(Instrument):
+class FaultRatio(OracleDefense):
     """PIPD whose P_p is drawn from ground truth."""
 
     name = "pipd_fault_ratio"

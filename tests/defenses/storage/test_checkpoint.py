@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from defenses.registry import UserError
 from defenses.storage import checkpoint as module
 from defenses.storage.checkpoint import Checkpoint
-from defenses.storage.state_codec import Parts, pack, put_back, state_of, unpack
+from defenses.storage.state_codec import TrainingState, build_state, pack, restore, unpack
 from defenses.storage.store import Store
 
 KEY = "0123abcd" * 8
@@ -66,9 +66,9 @@ def work(live: dict[str, Any], epoch: int) -> None:
         live["model"].weight.mul_(1.5)
 
 
-def values(live: Parts) -> str:
+def values(live: TrainingState) -> str:
     tensors: dict[str, Tensor] = {}
-    tree = {name: pack(state_of(part), tensors) for name, part in live.items()}
+    tree = {name: pack(build_state(part), tensors) for name, part in live.items()}
     return json.dumps([tree, {name: tensor.tolist() for name, tensor in tensors.items()}])
 
 
@@ -140,7 +140,7 @@ def test_an_optimiser_with_memory_goes_on_to_the_last_bit(tmp_path: Path) -> Non
         adam = torch.optim.Adam(model.parameters(), 0.1, betas=(0.5, 0.9))
         draws = torch.Generator().manual_seed(1)
         schedule = torch.optim.lr_scheduler.MultiStepLR(adam, [2, 4])
-        live: Parts = {"model": model, "adam": adam, "draws": draws, "schedule": schedule}
+        live: TrainingState = {"model": model, "adam": adam, "draws": draws, "schedule": schedule}
         for epoch in Checkpoint(folder, 0).epochs(6, live):
             if epoch == stop:
                 break
@@ -329,7 +329,7 @@ def test_a_format_of_another_time_is_not_read(tmp_path: Path, monkeypatch: pytes
 def test_networks_keep_which_weights_are_trained() -> None:
     model = nn.Conv2d(3, 4, 3)
     model.bias.requires_grad_(False)
-    state = state_of(model)
+    state = build_state(model)
     model.requires_grad_(True)
-    put_back(model, state)
+    restore(model, state)
     assert [parameter.requires_grad for parameter in model.parameters()] == [True, False]

@@ -11,7 +11,7 @@ import torch
 
 from defenses.storage import store as store_module
 from defenses.storage.atomic_files import canonical
-from defenses.storage.store import Store, digest_of
+from defenses.storage.store import Store, build_digest
 
 KEY = "0123abcd" * 8
 
@@ -63,7 +63,7 @@ def test_arrays_come_back_as_they_were_and_read_only(store: Store, array: np.nda
     assert back.shape == array.shape
     assert back.tobytes() == np.ascontiguousarray(array).tobytes()
     assert not back.flags.writeable
-    assert artifact.digests == {"x": digest_of(array)} == {"x": digest_of(back)}
+    assert artifact.digests == {"x": build_digest(array)} == {"x": build_digest(back)}
 
 
 def test_weights_and_json_come_back_as_they_were(store: Store) -> None:
@@ -82,7 +82,7 @@ def test_channels_last_weights_come_back(store: Store) -> None:
     tensor = torch.arange(2 * 3 * 4 * 4.0).view(2, 3, 4, 4).to(memory_format=torch.channels_last)
     artifact, _ = store.get_or_build("stage", KEY, build_of({"w": {"conv": tensor}}))
     assert torch.equal(artifact.load("w")["conv"], tensor)
-    assert digest_of(artifact.load("w")) == digest_of({"conv": tensor.contiguous()})
+    assert build_digest(artifact.load("w")) == build_digest({"conv": tensor.contiguous()})
 
 
 def test_the_second_time_it_is_a_hit_in_this_process_and_in_the_next(store: Store) -> None:
@@ -99,10 +99,10 @@ def test_digests_tell_content_apart() -> None:
     a = np.arange(4, dtype=np.int64)
     variants = [a, a.astype(np.int32), a.reshape(2, 2), a[::-1], a.tolist(), {"a": torch.arange(4)}]
     variants += [{"b": torch.arange(4)}, {"a": torch.arange(4), "b": torch.arange(4)}, {"a": 1}, {"a": 1.5}, [], {}]
-    digests = [digest_of(value) for value in variants]
+    digests = [build_digest(value) for value in variants]
     assert len(set(digests)) == len(digests)
-    assert digest_of(a[::-1]) == digest_of(a[::-1].copy())  # layout in memory is not content
-    assert digest_of({"x": 1, "y": 2}) == digest_of({"y": 2, "x": 1})
+    assert build_digest(a[::-1]) == build_digest(a[::-1].copy())  # layout in memory is not content
+    assert build_digest({"x": 1, "y": 2}) == build_digest({"y": 2, "x": 1})
     assert canonical({"b": (1, 2), "a": None}) == '{"a":null,"b":[1,2]}'
 
 

@@ -16,7 +16,7 @@ from defenses.registry import UserError
 from defenses.training import inference, loop
 from defenses.training.images import crop_padding, epoch_batches, take, take_augmented, to_device
 from defenses.training.inference import predict_array, predict_logits, sample_losses
-from defenses.training.loop import Feed, Recipe, TrainingDiverged, fit, frozen_batch_statistics
+from defenses.training.loop import BatchSource, Recipe, TrainingDiverged, fit, frozen_batch_statistics
 from defenses.training.losses import local_gradient_ascent, soft_cross_entropy
 from defenses.training.precision import PRECISIONS, autocast, best_precision
 from defenses.training.schedule import SCHEDULES, learning_rate
@@ -308,7 +308,7 @@ def test_divergence_is_an_error_that_names_rate_and_epoch(bad: float) -> None:
 def test_a_rate_that_explodes_a_real_network_is_caught() -> None:
     model = build_model(ModelSpec(width=2, blocks=(1,), num_classes=2, image_size=8), 0)
     images = torch.randint(0, 256, (8, 8, 8, 3), generator=generator(), dtype=torch.uint8)
-    feed = Feed(images, "fp32", generator(), augment=False)
+    feed = BatchSource(images, "fp32", generator(), augment=False)
     labels = torch.arange(8) % 2
     with pytest.raises(TrainingDiverged, match="some_stage"):
         fit(
@@ -351,11 +351,11 @@ def tiny() -> tuple[nn.Module, Tensor]:
 def test_bf16_runs_on_a_cpu_and_gives_float32_logits() -> None:
     model, images = tiny()
     index = torch.arange(7)
-    found = {p: Feed(images, p, generator(), augment=False).logits(model, index) for p in PRECISIONS}
+    found = {p: BatchSource(images, p, generator(), augment=False).logits(model, index) for p in PRECISIONS}
     assert found["bf16"].dtype == found["fp32"].dtype == torch.float32
     assert not torch.equal(found["bf16"], found["fp32"])
     torch.testing.assert_close(found["bf16"], found["fp32"], rtol=0.1, atol=0.1)
-    feed = Feed(images, "bf16", generator(), augment=True)
+    feed = BatchSource(images, "bf16", generator(), augment=True)
     losses = fit(context(), model, 7, recipe(epochs=2, batch_size=4), lambda i: feed.logits(model, i).square().mean())
     assert all(math.isfinite(loss) for loss in losses)
     assert losses[1] < losses[0]

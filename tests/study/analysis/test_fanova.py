@@ -10,8 +10,8 @@ import pytest
 from synthetic_study import draw, unit
 
 from search_spaces.space import Choice, Float, Int, Range
-from study.analysis.discretise import CELLS, Numbers, axes_of, axis_of
-from study.analysis.fanova import Design, design_of, fanova, forest_marginals, grow, shares_of, together
+from study.analysis.discretise import CELLS, Numbers, build_axes, build_axis
+from study.analysis.fanova import Design, build_design, build_shares, fanova, forest_marginals, grow, together
 
 SPACE: dict[str, Range] = {
     "line": Float(-1.0, 3.0, ""),
@@ -23,8 +23,8 @@ SPACE: dict[str, Range] = {
 
 
 def design(points: "pandas.DataFrame", space: Mapping[str, Range] = SPACE) -> Design:
-    axes = axes_of(space, points)
-    return design_of(axes, [points[axis.name] for axis in axes])
+    axes = build_axes(space, points)
+    return build_design(axes, [points[axis.name] for axis in axes])
 
 
 def planted(points: "pandas.DataFrame", noise: float = 0.0) -> Numbers:
@@ -101,7 +101,7 @@ def test_a_score_has_the_shares_of_its_sum() -> None:
     constant = grow(made, np.ones(1000))
     found = together(grow(made, 2 * line + decade), together(grow(made, decade), constant, (1.0, 3.0)), (1.0, -1.0))
     assert np.allclose(found.values, 2 * line - 3)
-    shares = shares_of(made, found)
+    shares = build_shares(made, found)
     assert shares is not None
     assert np.abs(shares.alone - [1, 0, 0, 0, 0]).max() < 0.05
     assert shares.pairs.max() < 0.02
@@ -158,7 +158,7 @@ def test_ranks_as_optuna_s_own_evaluator() -> None:
 
 
 def weight_of(name: str, found: Range, chosen: Callable[[float], bool]) -> float:
-    axis = axis_of(name, found, pandas.Series([1.0]))
+    axis = build_axis(name, found, pandas.Series([1.0]))
     return float(sum(w for level, w in zip(axis.levels, axis.weights, strict=True) if chosen(level)))
 
 
@@ -166,9 +166,9 @@ def test_cells_have_the_measure_of_what_is_drawn() -> None:
     assert weight_of("n", Int(1, 4, ""), lambda n: n == 1) == pytest.approx(0.25)
     # Optuna draws log whole numbers from 0.5 to 4.5: a third of log 9 is below 1.5.
     assert weight_of("n", Int(1, 4, "", log=True), lambda n: n == 1) == pytest.approx(math.log(3) / math.log(9))
-    axis = axis_of("x", Float(0.01, 1.0, "", log=True), pandas.Series([0.01, 0.0999, 0.1001, 1.0]))
+    axis = build_axis("x", Float(0.01, 1.0, "", log=True), pandas.Series([0.01, 0.0999, 0.1001, 1.0]))
     assert axis.cells(pandas.Series([0.01, 0.0999, 0.1001, 1.0])).tolist() == [0, CELLS // 2 - 1, CELLS // 2, CELLS - 1]
-    wide = axis_of("epochs", Int(5, 200, "", log=True), pandas.Series([5, 200]))
+    wide = build_axis("epochs", Int(5, 200, "", log=True), pandas.Series([5, 200]))
     assert wide.cells(pandas.Series([5, 200])).tolist() == [1, CELLS - 1]  # drawn from 4.5 on
 
 
@@ -176,9 +176,9 @@ def test_levels_of_a_grid_count_alike() -> None:
     """At levels 0, 1, 10 a forest that took the range as drawn would give the last level nearly all of it."""
     space: dict[str, Range] = {"beta": Float(0.0, 10.0, ""), "option": Choice(("a", "b"), "")}
     points = pandas.DataFrame([(b, o) for b in (0.0, 1.0, 10.0) for o in ("a", "b")] * 10, columns=["beta", "option"])
-    axes = axes_of(space, points, grid=True)
+    axes = build_axes(space, points, grid=True)
     assert [len(axis.weights) for axis in axes] == [3, 2]
-    made = design_of(axes, [points[axis.name] for axis in axes])
+    made = build_design(axes, [points[axis.name] for axis in axes])
     values = (points["beta"] == 0).to_numpy(float) + 0.0
     shares = fanova(made, values)
     assert shares is not None
@@ -188,4 +188,4 @@ def test_levels_of_a_grid_count_alike() -> None:
 
 def test_a_fixed_field_is_no_axis() -> None:
     points = draw(SPACE, 16).assign(idle=0.5)
-    assert "idle" not in [axis.name for axis in axes_of(SPACE, points)]
+    assert "idle" not in [axis.name for axis in build_axes(SPACE, points)]

@@ -9,7 +9,7 @@ from checkout import ROOT
 from defenses import DEFENSES
 from defenses.methods.pipd.clustering import CLUSTERINGS
 from study.analysis import paper_numbers
-from study.analysis.paper_numbers import AVERAGE, Cell, Where, paper_tables, tables_of
+from study.analysis.paper_numbers import AVERAGE, Cell, Where, load_tables, paper_tables
 from study.attacks import ATTACKS
 from study.attacks.groups import PIPD_TABLE6, expand
 from tracking import names
@@ -218,20 +218,20 @@ def test_rates() -> None:
 
 
 def test_every_ablation_has_its_table() -> None:
-    assert {space: {table.name for table in tables_of(space)} for space in SPACES} == SPACES
-    assert tables_of("pipd.channel_statistic") == (), "no paper reports it"
+    assert {space: {table.name for table in load_tables(space)} for space in SPACES} == SPACES
+    assert load_tables("pipd.channel_statistic") == (), "no paper reports it"
     assert {space for table in TABLES.values() for space in table.spaces} == set(SPACES)
     for table in TABLES.values():
         assert table.values or table.said, f"{table.name} says nothing"
 
 
 def test_numbers_of_a_space_are_those_of_its_table() -> None:
-    (rounds,) = (table for table in tables_of("pipd.rounds") if table.values)
+    (rounds,) = (table for table in load_tables("pipd.rounds") if table.values)
     assert len(rounds.values) == 5 * 8
     assert rounds.values[Cell("cifar10", "badnets", "1", "asr")] == 0.9981
-    (models,) = tables_of("qt.table2")
+    (models,) = load_tables("qt.table2")
     assert [models.images(name) for name in ("cifar10", "cifar100", "digits")] == ["cifar10", "cifar100", "cifar10"]
-    assert not any(table.values for table in tables_of("qt.pre_quarantine"))
+    assert not any(table.values for table in load_tables("qt.pre_quarantine"))
 
 
 def test_figures_state_what_the_text_states() -> None:

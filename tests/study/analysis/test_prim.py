@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces.space import Choice, Float, Int, Range
-from study.analysis.prim import find_box
-from study.report.sections.region import Region, region_of
+from study.analysis.prim import peel_prim_box
+from study.report.sections.region import Region, build_region
 
 LINE: dict[str, Range] = {"x": Float(0.0, 10.0, "")}
 NO_CHOICES = np.zeros((0, 0), np.int64)
@@ -20,7 +20,7 @@ def region(
     trials = pandas.DataFrame(rows, columns=list(ranges)).assign(paper_default=False)
     if default is not None:
         trials.loc[default, "paper_default"] = True
-    return region_of(ranges, trials, np.array(good), trials)
+    return build_region(ranges, trials, np.array(good), trials)
 
 
 def test_one_number_gives_the_longest_run() -> None:
@@ -106,7 +106,7 @@ def test_no_bad_trial_is_ever_inside(rows: list[tuple[int, int, int, bool]]) -> 
     numbers = np.array([row[:2] for row in rows], float)
     choices = np.array([row[2:3] for row in rows], np.int64)
     good = np.array([row[3] for row in rows])
-    box = find_box(numbers, choices, good, [(0.0, 6.0)] * 2, [3])
+    box = peel_prim_box(numbers, choices, good, [(0.0, 6.0)] * 2, [3])
     if box is None:
         return
     inside = box.holds(numbers, choices)
@@ -118,7 +118,7 @@ def test_no_bad_trial_is_ever_inside(rows: list[tuple[int, int, int, bool]]) -> 
 @given(st.lists(st.booleans(), min_size=1, max_size=25))
 def test_one_number_is_always_the_best_run(good: list[bool]) -> None:
     numbers = np.arange(len(good), dtype=float)[:, None]
-    box = find_box(numbers, np.zeros((len(good), 0), np.int64), np.array(good), [(0.0, float(len(good) - 1))], [])
+    box = peel_prim_box(numbers, np.zeros((len(good), 0), np.int64), np.array(good), [(0.0, float(len(good) - 1))], [])
     longest = max(map(len, "".join("x" if g else " " for g in good).split()), default=0)
     found = 0 if box is None else int(box.holds(numbers, np.zeros((len(good), 0), np.int64)).sum())
     assert found == longest

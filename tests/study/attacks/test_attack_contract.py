@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -248,7 +249,11 @@ def test_another_process_makes_the_same_bytes() -> None:
     poisoned.cache_clear()
     other = subprocess.run(
         [sys.executable, "-c", _OTHER_PROCESS, *EVERY],
-        env={**os.environ, "PYTHONHASHSEED": str(derive_seed("hash") % 1000), "PYTHONPATH": PYTHONPATH},
+        env={
+            **os.environ,
+            "PYTHONHASHSEED": str(derive_seed("hash") % 1000),
+            "PYTHONPATH": f"{PYTHONPATH}:{Path(__file__).parent}",
+        },
         capture_output=True,
         text=True,
         check=True,

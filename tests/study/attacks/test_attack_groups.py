@@ -8,7 +8,7 @@ from defenses.registry import UserError
 from study.attacks import ATTACKS, parse_attack
 from study.attacks.groups import GROUPS, expand, split_rate
 from study.config.config import StudyConfig, resolve
-from study.planning.plan import scenarios_of
+from study.planning.plan import build_scenarios
 
 
 def test_pipd_table_6_has_nine_attacks_at_its_rates() -> None:
@@ -73,15 +73,15 @@ def test_a_groups_rate_can_be_set() -> None:
 
 def test_scenarios_take_an_attacks_own_rate_before_the_studys(tmp_path: Path) -> None:
     given = {"attacks": ("badnets", "sig@0.08"), "poison_rates": (0.05, 0.1), "out": tmp_path}
-    found = [(s.attack, s.poison_rate) for s in scenarios_of(resolve(StudyConfig, given))]
+    found = [(s.attack, s.poison_rate) for s in build_scenarios(resolve(StudyConfig, given))]
     assert found == [("badnets", 0.05), ("badnets", 0.1), ("sig", 0.08)]
 
 
 def test_rates_that_nothing_takes_are_refused() -> None:
     config = resolve(StudyConfig, {"attacks": ("pipd_table6",), "poison_rates": (0.02,)})
     with pytest.raises(UserError, match=r"--poison-rates changes nothing.*pipd_table6@0.1"):
-        scenarios_of(config)
-    scenarios_of(resolve(StudyConfig, {"attacks": ("pipd_table6",), "preset": "small"}))  # the preset's are no wish
+        build_scenarios(config)
+    build_scenarios(resolve(StudyConfig, {"attacks": ("pipd_table6",), "preset": "small"}))  # the preset's are no wish
 
 
 def test_a_typo_gets_the_nearest_attack_or_group() -> None:

@@ -23,7 +23,7 @@ from study.datasets.images import Images
 from study.scenarios.poison import apply_in_chunks, poison
 
 Pixels = NDArray[np.uint8]
-TRAINED = "issba:bits=4:width=4:steps=300:batch_size=16:lr=0.005:hold_steps=10:ramp_steps=100:l2_weight=12"
+TRAINED = "issba:bits=4:width=4:steps=400:batch_size=16:lr=0.005:hold_steps=10:ramp_steps=100:l2_weight=12"
 BRIEF = "issba:width=2:steps=2:hold_steps=0:ramp_steps=1:batch_size=4"  # networks that know nothing yet
 
 

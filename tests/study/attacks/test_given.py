@@ -15,9 +15,9 @@ from study.config.config import resolve
 from study.datasets.images import Images
 from study.evaluate import EvaluateConfig
 from study.evaluate import main as evaluate
-from study.planning.plan import environment_of, scenario_of
-from study.planning.plan import space_of as _space_of
-from study.scenarios.evaluation import evaluate_cell
+from study.planning.plan import build_evaluation_context, build_scenario
+from study.planning.plan import load_space as _space_of
+from study.scenarios.evaluation import evaluate_scenario
 from study.scenarios.poison import PoisonedDataset, poison
 from study.scenarios.scenario import Scenario
 from study.scenarios.stored_poison import stored_poison
@@ -93,8 +93,8 @@ def test_without_a_mask_only_what_a_defender_knows_is_told(images: Images, tmp_p
         },
     )
     space = _space_of(resolve_study(tmp_path))
-    environment = environment_of(config, space, "cpu", "fp32")
-    result = evaluate_cell("pipd", small_fields(), scenario_of("given", 0.1, 0, config), environment, "isolate")
+    environment = build_evaluation_context(config, space, "cpu", "fp32")
+    result = evaluate_scenario("pipd", small_fields(), build_scenario("given", 0.1, 0, config), environment, "isolate")
     assert result.poison_mask is None
     assert "tpr" not in result.metrics
     assert "fpr" not in result.metrics

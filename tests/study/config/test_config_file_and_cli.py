@@ -17,14 +17,14 @@ from defenses.methods.quarantine import QTConfig
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.attacks import ATTACKS
-from study.config.config import CellConfig, Parser, StudyConfig, add_options, given_options, resolve
+from study.config.config import CommonConfig, Parser, StudyConfig, add_options, given_options, resolve
 from study.datasets import DATASETS
 from study.evaluate import EvaluateConfig
 from study.run import main
 from study.scenarios.oracle_defenses import INSTRUMENTS
 
 
-def parsed(*arguments: str, model: type[CellConfig] = StudyConfig) -> Any:
+def parsed(*arguments: str, model: type[CommonConfig] = StudyConfig) -> Any:
     """A configuration as the commands make it."""
     parser = Parser(prog="test", allow_abbrev=False)
     parser.add_argument("--config", type=Path)
@@ -33,7 +33,7 @@ def parsed(*arguments: str, model: type[CellConfig] = StudyConfig) -> Any:
     return resolve(model, given_options(namespace, model), namespace.config)
 
 
-def refusal(*arguments: str, model: type[CellConfig] = StudyConfig) -> str:
+def refusal(*arguments: str, model: type[CommonConfig] = StudyConfig) -> str:
     with pytest.raises(UserError) as refused:
         parsed(*arguments, model=model)
     assert "\n" not in str(refused.value)

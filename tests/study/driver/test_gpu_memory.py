@@ -18,7 +18,7 @@ from study.code_version import code_hash
 from study.driver import gpu_memory, tune_runner
 from study.driver.mlflow_records import Book
 from study.driver.worker import GPUS, KEY, OOM, POINT, TrialTask
-from study.ledger.ledger import Ledger, Row
+from study.ledger.ledger import Ledger, TrialRow
 from study.planning.plan import Plan
 from study.planning.preflight import settle_device, trials_at_once
 from study.scenarios.evaluation import cached_images
@@ -132,7 +132,7 @@ def open_ledger(plan: Plan, folder: Path) -> Ledger:
     return Ledger(path, "toy", plan.space, "maximize", "random", 0, plan.config.trials, plan.point_key)
 
 
-def run(plan: Plan, folder: Path, runner: type[Fake]) -> list[Row]:
+def run(plan: Plan, folder: Path, runner: type[Fake]) -> list[TrialRow]:
     """Runs the trials of a plan as a session does, and gives the ledger's rows."""
     book = Book(plan, folder, Outbox(folder / "outbox.jsonl"))
     ledger = open_ledger(plan, folder)
@@ -141,7 +141,14 @@ def run(plan: Plan, folder: Path, runner: type[Fake]) -> list[Row]:
         book.settle(ledger, number, key, error)
 
     tune_runner.run_trials(
-        plan, ledger, book.points, folder / "ray", settle, lambda key, scenario: None, tune_runner.Brake(), runner
+        plan,
+        ledger,
+        book.points,
+        folder / "ray",
+        settle,
+        lambda key, scenario: None,
+        tune_runner.StudyStopper(),
+        runner,
     )
     return ledger.rows()
 

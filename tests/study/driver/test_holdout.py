@@ -238,9 +238,9 @@ def test_a_held_out_study_goes_on_after_a_kill_and_is_extended(tmp_path: Path) -
     assert states(search) == {"COMPLETE": 8}
     assert states(judge)["COMPLETE"] >= judged
     found = read_results(workplace / "runs", "unseen")
-    assert found.judged is not None
-    assert set(found.judged.seeds) == {1}
-    assert "8 configurations, drawn by qmc" in notes_of(holdout.section(found, found.judged, "attack"))
+    assert found.holdout_results is not None
+    assert set(found.holdout_results.seeds) == {1}
+    assert "8 configurations, drawn by qmc" in notes_of(holdout.section(found, found.holdout_results, "attack"))
 
 
 def notes_of(section: Any) -> str:

@@ -17,10 +17,10 @@ from test_study_end_to_end import workplace  # noqa: F401  (a fixture)
 
 from defenses.registry import UserError
 from study.datasets.images import Images
-from study.driver.per_scenario import plans_of
+from study.driver.per_scenario import build_plans
 from study.driver.summary import joint_text
 from study.planning.plan import Plan
-from study.scenarios.scenario import Scenario, order_of
+from study.scenarios.scenario import Scenario, scenario_order
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def make(images: Images, tmp_path: Path) -> Callable[..., Plan]:
 
 def test_each_scenario_has_a_study_of_its_own(make: Callable[..., Plan]) -> None:
     whole = make("badnets", "blended_random", "clean")
-    parts = plans_of(whole)
+    parts = build_plans(whole)
     assert [part.config.study_name for part in parts] == [f"all.{scenario.name}" for scenario in whole.scenarios]
     assert [part.scenarios for part in parts] == [(scenario,) for scenario in whole.scenarios]
     assert tuple(key for part in parts for key in part.data_keys) == whole.data_keys
@@ -60,7 +60,7 @@ def test_the_worst_of_one_scenario_is_refused(make: Callable[..., Plan]) -> None
 
 def test_one_table_shows_each_scenario_s_own_best(make: Callable[..., Plan], tmp_path: Path) -> None:
     summaries = []
-    for position, part in enumerate(plans_of(make("badnets", "blended_random", "clean"))):
+    for position, part in enumerate(build_plans(make("badnets", "blended_random", "clean"))):
         folder = tmp_path / part.config.study_name
         folder.mkdir()
         desk = Desk(part, folder)
@@ -84,9 +84,9 @@ def test_one_table_shows_each_scenario_s_own_best(make: Callable[..., Plan], tmp
 
 def test_the_order_of_scenarios_is_the_trial_s_own() -> None:
     scenarios = tuple(Scenario("badnets", rate, 0, 0) for rate in (0.05, 0.1, 0.15, 0.2))
-    orders = {key: order_of(scenarios, key) for key in map(str, range(50))}
+    orders = {key: scenario_order(scenarios, key) for key in map(str, range(50))}
     assert all(sorted(order, key=lambda s: s.poison_rate) == list(scenarios) for order in orders.values())
-    assert all(order_of(scenarios, key) == order for key, order in orders.items()), "again the same"
+    assert all(scenario_order(scenarios, key) == order for key, order in orders.items()), "again the same"
     first = Counter(order[0] for order in orders.values())
     assert len(first) == 4, "each of them comes first somewhere"
 

@@ -19,12 +19,12 @@ from small_study import save_npz, scenario_record, small_plan
 from defenses.registry import UserError
 from study import run
 from study.cli import terminal
-from study.cli.terminal import Bar, chatter_wanted, show_logs
+from study.cli.terminal import Bar, library_logs_enabled, show_logs
 from study.config.config import NOT_IDENTITY, Parser, StudyConfig, add_options, given_options, resolve
 from study.datasets.images import Images
 from study.driver.progress import TrialProgress, describe_scenario, describe_start
-from study.ledger.ledger import Row
-from study.ledger.study_folder import command
+from study.ledger.ledger import TrialRow
+from study.ledger.study_folder import resume_command
 
 
 @pytest.fixture
@@ -101,12 +101,12 @@ class Ledger:
     """As much of one as the progress looks at."""
 
     def __init__(self) -> None:
-        self.found: list[Row] = []
+        self.found: list[TrialRow] = []
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TrialRow]:
         return self.found
 
-    def front(self) -> list[Row]:
+    def front(self) -> list[TrialRow]:
         return sorted((row for row in self.found if row.values), key=lambda row: -row.values[0])[:1]
 
 
@@ -124,9 +124,11 @@ def start(images: Images, tmp_path: Path) -> Callable[..., tuple[TrialProgress, 
     return make
 
 
-def row(number: int, value: float | None, reason: str = "") -> Row:
+def row(number: int, value: float | None, reason: str = "") -> TrialRow:
     state = "complete" if value is not None else "fail"
-    return Row(number, state, {"beta": 3.0}, f"k{number}", (value,) if value is not None else (), reason, number == 0)
+    return TrialRow(
+        number, state, {"beta": 3.0}, f"k{number}", (value,) if value is not None else (), reason, number == 0
+    )
 
 
 def test_a_line_tells_where_a_study_stands(start: Any, told: Callable[[], list[str]]) -> None:
@@ -189,7 +191,7 @@ def test_verbose_is_no_other_study() -> None:
     with pytest.raises(UserError, match="--verbose"):
         options_of("-vvv")
     loud = options_of("-v", "--trials", "7")
-    go_on = command({"settings": loud.model_dump(mode="json"), "identity": loud.identity}, Path("runs"))
+    go_on = resume_command({"settings": loud.model_dump(mode="json"), "identity": loud.identity}, Path("runs"))
     assert "--trials 7" in go_on
     assert "verbose" not in go_on
 
@@ -208,7 +210,7 @@ def test_libraries_are_heard_from_the_second_v_on(root_logger: None, told: Calla
         show_logs(verbose)
         logging.getLogger("library").info("hello")
         assert told() == heard
-        assert chatter_wanted() == (verbose == 2)
+        assert library_logs_enabled() == (verbose == 2)
     show_logs()
     logging.getLogger("library").warning("this matters")
     assert told() == ["WARNING: this matters"]
@@ -223,7 +225,7 @@ def test_libraries_are_heard_from_the_second_v_on(root_logger: None, told: Calla
         ("study.attack_table", "0 2 130"),
         ("study.status", "0 2"),
         ("study.sync", "0 2 4 130"),
-        ("study.report", "0 2"),
+        ("study.report.__main__", "0 2"),
         ("study.analyze", "0 2"),
         ("study.compare", "0 2"),
     ],
@@ -249,7 +251,7 @@ def session(monkeypatch: pytest.MonkeyPatch, images: Images, tmp_path: Path) -> 
     dataset = save_npz(tmp_path / "data.npz", images)
 
     def call(act: Callable[[], str]) -> int:
-        class Session:
+        class StudyDriver:
             def __init__(self, *_arguments: object) -> None:
                 self.run = act
 
@@ -259,7 +261,7 @@ def session(monkeypatch: pytest.MonkeyPatch, images: Images, tmp_path: Path) -> 
             def closing_lines(self, took: str) -> str:
                 return took
 
-        monkeypatch.setattr(study.driver.driver, "Session", Session)
+        monkeypatch.setattr(study.driver.driver, "StudyDriver", StudyDriver)
         run._terminated.clear()
         try:
             return run.main(["--dataset", dataset, "--out", str(tmp_path / "out"), "--precision", "fp32"])
@@ -309,8 +311,9 @@ def test_lists_may_have_spaces_and_strays_are_named() -> None:
 def test_work_goes_on_when_nobody_reads_any_more(tmp_path: Path) -> None:
     done = tmp_path / "done"
     work = (
-        "from pathlib import Path; import sys; from study.cli.terminal import complain, say; "
-        "say('first'); sys.stdin.readline(); say('second'); say('third'); complain('fourth'); Path(sys.argv[1]).touch()"
+        "from pathlib import Path; import sys; from study.cli.terminal import print_error, print_line; "
+        "print_line('first'); sys.stdin.readline(); print_line('second'); "
+        "print_line('third'); print_error('fourth'); Path(sys.argv[1]).touch()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", work, str(done)],

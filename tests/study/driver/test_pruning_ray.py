@@ -22,7 +22,7 @@ from test_study_end_to_end import workplace
 from study.driver import tune_runner
 from study.driver.mlflow_records import Book
 from study.driver.pruner import Pruner
-from study.ledger.ledger import Ledger, Row
+from study.ledger.ledger import Ledger, TrialRow
 from study.ledger.records import read_trial
 from study.planning.plan import Plan
 from tracking.outbox import Outbox
@@ -51,7 +51,7 @@ def graded_plan(folder: Path, pruner: str = "asha") -> Plan:
     )
 
 
-def drive(plan: Plan, folder: Path, die: bool = False) -> tuple[list[Row], tuple[int, int]]:
+def drive(plan: Plan, folder: Path, die: bool = False) -> tuple[list[TrialRow], tuple[int, int]]:
     """A driver's life: what it found left over, and the ledger's rows at its end. It may die once a trial is stopped,
     before the ledger is told."""
     path = folder / "study.db"
@@ -59,7 +59,7 @@ def drive(plan: Plan, folder: Path, die: bool = False) -> tuple[list[Row], tuple
         path.write_bytes(empty_ledger("maximize"))
     ledger = Ledger(path, "toy", plan.space, "maximize", "random", 0, 6, plan.point_key)
     book = Book(plan, folder, Outbox(folder / "outbox.jsonl"))
-    swept = ledger.sweep(book.outcome)
+    swept = ledger.recover_interrupted(book.outcome)
     ledger.enqueue_default(plan.default_point)
 
     def settle(number: int, key: str, error: str) -> None:
@@ -75,14 +75,14 @@ def drive(plan: Plan, folder: Path, die: bool = False) -> tuple[list[Row], tuple
         folder / "ray",
         settle,
         book.scenario_done,
-        tune_runner.Brake(),
+        tune_runner.StudyStopper(),
         Graded,
         Pruner(book, ledger.rows()) if plan.pruning else None,
     )
     return ledger.rows(), swept
 
 
-def judged(folder: Path, rows: list[Row]) -> list[int]:
+def judged(folder: Path, rows: list[TrialRow]) -> list[int]:
     """How often each trial was started on a scenario."""
     return [len(list((folder / "started" / row.key).iterdir())) for row in rows]
 
@@ -109,7 +109,7 @@ def test_a_kill_between_stopping_and_telling_changes_nothing(tmp_path: Path) -> 
         "from test_pruning_ray import drive, graded_plan\nfolder = Path(sys.argv[1])\n"
         "next(fake_gpus(0))\ndrive(graded_plan(folder), folder, die=True)"
     )
-    environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "RAY_ADDRESS": "local"}
+    environment = {**os.environ, "PYTHONPATH": f"{PYTHONPATH}:{Path(__file__).parent}", "RAY_ADDRESS": "local"}
     killed = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120
     )

@@ -153,7 +153,7 @@ def test_every_sampler_takes_several_objectives_and_goes_on_after_a_kill(
     points = []
     for start in (0, 8):
         ledger = reopen(sampler)
-        assert ledger.sweep(lambda _: None) == (0, 1 if start else 0)
+        assert ledger.recover_interrupted(lambda _: None) == (0, 1 if start else 0)
         for step in range(start, start + 8):
             number, point, _ = ledger.ask()
             points.append(tuple(point.values()))

@@ -96,7 +96,7 @@ def test_every_point_is_tried_once_through_kills_and_failures(reopen: Callable[[
         number, _, key = ledger.ask()
         if turn % 3 == 1:  # killed while this one runs
             ledger = reopen()
-            assert ledger.sweep(lambda _: None) == (0, 1)
+            assert ledger.recover_interrupted(lambda _: None) == (0, 1)
             continue
         ledger.tell(number, (None, "broken") if turn == 5 else (0.5, ""))
         done.append(key)

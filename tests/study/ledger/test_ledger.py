@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from small_study import empty_ledger
 
 from search_spaces.space import Choice, Float, Int, SearchSpace
-from study.ledger.ledger import KEY, LOST, RETRY_OF, Ledger, Outcome, Row
+from study.ledger.ledger import KEY, LOST, RETRY_OF, Ledger, Outcome, TrialRow
 
 SPACE = SearchSpace(
     "toy",
@@ -71,7 +71,7 @@ def ask_all(ledger: Ledger, count: int, value: float = 0.5) -> list[dict[str, An
     return points
 
 
-def row(ledger: Ledger, number: int) -> Row:
+def row(ledger: Ledger, number: int) -> TrialRow:
     return next(found for found in ledger.rows() if found.number == number)
 
 
@@ -94,9 +94,9 @@ def test_ask_and_tell(reopen: OpenLedger) -> None:
     number, point, key = ledger.ask()
     assert key == key_of(point)
     assert all(value in SPACE.ranges[name] for name, value in point.items())
-    assert row(ledger, number) == Row(number, "running", point, key, (), "", False)
+    assert row(ledger, number) == TrialRow(number, "running", point, key, (), "", False)
     ledger.tell(number, (0.75, ""))
-    assert row(ledger, number) == Row(number, "complete", point, key, (0.75,), "", False)
+    assert row(ledger, number) == TrialRow(number, "complete", point, key, (0.75,), "", False)
 
 
 @pytest.mark.parametrize(
@@ -153,16 +153,16 @@ def test_what_remains(reopen: OpenLedger) -> None:
 def test_a_finished_result_is_taken_in_after_a_crash(reopen: OpenLedger, path: Path) -> None:
     number, point, key = reopen().ask()
     after = reopen()
-    assert after.sweep(lambda found: (0.75, "") if found == key else None) == (1, 0)
-    assert row(after, number) == Row(number, "complete", point, key, (0.75,), "", False)
+    assert after.recover_interrupted(lambda found: (0.75, "") if found == key else None) == (1, 0)
+    assert row(after, number) == TrialRow(number, "complete", point, key, (0.75,), "", False)
     assert in_state(path, TrialState.RUNNING, TrialState.WAITING) == []
-    assert after.sweep(nothing) == (0, 0)
+    assert after.recover_interrupted(nothing) == (0, 0)
 
 
 def test_a_finished_failure_is_taken_in_after_a_crash(reopen: OpenLedger) -> None:
     number, _, _ = reopen().ask()
     after = reopen()
-    assert after.sweep(lambda _: (None, "broken")) == (1, 0)
+    assert after.recover_interrupted(lambda _: (None, "broken")) == (1, 0)
     assert row(after, number).reason == "broken"
     assert after.remaining(3) == 2
 
@@ -170,10 +170,10 @@ def test_a_finished_failure_is_taken_in_after_a_crash(reopen: OpenLedger) -> Non
 def test_an_unfinished_trial_is_queued_once_more(reopen: OpenLedger, path: Path) -> None:
     number, point, key = reopen().ask()
     after = reopen()
-    assert after.sweep(nothing) == (0, 1)
+    assert after.recover_interrupted(nothing) == (0, 1)
     assert (row(after, number).state, row(after, number).reason) == ("fail", LOST)
     assert after.remaining(3) == 3, "a lost trial is not a finished one"
-    assert reopen().sweep(nothing) == (0, 0), "a second start before it ran queues nothing"
+    assert reopen().recover_interrupted(nothing) == (0, 0), "a second start before it ran queues nothing"
     assert len(in_state(path, TrialState.WAITING)) == 1
     again = reopen().ask()
     assert again == (number + 1, point, key)
@@ -184,7 +184,7 @@ def test_a_trial_is_known_by_its_values_until_its_key_is_noted(reopen: OpenLedge
     point = study_at(path).ask(SPACE.distributions()).params  # killed before the key was written
     results: dict[str, Outcome] = {key_of(point): (0.75, "")}
     after = reopen()
-    assert after.sweep(results.get) == (1, 0)
+    assert after.recover_interrupted(results.get) == (1, 0)
     assert row(after, 0).value == 0.75
 
 
@@ -192,7 +192,7 @@ def test_a_trial_that_is_lost_twice_is_queued_twice(reopen: OpenLedger, path: Pa
     first = reopen().ask()
     for lost in (1, 2):
         after = reopen()
-        assert after.sweep(nothing) == (0, 1)
+        assert after.recover_interrupted(nothing) == (0, 1)
         assert in_state(path, TrialState.RUNNING) == []
         assert after.ask() == (lost, *first[1:])
 
@@ -201,7 +201,7 @@ def test_a_crash_between_queueing_and_failing_makes_no_duplicate(reopen: OpenLed
     number, point, key = reopen().ask()
     study_at(path).enqueue_trial(point, user_attrs={KEY: key, RETRY_OF: number})  # and then the driver was killed
     after = reopen()
-    assert after.sweep(nothing) == (0, 0)
+    assert after.recover_interrupted(nothing) == (0, 0)
     assert in_state(path, TrialState.RUNNING) == []
     assert after.ask() == (number + 1, point, key)
     assert in_state(path, TrialState.WAITING) == []
@@ -211,7 +211,7 @@ def test_a_result_that_comes_after_its_point_was_queued_again_counts_once(reopen
     number, point, key = reopen().ask()
     study_at(path).enqueue_trial(point, user_attrs={KEY: key, RETRY_OF: number})  # and then the driver was killed
     after = reopen()
-    assert after.sweep({key: (0.75, "")}.get) == (0, 0)
+    assert after.recover_interrupted({key: (0.75, "")}.get) == (0, 0)
     assert row(after, number).state == "fail"
     assert after.ask() == (number + 1, point, key), "the copy reads the result back"
     after.tell(number + 1, (0.75, ""))
@@ -223,7 +223,7 @@ def test_the_default_is_not_lost_before_its_first_value(reopen: OpenLedger, path
     study_at(path).ask()  # takes it from the queue; the driver is killed before a value was suggested
     assert in_state(path, TrialState.RUNNING) == [0]
     after = reopen()
-    assert after.sweep(nothing) == (0, 1)
+    assert after.recover_interrupted(nothing) == (0, 1)
     after.enqueue_default(DEFAULT)  # a driver does this on every start
     assert after.ask() == (1, DEFAULT, key_of(DEFAULT))
     after.tell(1, (0.5, ""))
@@ -235,7 +235,7 @@ def test_a_trial_without_all_its_values_is_dropped(reopen: OpenLedger, path: Pat
     reopen()
     study_at(path).ask().suggest_float("beta", 0.0, 6.0)  # and then the driver was killed
     after = reopen()
-    assert after.sweep(nothing) == (0, 0)
+    assert after.recover_interrupted(nothing) == (0, 0)
     assert row(after, 0).reason == LOST
     assert after.remaining(3) == 3
     assert in_state(path, TrialState.WAITING, TrialState.RUNNING) == []
@@ -248,7 +248,7 @@ def test_a_trial_without_values_does_not_get_the_default_s_result(reopen: OpenLe
     study_at(path).ask()  # killed before its first value
     after = reopen()
     on_disk: dict[str, Outcome] = {key_of(DEFAULT): (0.25, "")}
-    assert after.sweep(on_disk.get) == (0, 0)
+    assert after.recover_interrupted(on_disk.get) == (0, 0)
     assert row(after, 1).state == "fail"
     assert after.remaining(3) == 2
 
@@ -258,7 +258,7 @@ def test_many_running_trials_are_settled_together(reopen: OpenLedger, path: Path
     keys = [ledger.ask()[2] for _ in range(4)]
     done: dict[str, Outcome] = {keys[1]: (0.5, ""), keys[3]: (math.nan, "")}
     after = reopen()
-    assert after.sweep(done.get) == (2, 2)
+    assert after.recover_interrupted(done.get) == (2, 2)
     assert [found.state for found in after.rows()] == ["fail", "complete", "fail", "fail"]
     assert (row(after, 0).reason, row(after, 2).reason) == (LOST, LOST)
     assert "finite" in row(after, 3).reason

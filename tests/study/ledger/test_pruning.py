@@ -23,13 +23,13 @@ from study.config.objectives import Goal
 from study.driver.driver import check_same_study
 from study.driver.pruner import Pruner
 from study.driver.worker import KEY, POINT
-from study.ledger.ledger import LOST, Row
-from study.ledger.pruning import Pruning, Step, Stopped, pruning_of, steps_of
+from study.ledger.ledger import LOST, TrialRow
+from study.ledger.pruning import Pruning, Step, Stopped, build_steps, parse_pruning
 from study.ledger.records import TrialRecord, read_trial, write_record
 from study.ledger.snapshot import read_ledger
 from study.ledger.study_folder import studies
 from study.planning.dry_run import describe
-from study.scenarios.scenario import order_of
+from study.scenarios.scenario import scenario_order
 from tracking import names
 
 ATTACKS = ("badnets", "blended_random", "blended_image", "trojan_square")
@@ -67,7 +67,7 @@ def pruner_of(desk: Desk) -> Pruner:
 
 def judge(desk: Desk, key: str, position: int, value: float, attack_failed: bool = False) -> dict[str, Any]:
     """A trial's next scenario: its record, and what Ray hands to a scheduler."""
-    scenario = order_of(desk.plan.scenarios, key)[position]
+    scenario = scenario_order(desk.plan.scenarios, key)[position]
     metrics: dict[str, float | None] = {"tpr": value, "asr": 1.0 - value, "ca": 0.5, "fpr": 0.0}
     record = scenario_record(scenario.name, metrics, attack_failed=attack_failed)
     write_record(desk.book.points / key / f"{scenario.name}.json", record)
@@ -106,7 +106,7 @@ def told(desk: Desk, pruners: list[Pruner], *values: float) -> int:
     """The same from the ledger, and with all that a driver does."""
     number, point, key = desk.ledger.ask()
     judged = go(desk, pruners, *values, asked=(number, point, key))
-    for scenario in order_of(desk.plan.scenarios, key)[:judged]:
+    for scenario in scenario_order(desk.plan.scenarios, key)[:judged]:
         desk.book.scenario_done(key, scenario.name)
     row = desk.book.settle(desk.ledger, number, key, "")
     assert row.state == ("pruned" if judged < len(ATTACKS) else "complete")
@@ -126,17 +126,17 @@ def test_what_a_trial_has_reached_after_each_scenario() -> None:
         Outcome({"asr": 1.0}, attack_failed=True),
         worth(asr=0.75),
     ]
-    assert steps_of(judged, Goal(("asr",))) == (Step(1, 0.5), Step(2, 0.375), Step(3, 0.5))
-    assert steps_of(judged, Goal(("asr",), "worst")) == (Step(1, 0.5), Step(2, 0.5), Step(3, 0.75))
-    assert steps_of([worth(tpr=0.5, fpr=0.125)], Goal(("isolation_score",))) == (Step(1, 0.375),)
-    assert steps_of(judged[:1], Goal(("asr",))) == (), "nothing to tell until a scenario counts"
+    assert build_steps(judged, Goal(("asr",))) == (Step(1, 0.5), Step(2, 0.375), Step(3, 0.5))
+    assert build_steps(judged, Goal(("asr",), "worst")) == (Step(1, 0.5), Step(2, 0.5), Step(3, 0.75))
+    assert build_steps([worth(tpr=0.5, fpr=0.125)], Goal(("isolation_score",))) == (Step(1, 0.375),)
+    assert build_steps(judged[:1], Goal(("asr",))) == (), "nothing to tell until a scenario counts"
 
 
 @pytest.mark.parametrize("how", ["mean", "worst"])
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_what_is_not_finite_is_compared_with_nobody(broken: float, how: Any) -> None:
     judged = [worth(asr=0.5), worth(asr=broken), worth(asr=0.25)]
-    assert steps_of(judged, Goal(("asr",), how)) == (Step(1, 0.5),)
+    assert build_steps(judged, Goal(("asr",), how)) == (Step(1, 0.5),)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_what_is_not_finite_is_compared_with_nobody(broken: float, how: Any) -> 
     ],
 )
 def test_how_trials_are_stopped(options: dict[str, Any], scenarios: int, expected: Pruning | None) -> None:
-    assert pruning_of(resolve(StudyConfig, options), Goal(("asr",)), scenarios) == expected
+    assert parse_pruning(resolve(StudyConfig, options), Goal(("asr",)), scenarios) == expected
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_what_cannot_be_stopped_is_refused(
     options: dict[str, Any], objectives: tuple[str, ...], scenarios: int, parts: list[str]
 ) -> None:
     with pytest.raises(UserError) as refused:
-        pruning_of(resolve(StudyConfig, options), Goal(objectives), scenarios)
+        parse_pruning(resolve(StudyConfig, options), Goal(objectives), scenarios)
     assert all(part in str(refused.value) for part in parts), str(refused.value)
     assert "\n" not in str(refused.value)
 
@@ -283,7 +283,7 @@ def test_a_trial_that_failed_disturbs_nobody(make: MakeDesk) -> None:
     pruner = pruner_of(desk)
     failed = made_up(desk)
     trial = SimpleNamespace(config={KEY: failed[2], POINT: json.dumps(failed[1])})
-    scenario = order_of(desk.plan.scenarios, failed[2])[0].name
+    scenario = scenario_order(desk.plan.scenarios, failed[2])[0].name
     pruner.on_trial_complete(PENDING, trial, {"scenario": scenario, "failure": "it broke"})
     pruner.on_trial_complete(PENDING, trial, {})  # as when the whole study is being stopped
     assert [go(desk, [pruner], value) for value in (0.5, 0.25, 0.75, 0.0)] == [4, 4, 4, 1]
@@ -292,7 +292,7 @@ def test_a_trial_that_failed_disturbs_nobody(make: MakeDesk) -> None:
 # The books.
 
 
-def stopped_study(make: MakeDesk) -> tuple[Desk, Row]:
+def stopped_study(make: MakeDesk) -> tuple[Desk, TrialRow]:
     """The default with 0.5, a trial that was stopped with 0.25 after one scenario, and one that reached 0.75."""
     desk = make()
     check_same_study(desk.plan, desk.folder)
@@ -343,7 +343,7 @@ def test_mlflow_is_told_that_a_trial_was_stopped(make: MakeDesk) -> None:
 def test_the_summary_counts_it_and_compares_nothing_with_it(make: MakeDesk) -> None:
     desk, row = stopped_study(make)
     for scenario in desk.plan.scenarios[:1]:  # far better than all others where it was judged
-        judge(desk, row.key, [s.name for s in order_of(desk.plan.scenarios, row.key)].index(scenario.name), 1.0)
+        judge(desk, row.key, [s.name for s in scenario_order(desk.plan.scenarios, row.key)].index(scenario.name), 1.0)
     summary = desk.summary()
     assert summary.text().startswith("Best of 2 trials: #2, tpr 0.7500")
     assert "\n1 stopped early (asha): they count as tried" in summary.text()
@@ -374,13 +374,13 @@ def test_what_a_kill_left_untold_is_taken_in_as_stopped(make: MakeDesk) -> None:
     assert go(desk, [pruner], 0.25, asked=asked) == 1  # here the driver is killed
     record = read_trial(desk.book.points / asked[2] / "result.json")
     assert record is not None
-    first = order_of(desk.plan.scenarios, asked[2])[0].name
+    first = scenario_order(desk.plan.scenarios, asked[2])[0].name
     assert (record.stopped, record.failure, record.scenarios) == (True, "", [first])
     desk = make()
     assert desk.book.outcome(asked[2]) == Stopped((Step(1, 0.25),))
-    assert desk.ledger.sweep(desk.book.outcome) == (1, 0)
+    assert desk.ledger.recover_interrupted(desk.book.outcome) == (1, 0)
     assert [row.state for row in desk.ledger.rows()] == ["complete", "pruned"]
-    assert make().ledger.sweep(desk.book.outcome) == (0, 0)
+    assert make().ledger.recover_interrupted(desk.book.outcome) == (0, 0)
 
 
 def test_a_stopped_trial_whose_record_is_damaged_is_tried_again(make: MakeDesk) -> None:
@@ -392,7 +392,7 @@ def test_a_stopped_trial_whose_record_is_damaged_is_tried_again(make: MakeDesk) 
     for path in desk.book.points.glob(f"{asked[2]}/*-s0.json"):
         path.write_text("{")
     desk = make()
-    assert desk.ledger.sweep(desk.book.outcome) == (0, 1)
+    assert desk.ledger.recover_interrupted(desk.book.outcome) == (0, 1)
     assert desk.ledger.rows()[1].reason == LOST
 
 
@@ -400,7 +400,7 @@ def test_the_same_point_again_is_stopped_at_once(make: MakeDesk) -> None:
     desk, row = stopped_study(make)
     trial = SimpleNamespace(config={KEY: row.key, POINT: json.dumps(row.point)})
     for pruner in (pruner_of(desk), pruner_of(make())):
-        scenario = order_of(desk.plan.scenarios, row.key)[0].name
+        scenario = scenario_order(desk.plan.scenarios, row.key)[0].name
         assert pruner.on_trial_result(PENDING, trial, {"scenario": scenario}) == TrialScheduler.STOP
 
 

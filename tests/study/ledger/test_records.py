@@ -14,7 +14,7 @@ import pytest
 from small_study import scenario_record
 
 from defenses.registry import UserError
-from study.ledger.records import ScenarioRecord, TrialRecord, read_scenario, read_trial, record_of, write_record
+from study.ledger.records import ScenarioRecord, TrialRecord, build_record, read_scenario, read_trial, write_record
 
 SCENARIO = scenario_record(
     "badnets-0.1-s0",
@@ -152,10 +152,10 @@ def test_a_full_disk_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_is_kept_of_a_result(tmp_path: Path) -> None:
     from defenses.api import StageRun
-    from study.scenarios.evaluation import CellResult
+    from study.scenarios.evaluation import EvaluationResult
     from study.scenarios.scenario import Scenario
 
-    result = CellResult(
+    result = EvaluationResult(
         scenario=Scenario("badnets", 0.1, 0, 0),
         metrics={"tpr": 0.5, "auroc": None},
         series={"isolate.tpr": [0.5]},
@@ -176,4 +176,4 @@ def test_what_is_kept_of_a_result(tmp_path: Path) -> None:
         wall_seconds=2.5,
         artifacts=str(tmp_path),
     )
-    assert record_of(result, tmp_path) == expected
+    assert build_record(result, tmp_path) == expected

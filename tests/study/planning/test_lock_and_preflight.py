@@ -12,7 +12,7 @@ import torch
 
 from defenses.registry import UserError
 from defenses.training import precision
-from study.config.config import CellConfig, StudyConfig
+from study.config.config import CommonConfig, StudyConfig
 from study.driver import ray_nodes
 from study.ledger.lock import study_lock
 from study.planning import preflight
@@ -151,7 +151,7 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: p
 def test_places_are_made_and_only_a_study_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     places = {"out": tmp_path / "out", "store": tmp_path / "store"}
-    assert preflight.check_places(CellConfig(**places)) == tmp_path / "out"
+    assert preflight.check_places(CommonConfig(**places)) == tmp_path / "out"
     assert places["store"].is_dir()
     with pytest.raises(UserError, match="home"):
         preflight.check_places(StudyConfig(**places))

@@ -17,8 +17,8 @@ from search_spaces.space import Choice, SearchSpace
 from study.config.config import StudyConfig, resolve
 from study.datasets.images import Images
 from study.planning.dry_run import describe
-from study.planning.plan import MAX_VARIANTS, Plan, scenarios_of, shared_variants
-from study.scenarios.evaluation import cached_images, evaluate_cell, prepare
+from study.planning.plan import MAX_VARIANTS, Plan, build_scenarios, shared_variants
+from study.scenarios.evaluation import cached_images, evaluate_scenario, prepare
 
 # All that the isolation of PIPD and its final training read of the space, at the paper's values.
 ISOLATION = {
@@ -67,7 +67,7 @@ def test_scenarios_that_are_named_twice_are_run_once(make: PlanMaker) -> None:
 
 def test_names_of_scenarios_are_names_of_files() -> None:
     given = {"attacks": ("badnets:variant=white3", "blended_image"), "trigger_image": Path("/pictures/cat.png")}
-    scenarios = scenarios_of(resolve(StudyConfig, given))
+    scenarios = build_scenarios(resolve(StudyConfig, given))
     assert scenarios[0].name == "badnets.variant_white3-0.1-s0"
     assert all("/" not in scenario.name and ":" not in scenario.name for scenario in scenarios)
     assert scenarios[1].attack == "blended_image:image=/pictures/cat.png"
@@ -275,7 +275,7 @@ def test_a_dry_run_starts_nothing_and_tells_what_is_there(make: PlanMaker) -> No
     assert "[0, 6]" in text
     prepare(plan.scenarios[0], plan.environment)
     assert states(describe(plan)) == ["in the store"] + ["to build"] * 4
-    evaluate_cell("pipd", plan.base, plan.scenarios[0], plan.environment, "isolate")
+    evaluate_scenario("pipd", plan.base, plan.scenarios[0], plan.environment, "isolate")
     # The default reads the maximum; the mean is still missing.
     assert states(describe(plan)) == ["in the store"] * 4 + ["to build"]
     assert "4 in the store, 1 to build" in describe(plan)

@@ -83,12 +83,12 @@ def test_configurations_stand_side_by_side(mine: Results) -> None:
     found = picks(mine)
     assert [pick.label for pick in found][:2] == ["undefended", "paper default"]
     assert mine.default == 0
-    cells = mine.cells[(mine.cells["trial"] == 0) & (mine.cells["attack"] != FAILED)]
+    cells = mine.evaluations[(mine.evaluations["trial"] == 0) & (mine.evaluations["attack"] != FAILED)]
     assert found[1].mean("tpr") == pytest.approx(cells["tpr"].mean())
     of_seeds = cells.groupby("seed")["tpr"].mean()
     assert found[1].deviation("tpr") == pytest.approx(abs(of_seeds[0] - of_seeds[1]) / 2**0.5)
     own = next(pick for pick in found if pick.label == "each scenario's own best")
-    judged = mine.cells[mine.cells["trial"].isin(mine.complete.index)]
+    judged = mine.evaluations[mine.evaluations["trial"].isin(mine.complete.index)]
     assert own.cells["overall_score"].to_dict() == judged.groupby("scenario")["overall_score"].max().to_dict()
 
 
@@ -139,7 +139,7 @@ def test_heat_maps_hold_the_mean_over_seeds(mine: Results) -> None:
     tpr = next(found for found in maps(section) if found.name == "heat-tpr")
     assert tpr.rows[:2] == ("badnets at 0.05", "badnets at 0.1")
     assert tpr.columns[0] == "paper default"  # no defense flags nothing
-    cells = mine.cells[(mine.cells["trial"] == 0) & (mine.cells["stratum"] == "badnets-0.05")]
+    cells = mine.evaluations[(mine.evaluations["trial"] == 0) & (mine.evaluations["stratum"] == "badnets-0.05")]
     assert len(cells) == 2
     assert tpr.values[0][0] == pytest.approx(cells["tpr"].mean())
 
@@ -155,7 +155,7 @@ def test_failed_attacks_are_marked_and_no_win(mine: Results) -> None:
 
 
 def test_a_seed_whose_attack_failed_is_left_out_of_the_mean(mine: Results) -> None:
-    cells = mine.cells.copy()
+    cells = mine.evaluations.copy()
     cells.loc[cells["scenario"] == "badnets-0.05-s1", "attack_failed"] = True
     changed = _with(mine, cells=cells)
     tpr = next(found for found in maps(only(heatmap.sections(changed))) if found.name == "heat-tpr")
@@ -199,7 +199,7 @@ def test_costs_count_each_key_as_often_as_it_was_needed(mine: Results) -> None:
         (1, "poison", "c", True, 0.25, 4.0),
         (1, "isolate", "d", False, 1.0, 1.0),
     )
-    cells = mine.cells.iloc[:2].assign(wall_seconds=[12.75, 3.75])
+    cells = mine.evaluations.iloc[:2].assign(wall_seconds=[12.75, 3.75])
     changed = _with(mine, stages=found, cells=cells)
     # alone: a for each of two trials, c for each of two, d once, and 4 s that are no stage's
     assert costs.costs(changed).alone == pytest.approx(10 + 10 + 4 + 4 + 1 + 4)
@@ -215,7 +215,7 @@ def test_costs_count_each_key_as_often_as_it_was_needed(mine: Results) -> None:
 
 def test_costs_of_a_study_that_shares_nothing(mine: Results) -> None:
     found = stages((0, "train", "a", False, 10.0, 10.0), (1, "train", "b", False, 10.0, 10.0))
-    changed = _with(mine, stages=found, cells=mine.cells.iloc[:2].assign(wall_seconds=10.0))
+    changed = _with(mine, stages=found, cells=mine.evaluations.iloc[:2].assign(wall_seconds=10.0))
     assert costs.costs(changed).factor == pytest.approx(1)
     assert "saved nothing" in only(costs.sections(changed)).lead
 

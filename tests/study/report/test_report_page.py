@@ -12,7 +12,7 @@ from checkout import ROOT
 
 from study.report import plotly_figures
 from study.report.elements import Bars, Contour, Curves, Figure, Heat, Line, Note, Point, Scatter, Section, Table
-from study.report.formatting import as_table, shown
+from study.report.formatting import as_table, format_cell
 from study.report.html import Chapter, page
 from study.report.markdown import markdown
 from study.report.matplotlib_figures import png
@@ -221,7 +221,7 @@ def test_an_empty_heat_map_is_drawn() -> None:
 
 
 def test_numbers_for_people() -> None:
-    assert [shown(cell) for cell in (None, float("nan"), 0.0, 0.5, 12, "x", 1e-5, 123456.0)] == [
+    assert [format_cell(cell) for cell in (None, float("nan"), 0.0, 0.5, 12, "x", 1e-5, 123456.0)] == [
         "-", "-", "0.000", "0.500", "12", "x", "1e-05", "123456",
     ]  # fmt: skip
 
@@ -273,7 +273,7 @@ def test_rows_of_markdown_have_as_many_cells_as_their_header() -> None:
 
 
 def test_drawing_is_part_of_the_package() -> None:
-    import study.answers
+    import study.report
 
     folder = Path(study.report.__file__).parent
     patterns = (ROOT / "pyproject.toml").read_text()

@@ -18,7 +18,7 @@ from defenses.storage.checkpoint import Checkpoint
 from study.datasets import DatasetSpec
 from study.datasets.images import Images
 from study.scenarios import evaluation
-from study.scenarios.evaluation import CellResult, Environment, evaluate_cell, judge, prepare
+from study.scenarios.evaluation import EvaluationContext, EvaluationResult, evaluate_scenario, judge, prepare
 from study.scenarios.scenario import Scenario
 from tracking import names
 
@@ -34,10 +34,10 @@ UNDEFENDED = {"ca_undefended", "asr_undefended"}
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Environment:
+def environment(tmp_path_factory: pytest.TempPathFactory, images: Images) -> EvaluationContext:
     """Small images and a store that the tests of this file share: none of them minds what is there already."""
     folder = tmp_path_factory.mktemp("cell")
-    return Environment(
+    return EvaluationContext(
         dataset=DatasetSpec(save_npz(folder / "data.npz", images)),
         store=folder / "store",
         model="resnet18",
@@ -50,7 +50,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Env
     )
 
 
-def stages_of(result: CellResult) -> list[str]:
+def stages_of(result: EvaluationResult) -> list[str]:
     return [stage.stage for stage in result.stages]
 
 
@@ -81,9 +81,9 @@ def test_each_defense_has_its_metrics(
     until: str | None,
     metrics: set[str],
     stages: list[str],
-    environment: Environment,
+    environment: EvaluationContext,
 ) -> None:
-    result = evaluate_cell(defense, config, BADNETS, environment, until)
+    result = evaluate_scenario(defense, config, BADNETS, environment, until)
     assert set(result.metrics) == metrics | UNDEFENDED | SIGNALS_TOLD
     assert set(result.metrics) <= set(names.METRICS) | SIGNALS_TOLD
     rates = {name: value for name, value in result.metrics.items() if name not in SIGNALS_TOLD}
@@ -102,8 +102,8 @@ def test_each_defense_has_its_metrics(
         assert result.metrics["flagged_share"] == flagged.sum() / 128
 
 
-def test_the_flags_are_followed_round_by_round(environment: Environment) -> None:
-    result = evaluate_cell("pipd", PIPD, BADNETS, environment, "isolate")
+def test_the_flags_are_followed_round_by_round(environment: EvaluationContext) -> None:
+    result = evaluate_scenario("pipd", PIPD, BADNETS, environment, "isolate")
     assert len(result.series["pre_isolation.loss"]) == 2
     rounds = len(result.series["isolate.flagged_share"])
     assert len(result.series["isolate.tpr"]) == len(result.series["isolate.fpr"]) == rounds
@@ -113,9 +113,9 @@ def test_the_flags_are_followed_round_by_round(environment: Environment) -> None
 
 @pytest.mark.parametrize(("defense", "config"), [("pipd", PIPD), ("qt", QT), ("no_defense", NO_DEFENSE)])
 def test_without_poison_what_is_undefined_is_none(
-    defense: str, config: dict[str, Any], environment: Environment
+    defense: str, config: dict[str, Any], environment: EvaluationContext
 ) -> None:
-    result = evaluate_cell(defense, config, CLEAN, environment)
+    result = evaluate_scenario(defense, config, CLEAN, environment)
     undefined = {name for name, value in result.metrics.items() if value is None} - SIGNALS_TOLD
     without_flags = {"asr", "asr_undefended"}
     assert undefined == (without_flags if defense == "no_defense" else without_flags | {"tpr", "auroc", "auroc_flags"})
@@ -125,7 +125,7 @@ def test_without_poison_what_is_undefined_is_none(
     assert not result.poison_mask.any()
 
 
-def test_undefended_training_is_judged_once(environment: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_undefended_training_is_judged_once(environment: EvaluationContext, monkeypatch: pytest.MonkeyPatch) -> None:
     fresh = dataclasses.replace(environment, store=environment.store.with_name("fresh"))
     judged: list[DefenseResult] = []
 
@@ -134,10 +134,10 @@ def test_undefended_training_is_judged_once(environment: Environment, monkeypatc
         return judge(result, *arguments)
 
     monkeypatch.setattr(evaluation, "judge", counting)
-    first = evaluate_cell("pipd", PIPD, BADNETS, fresh, "isolate")
+    first = evaluate_scenario("pipd", PIPD, BADNETS, fresh, "isolate")
     assert len(judged) == 2  # undefended, then the defense
     assert [stage.hit for stage in first.stages] == [False] * 6
-    second = evaluate_cell("pipd", PIPD, BADNETS, fresh, "isolate")
+    second = evaluate_scenario("pipd", PIPD, BADNETS, fresh, "isolate")
     assert len(judged) == 3
     # The isolation is cheaper to run than to store.
     assert {stage.stage: stage.hit for stage in second.stages} == {
@@ -155,11 +155,11 @@ def test_undefended_training_is_judged_once(environment: Environment, monkeypatc
     assert min(costs) > 0
 
 
-def test_a_result_can_be_repeated(environment: Environment) -> None:
+def test_a_result_can_be_repeated(environment: EvaluationContext) -> None:
     results = []
     for name in ("one", "two"):
         place = dataclasses.replace(environment, store=environment.store.with_name(name))
-        results.append(evaluate_cell("pipd", PIPD, BADNETS, place, "isolate"))
+        results.append(evaluate_scenario("pipd", PIPD, BADNETS, place, "isolate"))
     first, second = results
     assert first.metrics == second.metrics
     assert np.array_equal(first.scores, second.scores)  # type: ignore[arg-type]
@@ -167,32 +167,32 @@ def test_a_result_can_be_repeated(environment: Environment) -> None:
     assert [stage.key for stage in first.stages] == [stage.key for stage in second.stages]
 
 
-def test_another_seed_is_another_scenario(environment: Environment) -> None:
+def test_another_seed_is_another_scenario(environment: EvaluationContext) -> None:
     masks = [prepare(dataclasses.replace(BADNETS, seed=seed), environment)[0].poison_mask for seed in (0, 1)]
     assert masks[0].sum() == masks[1].sum() == 16
     assert not np.array_equal(*masks)
 
 
 @pytest.mark.parametrize(("floor", "failed"), [(0.0, False), ("asr", False), ("above", True), (1.0, True)])
-def test_an_attack_below_the_floor_has_failed(floor: float | str, failed: bool, environment: Environment) -> None:
-    reached = evaluate_cell("no_defense", NO_DEFENSE, BADNETS, environment).metrics["asr_undefended"]
+def test_an_attack_below_the_floor_has_failed(floor: float | str, failed: bool, environment: EvaluationContext) -> None:
+    reached = evaluate_scenario("no_defense", NO_DEFENSE, BADNETS, environment).metrics["asr_undefended"]
     assert reached is not None
     assert reached < 1, "two epochs must not be enough, or this test says nothing"
     levels = {"asr": reached, "above": reached + 1e-9}
     strict = dataclasses.replace(environment, asr_floor=levels.get(str(floor), floor))
-    assert evaluate_cell("no_defense", NO_DEFENSE, BADNETS, strict).attack_failed is failed
+    assert evaluate_scenario("no_defense", NO_DEFENSE, BADNETS, strict).attack_failed is failed
 
 
-def test_no_stage_is_listed_twice(environment: Environment) -> None:
-    result = evaluate_cell("no_defense", NO_DEFENSE, BADNETS, environment)
+def test_no_stage_is_listed_twice(environment: EvaluationContext) -> None:
+    result = evaluate_scenario("no_defense", NO_DEFENSE, BADNETS, environment)
     assert len({stage.key for stage in result.stages}) == len(result.stages)
 
 
-def test_an_unknown_defense_or_field_is_refused(environment: Environment) -> None:
+def test_an_unknown_defense_or_field_is_refused(environment: EvaluationContext) -> None:
     with pytest.raises(UserError, match="did you mean 'pipd'"):
-        evaluate_cell("pipdd", {}, BADNETS, environment)
+        evaluate_scenario("pipdd", {}, BADNETS, environment)
     with pytest.raises(UserError, match="did you mean 'rounds'"):
-        evaluate_cell("pipd", {"round": 1}, BADNETS, environment)
+        evaluate_scenario("pipd", {"round": 1}, BADNETS, environment)
 
 
 # Names of what only the study knows.
@@ -209,7 +209,7 @@ def reachable(thing: object, depth: int = 4) -> set[str]:
 
 
 def test_a_defense_is_handed_nothing_but_what_it_may_see(
-    environment: Environment, monkeypatch: pytest.MonkeyPatch
+    environment: EvaluationContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert {field.name for field in dataclasses.fields(SuspectDataset)} == {
         "images",
@@ -226,7 +226,7 @@ def test_a_defense_is_handed_nothing_but_what_it_may_see(
         return original(defense, dataset, context, until)
 
     monkeypatch.setattr(evaluation, "run_defense", spying)
-    evaluate_cell("pipd", PIPD, BADNETS, environment, "isolate")
+    evaluate_scenario("pipd", PIPD, BADNETS, environment, "isolate")
     assert len(seen) == 3
     for thing in seen:
         assert not reachable(thing) & SECRETS
@@ -251,7 +251,7 @@ def test_a_defense_is_handed_nothing_but_what_it_may_see(
     }
 
 
-def test_poisoned_data_do_not_change_the_clean_ones(environment: Environment, images: Images) -> None:
+def test_poisoned_data_do_not_change_the_clean_ones(environment: EvaluationContext, images: Images) -> None:
     poisoned, _, _ = prepare(BADNETS, environment)
     assert np.array_equal(evaluation.cached_images(environment.dataset).train_images, images.train_images)
     changed = (poisoned.suspect.images != images.train_images).any(axis=(1, 2, 3))
@@ -259,12 +259,12 @@ def test_poisoned_data_do_not_change_the_clean_ones(environment: Environment, im
     assert changed.any()
 
 
-def test_progress_is_told(environment: Environment, tmp_path: Path) -> None:
+def test_progress_is_told(environment: EvaluationContext, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     place = dataclasses.replace(environment, store=tmp_path / "store")
 
     def progress(stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
         told.append((stage, step, steps))
 
-    evaluate_cell("no_defense", NO_DEFENSE, BADNETS, place, progress=progress)
+    evaluate_scenario("no_defense", NO_DEFENSE, BADNETS, place, progress=progress)
     assert told == [("standard_training", 1, 2), ("standard_training", 2, 2)]

@@ -21,7 +21,7 @@ from defenses.runner import RunContext, run_defense
 from defenses.training.inference import predict_array, sample_losses
 from study.attacks.badnets import BadNets
 from study.datasets.images import Images
-from study.scenarios.evaluation import evaluate_cell
+from study.scenarios.evaluation import evaluate_scenario
 from study.scenarios.oracle_defenses import INSTRUMENTS, check_defense, find_defense, make_defense
 from study.scenarios.oracle_defenses.backdoor_class import ClassTotals
 from study.scenarios.oracle_defenses.fault_ratio import draw_subset
@@ -207,7 +207,7 @@ def test_snapshots_are_judged_from_the_start_to_the_final_model_and_once(images:
     plan = small_plan(dataset, tmp_path, space="pipd.selective_vs_unlearning", poison_rates=(0.2,), set=fields)
 
     def run(**changes: Any) -> Any:
-        return evaluate_cell("pipd_cleaning", {**plan.base, **changes}, plan.scenarios[0], plan.environment)
+        return evaluate_scenario("pipd_cleaning", {**plan.base, **changes}, plan.scenarios[0], plan.environment)
 
     first = run()
     for metric in ("ca", "asr"):

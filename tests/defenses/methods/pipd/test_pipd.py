@@ -14,9 +14,9 @@ from defenses.methods.pipd import pipd
 from defenses.methods.pipd.pipd import CHANNEL_ACTIVATIONS, ISOLATE, PRE_ISOLATION, SELECTIVE_TRAINING, PIPDConfig
 from defenses.models import ModelSpec, Normalised, build_model, load_model
 from defenses.models.taps import tap_names
-from defenses.shared_stages import cpu_weights, lowest, share
+from defenses.shared_stages import count_from_share, cpu_weights, lowest_mask
 from defenses.training import inference
-from defenses.training.loop import Feed
+from defenses.training.loop import BatchSource
 
 torch.set_num_threads(1)  # on a busy machine, threads that wait for each other make these tests ten times slower
 CPU = torch.device("cpu")
@@ -114,11 +114,11 @@ def test_activations_are_those_of_plain_hooks(
 
 
 def test_shares_and_masks() -> None:
-    assert [share(rate, 1000) for rate in (0.01, 0.2, 0.0001, 0.0016)] == [10, 200, 1, 2]
+    assert [count_from_share(rate, 1000) for rate in (0.01, 0.2, 0.0001, 0.0016)] == [10, 200, 1, 2]
     losses = np.array([3.0, 1.0, 2.0, 1.0, 0.5])
-    assert lowest(losses, 2).tolist() == [False, True, False, False, True]  # of equal losses the earlier one
-    assert lowest(losses, 0).tolist() == [False] * 5
-    assert lowest(-losses, 2).tolist() == [True, False, True, False, False]
+    assert lowest_mask(losses, 2).tolist() == [False, True, False, False, True]  # of equal losses the earlier one
+    assert lowest_mask(losses, 0).tolist() == [False] * 5
+    assert lowest_mask(-losses, 2).tolist() == [True, False, True, False, False]
 
 
 def test_p_and_q_are_shares_of_lowest_and_highest_loss(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_the_second_term_counts_obeyed_samples_over_all_of_the_batch() -> None:
 
     images = torch.zeros(4, 8, 8, 3, dtype=torch.uint8)
     images[:, 0, 0, 0] = torch.arange(4)
-    feed = Feed(images, "fp32", torch.Generator(), augment=False)
+    feed = BatchSource(images, "fp32", torch.Generator(), augment=False)
     loss_of_one = float(torch.log(torch.exp(torch.tensor(5.0)) + 2) - 5)
     found = pipd._still_obeyed(Fixed(), feed, torch.arange(4), labels)
     assert float(found) == pytest.approx(3 / 4 * loss_of_one, rel=1e-5)
@@ -212,7 +212,7 @@ def test_the_second_term_counts_obeyed_samples_over_all_of_the_batch() -> None:
 
 def test_flagged_samples_leave_batch_statistics_alone(suspect: SuspectDataset, weights: dict[str, Tensor]) -> None:
     model = load_model(SPEC, weights).train()
-    feed = Feed(torch.from_numpy(suspect.images), "fp32", torch.Generator(), augment=False)
+    feed = BatchSource(torch.from_numpy(suspect.images), "fp32", torch.Generator(), augment=False)
     pipd._still_obeyed(model, feed, torch.arange(5), torch.from_numpy(suspect.labels))
     assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
     assert all(module.training for module in model.modules())
@@ -266,7 +266,7 @@ def test_an_epoch_goes_through_both_sets_about_once(
     flagged = flags(8)
     seen: list[int] = []
 
-    def spy(model: nn.Module, feed: Feed, index: Tensor, labels: Tensor) -> Tensor:
+    def spy(model: nn.Module, feed: BatchSource, index: Tensor, labels: Tensor) -> Tensor:
         seen.extend(index.tolist())
         return still_obeyed(model, feed, index, labels)
 

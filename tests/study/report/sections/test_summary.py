@@ -163,7 +163,7 @@ def test_failed_trials_are_counted_with_the_first_reason(make: MakeDesk) -> None
 def test_an_interrupted_trial_is_no_failed_one(make: MakeDesk) -> None:
     desk = make(attacks=("badnets",))
     desk.ledger.ask()  # and then the driver was killed
-    desk.ledger.sweep(desk.book.outcome)
+    desk.ledger.recover_interrupted(desk.book.outcome)
     desk.trial(judged(1.0, 0.0, 1.0, 0.0))
     assert [row.reason for row in desk.ledger.rows()] == [LOST, ""]
     assert "failed" not in desk.summary().text()
