@@ -31,8 +31,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 GOLDEN_OPTIONS = {"dynamic": ":mask_lr=0.0003:pattern_lr=0.0003"}
-"""Adam's first steps go by a gradient's sign, which another processor's kernels turn where it is next to nothing. At the
-attack's own rates the trigger then moves by 3 levels in 8 steps, at these by 0.2 at most (four sets of kernels)."""
+"""Adam's first steps go by a gradient's sign, which another processor's kernels turn where it is near zero. At the
+attack's own rates the trigger then moves by 3 levels in 8 steps, at these by 0.2 (four sets of kernels)."""
 
 Arrays = dict[str, NDArray[Any]]
 
