@@ -68,8 +68,10 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     import torch
 
     from study.attacks.groups import split_rate
+    from study.planning.devices import settle_precision
+    from study.planning.places import check_file, check_places
     from study.planning.plan import build_evaluation_context, build_scenario, fixed_fields
-    from study.planning.preflight import check_file, check_places, check_scenarios, settle_precision
+    from study.planning.scenario_checks import check_scenarios
     from study.scenarios.evaluation import cached_images, evaluate_scenario
 
     to_stdout = target is not None and str(target) == "-"

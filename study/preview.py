@@ -12,8 +12,8 @@ from study.attacks.support.fitting import FitContext
 from study.config.config import StudyConfig
 from study.datasets import load_dataset
 from study.datasets.images import Images
+from study.planning.places import check_file, check_places
 from study.planning.plan import build_scenarios, dataset_spec
-from study.planning.preflight import check_file, check_places
 from study.scenarios.poison import apply_in_chunks
 from study.scenarios.scenario import Scenario
 

@@ -91,8 +91,8 @@ def _list() -> int:
 
 
 def _plan(config: StudyConfig) -> "Plan":
+    from study.planning.devices import check_cpus, settle_device, settle_precision
     from study.planning.plan import make_plan
-    from study.planning.preflight import check_cpus, settle_device, settle_precision
 
     check_cpus(config.cpus_per_trial, remote=config.address is not None)
     device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
@@ -111,7 +111,7 @@ def _study(config: StudyConfig) -> int:
 
     refuse_if_held(config.out.expanduser() / config.study_name, config.study_name)  # before torch and the data load
 
-    from study.planning.preflight import check_places
+    from study.planning.places import check_places
 
     out = check_places(config)
     started = time.perf_counter()

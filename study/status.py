@@ -111,7 +111,7 @@ def _headline(state: StudyStatus) -> str:
 
 
 def _best(state: StudyStatus) -> str:
-    objective = state.known.get("objective") or state.known.get("settings", {}).get("objective") or "objective"
+    objective = (state.manifest.objective if state.manifest else "") or "objective"
     lines = []
     for trial in state.best:
         values = " ".join(number(value, 4) for value in trial.values or ())
@@ -141,8 +141,8 @@ def _metric(metrics: Mapping[str, float | None], name: str) -> str:
 
 
 def _running(state: StudyStatus, trial: SnapshotTrial) -> str:
-    known = state.known.get("scenarios")
-    of = f" of {len(known)}" if isinstance(known, list) else ""
+    planned = state.manifest.scenarios if state.manifest else ()
+    of = f" of {len(planned)}" if planned else ""
     text = f"#{trial.number}: {len(state.judged.get(trial.key, []))}{of} scenarios judged"
     return text if state.driver is not None else f"{text}, then interrupted; what is judged is kept"
 
@@ -163,7 +163,7 @@ def _waiting(state: StudyStatus) -> str:
 
 
 def _go_on(state: StudyStatus) -> str:
-    if state.driver is not None or not state.known:
+    if state.driver is not None or state.manifest is None:
         return ""
     if not state.resume_command:
         return "This version makes another study of its settings (study.json), so it cannot go on with it."
@@ -181,7 +181,7 @@ def as_json(state: StudyStatus) -> dict[str, Any]:
         "driver": state.driver,
         "trials": {"planned": state.planned, "left": state.left}
         | {name: None if counts is None else counts[name] for name in states},
-        "objective": state.known.get("objective"),
+        "objective": (state.manifest.objective or None) if state.manifest else None,
         "directions": list(state.ledger.directions) if state.ledger else None,
         "best": [_trial(trial) for trial in state.best],
         "running": [

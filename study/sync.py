@@ -8,7 +8,8 @@ from defenses.registry import UserError
 from study.cli.terminal import Bar, print_error, print_exception, print_line, show_logs
 from study.config.config import Parser
 from study.ledger.lock import holder, study_lock
-from study.ledger.study_folder import OUTBOX, add_out, check_no_links, find_study, parse_out, read_settings, studies
+from study.ledger.manifest import read_manifest
+from study.ledger.study_folder import OUTBOX, add_out, check_no_links, find_study, parse_out, studies
 from tracking.destination import Target, tracking_target
 from tracking.outbox import Outbox, look
 
@@ -70,9 +71,9 @@ def _sync(folder: Path, uri: str | None) -> int:
 def _own_target(folder: Path) -> Target:
     """Where the study itself sends its records."""
     try:
-        settings = read_settings(folder)["settings"]
-        return tracking_target(settings["tracking_uri"], settings["space"], folder.resolve().parent)
-    except (ValueError, KeyError) as error:
+        config = read_manifest(folder).config
+        return tracking_target(config.tracking_uri, config.space, folder.resolve().parent)
+    except ValueError as error:
         raise UserError(
             f"what study {folder.name!r} was started with must be known, and {error}: the command that started it "
             "writes it anew"

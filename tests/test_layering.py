@@ -16,15 +16,40 @@ MAY_IMPORT = {
 PLACES = {
     "ray": {
         "study/driver/tune_runner.py",
+        "study/driver/ray_session.py",
+        "study/driver/stage_builder.py",
+        "study/driver/searcher.py",
         "study/driver/ray_nodes.py",
         "study/driver/pruner.py",
         "study/driver/worker.py",
     },
     "mlflow": {"tracking/mlflow_log.py"},
-    "optuna": {"search_spaces/space.py", "study/ledger/ledger.py", "study/report/sections/importance.py"},
+    "optuna": {
+        "search_spaces/space.py",
+        "study/ledger/ledger.py",
+        "study/ledger/samplers.py",
+        "study/report/sections/importance.py",
+    },
     "plotly": {"study/report/plotly_figures.py"},
     "jenkspy": {"defenses/methods/pipd/clustering.py"},
 }
+ROOMS = (
+    "commands",
+    "driver",
+    "report",
+    "analysis",
+    "planning",
+    "ledger",
+    "scenarios",
+    "attacks",
+    "datasets",
+    "config",
+    "cli",
+)
+"""The rooms of `study`: each imports only from later ones. A command lies in no folder, or is a `__main__`."""
+FREE = {"study", "study.code_version"}
+"""What every room may import, and what imports none."""
+
 LONGEST_FUNCTION, NINETIETH_PERCENTILE, LONGEST_FILE = 60, 40, 400
 
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -38,6 +63,8 @@ def imported(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             found.add(node.module or "")
+            if node.module == "study":  # `from study import run` names the module, not an attribute
+                found |= {f"study.{alias.name}" for alias in node.names}
     return found
 
 
@@ -54,6 +81,48 @@ def test_imports_follow_the_arrows(path: Path) -> None:
             assert top in MAY_IMPORT[package], f"{named(path)} imports {module}"
         if top in PLACES:
             assert named(path) in PLACES[top], f"{named(path)} imports {module} outside its place"
+
+
+def room(module: str) -> str:
+    """The room of a module of `study`."""
+    parts = module.split(".")
+    is_command = len(parts) < 2 or parts[-1] == "__main__" or parts[1] not in ROOMS
+    return "commands" if is_command else parts[1]
+
+
+def arrows() -> dict[tuple[str, str], set[str]]:
+    """(room, imported room) of `study` -> the imports that make the arrow."""
+    drawn: dict[tuple[str, str], set[str]] = {}
+    for path in FILES:
+        module = named(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        if module.split(".")[0] != "study" or module in FREE:
+            continue
+        for target in imported(ast.parse(path.read_text())):
+            if target.split(".")[0] == "study" and target not in FREE and room(target) != room(module):
+                drawn.setdefault((room(module), room(target)), set()).add(f"{module} imports {target}")
+    return drawn
+
+
+def test_rooms_stand_in_one_order_and_import_one_way() -> None:
+    back = {arrow: imports for arrow, imports in arrows().items() if ROOMS.index(arrow[0]) >= ROOMS.index(arrow[1])}
+    assert not back
+
+
+def test_every_folder_of_study_is_a_room() -> None:
+    folders = {path.name for path in (ROOT / "study").iterdir() if (path / "__init__.py").is_file()}
+    assert folders == set(ROOMS) - {"commands"}
+
+
+def test_what_every_room_may_import_imports_none() -> None:
+    for module in FREE - {"study"}:
+        tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text())
+        assert not [target for target in imported(tree) if target.split(".")[0] == "study"]
+
+
+def test_the_order_sees_a_way_back() -> None:
+    assert (room("study.report.__main__"), room("study.report.text")) == ("commands", "report")
+    assert room("study.status") == "commands"
+    assert ROOMS.index("driver") < ROOMS.index("ledger")
 
 
 def test_the_rule_sees_a_forbidden_import() -> None:

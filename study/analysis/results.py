@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Range
-from study.config.config import SPACE_FILLING
-from study.config.objectives import Goal, direction, parse_objectives, scores
-from study.ledger.records import ScenarioRecord, read_scenario
+from study.config.config import SPACE_FILLING, StudyConfig
+from study.config.objectives import Goal, direction, scores
+from study.ledger.manifest import Manifest, ScenarioParts, read_manifest
+from study.ledger.records import ScenarioRecord, read_scenario, scenario_paths
 from study.ledger.snapshot import SnapshotTrial, read_ledger
-from study.ledger.study_folder import LEDGER, POINTS, child_studies, find_study, read_settings, resume_command
+from study.ledger.study_folder import LEDGER, POINTS, find_study
 from tracking import names
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Results:
     """All that a study tells. Read once; nothing in it is changed.
 
     Attributes:
-        settings: the study's options, as `study.config.config.StudyConfig` names them.
+        manifest: what the study was started with.
         ranges: the searched fields, in the space's order.
         trials: a row a trial that was started, by its number: the searched fields, ``key``, ``state`` (complete,
             pruned, fail, running), ``paper_default`` (bool), ``value`` (the objective, the first of several) and
@@ -42,13 +43,12 @@ class Results:
             ``built_seconds``.
         damaged: files that could not be read; what they held is left out.
         command: what makes the study, or goes on with it; empty where no command of this version can.
-        given_points: its points were chosen elsewhere, and lie nowhere in particular.
         judged: of a hold-out study, what the chosen settings reached on seeds that the search never saw.
     """
 
     name: str
     folder: Path
-    settings: Mapping[str, Any]
+    manifest: Manifest
     space: str
     defense: str
     ranges: Mapping[str, Range]
@@ -58,8 +58,17 @@ class Results:
     stages: "pandas.DataFrame"
     damaged: tuple[str, ...] = ()
     command: str = ""
-    given_points: bool = False
     holdout_results: "Results | None" = None
+
+    @property
+    def config(self) -> StudyConfig:
+        """The study's options."""
+        return self.manifest.config
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The study's options."""
+        return self.manifest.settings
 
     @functools.cached_property
     def complete(self) -> "pandas.DataFrame":
@@ -80,7 +89,7 @@ class Results:
         Empty for a sampler that searches. The paper's default, which no sampler drew, is left out.
         """
         found = self.complete
-        filling = self.settings["sampler"] in SPACE_FILLING and not self.given_points
+        filling = self.config.sampler in SPACE_FILLING and not self.manifest.given_points
         return found[~found["paper_default"]] if filling else found.iloc[:0]
 
     @functools.cached_property
@@ -129,62 +138,60 @@ def read_results(out: Path, name: str) -> Results:
             are studies of their own.
     """
     folder = find_study(out, name)
-    known = _load_settings(folder)
-    parts = [part.name for part in child_studies(folder, known)]
-    if known["settings"].get("holdout"):
-        search = _read(out, parts[0])
+    manifest = _load_manifest(folder)
+    children = [child.name for child in manifest.child_studies(folder)]
+    if manifest.config.holdout:
+        search = _read(out, children[0])
         try:
-            judged = _read(out, parts[1])
+            judged = _read(out, children[1])
         except UserError:  # it was stopped before: the search alone has something to tell
             judged = None
         return dataclasses.replace(
-            search, name=name, settings=known["settings"], command=resume_command(known, out), holdout_results=judged
+            search, name=name, manifest=manifest, command=manifest.resume_command(out), holdout_results=judged
         )
-    if parts:
-        raise UserError(f"study {name!r} searched each scenario in a study of its own: name one of {', '.join(parts)}")
+    if children:
+        raise UserError(
+            f"study {name!r} searched each scenario in a study of its own: name one of {', '.join(children)}"
+        )
     return _read(out, name)
 
 
-def _load_settings(folder: Path) -> dict[str, Any]:
+def _load_manifest(folder: Path) -> Manifest:
     try:
-        return read_settings(folder)
+        return read_manifest(folder)
     except ValueError as error:
         raise UserError(f"study {folder.name!r} cannot be read: {error}") from error
 
 
 def _read(out: Path, name: str) -> Results:
     folder = find_study(out, name)
-    known = _load_settings(folder)
+    manifest = _load_manifest(folder)
     try:
         ledger = read_ledger(folder / LEDGER)
     except ValueError as error:
         raise UserError(f"study {name!r} cannot be read: {error}") from error
-    settings = known["settings"]
-    space = SEARCH_SPACES.find(settings["space"])
-    parts = {part["name"]: part for part in known.get("parts", ())}
+    space = SEARCH_SPACES.find(manifest.config.space)
     started = [trial for trial in ledger.trials if trial.state != "waiting"]
-    cells, stages, damaged = _read_cells(folder, started, parts)
+    cells, stages, damaged = _read_evaluations(folder, started, manifest)
     if not cells:
         raise UserError(
             f"study {name!r} has no result yet, so there is nothing to tell: {_why_empty(started)} "
             f"(python -m study.status {name} shows where it stands)"
         )
     searched = {field for trial in started for field in trial.point}
-    objectives = parse_objectives(known["objective"].removeprefix("worst "))
     return Results(
         name=name,
         folder=folder,
-        settings=settings,
+        manifest=manifest,
         space=space.name,
         defense=space.defense,
         ranges={field: found for field, found in space.ranges.items() if field in searched},
-        goal=Goal(objectives, settings.get("aggregate", "mean")),
+        goal=manifest.goal,
         trials=_trials(started),
         evaluations=_frame(cells),
         stages=_frame(stages),
         damaged=tuple(damaged),
-        command=resume_command(known, out),
-        given_points=bool(known.get("given_points")),
+        command=manifest.resume_command(out),
     )
 
 
@@ -215,48 +222,46 @@ def _trials(trials: list[SnapshotTrial]) -> "pandas.DataFrame":
     return frame.astype({"paper_default": bool, "value": float})
 
 
-def _read_cells(
-    folder: Path, trials: list[SnapshotTrial], parts: Mapping[str, Mapping[str, Any]]
+def _read_evaluations(
+    folder: Path, trials: list[SnapshotTrial], manifest: Manifest
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Rows of cells and of their stages, and the files that cannot be read."""
     cells: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
     damaged: list[str] = []
     for trial in trials:
-        for path in sorted((folder / POINTS / trial.key).glob("*.json")) if trial.key else ():
-            if path.name == "result.json":
-                continue
+        for path in scenario_paths(folder / POINTS / trial.key) if trial.key else ():
             record = read_scenario(path)
             if record is None:
                 damaged.append(str(path))
                 continue
-            cells.append(_cell(trial.number, record, parts.get(record.scenario, {})))
+            cells.append(_evaluation(trial.number, record, manifest.scenario_parts(record.scenario)))
             stages += [{"trial": trial.number, "scenario": record.scenario, **stage} for stage in record.stages]
     return cells, stages, damaged
 
 
-def _cell(trial: int, record: ScenarioRecord, part: Mapping[str, Any]) -> dict[str, Any]:
-    attack, rate, seed = _parse_scenario_name(record.scenario, part)
+def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None) -> dict[str, Any]:
+    parts = known or _parse_scenario_name(record.scenario)
     return {
         "trial": trial,
         "scenario": record.scenario,
-        "attack": attack,
-        "poison_rate": rate,
-        "seed": seed,
+        "attack": parts.attack,
+        "poison_rate": parts.poison_rate,
+        "seed": parts.seed,
         "stratum": record.scenario.rpartition("-s")[0],
         "attack_failed": record.attack_failed,
         **dict.fromkeys(names.METRICS),
         **scores(record.metrics),
-        "built_seconds": sum(stage["built_seconds"] for stage in record.stages),
+        "built_seconds": record.built_seconds,
         "wall_seconds": record.wall_seconds,
     }
 
 
-def _parse_scenario_name(name: str, part: Mapping[str, Any]) -> tuple[str, float, int]:
-    """Attack, rate and seed of a scenario; from its name where the study is too old to tell them."""
-    found = _NAME.fullmatch(name)
-    attack, rate, seed = found.groups() if found else (name, "nan", "0")
-    return str(part.get("attack", attack)), float(part.get("poison_rate", rate)), int(part.get("seed", seed))
+def _parse_scenario_name(name: str) -> ScenarioParts:
+    """The parts of a scenario of a study that is too old to tell them."""
+    match = _NAME.fullmatch(name)
+    attack, rate, seed = match.groups() if match else (name, "nan", "0")
+    return ScenarioParts(name, attack, float(rate), int(seed))
 
 
 def _frame(rows: list[dict[str, Any]]) -> "pandas.DataFrame":

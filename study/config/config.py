@@ -166,8 +166,15 @@ class StudyConfig(CommonConfig):
 
     @property
     def identity(self) -> str:
-        """A hash of the settings that make it this study: not how long it runs, where, or with how much."""
+        """A hash of the settings that make it this study: not how long it runs, where, or with how much.
+
+        An option that came later than the first studies counts only where it is not at its default, so that no new
+        option ends a study that is on disk.
+        """
         settings = self.model_dump(mode="json", exclude=NOT_IDENTITY)
+        for name in settings.keys() - FIRST_OPTIONS:
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
+                del settings[name]
         from defenses.storage.atomic_files import canonical
 
         return hashlib.sha256(canonical(settings).encode()).hexdigest()
@@ -187,6 +194,42 @@ NOT_IDENTITY = {
     "verbose",
 }
 """Settings that may change when a study goes on: how long it runs, where, with how much, and what it tells."""
+
+FIRST_OPTIONS = frozenset(
+    {
+        "aggregate",
+        "asr_floor",
+        "attacks",
+        "blocks",
+        "dataset",
+        "holdout",
+        "image_size",
+        "judge_seeds",
+        "model",
+        "objective",
+        "per_scenario",
+        "poison_rates",
+        "precision",
+        "preset",
+        "pruner",
+        "pruner_factor",
+        "pruner_grace",
+        "resolution",
+        "sampler",
+        "search_seed",
+        "seeds",
+        "set",
+        "space",
+        "target_label",
+        "test_size",
+        "train_size",
+        "trigger_dir",
+        "trigger_image",
+        "until",
+        "width",
+    }
+)
+"""Options that are in every study's identity, whatever their value: studies on disk were named with all of them."""
 
 SPACE_FILLING = ("qmc", "random", "grid")
 """Samplers whose trials are spread over the space; a search's crowd where it found something good."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from study.cli.terminal import print_line
-from study.driver.driver import StudyDriver, check_same_study
+from study.driver.driver import StudyDriver, claim_folder
 from study.driver.summary import Summary
 from study.ledger.lock import study_lock
 from study.planning.plan import Plan
@@ -24,7 +24,7 @@ class CompositeDriver(ABC):
     The caller holds the lock of the whole.
 
     Args:
-        plan, folder, out: as a `StudyDriver` has them.
+        plan, folder, out: as `StudyDriver` takes them.
     """
 
     pattern = ""
@@ -32,7 +32,7 @@ class CompositeDriver(ABC):
 
     def __init__(self, plan: Plan, folder: Path, out: Path) -> None:
         self.plan, self.folder, self.out = plan, folder, out
-        check_same_study(plan, folder)
+        claim_folder(plan, folder)
         self.summaries: list[Summary] = []
         self._open: StudyDriver | None = None
         self._locks = ExitStack()
@@ -48,7 +48,7 @@ class CompositeDriver(ABC):
         """What is shown of all that ran."""
 
     def run_child(self, plan: Plan) -> str:
-        """One sitting of one of its studies. Returns why that cannot go on, or an empty string."""
+        """Runs one of its studies. Returns why that cannot go on, or an empty string."""
         name = plan.config.study_name
         folder = self.out / name
         folder.mkdir(exist_ok=True)
@@ -62,7 +62,7 @@ class CompositeDriver(ABC):
         if self._open is not None:
             self.summaries.append(self._open.close(status, flush_seconds, show=False))
             self._look = self._open.look_line
-            self._unsent += [] if self._open.sent else [self._open.book.outbox.path]
+            self._unsent += [] if self._open.sent else [self._open.outbox.path]
             self._open = None
         self._locks.close()
 

@@ -9,7 +9,8 @@ from study.cli.terminal import print_error
 from study.driver.composite import CompositeDriver
 from study.driver.summary import joint_text
 from study.planning.measurable import measurable
-from study.planning.plan import Plan, build_goal, shared_builds
+from study.planning.plan import Plan, build_goal
+from study.planning.shared_stages import shared_builds
 from study.scenarios.evaluation import cached_images
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from study.cli.terminal import Bar, duration, last_line, number, print_error
 from study.code_version import code_version
-from study.driver.mlflow_records import Book
-from study.ledger.ledger import Ledger, TrialRow
+from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord
+from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from study.scenarios.evaluation import cached_images
 from tracking import names
@@ -41,10 +41,9 @@ def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
 def describe_scenario(trial: str, record: ScenarioRecord) -> str:
     """What a trial gave on one scenario, and what that cost."""
     found = ", ".join(f"{name.upper()} {number(record.metrics.get(name))}" for name in _METRICS)
-    hits = sum(stage["hit"] for stage in record.stages)
     return (
         f"{trial} {record.scenario}: {found}; took {duration(record.wall_seconds)}, "
-        f"{hits} of {len(record.stages)} stages from the store"
+        f"{record.stored_stages} of {len(record.stages)} stages from the store"
     )
 
 
@@ -56,12 +55,12 @@ class TrialProgress:
         in_use: tells which CPUs and GPUs are.
     """
 
-    def __init__(self, plan: Plan, book: Book, ledger: Ledger, remaining: int, in_use: Callable[[], str]) -> None:
-        self._plan, self._book, self._ledger, self._in_use = plan, book, ledger, in_use
+    def __init__(self, plan: Plan, ledger: Ledger, remaining: int, in_use: Callable[[], str]) -> None:
+        self._plan, self._ledger, self._in_use = plan, ledger, in_use
         self._verbose = plan.config.verbose > 0
         trials = plan.config.trials
         self._bar = Bar(trials, "trials", initial=trials - remaining, unit="trial", every_line=self._verbose)
-        self._failed = 0
+        self._failed = self._stored = self._stages = 0
         self._looked = 0.0
         self._used = ""
         self._best = self._best_text()
@@ -76,6 +75,8 @@ class TrialProgress:
 
     def scenario(self, key: str, record: ScenarioRecord) -> None:
         """A scenario was judged."""
+        self._stored += record.stored_stages
+        self._stages += len(record.stages)
         if self._verbose:
             trial = next((f"#{row.number}" for row in self._ledger.rows() if row.key == key), key[:8])
             print_error(describe_scenario(trial, record))
@@ -104,7 +105,7 @@ class TrialProgress:
 
     def _text(self) -> str:
         failed = f", {self._failed} failed" if self._failed else ""
-        stages = f", {self._book.hits} of {self._book.stages} stages from the store" if self._book.stages else ""
+        stages = f", {self._stored} of {self._stages} stages from the store" if self._stages else ""
         return f"{self._best}{failed}{stages}, {self._used}"
 
     def _best_text(self) -> str:

@@ -9,11 +9,13 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from study.config.objectives import Direction
-from study.driver.mlflow_records import Book
 from study.driver.worker import KEY, POINT
-from study.ledger.ledger import TrialRow
 from study.ledger.pruning import MEDIAN_SAMPLES, Pruning, Step, Stopped
+from study.ledger.records import TrialRecord, trial_path, write_record
+from study.ledger.result_reader import ResultReader
 from study.ledger.snapshot import is_finished
+from study.ledger.trial_row import TrialRow
+from study.planning.plan import Plan
 
 _SCENARIOS, _REACHED = "scenarios", "reached"
 
@@ -49,15 +51,15 @@ class Pruner(FIFOScheduler):
     compared with it.
 
     Args:
-        book: of a study whose plan has a rule.
+        plan: one with a rule.
+        reader: of the study's results.
         rows: of its ledger.
     """
 
-    def __init__(self, book: Book, rows: Iterable[TrialRow]) -> None:
+    def __init__(self, plan: Plan, reader: ResultReader, rows: Iterable[TrialRow]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        plan = book.plan
         assert plan.pruning is not None
-        self._book, self._grace = book, plan.pruning.grace
+        self._reader, self._grace = reader, plan.pruning.grace
         self._rule = make_rule(plan.pruning, plan.goal.directions[0], len(plan.scenarios))
         self._spared = plan.point_key(plan.default_point)
         self._told: dict[str, int] = {}
@@ -72,9 +74,9 @@ class Pruner(FIFOScheduler):
 
     def _take_in(self, key: str) -> None:
         """Tells the rule of a trial that needs no decision any more."""
-        for step in self._new(key, self._book.steps(key)):
+        for step in self._new(key, self._reader.steps(key)):
             self._note(key, step)
-        if isinstance(self._book.outcome(key), Stopped):
+        if isinstance(self._reader.outcome(key), Stopped):
             self._stopped.add(key)
 
     def _new(self, key: str, steps: Iterable[Step]) -> list[Step]:
@@ -101,10 +103,12 @@ class Pruner(FIFOScheduler):
         key, scenario = trial.config[KEY], result["scenario"]
         if key in self._stopped:  # the same point once more: it would be stopped once more
             return TrialScheduler.STOP
-        for step in self._new(key, self._book.steps(key, scenario)):
+        for step in self._new(key, self._reader.steps(key, scenario)):
             if self._decide(tune_controller, key, step) == TrialScheduler.STOP:
                 # Before anybody is told: a kill changes nothing.
-                self._book.stop(key, json.loads(trial.config[POINT]), scenario)
+                judged = self._reader.judged_until(key, scenario)
+                record = TrialRecord(key, json.loads(trial.config[POINT]), judged, stopped=True)
+                write_record(trial_path(self._reader.points / key), record)
                 self._stopped.add(key)
                 return TrialScheduler.STOP
         return TrialScheduler.CONTINUE
@@ -114,7 +118,7 @@ class Pruner(FIFOScheduler):
         key = trial.config[KEY]
         if "scenario" not in result:  # the study is being stopped, and this trial had not come that far
             return
-        for step in self._new(key, self._book.steps(key, result["scenario"])):
+        for step in self._new(key, self._reader.steps(key, result["scenario"])):
             self._note(key, step)
 
 

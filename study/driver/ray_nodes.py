@@ -10,8 +10,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from defenses.registry import UserError
 from study.code_version import code_hash
+from study.planning.devices import trials_at_once
 from study.planning.plan import Plan
-from study.planning.preflight import find_marks, leave_mark, remove_marks, trials_at_once
+from study.planning.shared_folder import find_marks, leave_mark, remove_marks
 
 _NODE_SECONDS = 120.0  # a node has to answer within: it may have to unpack the code and import torch first
 

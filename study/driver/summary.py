@@ -10,10 +10,11 @@ from search_spaces.space import significant
 from study.cli.terminal import number, table
 from study.config.objectives import aggregate, direction, pareto_front, scores
 from study.config.paper_deviations import changes_line
-from study.driver.mlflow_records import Book
-from study.ledger.ledger import Ledger, TrialRow
+from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord
+from study.ledger.result_reader import ResultReader
 from study.ledger.snapshot import LOST
+from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from tracking import names
 
@@ -28,15 +29,15 @@ class Summary:
         plan, book, ledger: of the study.
     """
 
-    def __init__(self, plan: Plan, book: Book, ledger: Ledger) -> None:
-        self.plan, self.book = plan, book
+    def __init__(self, plan: Plan, reader: ResultReader, ledger: Ledger) -> None:
+        self.plan, self.reader = plan, reader
         rows = ledger.rows()
         self.rows = [row for row in rows if row.comparable]
         self.stopped = [row for row in rows if row.stopped_early]
         self.failed = [row for row in rows if row.state == "fail" and row.reason not in ("", LOST)]
         self.front = ledger.front()
         self.default = next((row for row in self.rows if row.paper_default), None)
-        self.records = {row.number: book.intact(row.key) for row in self.rows}
+        self.records = {row.number: reader.readable(row.key) for row in self.rows}
         # All trials agree on the undefended model, and on whether an attack works at all.
         self.undefended = {name: record for found in self.records.values() for name, record in found.items()}
 
@@ -200,7 +201,7 @@ class Summary:
         writer = csv.DictWriter(text, [*columns, "built_seconds", "wall_seconds"], lineterminator="\n")
         writer.writeheader()
         for row in sorted([*self.rows, *self.stopped], key=lambda row: row.number):
-            records = self.book.intact(row.key) if row.stopped_early else self.records[row.number]
+            records = self.reader.readable(row.key) if row.stopped_early else self.records[row.number]
             for record in records.values():
                 writer.writerow(self._csv_row(row, record))
         return text.getvalue()
@@ -215,7 +216,7 @@ class Summary:
             "scenario": record.scenario,
             "attack_failed": int(record.attack_failed),
             **{name: record.metrics.get(name) for name in (*names.METRICS, *map(names.signal, SIGNALS))},
-            "built_seconds": round(sum(stage["built_seconds"] for stage in record.stages), 3),
+            "built_seconds": round(record.built_seconds, 3),
             "wall_seconds": round(record.wall_seconds, 3),
         }
 

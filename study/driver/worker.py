@@ -18,8 +18,16 @@ from defenses.storage.store import MEASURING_PREFIX
 from study.code_version import check_code
 from study.datasets.images import Images
 from study.driver import gpu_memory
-from study.ledger.records import ScenarioRecord, TrialRecord, build_record, read_scenario, write_record
-from study.planning.plan import Build
+from study.ledger.records import (
+    ScenarioRecord,
+    TrialRecord,
+    build_record,
+    read_scenario,
+    scenario_path,
+    trial_path,
+    write_record,
+)
+from study.planning.shared_stages import Build
 from study.scenarios.evaluation import (
     EvaluationContext,
     EvaluationResult,
@@ -84,7 +92,7 @@ def build_stage(
     place.enter(environment, images)
 
     def progress(stage: str, step: int, steps: int, values: Any) -> None:
-        board.tell.remote(build.label, step, steps)
+        board.report.remote(build.label, step, steps)
 
     if build.stage == "trigger":
         train_trigger(build.scenario, environment, progress)
@@ -198,7 +206,7 @@ class TrialRunner(tune.Trainable):
         return {"done": done, "scenario": scenario.name, "failure": failure, OOM: out_of_memory, "objective": None}
 
     def _scenario(self, scenario: Scenario) -> ScenarioRecord:
-        path = self.folder / f"{scenario.name}.json"
+        path = scenario_path(self.folder, scenario.name)
         known = read_scenario(path)
         if known is not None:
             return known
@@ -213,7 +221,7 @@ class TrialRunner(tune.Trainable):
 
     def _finish(self, failure: str) -> None:
         names = [scenario.name for scenario in self.scenarios]
-        write_record(self.folder / "result.json", TrialRecord(self.key, self.point, names, failure))
+        write_record(trial_path(self.folder), TrialRecord(self.key, self.point, names, failure))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: finished scenarios and stages are the checkpoint."""

@@ -7,15 +7,11 @@ Optuna leaves its trial running for ever.
 """
 
 import math
-import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from defenses.seeds import derive_seed
@@ -23,120 +19,10 @@ from search_spaces.space import SearchSpace, Value
 from study.config.objectives import Direction, pareto_front
 from study.ledger.grid import Grid, Points
 from study.ledger.pruning import Stopped
+from study.ledger.samplers import GridSampler, make_sampler, settled_point
 from study.ledger.snapshot import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, is_finished
+from study.ledger.trial_row import Outcome, TrialRow
 from tracking.destination import sqlite_url
-
-_STARTUP_SHARE = 0.4  # of the planned trials: TPE needs some to learn from, and a short study must still learn
-
-_CHILDREN = 20  # that NSGA-II may draw for one that is new
-_GENERATIONS = 5  # that the planned trials are to make at least: NSGA-II learns between generations alone
-
-Outcome = tuple[float | tuple[float | None, ...] | None, str] | Stopped
-"""An objective (of several, a tuple), or None and why there is none; or what a stopped trial had reached."""
-
-
-class GridSampler(BaseSampler):
-    """Proposes each point of a grid that no trial has had yet. Knows nothing but the ledger, so a kill loses nothing.
-
-    Args:
-        seed: of the order, the same whenever the study goes on.
-    """
-
-    def __init__(self, space: SearchSpace, grid: Grid | Points, seed: int) -> None:
-        self._space, self._grid, self._seed = space, grid, seed
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All fields."""
-        return self._space.distributions()
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """The next point."""
-        tried = _tried(study, trial, self._grid.values)
-        points = self._grid.points(self._seed)
-        return next((point for point in points if tuple(point.values()) not in tried), {})
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """A study asks for no more points than the grid has."""
-        raise RuntimeError(f"the grid of {self._grid.size} points is used up")
-
-
-class FreshNSGA2(NSGAIISampler):
-    """NSGA-II without copies: a child that equals an earlier point would tell nothing, since trials repeat exactly."""
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """A child that no trial has had; after some tries none, and the point is drawn at random."""
-        tried = _tried(study, trial, search_space)
-        for _ in range(_CHILDREN):
-            child = super().sample_relative(study, trial, search_space)
-            if child:  # what was mutated is left out, to be drawn later: drawn here, or it might make a copy
-                for name in [name for name in search_space if name not in child]:
-                    child[name] = self.sample_independent(study, trial, name, search_space[name])
-            if tuple(child.get(name) for name in search_space) not in tried:
-                return child
-        return {}
-
-
-def _tried(study: optuna.Study, trial: FrozenTrial, fields: Collection[str]) -> set[tuple[Any, ...]]:
-    """The points that other trials have or are queued with."""
-    points = [_point(other) for other in study.get_trials(deepcopy=False) if other.number != trial.number]
-    return {tuple(point[name] for name in fields) for point in points if point.keys() == set(fields)}
-
-
-def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
-    """TPE or NSGA-II to search; random or quasi-Monte-Carlo to cover the space, which sensitivity analysis needs."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "random":
-            return RandomSampler(seed=seed)
-        if name == "qmc":
-            return QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
-        if name == "nsga2":
-            return FreshNSGA2(population_size=min(50, max(4, planned // _GENERATIONS)), seed=seed)
-        startup = max(4, round(planned * _STARTUP_SHARE))
-        return TPESampler(
-            seed=seed,
-            n_startup_trials=min(startup, 10),
-            multivariate=True,
-            constant_liar=True,
-        )
-
-
-@dataclass(frozen=True)
-class TrialRow:
-    """One trial of the ledger.
-
-    Attributes:
-        values: the objectives; empty unless the trial is complete.
-    """
-
-    number: int
-    state: str
-    point: dict[str, Any]
-    key: str
-    values: tuple[float, ...]
-    reason: str
-    paper_default: bool
-
-    @property
-    def value(self) -> float | None:
-        """The objective, the first of several; None unless the trial is complete."""
-        return self.values[0] if self.values else None
-
-    @property
-    def stopped_early(self) -> bool:
-        """It fell behind others and was stopped before its last scenario."""
-        return self.state == "pruned"
-
-    @property
-    def comparable(self) -> bool:
-        """It was judged on every scenario. Whatever compares trials (tables, fronts, importance) takes these alone."""
-        return self.state == "complete"
 
 
 class Ledger:
@@ -193,7 +79,7 @@ class Ledger:
         ingested = queued = 0
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # A trial that was stopped before its first suggestion holds only what it was queued with.
-            point = _point(trial)
+            point = settled_point(trial)
             if set(point) != set(self._space.ranges):
                 self._fail(trial.number, LOST)
                 continue
@@ -246,13 +132,21 @@ class Ledger:
         trial.set_user_attr(KEY, key)
         return trial.number, point, key
 
-    def tell(self, number: int, outcome: Outcome) -> None:
-        """Settles a trial. An objective that is missing or not a finite number is a failure with its reason."""
+    def tell(self, number: int, outcome: Outcome) -> TrialRow:
+        """Settles a trial. An objective that is missing or not a finite number is a failure with its reason.
+
+        Returns:
+            The trial as it stands now; one that was settled before stays as it was.
+        """
         if isinstance(outcome, Stopped):
             self._stop(number, outcome)
-            return
-        found, reason = outcome
-        values = found if isinstance(found, tuple) else (found,)
+        else:
+            self._finish(number, *outcome)
+        trial = self._study.get_trials(deepcopy=False)[number]
+        return _row(trial, self._reasons().get(number, ""))
+
+    def _finish(self, number: int, gave: float | tuple[float | None, ...] | None, reason: str) -> None:
+        values = gave if isinstance(gave, tuple) else (gave,)
         finite = [float(value) for value in values if isinstance(value, int | float) and math.isfinite(value)]
         if len(finite) < len(values):
             wanted = (
@@ -298,11 +192,6 @@ class Ledger:
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         front = pareto_front([trial.values or () for trial in complete], self._directions)
         return [_row(complete[position], "") for position in front]
-
-
-def _point(trial: FrozenTrial) -> dict[str, Any]:
-    """A trial's point, or that part of it which is settled."""
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
 
 
 def _row(trial: FrozenTrial, reason: str) -> TrialRow:

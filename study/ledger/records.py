@@ -45,6 +45,16 @@ class ScenarioRecord:
             if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
                 raise UserError(f"{name} must be a finite number, got {value!r}")
 
+    @property
+    def stored_stages(self) -> int:
+        """Stages that were in the store already."""
+        return sum(stage["hit"] for stage in self.stages)
+
+    @property
+    def built_seconds(self) -> float:
+        """What its stages took when they were built, by whoever built them."""
+        return float(sum(stage["built_seconds"] for stage in self.stages))
+
 
 @dataclass(frozen=True)
 class TrialRecord:
@@ -62,6 +72,27 @@ class TrialRecord:
 
 
 R = TypeVar("R", ScenarioRecord, TrialRecord)
+_TRIAL = "result.json"
+
+
+def scenario_path(point: Path, scenario: str) -> Path:
+    """Where the record of a scenario lies in the folder of a point."""
+    return point / f"{scenario}.json"
+
+
+def trial_path(point: Path) -> Path:
+    """Where the record of a trial lies in the folder of its point."""
+    return point / _TRIAL
+
+
+def is_trial_path(path: Path) -> bool:
+    """Whether a file in the folder of a point is the record of its trial."""
+    return path.name == _TRIAL
+
+
+def scenario_paths(point: Path) -> list[Path]:
+    """The records of scenarios that lie in the folder of a point, by name; none where there is no such folder."""
+    return sorted(path for path in point.glob("*.json") if not is_trial_path(path))
 
 
 def build_record(result: "EvaluationResult", artifacts: Path) -> ScenarioRecord:
@@ -92,9 +123,9 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (
 
 def _read(path: Path, kind: type[R]) -> R | None:
     try:
-        found = json.loads(path.read_text())
-        if found["sha256"] == _checksum(found["record"]):
-            record = kind(**found["record"])  # a TypeError when another version wrote other fields
+        content = json.loads(path.read_text())
+        if content["sha256"] == _checksum(content["record"]):
+            record = kind(**content["record"])  # a TypeError when another version wrote other fields
             checked: R = _ADAPTERS[kind].validate_python(vars(record))
             return checked  # a checksum is no proof of the fields' types
     except FileNotFoundError:

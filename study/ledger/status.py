@@ -1,17 +1,16 @@
 """Where a study stands, gathered from its folder alone. A driver may be writing it, and any file may be damaged."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from study.ledger.lock import holder
-from study.ledger.records import ScenarioRecord, read_scenario, read_trial
+from study.ledger.manifest import Manifest, read_manifest
+from study.ledger.records import ScenarioRecord, is_trial_path, read_scenario, read_trial
 from study.ledger.snapshot import LedgerSnapshot, SnapshotTrial, read_ledger
-from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SETTINGS, child_studies, read_settings, resume_command
+from study.ledger.study_folder import LEDGER, MANIFEST, OUTBOX, POINTS
 from tracking.outbox import Waiting, look
-
-_RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class StudyStatus:
 
     Attributes:
         driver: the process that runs it now; None when nobody does.
-        known: as `read_settings` gives it; empty where it cannot be read.
+        manifest: what it was started with; None where that cannot be read.
         ledger: None where it cannot be read.
         judged: scenarios with a result on disk, by point key; empty unless records were asked for.
         damage: what could not be read, a line each.
@@ -46,7 +45,7 @@ class StudyStatus:
 
     folder: Path
     driver: str | None
-    known: dict[str, Any]
+    manifest: Manifest | None
     ledger: LedgerSnapshot | None
     outbox: Waiting
     judged: dict[str, list[str]] = field(default_factory=dict)
@@ -70,8 +69,12 @@ class StudyStatus:
         """How many trials the last command asked for."""
         if self.parts:
             return None if any(part.planned is None for part in self.parts) else sum(p.planned or 0 for p in self.parts)
-        planned = self.known.get("settings", {}).get("trials")
-        return planned if isinstance(planned, int) else None
+        return self.manifest.planned if self.manifest else None
+
+    @property
+    def _children(self) -> list[Path]:
+        """The studies that it is made of, begun or not."""
+        return self.manifest.child_studies(self.folder) if self.manifest else []
 
     @property
     def counts(self) -> Counter[str]:
@@ -84,7 +87,7 @@ class StudyStatus:
     def left(self) -> int | None:
         """Trials that are still to finish, running ones included; None where nobody knows."""
         if self.parts:
-            begun = len(self.parts) == len(child_studies(self.folder, self.known))
+            begun = len(self.parts) == len(self._children)
             return sum(part.left or 0 for part in self.parts) if begun else None
         if self.planned is None or self.ledger is None:
             return None
@@ -95,7 +98,7 @@ class StudyStatus:
         """``running``, ``finished``, ``stopped`` or ``damaged``."""
         if self.driver is not None:
             return "running"
-        if self.left is None and (self.parts or child_studies(self.folder, self.known)):
+        if self.left is None and (self.parts or self._children):
             return "stopped"
         return {None: "damaged", 0: "finished"}.get(self.left, "stopped")
 
@@ -119,15 +122,14 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
     """
     damage: list[str] = []
     driver = holder(folder)  # first: what it had written by then is in the files read below
-    known: dict[str, Any] = {}
-    ledger = None
+    manifest = ledger = None
     try:
-        known = read_settings(folder)
+        manifest = read_manifest(folder)
     except ValueError as error:
         damage.append(str(error))
-    made_of = child_studies(folder, known)
+    children = manifest.child_studies(folder) if manifest else []
     try:
-        ledger = None if made_of else read_ledger(folder / LEDGER)
+        ledger = None if children else read_ledger(folder / LEDGER)
     except ValueError as error:
         damage.append(str(error))
     outbox = _outbox(folder / OUTBOX, damage)
@@ -136,14 +138,14 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
     return StudyStatus(
         folder=folder,
         driver=driver,
-        known=known,
+        manifest=manifest,
         ledger=ledger,
         outbox=outbox,
         judged={key: sorted(of_point) for key, of_point in found.items()},
-        scenarios=_progress(found, known.get("scenarios"), best[0].key if best else ""),
+        scenarios=_progress(found, manifest.scenarios if manifest else (), best[0].key if best else ""),
         damage=tuple(damage),
-        resume_command=resume_command(known, out) if known else "",
-        parts=tuple(read_status(part, out, records=False) for part in made_of if (part / SETTINGS).is_file()),
+        resume_command=manifest.resume_command(out) if manifest else "",
+        parts=tuple(read_status(part, out, records=False) for part in children if (part / MANIFEST).is_file()),
     )
 
 
@@ -163,7 +165,7 @@ def _records(points: Path, damage: list[str]) -> dict[str, dict[str, ScenarioRec
     found: dict[str, dict[str, ScenarioRecord]] = {}
     for path in sorted(points.glob("*/*.json")):
         try:
-            record = read_trial(path) if path.name == _RESULT else read_scenario(path)
+            record = read_trial(path) if is_trial_path(path) else read_scenario(path)
         except OSError:
             record = None
         if record is None and path.exists():
@@ -173,9 +175,9 @@ def _records(points: Path, damage: list[str]) -> dict[str, dict[str, ScenarioRec
     return found
 
 
-def _progress(found: dict[str, dict[str, ScenarioRecord]], planned: Any, best: str) -> tuple[Progress, ...]:
+def _progress(found: dict[str, dict[str, ScenarioRecord]], planned: Sequence[str], best: str) -> tuple[Progress, ...]:
     """One line a scenario, in the plan's order; a study of an older version knows only those with a result."""
-    names = planned if isinstance(planned, list) else sorted({name for of_point in found.values() for name in of_point})
+    names = planned or sorted({name for of_point in found.values() for name in of_point})
     progress = []
     for name in names:
         records = [of_point[name] for of_point in found.values() if name in of_point]

@@ -7,7 +7,8 @@ import torch
 from defenses.runner import RunContext, missing_stages
 from defenses.storage.store import Store, open_store
 from study.cli.terminal import table
-from study.planning.plan import Build, Plan
+from study.planning.plan import Plan
+from study.planning.shared_stages import Build
 from study.scenarios.evaluation import cached_images
 from study.scenarios.oracle_defenses import find_defense
 from study.scenarios.scenario import model_spec, stage_seed

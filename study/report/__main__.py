@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from defenses.registry import UserError
 from study.cli.terminal import duration, print_error, print_exception, print_line, show_logs
 from study.config.config import Parser
-from study.ledger.study_folder import SETTINGS, add_out, child_studies, find_study, parse_out, read_settings
+from study.ledger.manifest import read_manifest
+from study.ledger.study_folder import MANIFEST, add_out, find_study, parse_out
 
 if TYPE_CHECKING:
     from study.analysis.results import Results
@@ -91,12 +92,12 @@ def _single(out: Path, names: Sequence[str]) -> Iterator[str]:
     for name in dict.fromkeys(names):
         folder = find_study(out, name)
         try:
-            known = read_settings(folder)
+            manifest = read_manifest(folder)
         except ValueError:  # whoever reads the study says so
-            known = {}
-        parts = [] if known.get("settings", {}).get("holdout") else child_studies(folder, known)
-        begun = [part.name for part in parts if (part / SETTINGS).is_file()]
-        yield from begun or [name]
+            yield name
+            continue
+        children = [] if manifest.config.holdout else manifest.child_studies(folder)
+        yield from [child.name for child in children if (child / MANIFEST).is_file()] or [name]
 
 
 def _chapters(found: "Sequence[Results]") -> "list[Chapter]":

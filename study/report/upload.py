@@ -3,11 +3,11 @@
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from defenses.registry import UserError
 from study.ledger.lock import study_lock
-from study.ledger.study_folder import OUTBOX, check_no_links, read_settings
+from study.ledger.manifest import Manifest, read_manifest
+from study.ledger.study_folder import OUTBOX, check_no_links
 from tracking import names
 from tracking.destination import Target, tracking_target
 from tracking.mlflow_log import now_ms
@@ -46,12 +46,11 @@ def log_pictures(folder: Path) -> None:
         Exception: whatever MLflow raises; the record then waits in the outbox for `study.sync`.
     """
     with study_lock(folder, folder.name):
-        known = _known(folder)
-        settings = known["settings"]
+        manifest = _readable(folder)
         outbox = Outbox(folder / OUTBOX)
         outbox.append(
             Record(
-                run=names.run_key("study", folder.name, str(known.get("identity"))),
+                run=names.run_key("study", folder.name, manifest.identity),
                 parent=None,
                 name=folder.name,
                 time_ms=now_ms(),
@@ -59,13 +58,13 @@ def log_pictures(folder: Path) -> None:
                 keep_artifacts=True,
             )
         )
-        target = tracking_target(settings.get("tracking_uri"), settings["space"], folder.resolve().parent)
+        target = tracking_target(manifest.config.tracking_uri, manifest.config.space, folder.resolve().parent)
         _send(outbox, target)
 
 
-def _known(folder: Path) -> dict[str, Any]:
+def _readable(folder: Path) -> Manifest:
     try:
-        return read_settings(folder)
+        return read_manifest(folder)
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -14,7 +14,7 @@ import torch
 from study.code_version import code_hash
 from study.config.config import StudyConfig, resolve
 from study.driver.driver import StudyDriver
-from study.driver.tune_runner import LedgerSearcher
+from study.driver.searcher import LedgerSearcher
 from study.driver.worker import TrialRunner, TrialTask
 from study.planning.plan import make_plan
 from study.scenarios.evaluation import cached_images
@@ -43,20 +43,20 @@ def main() -> None:
     Path(f"{out}.ready").touch()
     while not Path(go).exists():
         time.sleep(0.01)
-    session = StudyDriver(plan, folder, Path(out))
-    ledger, book = session.ledger, session.book
-    task = TrialTask(plan.space.defense, plan.base, plan.scenarios, plan.environment, None, book.points, 1, code_hash())
-    searcher = LedgerSearcher(ledger, 2, lambda *ended: book.settle(ledger, *ended), 0.0)
+    driver = StudyDriver(plan, folder, Path(out))
+    studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, None)
+    task = TrialTask(*studied, driver.reader.points, 1, code_hash())
+    searcher = LedgerSearcher(driver.ledger, 2, driver.finish_trial, 0.0)
     for name in ("a", "b"):
         config = searcher.suggest(name)
         assert isinstance(config, dict)
         worker = TrialRunner.__new__(TrialRunner)
         worker.setup(config, task, cached_images(plan.environment.dataset))
         result = worker.step()
-        book.scenario_done(config["key"], result["scenario"])
+        driver.finish_scenario(config["key"], result["scenario"])
         searcher.on_trial_complete(name, result)
-    session.close("FINISHED", 200)
-    sys.exit(0 if session.sent else 1)
+    driver.close("FINISHED", 200)
+    sys.exit(0 if driver.sent else 1)
 
 
 if __name__ == "__main__":

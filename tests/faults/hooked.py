@@ -11,9 +11,9 @@ from typing import Any
 
 def kill_before_tell(nth: str) -> None:
     """Dies when the nth result is on disk and the ledger has not been told."""
-    from study.driver.mlflow_records import Book
+    from study.driver.driver import StudyDriver
 
-    Book.settle = _instead(Book.settle, int(nth), die)  # type: ignore[method-assign]
+    StudyDriver.finish_trial = _instead(StudyDriver.finish_trial, int(nth), die)  # type: ignore[method-assign]
 
 
 def kill_before_fail(nth: str) -> None:
@@ -29,12 +29,12 @@ def kill_before_fail(nth: str) -> None:
 
 def break_settle(nth: str) -> None:
     """The driver's bookkeeping fails at the nth result, before the ledger is told."""
-    from study.driver.mlflow_records import Book
+    from study.driver.driver import StudyDriver
 
     def fail() -> None:
         raise OSError(28, "No space left on device")
 
-    Book.settle = _instead(Book.settle, int(nth), fail)  # type: ignore[method-assign]
+    StudyDriver.finish_trial = _instead(StudyDriver.finish_trial, int(nth), fail)  # type: ignore[method-assign]
 
 
 def only_sweep(_: str) -> None:
@@ -47,9 +47,9 @@ def only_sweep(_: str) -> None:
 def runner(name: str) -> None:
     """Workers run this class of `faults.runners`."""
     from faults import runners
-    from study.driver import tune_runner
+    from study.driver import driver, tune_runner
 
-    tune_runner.run_trials = functools.partial(tune_runner.run_trials, runner=getattr(runners, name))
+    driver.run_trials = functools.partial(tune_runner.run_trials, runner=getattr(runners, name))
 
 
 def two_cores(_: str) -> None:

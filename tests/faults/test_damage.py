@@ -12,13 +12,12 @@ from small_study import TINY_PIPD, empty_ledger, small_plan
 
 from faults.parts import dataset
 from study.code_version import code_hash
-from study.driver.mlflow_records import Book
 from study.driver.worker import GPUS, KEY, POINT, TRIES, TrialRunner, TrialTask
 from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord, read_scenario
+from study.ledger.result_reader import ResultReader
 from study.planning.plan import Plan
 from study.scenarios.evaluation import cached_images, cached_store
-from tracking.outbox import Outbox
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -45,8 +44,8 @@ class Point:
         self.plan: Plan = small_plan(dataset(folder), folder, set=TINY_PIPD, trials=1, asr_floor=0.0)
         self.point = self.plan.default_point
         self.key = self.plan.point_key(self.point)
-        self.book = Book(self.plan, folder, Outbox(folder / "outbox.jsonl"))
-        self.place = self.book.points / self.key
+        self.reader = ResultReader(folder / "points", self.plan.scenarios, self.plan.goal)
+        self.place = self.reader.points / self.key
         (scenario,) = self.plan.scenarios
         self.scenario = self.place / f"{scenario.name}.json"
 
@@ -57,7 +56,7 @@ class Point:
         studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, None)
         worker = TrialRunner.__new__(TrialRunner)
         config = {POINT: json.dumps(self.point), KEY: self.key, GPUS: 0.0, TRIES: 0}
-        task = TrialTask(*studied, self.book.points, 1, code_hash())
+        task = TrialTask(*studied, self.reader.points, 1, code_hash())
         worker.setup(config, task, cached_images(plan.environment.dataset))
         return worker.step()
 
@@ -88,7 +87,7 @@ class Point:
         first.enqueue_default(self.point)
         first.ask()
         second = driver()
-        swept = second.recover_interrupted(self.book.outcome)
+        swept = second.recover_interrupted(self.reader.outcome)
         return swept == (0, 1) and second.ask()[2] == self.key
 
 
@@ -98,7 +97,7 @@ def test_a_hundred_damaged_files_are_all_noticed(tmp_path: Path, caplog: pytest.
     caplog.set_level(logging.WARNING)
     chance, point = random.Random(17), Point(tmp_path)
     assert point.judge()["failure"] == ""
-    before, outcome = point.record(), point.book.outcome(point.key)
+    before, outcome = point.record(), point.reader.outcome(point.key)
     assert outcome is not None
     detected = 0
     for case in range(CASES):
@@ -107,7 +106,7 @@ def test_a_hundred_damaged_files_are_all_noticed(tmp_path: Path, caplog: pytest.
         what = spoil(path, chance)
         caplog.clear()
         if kind in ("result", "scenario"):
-            assert point.book.outcome(point.key) is None, what
+            assert point.reader.outcome(point.key) is None, what
             assert point.asked_again(), what
         else:  # a point that is still to be judged, from stages of which one is damaged
             (point.place / "result.json").unlink()
@@ -117,7 +116,7 @@ def test_a_hundred_damaged_files_are_all_noticed(tmp_path: Path, caplog: pytest.
         assert any("is damaged" in line for line in told), what
         assert not any("Traceback" in line for line in told)
         detected += 1
-        assert point.book.outcome(point.key) == outcome, what
+        assert point.reader.outcome(point.key) == outcome, what
         assert point.record().metrics == before.metrics, what
         assert point.record().series == before.series, what
     assert detected == CASES

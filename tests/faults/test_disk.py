@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.ray, pytest.mark
 RUN = """
 import sys
 from study import run
-from study.planning import preflight
-preflight._LEAST_FREE_BYTES = 0
+from study.planning import places
+places._LEAST_FREE_BYTES = 0
 sys.exit(run.main(sys.argv[1:]))
 """
 

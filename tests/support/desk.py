@@ -6,10 +6,13 @@ from typing import Any
 
 from small_study import empty_ledger, scenario_record
 
-from study.driver.mlflow_records import Book
+from study.driver.mlflow_records import MlflowRecords
+from study.driver.settlement import Settlement
 from study.driver.summary import Summary
-from study.ledger.ledger import Ledger, TrialRow
+from study.ledger.ledger import Ledger
 from study.ledger.records import TrialRecord, write_record
+from study.ledger.result_reader import ResultReader
+from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from tracking.outbox import Outbox, Record
 
@@ -36,7 +39,8 @@ class Desk:
         if not path.exists():
             path.write_bytes(empty_ledger(self.plan.goal.directions))
         self.outbox = Outbox(self.folder / "outbox.jsonl")
-        self.book = Book(self.plan, self.folder, self.outbox)
+        self.reader = ResultReader(self.folder / "points", self.plan.scenarios, self.plan.goal)
+        self.told = MlflowRecords(self.plan, self.reader.points, self.outbox)
         self.ledger = Ledger(
             path,
             "toy",
@@ -47,31 +51,32 @@ class Desk:
             12,
             self.plan.point_key,
         )
+        self.settlement = Settlement(self.plan, self.reader, self.ledger, self.told)
 
     def write(self, key: str, point: dict[str, Any], metrics: list[Metrics], failed: tuple[str, ...] = ()) -> None:
         """What a worker leaves on disk."""
         scenarios = [scenario.name for scenario in self.plan.scenarios]
         for scenario, found in zip(scenarios, metrics, strict=False):
             record = scenario_record(scenario, found, attack_failed=scenario in failed)
-            write_record(self.book.points / key / f"{scenario}.json", record)
-        write_record(self.book.points / key / "result.json", TrialRecord(key, point, scenarios))
+            write_record(self.reader.points / key / f"{scenario}.json", record)
+        write_record(self.reader.points / key / "result.json", TrialRecord(key, point, scenarios))
 
     def trial(self, *metrics: Metrics, failed: tuple[str, ...] = ()) -> TrialRow:
         """One trial from its point to its settlement."""
         number, point, key = self.ledger.ask()
         self.write(key, point, list(metrics), failed)
-        return self.book.settle(self.ledger, number, key, "")
+        return self.settlement.finish_trial(number, key, "")
 
     def failure(self, reason: str) -> TrialRow:
         number, point, key = self.ledger.ask()
-        write_record(self.book.points / key / "result.json", TrialRecord(key, point, [], reason))
-        return self.book.settle(self.ledger, number, key, "")
+        write_record(self.reader.points / key / "result.json", TrialRecord(key, point, [], reason))
+        return self.settlement.finish_trial(number, key, "")
 
     def records(self) -> list[Record]:
         return [record for record, _ in self.outbox.pending()]
 
     def summary(self) -> Summary:
-        return Summary(self.plan, self.book, self.ledger)
+        return Summary(self.plan, self.reader, self.ledger)
 
 
 def rows_of(text: str, header: str) -> list[list[str]]:

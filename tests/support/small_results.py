@@ -9,6 +9,7 @@ import pandas
 from search_spaces.space import Float, Range
 from study.analysis.results import Results
 from study.config.objectives import Goal, scores
+from study.ledger.manifest import Manifest
 from tracking import names
 
 BETA = Float(0.0, 6.0, "a range for tests, wide enough")
@@ -21,6 +22,7 @@ def small_results(
     ranges: Mapping[str, Range] | None = None,
     points: Sequence[Mapping[str, Any]] = (),
     how: Any = "mean",
+    given_points: bool = False,
     **changes: Any,
 ) -> Results:
     """A study of the given cells: each names ``trial``, ``attack``, and metrics; trial 0 is the paper's default.
@@ -45,16 +47,17 @@ def small_results(
             for number, point in zip(numbers, found, strict=True)
         ]
     ).set_index("number")
+    settings = {"sampler": sampler, "preset": "smoke", "space": "pipd", "aggregate": how}
     parts: dict[str, Any] = {
         "name": "small",
         "folder": Path("small"),
-        "settings": {"sampler": sampler, "preset": "smoke", "space": "pipd", "aggregate": how},
+        "manifest": Manifest("", (), settings, given_points=given_points),
         "space": "pipd",
         "defense": "pipd",
         "ranges": ranges or {"beta": BETA},
         "goal": Goal((objective,), how),
         "trials": trials,
-        "cells": pandas.DataFrame(rows),
+        "evaluations": pandas.DataFrame(rows),
         "stages": pandas.DataFrame(columns=["trial", "scenario", "stage", "key", "hit", "wall_seconds"]),
     }
     return Results(**{**parts, **changes})

@@ -12,9 +12,9 @@ from defenses.methods.pipd.pipd import PIPDConfig
 from search_spaces.pipd import PIPD_SPACE
 from study.config.config import StudyConfig, resolve
 from study.config.objectives import aggregate
-from study.driver.mlflow_records import NO_ATTACK
 from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord, TrialRecord, write_record
+from study.ledger.result_reader import NO_ATTACK
 
 DEFAULT = PIPD_SPACE.default(PIPDConfig())
 FAILED = "sig"

@@ -2,11 +2,10 @@
 
 import importlib.metadata
 import platform
-from typing import Any
 
 from study.analysis.fixed_fields import load_changes
 from study.analysis.results import Results
-from study.ledger.study_folder import read_settings, resume_command
+from study.ledger.manifest import Manifest, read_manifest
 from study.report.elements import Cell, Item, Note, Section, Table
 from study.scenarios.oracle_defenses import find_defense
 
@@ -15,10 +14,10 @@ _LIBRARIES = ("torch", "ray", "optuna", "mlflow", "numpy", "scikit-learn")
 
 def sections(results: Results) -> list[Section]:
     """One section."""
-    known = read_settings(results.folder)
+    manifest = read_manifest(results.folder)
     whole = results.settings.get("holdout")  # the folder is that of its search
-    again = results.command if whole else resume_command(_whole_study(known), results.folder.parent)
-    items: list[Item] = [_versions(known)]
+    again = results.command if whole else manifest.whole_study().resume_command(results.folder.parent)
+    items: list[Item] = [_versions(manifest)]
     changes = _changes(results)
     if changes.rows:
         items.append(changes)
@@ -45,21 +44,10 @@ def sections(results: Results) -> list[Section]:
     return [Section("reproduce", "Reproduce", f"{lead} {scale}", tuple(items), again)]
 
 
-def _whole_study(known: dict[str, Any]) -> dict[str, Any]:
-    """The settings of the study that a command makes; a scenario's own study is made together with its neighbours."""
-    settings = known["settings"]
-    names = known.get("scenarios") or []
-    own = f".{names[0]}" if len(names) == 1 else ""
-    name = settings.get("name")
-    if settings.get("per_scenario") and own and isinstance(name, str) and name.endswith(own):
-        return {**known, "settings": {**settings, "name": name.removesuffix(own)}}
-    return known
-
-
-def _versions(known: dict[str, Any]) -> Table:
+def _versions(manifest: Manifest) -> Table:
     from study.code_version import code_version
 
-    made, now = str(known.get("code_version", "-")), code_version()
+    made, now = manifest.code_version, code_version()
     rows: list[tuple[Cell, ...]] = [
         ("this framework, when the study was last started", made),
         ("this framework, when this report was written", now),

@@ -21,8 +21,9 @@ from small_study import TINY_PIPD, save_npz, small_plan
 
 from defenses.registry import UserError
 from study import code_version
-from study.driver import ray_nodes, tune_runner
-from study.planning.preflight import check_folder, find_marks, leave_mark
+from study.driver import library_env, ray_nodes, ray_session
+from study.planning.places import check_folder
+from study.planning.shared_folder import find_marks, leave_mark
 
 SMALL_STORE = 100 << 20
 
@@ -112,7 +113,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import ray
     from ray.cluster_utils import Cluster
 
-    tune_runner.quiet_ray()
+    library_env.quiet_ray()
     monkeypatch.setattr(ray._private.utils, "write_ray_address", lambda *_arguments: None)
     folder = tempfile.mkdtemp(prefix="rc")  # short: Ray's sockets lie below it
     found = Cluster(
@@ -127,7 +128,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     try:
         yield found
     finally:
-        tune_runner._shut_down_ray()
+        ray_session._shut_down_ray()
         found.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -200,7 +201,7 @@ def test_workers_import_the_code_that_the_driver_ships(cluster: Any, tmp_path: P
 
         return str(study.__file__)
 
-    with tune_runner.ray_session(cluster.address):
+    with ray_session.ray_session(cluster.address):
         assert len(ray.nodes()) == 2
         for node in ray.nodes():
             here = ray_nodes.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)

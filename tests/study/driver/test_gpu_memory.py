@@ -16,11 +16,17 @@ from small_study import TINY_PIPD, empty_ledger, save_npz, small_plan
 from defenses.registry import UserError
 from study.code_version import code_hash
 from study.driver import gpu_memory, tune_runner
-from study.driver.mlflow_records import Book
+from study.driver.library_env import quiet_ray
+from study.driver.mlflow_records import MlflowRecords
+from study.driver.ray_session import _shut_down_ray
+from study.driver.searcher import LedgerSearcher
+from study.driver.settlement import Settlement
 from study.driver.worker import GPUS, KEY, OOM, POINT, TrialTask
-from study.ledger.ledger import Ledger, TrialRow
+from study.ledger.ledger import Ledger
+from study.ledger.result_reader import ResultReader
+from study.ledger.trial_row import TrialRow
+from study.planning.devices import settle_device, trials_at_once
 from study.planning.plan import Plan
-from study.planning.preflight import settle_device, trials_at_once
 from study.scenarios.evaluation import cached_images
 from tracking.outbox import Outbox
 
@@ -132,20 +138,20 @@ def open_ledger(plan: Plan, folder: Path) -> Ledger:
     return Ledger(path, "toy", plan.space, "maximize", "random", 0, plan.config.trials, plan.point_key)
 
 
+def settlement_of(plan: Plan, folder: Path, ledger: Ledger) -> Settlement:
+    reader = ResultReader(folder / "points", plan.scenarios, plan.goal)
+    return Settlement(plan, reader, ledger, MlflowRecords(plan, reader.points, Outbox(folder / "outbox.jsonl")))
+
+
 def run(plan: Plan, folder: Path, runner: type[Fake]) -> list[TrialRow]:
-    """Runs the trials of a plan as a session does, and gives the ledger's rows."""
-    book = Book(plan, folder, Outbox(folder / "outbox.jsonl"))
+    """Runs the trials of a plan as a driver does, and gives the ledger's rows."""
     ledger = open_ledger(plan, folder)
-
-    def settle(number: int, key: str, error: str) -> None:
-        book.settle(ledger, number, key, error)
-
     tune_runner.run_trials(
         plan,
         ledger,
-        book.points,
+        folder / "points",
         folder / "ray",
-        settle,
+        settlement_of(plan, folder, ledger).finish_trial,
         lambda key, scenario: None,
         tune_runner.StudyStopper(),
         runner,
@@ -157,14 +163,15 @@ def by_hand(plan: Plan, folder: Path, runner: type[Fake]) -> tuple[list[list[flo
     """The same without Ray, one trial after the other: the shares that each had, and (number, error) as settled."""
     settled: list[tuple[int, str]] = []
     ledger = Ledger(folder / "study.db", "toy", plan.space, "maximize", "random", 0, plan.config.trials, plan.point_key)
-    book = Book(plan, folder, Outbox(folder / "outbox.jsonl"))
+    settlement = settlement_of(plan, folder, ledger)
 
     def settle(number: int, key: str, error: str) -> None:
-        row = book.settle(ledger, number, key, error)
+        row = settlement.finish_trial(number, key, error)
         settled.append((number, row.reason))
 
-    searcher = tune_runner.LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus)
-    task = TrialTask(plan.space.defense, plan.base, plan.scenarios, plan.environment, None, book.points, 1, code_hash())
+    searcher = LedgerSearcher(ledger, plan.config.trials, settle, plan.gpus)
+    studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, None)
+    task = TrialTask(*studied, folder / "points", 1, code_hash())
     images = cached_images(plan.environment.dataset)
     waiting: list[str] = []
     while (config := searcher.suggest(name := f"try{len(waiting)}")) != Searcher.FINISHED:
@@ -204,7 +211,7 @@ def test_out_of_memory_with_a_whole_gpu_is_final(tmp_path: Path) -> None:
 def test_a_searcher_waits_while_a_running_trial_may_come_again(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, 1, 0.25)
     ledger = open_ledger(plan, tmp_path)
-    searcher = tune_runner.LedgerSearcher(ledger, 1, lambda *_: None, 0.25)
+    searcher = LedgerSearcher(ledger, 1, lambda *_: None, 0.25)
     first = searcher.suggest("a")
     assert isinstance(first, dict)
     assert searcher.suggest("b") is None
@@ -220,7 +227,7 @@ def test_a_trial_whose_node_was_lost_is_handed_out_again(tmp_path: Path) -> None
     plan = make_plan(tmp_path, 1, 0.0)
     there = {"head", "other"}
     settled: list[tuple[int, str, str]] = []
-    searcher = tune_runner.LedgerSearcher(
+    searcher = LedgerSearcher(
         open_ledger(plan, tmp_path), 1, lambda *ended: settled.append(ended), 0.0, lambda: frozenset(there)
     )
     first = searcher.suggest("a")
@@ -244,7 +251,7 @@ def one_gpu() -> Iterator[None]:
 def fake_gpus(count: int) -> Iterator[None]:
     import ray
 
-    tune_runner.quiet_ray()
+    quiet_ray()
     ray.init(
         num_cpus=8,
         num_gpus=count,
@@ -256,7 +263,7 @@ def fake_gpus(count: int) -> Iterator[None]:
         runtime_env={"env_vars": {"PYTHONPATH": PYTHONPATH}},  # for fake_runs
     )
     yield
-    tune_runner._shut_down_ray()
+    _shut_down_ray()
 
 
 @pytest.mark.ray

@@ -23,8 +23,8 @@ from study.cli.terminal import Bar, library_logs_enabled, show_logs
 from study.config.config import NOT_IDENTITY, Parser, StudyConfig, add_options, given_options, resolve
 from study.datasets.images import Images
 from study.driver.progress import TrialProgress, describe_scenario, describe_start
-from study.ledger.ledger import TrialRow
-from study.ledger.study_folder import resume_command
+from study.ledger.manifest import Manifest
+from study.ledger.trial_row import TrialRow
 
 
 @pytest.fixture
@@ -116,9 +116,8 @@ def start(images: Images, tmp_path: Path) -> Callable[..., tuple[TrialProgress, 
 
     def make(trials: int, verbose: int = 0) -> tuple[TrialProgress, Ledger]:
         config = plan.config.model_copy(update={"trials": trials, "verbose": verbose})
-        book: Any = SimpleNamespace(hits=3, stages=4)
         ledger = Ledger()
-        progress = TrialProgress(replace(plan, config=config), book, ledger, trials, lambda: "1 of 2 CPUs")  # type: ignore[arg-type]
+        progress = TrialProgress(replace(plan, config=config), ledger, trials, lambda: "1 of 2 CPUs")  # type: ignore[arg-type]
         return progress, ledger
 
     return make
@@ -134,10 +133,10 @@ def row(number: int, value: float | None, reason: str = "") -> TrialRow:
 def test_a_line_tells_where_a_study_stands(start: Any, told: Callable[[], list[str]]) -> None:
     progress, ledger = start(4)
     ledger.found.append(row(0, 0.5))
-    progress.settled(ledger.found[-1])
     progress.scenario("k0", scenario_record("badnets-0.1-s0", {"tpr": 1.0}))
+    progress.settled(ledger.found[-1])
     (line,) = told()
-    shown = "#0 overall_score 0.5000, best 0.5000 (#0), 3 of 4 stages from the store, 1 of 2 CPUs"
+    shown = "#0 overall_score 0.5000, best 0.5000 (#0), 1 of 2 stages from the store, 1 of 2 CPUs"
     assert re.fullmatch(rf"trials 1/4(, .* left)?: {re.escape(shown)}", line)
 
 
@@ -191,7 +190,8 @@ def test_verbose_is_no_other_study() -> None:
     with pytest.raises(UserError, match="--verbose"):
         options_of("-vvv")
     loud = options_of("-v", "--trials", "7")
-    go_on = resume_command({"settings": loud.model_dump(mode="json"), "identity": loud.identity}, Path("runs"))
+    manifest = Manifest(loud.identity, (), loud.model_dump(mode="json"))
+    go_on = manifest.resume_command(Path("runs"))
     assert "--trials 7" in go_on
     assert "verbose" not in go_on
 

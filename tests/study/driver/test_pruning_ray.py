@@ -20,10 +20,13 @@ from test_gpu_memory import fake_gpus
 from test_study_end_to_end import workplace
 
 from study.driver import tune_runner
-from study.driver.mlflow_records import Book
+from study.driver.mlflow_records import MlflowRecords
 from study.driver.pruner import Pruner
-from study.ledger.ledger import Ledger, TrialRow
+from study.driver.settlement import Settlement
+from study.ledger.ledger import Ledger
 from study.ledger.records import read_trial
+from study.ledger.result_reader import ResultReader
+from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from tracking.outbox import Outbox
 
@@ -58,26 +61,28 @@ def drive(plan: Plan, folder: Path, die: bool = False) -> tuple[list[TrialRow], 
     if not path.exists():
         path.write_bytes(empty_ledger("maximize"))
     ledger = Ledger(path, "toy", plan.space, "maximize", "random", 0, 6, plan.point_key)
-    book = Book(plan, folder, Outbox(folder / "outbox.jsonl"))
-    swept = ledger.recover_interrupted(book.outcome)
+    reader = ResultReader(folder / "points", plan.scenarios, plan.goal)
+    records = MlflowRecords(plan, reader.points, Outbox(folder / "outbox.jsonl"))
+    settlement = Settlement(plan, reader, ledger, records)
+    swept = ledger.recover_interrupted(reader.outcome)
     ledger.enqueue_default(plan.default_point)
 
     def settle(number: int, key: str, error: str) -> None:
-        record = read_trial(book.points / key / "result.json")
+        record = read_trial(reader.points / key / "result.json")
         if die and record is not None and record.stopped:
             os.kill(os.getpid(), signal.SIGKILL)
-        book.settle(ledger, number, key, error)
+        settlement.finish_trial(number, key, error)
 
     tune_runner.run_trials(
         plan,
         ledger,
-        book.points,
+        reader.points,
         folder / "ray",
         settle,
-        book.scenario_done,
+        settlement.finish_scenario,
         tune_runner.StudyStopper(),
         Graded,
-        Pruner(book, ledger.rows()) if plan.pruning else None,
+        Pruner(plan, reader, ledger.rows()) if plan.pruning else None,
     )
     return ledger.rows(), swept
 

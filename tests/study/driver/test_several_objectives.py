@@ -208,7 +208,7 @@ def test_the_summary_shows_the_front_beside_the_default(make: Callable[..., Desk
     lines = list(csv.DictReader(io.StringIO(summary.csv())))
     assert [(line["objective/asr"], line["objective/ca"]) for line in lines[2:4]] == [("0.0", "0.75")] * 2
     trials = {record.run: record for record in desk.records() if record.run.startswith("trial/") and record.metrics}
-    second = trials[desk.book.trial_run(desk.ledger.rows()[1].key)].metrics
+    second = trials[desk.told.trial_run(desk.ledger.rows()[1].key)].metrics
     assert (second["objective/asr"], second["objective/ca"]) == (0.0, 0.75)
     assert "objective" not in second
 

@@ -13,7 +13,9 @@ from optuna.trial import TrialState
 from small_study import empty_ledger
 
 from search_spaces.space import Choice, Float, Int, SearchSpace
-from study.ledger.ledger import KEY, LOST, RETRY_OF, Ledger, Outcome, TrialRow
+from study.ledger.ledger import Ledger
+from study.ledger.snapshot import KEY, LOST, RETRY_OF
+from study.ledger.trial_row import Outcome, TrialRow
 
 SPACE = SearchSpace(
     "toy",

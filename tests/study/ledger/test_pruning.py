@@ -20,14 +20,14 @@ from defenses.registry import UserError
 from study import status
 from study.config.config import StudyConfig, resolve
 from study.config.objectives import Goal
-from study.driver.driver import check_same_study
+from study.driver.driver import claim_folder
 from study.driver.pruner import Pruner
 from study.driver.worker import KEY, POINT
-from study.ledger.ledger import LOST, TrialRow
 from study.ledger.pruning import Pruning, Step, Stopped, build_steps, parse_pruning
 from study.ledger.records import TrialRecord, read_trial, write_record
-from study.ledger.snapshot import read_ledger
+from study.ledger.snapshot import LOST, read_ledger
 from study.ledger.study_folder import studies
+from study.ledger.trial_row import TrialRow
 from study.planning.dry_run import describe
 from study.scenarios.scenario import scenario_order
 from tracking import names
@@ -62,7 +62,7 @@ def make(dataset: str, tmp_path: Path) -> MakeDesk:
 
 
 def pruner_of(desk: Desk) -> Pruner:
-    return Pruner(desk.book, desk.ledger.rows())
+    return Pruner(desk.plan, desk.reader, desk.ledger.rows())
 
 
 def judge(desk: Desk, key: str, position: int, value: float, attack_failed: bool = False) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def judge(desk: Desk, key: str, position: int, value: float, attack_failed: bool
     scenario = scenario_order(desk.plan.scenarios, key)[position]
     metrics: dict[str, float | None] = {"tpr": value, "asr": 1.0 - value, "ca": 0.5, "fpr": 0.0}
     record = scenario_record(scenario.name, metrics, attack_failed=attack_failed)
-    write_record(desk.book.points / key / f"{scenario.name}.json", record)
+    write_record(desk.reader.points / key / f"{scenario.name}.json", record)
     return {"scenario": scenario.name, "failure": "", "config/key": key}
 
 
@@ -84,7 +84,7 @@ def go(desk: Desk, pruners: list[Pruner], *values: float, asked: Asked | None = 
     for position in range(len(ATTACKS)):
         result = judge(desk, key, position, values[min(position, len(values) - 1)])
         if position == len(ATTACKS) - 1:  # Ray asks no scheduler about a result that is done
-            write_record(desk.book.points / key / "result.json", TrialRecord(key, point, ["all"]))
+            write_record(desk.reader.points / key / "result.json", TrialRecord(key, point, ["all"]))
             break
         verdicts = {pruner.on_trial_result(PENDING, trial, result) for pruner in pruners}
         assert verdicts in (set(), {TrialScheduler.CONTINUE}, {TrialScheduler.STOP}), "they agree, and none pauses"
@@ -97,7 +97,7 @@ def go(desk: Desk, pruners: list[Pruner], *values: float, asked: Asked | None = 
 
 def made_up(desk: Desk) -> Asked:
     """A point that no trial has had."""
-    number = len(list(desk.book.points.glob("*")))
+    number = len(list(desk.reader.points.glob("*")))
     point = {**desk.plan.default_point, "beta": number / 32}
     return number, point, desk.plan.point_key(point)
 
@@ -107,8 +107,8 @@ def told(desk: Desk, pruners: list[Pruner], *values: float) -> int:
     number, point, key = desk.ledger.ask()
     judged = go(desk, pruners, *values, asked=(number, point, key))
     for scenario in scenario_order(desk.plan.scenarios, key)[:judged]:
-        desk.book.scenario_done(key, scenario.name)
-    row = desk.book.settle(desk.ledger, number, key, "")
+        desk.settlement.finish_scenario(key, scenario.name)
+    row = desk.settlement.finish_trial(number, key, "")
     assert row.state == ("pruned" if judged < len(ATTACKS) else "complete")
     return judged
 
@@ -256,7 +256,7 @@ def test_a_fresh_driver_decides_as_the_old_one_would_have(rule: str, make: MakeD
     desk = make(pruner=rule, pruner_grace=2)
     old = pruner_of(desk)
     judged = [told(desk, [old], *values) for values in ((0.5,), (0.25,), (0.75,), (0.375, 0.125, 0.5), (0.625, 0.5))]
-    fresh, ignorant = pruner_of(make(pruner=rule, pruner_grace=2)), Pruner(desk.book, [])
+    fresh, ignorant = pruner_of(make(pruner=rule, pruner_grace=2)), Pruner(desk.plan, desk.reader, [])
     for values in ((0.5, 0.25), (0.125,), (0.5,), (0.625,), (1.0, 0.0), (0.375, 0.5)):
         judged.append(go(desk, [old, fresh], *values))
     assert {2, 4} <= set(judged)
@@ -295,7 +295,7 @@ def test_a_trial_that_failed_disturbs_nobody(make: MakeDesk) -> None:
 def stopped_study(make: MakeDesk) -> tuple[Desk, TrialRow]:
     """The default with 0.5, a trial that was stopped with 0.25 after one scenario, and one that reached 0.75."""
     desk = make()
-    check_same_study(desk.plan, desk.folder)
+    claim_folder(desk.plan, desk.folder)
     pruner = pruner_of(desk)
     assert [told(desk, [pruner], value) for value in (0.5, 0.25, 0.75)] == [4, 1, 4]
     return desk, desk.ledger.rows()[1]
@@ -325,7 +325,7 @@ def test_mlflow_is_told_that_a_trial_was_stopped(make: MakeDesk) -> None:
     trials = {r.name: r for r in desk.records() if r.status != "RUNNING" and r.tags.get(names.TAG_NAME)}
     stopped = trials["trial 1"]
     assert (stopped.run, stopped.status, stopped.tags[names.TAG_STOPPED_EARLY]) == (
-        desk.book.trial_run(row.key),
+        desk.told.trial_run(row.key),
         "FINISHED",
         "true",
     )
@@ -336,8 +336,8 @@ def test_mlflow_is_told_that_a_trial_was_stopped(make: MakeDesk) -> None:
     assert whole.series == {names.OBJECTIVE_SO_FAR: [0.75] * 4}
     before = len(desk.records())
     again = make()
-    again.book.catch_up(again.ledger)
-    assert all(again.book.trial_run(row.key) != record.run for record in again.records()[before:]), "told once"
+    again.settlement.catch_up()
+    assert all(again.told.trial_run(row.key) != record.run for record in again.records()[before:]), "told once"
 
 
 def test_the_summary_counts_it_and_compares_nothing_with_it(make: MakeDesk) -> None:
@@ -372,15 +372,15 @@ def test_what_a_kill_left_untold_is_taken_in_as_stopped(make: MakeDesk) -> None:
     told(desk, [pruner], 0.5)
     asked = desk.ledger.ask()
     assert go(desk, [pruner], 0.25, asked=asked) == 1  # here the driver is killed
-    record = read_trial(desk.book.points / asked[2] / "result.json")
+    record = read_trial(desk.reader.points / asked[2] / "result.json")
     assert record is not None
     first = scenario_order(desk.plan.scenarios, asked[2])[0].name
     assert (record.stopped, record.failure, record.scenarios) == (True, "", [first])
     desk = make()
-    assert desk.book.outcome(asked[2]) == Stopped((Step(1, 0.25),))
-    assert desk.ledger.recover_interrupted(desk.book.outcome) == (1, 0)
+    assert desk.reader.outcome(asked[2]) == Stopped((Step(1, 0.25),))
+    assert desk.ledger.recover_interrupted(desk.reader.outcome) == (1, 0)
     assert [row.state for row in desk.ledger.rows()] == ["complete", "pruned"]
-    assert make().ledger.recover_interrupted(desk.book.outcome) == (0, 0)
+    assert make().ledger.recover_interrupted(desk.reader.outcome) == (0, 0)
 
 
 def test_a_stopped_trial_whose_record_is_damaged_is_tried_again(make: MakeDesk) -> None:
@@ -389,10 +389,10 @@ def test_a_stopped_trial_whose_record_is_damaged_is_tried_again(make: MakeDesk) 
     told(desk, [pruner], 0.5)
     asked = desk.ledger.ask()
     go(desk, [pruner], 0.25, asked=asked)
-    for path in desk.book.points.glob(f"{asked[2]}/*-s0.json"):
+    for path in desk.reader.points.glob(f"{asked[2]}/*-s0.json"):
         path.write_text("{")
     desk = make()
-    assert desk.ledger.recover_interrupted(desk.book.outcome) == (0, 1)
+    assert desk.ledger.recover_interrupted(desk.reader.outcome) == (0, 1)
     assert desk.ledger.rows()[1].reason == LOST
 
 

@@ -17,7 +17,8 @@ from search_spaces.space import Choice, SearchSpace
 from study.config.config import StudyConfig, resolve
 from study.datasets.images import Images
 from study.planning.dry_run import describe
-from study.planning.plan import MAX_VARIANTS, Plan, build_scenarios, shared_variants
+from study.planning.plan import Plan, build_scenarios
+from study.planning.shared_stages import MAX_VARIANTS, shared_variants
 from study.scenarios.evaluation import cached_images, evaluate_scenario, prepare
 
 # All that the isolation of PIPD and its final training read of the space, at the paper's values.

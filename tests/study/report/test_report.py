@@ -157,7 +157,7 @@ def test_failed_attacks_are_marked_and_no_win(mine: Results) -> None:
 def test_a_seed_whose_attack_failed_is_left_out_of_the_mean(mine: Results) -> None:
     cells = mine.evaluations.copy()
     cells.loc[cells["scenario"] == "badnets-0.05-s1", "attack_failed"] = True
-    changed = _with(mine, cells=cells)
+    changed = _with(mine, evaluations=cells)
     tpr = next(found for found in maps(only(heatmap.sections(changed))) if found.name == "heat-tpr")
     alone = cells[(cells["trial"] == 0) & (cells["scenario"] == "badnets-0.05-s0")]
     assert tpr.values[0][0] == pytest.approx(alone["tpr"].iloc[0])
@@ -200,7 +200,7 @@ def test_costs_count_each_key_as_often_as_it_was_needed(mine: Results) -> None:
         (1, "isolate", "d", False, 1.0, 1.0),
     )
     cells = mine.evaluations.iloc[:2].assign(wall_seconds=[12.75, 3.75])
-    changed = _with(mine, stages=found, cells=cells)
+    changed = _with(mine, stages=found, evaluations=cells)
     # alone: a for each of two trials, c for each of two, d once, and 4 s that are no stage's
     assert costs.costs(changed).alone == pytest.approx(10 + 10 + 4 + 4 + 1 + 4)
     # spent: what trials waited for, c once, and the same 4 s
@@ -215,7 +215,7 @@ def test_costs_count_each_key_as_often_as_it_was_needed(mine: Results) -> None:
 
 def test_costs_of_a_study_that_shares_nothing(mine: Results) -> None:
     found = stages((0, "train", "a", False, 10.0, 10.0), (1, "train", "b", False, 10.0, 10.0))
-    changed = _with(mine, stages=found, cells=mine.evaluations.iloc[:2].assign(wall_seconds=10.0))
+    changed = _with(mine, stages=found, evaluations=mine.evaluations.iloc[:2].assign(wall_seconds=10.0))
     assert costs.costs(changed).factor == pytest.approx(1)
     assert "saved nothing" in only(costs.sections(changed)).lead
 

@@ -12,6 +12,7 @@ from search_spaces import SEARCH_SPACES
 from study.analysis.results import Results
 from study.config.config import StudyConfig, resolve
 from study.config.objectives import Goal
+from study.ledger.manifest import Manifest
 from study.report.elements import Curves, Note, Section, Table
 from study.report.sections import summary
 from study.report.sections.ablations import VIEWS, sections
@@ -55,7 +56,7 @@ def told(
     return Told(
         "mine",
         Path(),
-        config.model_dump(mode="json"),
+        Manifest(config.identity, (), config.model_dump(mode="json")),
         space,
         found.defense,
         ranges,

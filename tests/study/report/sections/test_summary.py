@@ -13,9 +13,9 @@ from small_study import save_npz, small_plan
 from defenses.signals import SIGNALS
 from study.cli.terminal import duration, number, table
 from study.datasets.images import Images
-from study.driver.mlflow_records import NO_ATTACK
-from study.ledger.ledger import LOST
 from study.ledger.records import TrialRecord, write_record
+from study.ledger.result_reader import NO_ATTACK
+from study.ledger.snapshot import LOST
 from tracking import names
 
 MakeDesk = Callable[..., Desk]
@@ -163,7 +163,7 @@ def test_failed_trials_are_counted_with_the_first_reason(make: MakeDesk) -> None
 def test_an_interrupted_trial_is_no_failed_one(make: MakeDesk) -> None:
     desk = make(attacks=("badnets",))
     desk.ledger.ask()  # and then the driver was killed
-    desk.ledger.recover_interrupted(desk.book.outcome)
+    desk.ledger.recover_interrupted(desk.reader.outcome)
     desk.trial(judged(1.0, 0.0, 1.0, 0.0))
     assert [row.reason for row in desk.ledger.rows()] == [LOST, ""]
     assert "failed" not in desk.summary().text()
@@ -173,7 +173,7 @@ def test_a_record_that_was_damaged_later_is_no_end(make: MakeDesk) -> None:
     desk = make()
     desk.trial(judged(0.5, 0.0, 0.5, 0.5), judged(0.5, 0.0, 0.5, 0.5))
     row = desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(1.0, 0.0, 1.0, 0.0))
-    (desk.book.points / row.key / f"{GOOD}.json").write_text("{")
+    (desk.reader.points / row.key / f"{GOOD}.json").write_text("{")
     text = desk.summary().text()
     assert "Best of 2 trials: #1" in text
     assert "records of #1 cannot be read any more" in text
@@ -228,37 +228,37 @@ def test_a_table_is_aligned() -> None:
 def test_the_outcome_of_a_point(make: MakeDesk) -> None:
     desk = make()
     key = "0123"
-    assert desk.book.outcome(key) is None, "not begun"
+    assert desk.reader.outcome(key) is None, "not begun"
     desk.write(key, {}, [judged(1.0, 0.0, 1.0, 0.0)])
-    assert desk.book.outcome(key) is None, "a scenario is missing"
+    assert desk.reader.outcome(key) is None, "a scenario is missing"
     desk.write(key, {}, [judged(1.0, 0.0, 1.0, 0.0), judged(0.5, 0.0, 0.5, 0.5)])
-    assert desk.book.outcome(key) == (0.625, "")  # (1 + 0.25) / 2
+    assert desk.reader.outcome(key) == (0.625, "")  # (1 + 0.25) / 2
     desk.write(key, {}, [judged(1.0, 0.0, 1.0, 0.0)] * 2, failed=(BAD, GOOD))
-    assert desk.book.outcome(key) == (None, NO_ATTACK)
+    assert desk.reader.outcome(key) == (None, NO_ATTACK)
     desk.write(key, {}, [{"ca": 0.5}] * 2)
-    assert desk.book.outcome(key) == (None, "overall_score is undefined on every scenario")
-    write_record(desk.book.points / key / "result.json", TrialRecord(key, {}, [], "broken"))
-    assert desk.book.outcome(key) == (None, "broken")
-    (desk.book.points / key / "result.json").write_text("{")
-    assert desk.book.outcome(key) is None, "a damaged result is no result"
+    assert desk.reader.outcome(key) == (None, "overall_score is undefined on every scenario")
+    write_record(desk.reader.points / key / "result.json", TrialRecord(key, {}, [], "broken"))
+    assert desk.reader.outcome(key) == (None, "broken")
+    (desk.reader.points / key / "result.json").write_text("{")
+    assert desk.reader.outcome(key) is None, "a damaged result is no result"
 
 
 def test_a_trial_without_a_result_fails_with_what_is_known(make: MakeDesk) -> None:
     desk = make()
     for error, reason in (("the worker process died", "the worker process died"), ("", "the trial left no result")):
         number, _, key = desk.ledger.ask()
-        row = desk.book.settle(desk.ledger, number, key, error)
+        row = desk.settlement.finish_trial(number, key, error)
         assert (row.state, row.reason) == ("fail", reason)
-    assert desk.book.failures_at_start == 2
+    assert desk.settlement.failures_at_start == 2
     desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(1.0, 0.0, 1.0, 0.0))
     desk.failure("broken")
-    assert desk.book.failures_at_start == 2, "after a success no failure is one at the start"
+    assert desk.settlement.failures_at_start == 2, "after a success no failure is one at the start"
 
 
 def test_what_may_change_when_a_study_goes_on_is_a_tag(make: MakeDesk) -> None:
     for trials in (12, 20):  # MLflow refuses a param that changed
         desk = make(trials=trials)
-        desk.book.open_study(desk.plan.config.model_dump(mode="json"))
+        desk.told.study_begins(desk.plan.config.model_dump(mode="json"))
     before, after = desk.records()
     assert before.run == after.run
     assert before.params == after.params
@@ -270,18 +270,18 @@ def test_everything_is_passed_on_once(make: MakeDesk) -> None:
     desk = make()
     row = desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(None, 0.5, 0.5, None))
     for _ in range(2):
-        desk.book.scenario_done(row.key, BAD)
-        desk.book.catch_up(desk.ledger)
+        desk.settlement.finish_scenario(row.key, BAD)
+        desk.settlement.catch_up()
     after = Desk(desk.plan, desk.folder)  # the next driver
-    after.book.catch_up(after.ledger)
+    after.settlement.catch_up()
     records = after.records()
     final = [record.run for record in records if record.status != "RUNNING"]
-    bad, good = (desk.book.scenario_run(row.key, name) for name in (BAD, GOOD))
-    trial = desk.book.trial_run(row.key)
+    bad, good = (desk.told.scenario_run(row.key, name) for name in (BAD, GOOD))
+    trial = desk.told.trial_run(row.key)
     assert sorted(final) == sorted([bad, good, trial])
     runs = [record.run for record in records]
     for position, record in enumerate(records):  # MLflow needs the parent's run before the child's
-        assert record.parent in {*runs[:position], after.book.study_run}
+        assert record.parent in {*runs[:position], after.told.study_run}
     by_run = {record.run: record for record in records}
     assert "tpr" not in by_run[good].metrics, "what is undefined is not logged"
     assert by_run[trial].metrics["objective"] == row.value
@@ -290,5 +290,5 @@ def test_everything_is_passed_on_once(make: MakeDesk) -> None:
 
 
 def test_studies_that_share_a_database_share_no_run(make: MakeDesk) -> None:
-    books = [make(name=name).book for name in ("one", "two")]
+    books = [make(name=name).told for name in ("one", "two")]
     assert len({book.trial_run("k") for book in books}) == len({book.scenario_run("k", BAD) for book in books}) == 2

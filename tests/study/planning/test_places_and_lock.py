@@ -15,7 +15,7 @@ from defenses.training import precision
 from study.config.config import CommonConfig, StudyConfig
 from study.driver import ray_nodes
 from study.ledger.lock import study_lock
-from study.planning import preflight
+from study.planning import devices, places
 
 HOLD = """
 import sys, time
@@ -83,34 +83,34 @@ def test_the_device(
     gpu: bool, wanted: float | None, remote: bool, settled: tuple[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    assert preflight.settle_device(wanted, remote) == settled
+    assert devices.settle_device(wanted, remote) == settled
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"--gpus-per-trial 0\.5 needs a GPU .* this machine has none: leave it out"):
-        preflight.settle_device(0.5, remote=False)
+        devices.settle_device(0.5, remote=False)
 
 
 def test_one_and_a_half_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(UserError, match=r"--gpus-per-trial must be at most 1 or a whole number, got 1\.5"):
-        preflight.settle_device(1.5, remote=False)
+        devices.settle_device(1.5, remote=False)
 
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_precision_is_settled_once(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "_cpu_has_bf16", lambda: fast)
-    assert preflight.settle_precision("auto", "cpu") == ("bf16" if fast else "fp32")
-    assert preflight.settle_precision("auto", "cuda") == "bf16"
+    assert devices.settle_precision("auto", "cpu") == ("bf16" if fast else "fp32")
+    assert devices.settle_precision("auto", "cuda") == "bf16"
     for wanted in ("bf16", "fp32"):
-        assert preflight.settle_precision(wanted, "cpu") == wanted
-        assert preflight.settle_precision(wanted, "cuda") == wanted
+        assert devices.settle_precision(wanted, "cpu") == wanted
+        assert devices.settle_precision(wanted, "cuda") == wanted
 
 
 def test_a_folder_is_made_and_left_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert preflight.check_folder(Path("a b/c"), "--out") == tmp_path / "a b" / "c"
+    assert places.check_folder(Path("a b/c"), "--out") == tmp_path / "a b" / "c"
     assert list((tmp_path / "a b" / "c").iterdir()) == []
 
 
@@ -118,7 +118,7 @@ def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError) as refused:
-            preflight.check_folder(folder, "--store")
+            places.check_folder(folder, "--store")
         assert str(refused.value).startswith(f"--store must be a folder that can be written, got {folder}: ")
 
 
@@ -130,9 +130,9 @@ def disk(free_mib: int) -> object:
 def test_a_disk_that_is_nearly_full_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", disk(499))
     with pytest.raises(UserError, match=f"at least 500 MiB of disk, and {tmp_path} has 499: free some"):
-        preflight.check_room(tmp_path)
+        places.check_room(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", disk(500))
-    preflight.check_room(tmp_path)
+    places.check_room(tmp_path)
 
 
 def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,28 +141,28 @@ def test_a_home_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: p
     asked: list[Path] = []
     monkeypatch.setattr(os, "access", lambda path, mode: bool(asked.append(path)))
     with pytest.raises(UserError, match=f"{tmp_path} is missing or read-only: set HOME to another"):
-        preflight.check_home()
+        places.check_home()
     (tmp_path / ".ray").mkdir()
     with pytest.raises(UserError, match="read-only"):
-        preflight.check_home()
+        places.check_home()
     assert asked == [tmp_path, tmp_path / ".ray"]
 
 
 def test_places_are_made_and_only_a_study_needs_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    places = {"out": tmp_path / "out", "store": tmp_path / "store"}
-    assert preflight.check_places(CommonConfig(**places)) == tmp_path / "out"
-    assert places["store"].is_dir()
+    folders = {"out": tmp_path / "out", "store": tmp_path / "store"}
+    assert places.check_places(CommonConfig(**folders)) == tmp_path / "out"
+    assert folders["store"].is_dir()
     with pytest.raises(UserError, match="home"):
-        preflight.check_places(StudyConfig(**places))
+        places.check_places(StudyConfig(**folders))
 
 
 def test_more_cores_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
-    preflight.check_cpus(2, remote=False)
-    preflight.check_cpus(64, remote=True)  # a cluster is asked once it is reached
+    devices.check_cpus(2, remote=False)
+    devices.check_cpus(64, remote=True)  # a cluster is asked once it is reached
     with pytest.raises(UserError, match=r"--cpus-per-trial must be at most 2, the cores of this machine, got 2\.5"):
-        preflight.check_cpus(2.5, remote=False)
+        devices.check_cpus(2.5, remote=False)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,77 @@
+"""What trials left on disk, read back: the only reader of results while a study runs. It writes nothing."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from study.config.objectives import Goal
+from study.ledger.pruning import Step, Stopped, build_steps
+from study.ledger.records import ScenarioRecord, read_scenario, read_trial, scenario_path, trial_path
+from study.ledger.trial_row import Outcome
+from study.scenarios.scenario import Scenario, scenario_order
+
+NO_ATTACK = "no attack of this study works even undefended, so there is nothing to defend against"
+
+
+class ResultReader:
+    """Reads the results of a study's points.
+
+    Args:
+        points: folder in which each point has one of its own.
+        scenarios: of the study, in its order.
+        goal: what it searches for.
+    """
+
+    def __init__(self, points: Path, scenarios: Sequence[Scenario], goal: Goal) -> None:
+        self.points = points
+        self._scenarios, self._goal = scenarios, goal
+
+    def scenario(self, key: str, name: str) -> ScenarioRecord | None:
+        """One scenario of a point; None when it is missing or cannot be read."""
+        return read_scenario(scenario_path(self.points / key, name))
+
+    def readable(self, key: str) -> dict[str, ScenarioRecord]:
+        """The scenarios of a point that can be read, by name, in the study's order."""
+        records = {scenario.name: self.scenario(key, scenario.name) for scenario in self._scenarios}
+        return {name: record for name, record in records.items() if record is not None}
+
+    def complete(self, key: str) -> list[ScenarioRecord] | None:
+        """All scenarios of a point; None when one is missing."""
+        records = list(self.readable(key).values())
+        return records if len(records) == len(self._scenarios) else None
+
+    def judged_until(self, key: str, last: str) -> list[str]:
+        """Names of the scenarios that a point is judged on up to one of them, in the point's own order."""
+        order = [scenario.name for scenario in scenario_order(self._scenarios, key)]
+        return order[: order.index(last) + 1]
+
+    def steps(self, key: str, last: str | None = None) -> tuple[Step, ...]:
+        """What a trial of one objective had reached after each scenario, up to the last one that is asked for."""
+        judged: list[ScenarioRecord] = []
+        for scenario in scenario_order(self._scenarios, key):
+            record = self.scenario(key, scenario.name)
+            if record is None:
+                break
+            judged.append(record)
+            if scenario.name == last:
+                break
+        return build_steps(judged, self._goal)
+
+    def outcome(self, key: str) -> Outcome | None:
+        """The objective of a finished point, or why it has none; None when the point is not finished."""
+        trial = read_trial(trial_path(self.points / key))
+        if trial is None:
+            return None
+        if trial.failure:
+            return None, trial.failure
+        if trial.stopped:
+            whole = set(trial.scenarios) <= self.readable(key).keys()
+            return Stopped(self.steps(key, trial.scenarios[-1])) if whole else None
+        records = self.complete(key)
+        if records is None:
+            return None
+        if all(record.attack_failed for record in records):
+            return None, NO_ATTACK
+        values = self._goal.values(records)
+        undefined = [name for name, value in zip(self._goal.objectives, values, strict=True) if value is None]
+        reason = f"{' and '.join(undefined)} is undefined on every scenario" if undefined else ""
+        return values[0] if len(values) == 1 else values, reason

@@ -1,0 +1,111 @@
+"""The stages that all trials of a study share: which there are, in which variants, and what each needs first."""
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from defenses import DEFENSES
+from defenses.api import Defense, Stage
+from defenses.storage.atomic_files import canonical
+from search_spaces.space import SearchSpace, Value, finite_values
+from study.scenarios.evaluation import EvaluationContext
+from study.scenarios.scenario import Scenario
+
+MAX_VARIANTS = 8  # a shared stage whose searched choices make more than this is left to the trials that need it
+
+
+@dataclass(frozen=True)
+class Build:
+    """A stage of one scenario that is built before any trial starts.
+
+    Attributes:
+        scenario: whose.
+        defense: key of the defense; ``no_defense`` for the undefended model.
+        config: fields of the defense's Config.
+        stage: its name; ``trigger`` to train what the attack needs, ``poison`` to poison the data.
+        needs: positions in the plan of the builds that must be there first.
+    """
+
+    scenario: Scenario
+    defense: str
+    config: Mapping[str, Any]
+    stage: str
+    needs: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        """For progress and tables."""
+        return f"{self.scenario.name} {self.stage}"
+
+
+def shared_builds(
+    scenarios: tuple[Scenario, ...],
+    defense: type[Defense],
+    space: SearchSpace,
+    base: Mapping[str, Any],
+    environment: EvaluationContext,
+) -> tuple[Build, ...]:
+    """What to build before the trials, parents before children."""
+    builds: list[Build] = []
+
+    def add(build: Build) -> int:
+        builds.append(build)
+        return len(builds) - 1
+
+    triggers: dict[tuple[str, int], int] = {}
+    for scenario in scenarios:
+        needs: tuple[int, ...] = ()
+        if scenario.parsed.trained:
+            fitted = (scenario.attack, scenario.seed)
+            if fitted not in triggers:
+                triggers[fitted] = add(Build(scenario, "no_defense", {}, "trigger", ()))
+            needs = (triggers[fitted],)
+        poison = add(Build(scenario, "no_defense", {}, "poison", needs))
+        add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
+        made: dict[tuple[str, str], int] = {}
+        for stage in defense.stages:
+            if stage in DEFENSES["no_defense"].stages:
+                continue
+            for variant in shared_variants(stage, defense, space) or ():
+                parents = [made[name, _part(name, variant, defense, space)] for name in stage.parents]
+                position = add(
+                    Build(scenario, space.defense, {**base, **variant}, stage.name, (poison, *sorted(parents)))
+                )
+                made[stage.name, canonical(variant)] = position
+    return tuple(builds)
+
+
+def searched_fields(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[str]:
+    """The searched fields that a stage's outputs depend on, its parents' included."""
+    fields = set(stage.reads) & set(space.ranges)
+    for parent in _parents(stage, defense):
+        fields |= set(searched_fields(parent, defense, space))
+    return sorted(fields)
+
+
+def _parents(stage: Stage, defense: type[Defense]) -> list[Stage]:
+    return [found for found in defense.stages if found.name in stage.parents]
+
+
+def shared_variants(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[dict[str, Value]] | None:
+    """All values of the searched fields that a cached stage depends on; None when they are too many to build first.
+
+    A stage that depends on no searched field has one variant, the empty one. A stage waits for the trials when a
+    parent of its does.
+    """
+    if not stage.cached or any(shared_variants(parent, defense, space) is None for parent in _parents(stage, defense)):
+        return None
+    fields = searched_fields(stage, defense, space)
+    values = [finite_values(space.ranges[name]) for name in fields]
+    finite = [options for options in values if options is not None]
+    if len(finite) < len(values):
+        return None
+    variants = [dict(zip(fields, combination, strict=True)) for combination in itertools.product(*finite)]
+    return variants if len(variants) <= MAX_VARIANTS else None
+
+
+def _part(name: str, variant: Mapping[str, Value], defense: type[Defense], space: SearchSpace) -> str:
+    """The part of a variant that a parent stage depends on, as a key."""
+    parent = next(stage for stage in defense.stages if stage.name == name)
+    return canonical({field: variant[field] for field in searched_fields(parent, defense, space)})
