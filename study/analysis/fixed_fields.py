@@ -27,7 +27,7 @@ def _config_and_fixed(results: Results) -> tuple[StudyConfig, dict[str, Any]] | 
     from study.planning.plan import fixed_fields, load_space  # with torch, which takes two seconds
 
     try:
-        config = StudyConfig(**results.settings)
+        config = StudyConfig(**results.manifest.settings)
     except ValidationError:
         return None
     return config, fixed_fields(config, load_space(config))

@@ -65,11 +65,6 @@ class Results:
         """The study's options."""
         return self.manifest.config
 
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """The study's options."""
-        return self.manifest.settings
-
     @functools.cached_property
     def complete(self) -> "pandas.DataFrame":
         """The trials with a readable result on every scenario: a mean over fewer would not compare."""

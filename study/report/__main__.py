@@ -129,7 +129,7 @@ def _numbered(section: "Section", number: int) -> "Section":
 def _subtitle(found: "Sequence[Results]") -> str:
     from study.code_version import code_version
 
-    spaces = ", ".join(dict.fromkeys(f"{results.space} ({results.settings['preset']})" for results in found))
+    spaces = ", ".join(dict.fromkeys(f"{results.space} ({results.config.preset})" for results in found))
     return f"{spaces}, {time.strftime('%Y-%m-%d %H:%M')}, framework {code_version()}"
 
 

@@ -26,7 +26,7 @@ def headline(results: Results) -> str:
     scenarios = results.scenarios
     failed = [str(name) for name in scenarios.index[scenarios["attack_failed"]]]
     lines = [
-        f"{results.name}: {results.defense}, {results.goal.text} (an oracle), sampler {results.settings['sampler']}; "
+        f"{results.name}: {results.defense}, {results.goal.text} (an oracle), sampler {results.config.sampler}; "
         f"trials: {told}; {len(scenarios)} scenarios, {len(results.seeds)} seed{'s' * (len(results.seeds) != 1)}"
     ]
     if failed:

@@ -260,7 +260,7 @@ def _notes(results: Results) -> Iterator[Note]:
     yield Note("All of these numbers are oracles: they are computed from ground truth that a defender does not have.")
     if results.defense in INSTRUMENTS:
         yield Note(f"{results.defense} is told which samples are poisoned: it is an instrument, and no defense.")
-    changes = changes_line(results.settings["preset"], load_changes(results))
+    changes = changes_line(results.config.preset, load_changes(results))
     if changes:
         yield Note(f"Not at the paper's scale: {changes}.", "warning")
     if len(results.seeds) == 1:
@@ -268,7 +268,7 @@ def _notes(results: Results) -> Iterator[Note]:
     failed = results.scenarios[results.scenarios["attack_failed"]].index
     if len(failed):
         yield Note(
-            f"The attack failed (undefended ASR below {results.settings['asr_floor']:g}) on {', '.join(failed)}: these "
+            f"The attack failed (undefended ASR below {results.config.asr_floor:g}) on {', '.join(failed)}: these "
             "scenarios count neither way and are left out.",
             "warning",
         )

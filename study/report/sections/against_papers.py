@@ -65,13 +65,13 @@ def section(results: Results, space_name: str) -> Section | None:
 
 def _attacks(results: Results, table: PaperTable) -> tuple[str, ...]:
     """Of the images that ours are compared with."""
-    dataset = table.images(results.settings["dataset"])
+    dataset = table.images(results.config.dataset)
     return tuple(dict.fromkeys(cell.attack for cell in table.values if cell.dataset == dataset))
 
 
 def _rows(results: Results, table: PaperTable) -> Iterable[_Row]:
     """The cells that both have, in the order of the page."""
-    dataset = table.images(results.settings["dataset"])
+    dataset = table.images(results.config.dataset)
     for setting in _settings(table):
         cells = _cells_at(results, table, setting)
         for attack in _attacks(results, table):
@@ -124,7 +124,7 @@ def _trial_with(results: Results, field: str, value: str) -> int:
     """The first complete trial with a value of one field; where the paper's default is there, else like it. Or -1."""
     complete = results.complete
     if field not in complete.columns:
-        fixed = results.settings.get("set", {}).get(field)
+        fixed = results.config.set.get(field)
         return _spoken_for(results) if fixed is not None and _same(fixed, value) else -1
     found = complete.loc[[_same(own, value) for own in complete[field]]]
     default = complete[complete["paper_default"]]
@@ -216,10 +216,10 @@ def _marks(tables: Iterable[PaperTable], found: Mapping[str, list[_Row]]) -> dic
 
 
 def _lead(results: Results, tables: tuple[PaperTable, ...], rows: list[_Row]) -> str:
-    settings = results.settings
-    size = f", {settings['train_size']} training images" if settings.get("train_size") else ""
-    scale = f"preset {settings['preset']} ({settings['dataset']}{size}, a network of width {settings['width']})"
-    paper_scale = settings["preset"] == "paper" and settings["dataset"] in tables[0].axis("dataset")
+    config = results.config
+    size = f", {config.train_size} training images" if config.train_size else ""
+    scale = f"preset {config.preset} ({config.dataset}{size}, a network of width {config.width})"
+    paper_scale = config.preset == "paper" and config.dataset in tables[0].axis("dataset")
     claim = (
         "the paper's images, network and epochs, where no option says otherwise; seeds and code are not the paper's"
         if paper_scale

@@ -53,15 +53,15 @@ def settings_that_differ(a: Choice, b: Choice) -> dict[str, tuple[str, str]]:
     """Settings of data, scale and network in which two studies differ, by option."""
     sides = [_settings(choice) for choice in (a, b)]
     return {
-        option: (str(sides[0].get(option)), str(sides[1].get(option)))
+        option: (str(sides[0][option]), str(sides[1][option]))
         for option in _COMPARED_SETTINGS
-        if sides[0].get(option) != sides[1].get(option)
+        if sides[0][option] != sides[1][option]
     }
 
 
 def _settings(choice: Choice) -> Mapping[str, Any]:
-    settings = choice.results.settings
-    return {**settings, "model": settings.get("model") or SEARCH_SPACES[choice.results.space].model}
+    settings = choice.results.config.model_dump(mode="json")
+    return {**settings, "model": settings["model"] or SEARCH_SPACES[choice.results.space].model}
 
 
 def _name(choice: Choice) -> str:
@@ -107,7 +107,7 @@ def _sides(a: Choice, b: Choice) -> Table:
             choice.results.name,
             choice.results.defense,
             choice.how,
-            f"{choice.results.settings['preset']}, {choice.results.settings['dataset']}",
+            f"{choice.results.config.preset}, {choice.results.config.dataset}",
         )
         for side, choice in (("A", a), ("B", b))
     ]

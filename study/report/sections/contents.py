@@ -47,7 +47,7 @@ def answers(results: Results) -> list[Section]:
 
 def unseen(results: Results) -> list[Section]:
     """The headline of a study that holds out; of any other nothing."""
-    by = results.settings.get("holdout")
+    by = results.config.holdout
     return [holdout.section(results, results.holdout_results, by)] if by and results.holdout_results is not None else []
 
 

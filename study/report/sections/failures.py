@@ -21,7 +21,7 @@ def sections(results: Results) -> list[Section]:
     if len(marked):
         items.append(_marked(results))
     if stopped:
-        rule = results.settings.get("pruner", "none")
+        rule = results.config.pruner
         items.append(
             Note(
                 f"{stopped} trials were stopped early ({rule}): they count as tried, and nothing is compared with them."
@@ -68,7 +68,7 @@ def _reasons(results: Results) -> Table:
 
 
 def _marked(results: Results) -> Table:
-    floor = results.settings.get("asr_floor")
+    floor = results.config.asr_floor
     marked = results.scenarios[results.scenarios["attack_failed"]]
     rows = tuple(
         (str(name), float(row[names.CA_UNDEFENDED]), float(row[names.ASR_UNDEFENDED]))

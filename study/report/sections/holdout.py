@@ -215,7 +215,7 @@ def _numbers(search: Results, judged: Results) -> Mapping[int | None, int]:
 def _notes(search: Results, judged: Results, by: By, found: Sequence[Fold], table: _Judgement) -> list[Note]:
     notes = [
         Note(
-            f"{len(search.complete)} configurations, drawn by {search.settings['sampler']} before any was judged; a "
+            f"{len(search.complete)} configurations, drawn by {search.config.sampler} before any was judged; a "
             "choice among them takes ground truth of the groups it was tuned on, and none of what it is judged on."
         )
     ]

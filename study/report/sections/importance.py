@@ -96,7 +96,7 @@ class Importances:
 def importances(results: Results) -> Importances:
     """Computes all; a tenth of a second each, for 1,000 trials."""
     trials = results.space_filling_trials
-    axes = build_axes(results.ranges, trials, results.settings["sampler"] == "grid") if len(trials) else ()
+    axes = build_axes(results.ranges, trials, results.config.sampler == "grid") if len(trials) else ()
     why = _obstacle(results, len(trials), len(axes))
     if why:
         return Importances(why_none=why)
@@ -132,7 +132,7 @@ def _sum(known: Mapping[tuple[str, str], Forest], metric: str, scenario: str, va
 
 
 def _obstacle(results: Results, trials: int, axes: int) -> str:
-    sampler = results.settings["sampler"]
+    sampler = results.config.sampler
     if not results.ranges:
         return f"the space {results.space!r} has no hyperparameter to search"
     if not trials and len(results.complete) and sampler not in SPACE_FILLING:

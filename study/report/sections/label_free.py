@@ -149,7 +149,7 @@ def _limits(results: Results) -> list[Note]:
     if results.space_filling_trials.empty:
         notes.append(
             Note(
-                f"The sampler {results.settings['sampler']} crowds where the objective is good: signals are ranked "
+                f"The sampler {results.config.sampler} crowds where the objective is good: signals are ranked "
                 "there, not over the space.",
                 "warning",
             )

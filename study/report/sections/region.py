@@ -184,10 +184,10 @@ def _notes(results: Results, region: Region) -> list[Item]:
             "FPR are oracles."
         )
     ]
-    if results.settings["sampler"] not in SPACE_FILLING:
+    if results.config.sampler not in SPACE_FILLING:
         found.append(
             Note(
-                f"The sampler {results.settings['sampler']!r} crowds where it found something good: elsewhere few "
+                f"The sampler {results.config.sampler!r} crowds where it found something good: elsewhere few "
                 "trials could have spoken against the box.",
                 "warning",
             )

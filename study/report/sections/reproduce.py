@@ -15,7 +15,7 @@ _LIBRARIES = ("torch", "ray", "optuna", "mlflow", "numpy", "scikit-learn")
 def sections(results: Results) -> list[Section]:
     """One section."""
     manifest = read_manifest(results.folder)
-    whole = results.settings.get("holdout")  # the folder is that of its search
+    whole = results.config.holdout  # the folder is that of its search
     again = results.command if whole else manifest.whole_study().resume_command(results.folder.parent)
     items: list[Item] = [_versions(manifest)]
     changes = _changes(results)
@@ -29,7 +29,7 @@ def sections(results: Results) -> list[Section]:
             "footnote",
         )
     )
-    preset = str(results.settings["preset"])
+    preset = str(results.config.preset)
     count = len(changes.rows)
     scale = (
         f"Preset {preset} changes {count} settings from the papers, so its numbers are not the papers'."
@@ -80,8 +80,7 @@ def _changes(results: Results) -> Table:
     ]
     return Table(
         "preset",
-        f"What this study (preset {results.settings['preset']}) changes from the papers' scale and the defense's "
-        "defaults",
+        f"What this study (preset {results.config.preset}) changes from the papers' scale and the defense's defaults",
         ("setting", "paper", "here", "what it is"),
         tuple(rows),
         left=4,

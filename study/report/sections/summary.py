@@ -34,7 +34,7 @@ def overview(studies: Sequence[Results]) -> Section:
     for results in studies:
         working = int((~results.scenarios["attack_failed"]).sum())
         works = f"{working} of {len(results.scenarios)}"
-        about = (len(results.complete), works, results.defense, str(results.settings["preset"]))
+        about = (len(results.complete), works, results.defense, str(results.config.preset))
         for pick in _main(picks(results)):
             rows.append((results.name, pick.label, *(_spread(pick, metric) for metric in SHOWN), *about))
     return Section(
@@ -89,22 +89,20 @@ def _words(pick: Pick) -> str:
 
 def _studied(results: Results) -> Table:
     """What was asked."""
-    scenarios, settings = results.scenarios, results.settings
+    scenarios, config = results.scenarios, results.config
     states = results.trials["state"].value_counts()
     counts = ", ".join(f"{int(states[state])} {state}" for state in states.index)
-    spread = (
-        "spread over the space" if settings["sampler"] in SPACE_FILLING else "a search, crowded where it found most"
-    )
-    until = " (flags alone: no final model is trained)" if settings.get("until") else ""
+    spread = "spread over the space" if config.sampler in SPACE_FILLING else "a search, crowded where it found most"
+    until = " (flags alone: no final model is trained)" if config.until else ""
     rows = (
         ("defense", f"{describe_defense(results.defense)}{until}"),
         ("search space", f"{results.space}: {', '.join(results.ranges) or 'nothing is searched'}"),
         ("attacks", ", ".join(dict.fromkeys(scenarios["attack"]))),
         ("poison rates", ", ".join(f"{rate:g}" for rate in sorted(scenarios["poison_rate"].dropna().unique()))),
         ("seeds", ", ".join(map(str, results.seeds))),
-        ("preset", f"{settings['preset']}: {settings['dataset']}, width {settings['width']}"),
+        ("preset", f"{config.preset}: {config.dataset}, width {config.width}"),
         ("trials", counts),
-        ("sampler", f"{settings['sampler']}: {spread}"),
+        ("sampler", f"{config.sampler}: {spread}"),
         ("objective", f"{results.goal.text} (an oracle: it uses ground truth)"),
     )
     return Table("studied", "What was studied", ("", "this study"), rows, left=2)
@@ -177,12 +175,12 @@ def _warnings(results: Results) -> list[Note]:
 
 def _of_state(results: Results) -> list[str]:
     """Whether the study is whole."""
-    planned, finished = results.settings.get("trials"), results.trials["state"].isin(["complete", "pruned", "fail"])
+    planned, finished = results.manifest.planned, results.trials["state"].isin(["complete", "pruned", "fail"])
     done = int(finished.sum())
     if holder(results.folder) is not None:
         return [f"The study is being run now: {done} of {planned} trials have finished, and these are told of."]
     running = int((results.trials["state"] == "running").sum())
-    if running or (isinstance(planned, int) and done < planned and results.settings["sampler"] != "grid"):
+    if running or (isinstance(planned, int) and done < planned and results.config.sampler != "grid"):
         return [f"The study was stopped after {done} of {planned} trials; the command under Reproduce goes on with it."]
     return []
 
