@@ -301,7 +301,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.Capt
     # What is not refused would run: a study through its driver or a process of its own, a cell in this one.
     monkeypatch.setitem(sys.modules, "study.driver.driver", None)
     monkeypatch.setattr("study.attack_table.subprocess", None)
-    monkeypatch.setattr("study.scenarios.evaluation.evaluate_cell", None)
+    monkeypatch.setattr("study.scenarios.evaluation.evaluate_scenario", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def call(*arguments: str, main: Callable[..., int] = run.main, out: str = "") -> str:
