@@ -1,16 +1,15 @@
 """`python -m study.analyze NAME`: what a study says about hyperparameters and attacks. Reads it, runs nothing."""
 
-import logging
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
 from defenses.registry import UserError
-from study.cli.terminal import print_exception, print_line
-from study.config.config import Parser
+from study.cli.command import EXIT_DONE, run_command
+from study.cli.options import Parser
+from study.cli.terminal import print_line
 from study.ledger.study_folder import add_out, parse_out
-
-EXIT_BAD_INPUT = 2
 
 _EPILOG = """\
 Sensitivity (importances, curves, interactions) needs trials that fill the space: --sampler qmc, random or grid.
@@ -21,7 +20,6 @@ Exit codes: 0 done; 2 bad input, such as a study that does not exist or has no r
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(level=logging.ERROR)  # damaged files are told in the text, once
     parser = Parser(
         prog="python -m study.analyze",
         description="Show what a study says: which hyperparameters matter, where, and what to set them to.",
@@ -31,19 +29,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", metavar="NAME", help="of the study")
     add_out(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all of it to a JSON file")
-    try:
-        namespace = parser.parse_args(arguments)
-        _analyze(parse_out(namespace), namespace.name, namespace.json)
-        return 0
-    except UserError as error:
-        print_exception(error)
-        return EXIT_BAD_INPUT
+    # Damaged files are told in the text, once.
+    return run_command(lambda: _analyze(parser.parse_args(arguments)), warnings=False)
 
 
-def _analyze(out: Path, name: str, file: Path | None) -> None:
+def _analyze(namespace: Namespace) -> int:
     # Loaded after the options were understood: pandas and what it needs take a second.
     from study.analysis.results import read_results
     from study.report.sections.contents import answers, papers, unseen
+
+    out, name, file = parse_out(namespace), namespace.name, namespace.json
     from study.report.text import as_json, as_text
 
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
@@ -56,6 +51,7 @@ def _analyze(out: Path, name: str, file: Path | None) -> None:
             file.write_text(as_json(results, found), encoding="utf-8")
         except OSError as error:
             raise UserError(f"--json cannot be written, got {file}: {error.strerror}") from error
+    return EXIT_DONE
 
 
 if __name__ == "__main__":

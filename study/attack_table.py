@@ -16,8 +16,9 @@ from pathlib import Path
 
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
+from study.cli.options import Parser, add_options, given_options
 from study.cli.terminal import print_error, print_exception, print_line, show_logs
-from study.config.config import Parser, StudyConfig, add_options, given_options, resolve
+from study.config.config import StudyConfig, resolve
 
 METRICS = ("tpr", "fpr", "auroc", "ca", "asr")
 FAILED = "†"

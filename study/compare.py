@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import logging
 import math
 import shlex
 import sys
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from defenses.registry import UserError
 from defenses.storage.atomic_files import write_atomic
-from study.cli.terminal import print_exception, print_line
-from study.config.config import Parser
+from study.cli.command import EXIT_DONE, run_command
+from study.cli.options import Parser
+from study.cli.terminal import print_line
 from study.config.objectives import parse_objective
 from study.ledger.study_folder import add_out, parse_out
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from study.analysis.choice import Choice
     from study.analysis.paired_tests import Difference, Pairs
 
-EXIT_BAD_INPUT = 2
 _RULES = ("default", "best")  # as in study.analysis.choice, which loads pandas
 
 _EPILOG = """\
@@ -34,7 +33,6 @@ Exit codes: 0 done, whatever the data say; 2 bad input, such as studies that sha
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(level=logging.ERROR)
     parser = Parser(
         prog="python -m study.compare",
         description="Compare two defenses or two configurations, paired by scenario.",
@@ -53,16 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the answer here as markdown")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
+
+    def work() -> int:
         namespace = parser.parse_args(words)
         if namespace.rule not in (None, *_RULES):
             raise UserError(f"--rule must be default or best, got {namespace.rule!r}")
         metrics = tuple(dict.fromkeys(parse_objective(text) for text in namespace.metric or ()))
         _compare(namespace, metrics, shlex.join(["python", "-m", "study.compare", *words]))
-        return 0
-    except UserError as error:
-        print_exception(error)
-        return EXIT_BAD_INPUT
+        return EXIT_DONE
+
+    return run_command(work, warnings=False)
 
 
 def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:

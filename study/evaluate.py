@@ -14,17 +14,16 @@ from pydantic import Field
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace
+from study.cli.command import run_command
+from study.cli.options import Parser, add_options, given_options
 from study.cli.terminal import (
     EpochProgress,
     duration,
     number,
-    print_error,
-    print_exception,
     print_line,
-    show_logs,
     table,
 )
-from study.config.config import CommonConfig, Parser, PoisonRate, add_options, given_options, resolve
+from study.config.config import CommonConfig, PoisonRate, resolve
 from study.scenarios.oracle_defenses import check_defense, find_defense
 
 
@@ -41,7 +40,6 @@ class EvaluateConfig(CommonConfig):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    show_logs()
     parser = Parser(
         prog="python -m study.evaluate",
         description="Run one configuration of a defense on one scenario and judge it.",
@@ -51,17 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options from a file, with the same names")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here; - for standard output")
     add_options(parser, EvaluateConfig)
-    try:
+
+    def work() -> int:
         namespace = parser.parse_args(arguments)
         config = resolve(EvaluateConfig, given_options(namespace, EvaluateConfig), namespace.config)
         check_defense(config.defense)
         return _evaluate(config, namespace.json)
-    except UserError as error:
-        print_exception(error)
-        return 2
-    except KeyboardInterrupt:
-        print_error("stopped; finished stages are in the store and the same command goes on from there")
-        return 130
+
+    return run_command(work, "stopped; finished stages are in the store and the same command goes on from there")
 
 
 def _evaluate(config: EvaluateConfig, target: Path | None) -> int:

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
-from study.cli.terminal import duration, print_error, print_exception, print_line, show_logs, table
-from study.config.config import Parser, StudyConfig, add_options, given_options, resolve
+from study.cli.command import EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED, run_command
+from study.cli.options import Parser, add_options, given_options
+from study.cli.terminal import duration, print_error, print_line, show_logs, table
+from study.config.config import StudyConfig, resolve
 
 if TYPE_CHECKING:
     from study.planning.plan import Plan
 
-EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED = 2, 3, 130, 143
 _FLUSH_SECONDS = 30.0
 _FLUSH_SECONDS_INTERRUPTED = 3.0
 
@@ -38,23 +40,19 @@ _terminated = threading.Event()
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    show_logs()
     parser = _parser()
-    try:
-        namespace = parser.parse_args(arguments)
-        if namespace.list:
-            return _list()
-        given = given_options(namespace, StudyConfig)
-        config = resolve(StudyConfig, given, namespace.config)
-        show_logs(config.verbose)
-        SEARCH_SPACES.check(config.space)
-        return _dry_run(config) if namespace.dry_run else _study(config)
-    except UserError as error:
-        print_exception(error)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:  # before a study was open: nothing to keep
-        print_error("stopped before anything was started")
-        return _stop_code()
+    # Interrupted here, no study was open yet: there is nothing to keep.
+    code = run_command(lambda: _run(parser.parse_args(arguments)), "stopped before anything was started")
+    return _stop_code() if code == EXIT_INTERRUPTED else code
+
+
+def _run(namespace: Namespace) -> int:
+    if namespace.list:
+        return _list()
+    config = resolve(StudyConfig, given_options(namespace, StudyConfig), namespace.config)
+    show_logs(config.verbose)
+    SEARCH_SPACES.check(config.space)
+    return _dry_run(config) if namespace.dry_run else _study(config)
 
 
 def _parser() -> Parser:
@@ -131,14 +129,14 @@ def _study(config: StudyConfig) -> int:
     with full_disk_errors(folder), study_lock(folder, config.study_name):
         kind = PerScenario if config.per_scenario else HoldOut if config.holdout else StudyDriver
         session = kind(plan, folder, out)
-        code = _run(session, config)
+        code = _drive(session, config)
         print_line(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")
     if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
         _leave_at_once(code)
     return code
 
 
-def _run(session: Any, config: StudyConfig) -> int:
+def _drive(session: Any, config: StudyConfig) -> int:
     """Runs a session to its end, or to an interruption that keeps what is finished."""
     try:
         broken = session.run()

@@ -1,21 +1,21 @@
 """`python -m study.status [NAME]`: where a study stands. Reads its folder, starts nothing, disturbs no driver."""
 
 import json
-import logging
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from defenses.registry import UserError
-from study.cli.terminal import last_line, number, print_exception, print_line, table
-from study.config.config import OUT, Parser
+from study.cli.command import EXIT_DONE, run_command
+from study.cli.options import Parser
+from study.cli.terminal import last_line, number, print_line, table
+from study.config.config import OUT
 from study.ledger.snapshot import SnapshotTrial
 from study.ledger.status import Progress, StudyStatus, read_status
 from study.ledger.study_folder import add_out, find_study, parse_out, studies
 from tracking import names
 
-EXIT_BAD_INPUT = 2
 _SHOWN = 5  # failures and damaged files that are listed; --json has all
 
 _EPILOG = """\
@@ -26,7 +26,6 @@ Exit codes: 0 done, whatever state the study is in; 2 bad input, such as a study
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    logging.basicConfig(level=logging.ERROR)  # what is damaged is told below, once
     parser = Parser(
         prog="python -m study.status",
         description="Show where a study stands; without a name, one line for every study.",
@@ -36,21 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", metavar="NAME", help="of the study")
     add_out(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    try:
-        namespace = parser.parse_args(arguments)
-        out = parse_out(namespace)
-        if namespace.name is not None:
-            state = read_status(find_study(out, namespace.name), out)
-            print_line(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
-            return 0
-        found = [read_status(folder, out, records=False) for folder in studies(out)]
-        print_line(
-            json.dumps([as_json(state) for state in found], indent=1) if namespace.json else overview(found, out)
-        )
-        return 0
-    except UserError as error:
-        print_exception(error)
-        return EXIT_BAD_INPUT
+    # What is damaged is told below, once.
+    return run_command(lambda: _tell(parser.parse_args(arguments)), warnings=False)
+
+
+def _tell(namespace: Namespace) -> int:
+    out = parse_out(namespace)
+    if namespace.name is not None:
+        state = read_status(find_study(out, namespace.name), out)
+        print_line(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
+        return EXIT_DONE
+    found = [read_status(folder, out, records=False) for folder in studies(out)]
+    print_line(json.dumps([as_json(state) for state in found], indent=1) if namespace.json else overview(found, out))
+    return EXIT_DONE
 
 
 def overview(found: Sequence[StudyStatus], out: Path) -> str:

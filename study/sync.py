@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from defenses.registry import UserError
-from study.cli.terminal import Bar, print_error, print_exception, print_line, show_logs
-from study.config.config import Parser
+from study.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_UNREACHABLE, run_command
+from study.cli.options import Parser
+from study.cli.terminal import Bar, print_error, print_exception, print_line
 from study.ledger.lock import holder, study_lock
 from study.ledger.manifest import read_manifest
 from study.ledger.study_folder import OUTBOX, add_out, check_no_links, find_study, parse_out, studies
 from tracking.destination import Target, tracking_target
 from tracking.outbox import Outbox, look
 
-EXIT_BAD_INPUT, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 2, 4, 130
 _LINES = 10  # of progress where there is no terminal
 
 _EPILOG = """\
@@ -26,7 +26,6 @@ reached or takes no records, and what is left waits for the next call; 130 inter
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    show_logs()
     parser = Parser(
         prog="python -m study.sync",
         description="Send MLflow what waits in a study's outbox; without a name, in every study's.",
@@ -36,18 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", metavar="NAME", help="of the study")
     add_out(parser)
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or sqlite:/// file [the study's own]")
-    try:
+
+    def work() -> int:
         namespace = parser.parse_args(arguments)
         out = parse_out(namespace)
         folders = [find_study(out, namespace.name)] if namespace.name is not None else studies(out)
-    except UserError as error:
-        print_exception(error)
-        return EXIT_BAD_INPUT
-    try:
-        return max((_sync(folder, namespace.tracking_uri) for folder in folders), default=0)
-    except KeyboardInterrupt:
-        print_error("stopped; what has arrived is marked, and the same command sends the rest")
-        return EXIT_INTERRUPTED
+        return max((_sync(folder, namespace.tracking_uri) for folder in folders), default=EXIT_DONE)
+
+    return run_command(work, "stopped; what has arrived is marked, and the same command sends the rest")
 
 
 def _sync(folder: Path, uri: str | None) -> int:

@@ -8,15 +8,16 @@ from pathlib import Path
 from defenses.registry import UserError
 from study.attacks import ATTACKS
 from study.attacks.groups import GROUPS
-from study.cli.terminal import print_error, print_exception, print_line, show_logs, table
-from study.config.config import Parser, StudyConfig, add_options, given_options, resolve
+from study.cli.command import EXIT_DONE, run_command
+from study.cli.options import Parser, add_options, given_options
+from study.cli.terminal import print_line, table
+from study.config.config import StudyConfig, resolve
 
 _ONE_ROW = "every"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    show_logs()
     parser = Parser(
         prog="python -m study.attacks",
         description="List the attacks, or draw what they do: clean, poisoned, and ten times the difference.",
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="list the attacks and groups of attacks")
     parser.add_argument("--preview", type=Path, metavar="OUT.png", help="draw a row for each of --attacks")
     add_options(parser, StudyConfig)
-    try:
+
+    def work() -> int:
         namespace = parser.parse_args(arguments)
         if not namespace.list and namespace.preview is None:
             raise UserError("nothing to do: give --list, or --preview OUT.png")
@@ -34,13 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = [[name, ATTACKS.describe(name)] for name in ATTACKS]
             print_line(table(["attack", ""], rows, left=2) + "\n")
             print_line(table(["attacks", ""], [[name, what] for name, what in GROUPS.items()], left=2))
-        return _preview(namespace) if namespace.preview is not None else 0
-    except UserError as error:
-        print_exception(error)
-        return 2
-    except KeyboardInterrupt:
-        print_error("stopped; trained parts are in the store and the same command goes on from there")
-        return 130
+        return _preview(namespace) if namespace.preview is not None else EXIT_DONE
+
+    return run_command(work, "stopped; trained parts are in the store and the same command goes on from there")
 
 
 def _preview(namespace: Namespace) -> int:

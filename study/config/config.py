@@ -1,10 +1,7 @@
 """What a study is told: one checked model, filled from preset, space, YAML file and command line, in that order."""
 
-import argparse
 import hashlib
 import re
-import types
-import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -14,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from defenses.registry import UserError, nearest
 from defenses.storage.remote import is_url
 from search_spaces import SEARCH_SPACES
+from study.cli.options import explain, is_tuple, shortened
 from study.cli.yaml_file import load_plain_yaml
 from study.config.objectives import parse_objectives
 
@@ -80,7 +78,7 @@ class CommonConfig(BaseModel):
         """A YAML file can write it; no file's name can hold it."""
         parts = value if isinstance(value, tuple) else value.values() if isinstance(value, dict) else (value,)
         if any("\0" in str(part) for part in parts):
-            raise ValueError(f"no value holds a NUL character, got {_shortened(repr(value))}")
+            raise ValueError(f"no value holds a NUL character, got {shortened(repr(value))}")
         return value
 
     @property
@@ -234,7 +232,6 @@ FIRST_OPTIONS = frozenset(
 SPACE_FILLING = ("qmc", "random", "grid")
 """Samplers whose trials are spread over the space; a search's crowd where it found something good."""
 
-_SHOWN = 200  # characters of a wrong value
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},
@@ -278,7 +275,7 @@ def resolve(model: type[M], given: Mapping[str, Any], file: Path | None = None) 
     try:
         config = model(**merged)
     except ValidationError as error:
-        raise UserError(_explain(error, model)) from error
+        raise UserError(explain(error, model)) from error
     config.model_fields_set.intersection_update([*from_file, *given])  # what preset and space fill in is nobody's wish
     return config
 
@@ -293,7 +290,7 @@ def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
         if key not in model.model_fields:
             raise UserError(f"{path}: unknown option {key!r}: {nearest(key, model.model_fields)}see --help")
     for key, value in found.items():
-        if _is_tuple(model.model_fields[key].annotation) and not isinstance(value, list):
+        if is_tuple(model.model_fields[key].annotation) and not isinstance(value, list):
             found[key] = [value]
     if "set" in found:
         if not isinstance(found["set"], dict):
@@ -304,125 +301,3 @@ def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
 
 def _as_text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation as one line: the option, the rule, the value."""
-    first = error.errors()[0]
-    option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else model.__name__
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] in ("value_error",):
-        return f"{option}: {message}"
-    hint = ""
-    if first["type"] == "literal_error":
-        options = re.findall(r"'([^']+)'", str(first["ctx"]["expected"]))
-        hint = nearest(str(first["input"]), options)
-    return f"{option}: {message}, got {_shortened(repr(first['input']))}. {hint}".strip()
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
-
-
-def _is_tuple(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is tuple
-
-
-def _is_dict(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is dict
-
-
-def _plain_type(annotation: Any) -> Any:
-    """The type of one value: without None, without a tuple around it, without annotations."""
-    if typing.get_origin(annotation) is Annotated:
-        return _plain_type(typing.get_args(annotation)[0])
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return _plain_type(next(arg for arg in typing.get_args(annotation) if arg is not type(None)))
-    if _is_tuple(annotation):
-        return _plain_type(typing.get_args(annotation)[0])
-    return annotation
-
-
-def _default_text(default: Any) -> str:
-    """What an option that is left out means in the smoke preset, whose values the defaults are."""
-    if default is None or default is False or default == {}:
-        return ""
-    return f" [{','.join(map(str, default)) if isinstance(default, tuple) else default}]"
-
-
-_COUNTED = "verbose"  # given once for each step
-_METAVARS = {int: "N", float: "X", Path: "PATH"}
-
-
-def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
-    """An option for each field of a model. Nothing has a default here: what is absent comes from the preset."""
-    for name, declared in model.model_fields.items():
-        option = "--" + name.replace("_", "-")
-        kind = _plain_type(declared.annotation)
-        text = (declared.description or "").replace("%", "%%") + _default_text(declared.default)
-        if _is_dict(declared.annotation):
-            metavar = f"FIELD={'VALUE' if name == 'set' else 'N'}"
-            parser.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
-        elif name == _COUNTED:
-            parser.add_argument("-" + name[0], option, action="count", help=declared.description)
-        elif kind is bool:
-            parser.add_argument(option, action="store_true", default=None, help=text)
-        elif typing.get_origin(kind) is Literal:
-            parser.add_argument(option, metavar="|".join(typing.get_args(kind)), help=text)
-        else:
-            several = _is_tuple(declared.annotation)
-            metavar = _METAVARS.get(kind, name.split("_")[-1].upper())
-            parser.add_argument(option, nargs="+" if several else None, metavar=metavar, help=text)
-
-
-def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
-    """The options that were given, by field. Lists may be separated by spaces or commas."""
-    found: dict[str, Any] = {}
-    for name, declared in model.model_fields.items():
-        value = getattr(namespace, name, None)
-        if value is None:
-            continue
-        if _is_dict(declared.annotation):
-            value = dict(_assignment(text, name) for text in value)
-        elif _is_tuple(declared.annotation):
-            value = [part.strip() for text in value for part in text.split(",") if part.strip()]
-        found[name] = value
-    return found
-
-
-def _assignment(text: str, option: str) -> tuple[str, str]:
-    field, separator, value = text.partition("=")
-    if not separator or not field:
-        raise UserError(f"--{option} takes FIELD=VALUE, such as rounds=5, got {text!r}")
-    return field.strip(), value.strip()
-
-
-class _Once(argparse.Action):
-    """Stores what an option is given; argparse would drop the first of two without a word."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
-    ) -> None:
-        if getattr(namespace, self.dest) is not None:
-            values_behind = ", with all its values" if self.nargs else ""
-            raise argparse.ArgumentError(self, f"it was given more than once: give it once{values_behind}")
-        setattr(namespace, self.dest, values)
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line with the nearest option, and that takes each option once."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.register("action", None, _Once)  # None is what add_argument looks up when it is given no action
-
-    def error(self, message: str) -> typing.NoReturn:
-        """Raises `UserError` instead of printing the whole usage."""
-        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
-        if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
-            raise UserError(f"unknown option {unknown.group(1)}: {nearest(unknown.group(1), known)}see --help")
-        stray = re.search(r"unrecognized arguments: (.*)", message)
-        if stray:
-            raise UserError(f"every value stands behind its option, got {stray.group(1)!r} alone: see --help")
-        raise UserError(message)

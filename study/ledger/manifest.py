@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from defenses.registry import UserError
 from defenses.storage.atomic_files import write_atomic
-from study.config.config import NOT_IDENTITY, PRESETS, Parser, StudyConfig, add_options, given_options, resolve
+from study.cli.options import Parser, add_options, given_options
+from study.config.config import NOT_IDENTITY, PRESETS, StudyConfig, resolve
 from study.config.objectives import Goal, parse_objectives
 from study.ledger.study_folder import JUDGE, LEDGER, MANIFEST, SEARCH
 

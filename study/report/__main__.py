@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from defenses.registry import UserError
-from study.cli.terminal import duration, print_error, print_exception, print_line, show_logs
-from study.config.config import Parser
+from study.cli.command import EXIT_DONE, run_command
+from study.cli.options import Parser
+from study.cli.terminal import duration, print_error, print_line
 from study.ledger.manifest import read_manifest
 from study.ledger.study_folder import MANIFEST, add_out, find_study, parse_out
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from study.report.elements import Figure, Section
     from study.report.html import Chapter
 
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
 _EPILOG = """\
 The page opens without a network, in light and dark, on a screen and on a phone. PNG copies of its figures are written
@@ -31,7 +31,6 @@ Exit codes: 0 the report is written, even if MLflow could not be told; 2 bad inp
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
-    show_logs()
     parser = Parser(
         prog="python -m study.report",
         description="Write what one or several studies say as a page: summary, heat maps, trade-offs, cost, failures.",
@@ -42,17 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page [report.html]")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the same as GitHub markdown, with PNG files")
     add_out(parser)
-    try:
+
+    def work() -> int:
         namespace = parser.parse_args(arguments)
         output = namespace.output or Path("report.html")
         _write_all(namespace.names, parse_out(namespace), output, namespace.markdown)
-        return 0
-    except UserError as error:
-        print_exception(error)
-        return EXIT_BAD_INPUT
-    except KeyboardInterrupt:
-        print_error("stopped; give the same command again")
-        return EXIT_INTERRUPTED
+        return EXIT_DONE
+
+    return run_command(work, "stopped; give the same command again")
 
 
 def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | None) -> None:

@@ -16,7 +16,8 @@ from checkout import PYTHONPATH, ROOT
 from study_folder import SCENARIOS, copy_study, fill_outbox, open_ledger, write_scenario, write_settings
 
 from study import run, status
-from study.config.config import StudyConfig, given_options, resolve
+from study.cli.options import given_options
+from study.config.config import StudyConfig, resolve
 from study.ledger.lock import holder, study_lock
 from study.ledger.snapshot import read_ledger
 

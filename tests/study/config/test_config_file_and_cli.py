@@ -17,7 +17,8 @@ from defenses.methods.quarantine import QTConfig
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.attacks import ATTACKS
-from study.config.config import CommonConfig, Parser, StudyConfig, add_options, given_options, resolve
+from study.cli.options import Parser, add_options, given_options
+from study.config.config import CommonConfig, StudyConfig, resolve
 from study.datasets import DATASETS
 from study.evaluate import EvaluateConfig
 from study.run import main

@@ -48,7 +48,8 @@ def test_the_ray_up_example_is_one_that_ray_takes() -> None:
 
 
 def test_the_kuberay_example_has_a_token_and_a_command_that_works() -> None:
-    from study.config.config import StudyConfig, given_options, resolve
+    from study.cli.options import given_options
+    from study.config.config import StudyConfig, resolve
     from study.run import _parser
 
     spec = cluster_example("kuberay.yaml")["spec"]

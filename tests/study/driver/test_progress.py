@@ -19,8 +19,9 @@ from small_study import save_npz, scenario_record, small_plan
 from defenses.registry import UserError
 from study import run
 from study.cli import terminal
+from study.cli.options import Parser, add_options, given_options
 from study.cli.terminal import Bar, library_logs_enabled, show_logs
-from study.config.config import NOT_IDENTITY, Parser, StudyConfig, add_options, given_options, resolve
+from study.config.config import NOT_IDENTITY, StudyConfig, resolve
 from study.datasets.images import Images
 from study.driver.progress import TrialProgress, describe_scenario, describe_start
 from study.ledger.manifest import Manifest

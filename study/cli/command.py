@@ -1,0 +1,32 @@
+"""How every command ends: its exit codes, and what a person is told when it is refused or stopped."""
+
+import logging
+from collections.abc import Callable
+
+from defenses.registry import UserError
+from study.cli.terminal import print_error, print_exception, show_logs
+
+EXIT_DONE, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_UNREACHABLE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 3, 4, 130, 143
+"""Done; bad input or a full disk; no trial can work; MLflow cannot be reached; Ctrl-C; SIGTERM."""
+
+
+def run_command(work: Callable[[], int], stopped: str = "stopped", warnings: bool = True) -> int:
+    """Does what a command is asked for, and gives its exit code.
+
+    Args:
+        work: gives the exit code; a `UserError` that it raises is told in one line.
+        stopped: what is told when it is interrupted.
+        warnings: whether warnings that are logged are shown; a command that tells of damage itself does without.
+    """
+    if warnings:
+        show_logs()
+    else:
+        logging.basicConfig(level=logging.ERROR)
+    try:
+        return work()
+    except UserError as error:
+        print_exception(error)
+        return EXIT_BAD_INPUT
+    except KeyboardInterrupt:
+        print_error(stopped)
+        return EXIT_INTERRUPTED

@@ -1,0 +1,138 @@
+"""The options of a command, made from the fields of a checked model; and what a wrong one is answered."""
+
+import argparse
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from defenses.registry import UserError, nearest
+
+_SHOWN = 200  # characters of a wrong value
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation as one line: the option, the rule, the value."""
+    first = error.errors()[0]
+    option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else model.__name__
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in ("value_error",):
+        return f"{option}: {message}"
+    hint = ""
+    if first["type"] == "literal_error":
+        options = re.findall(r"'([^']+)'", str(first["ctx"]["expected"]))
+        hint = nearest(str(first["input"]), options)
+    return f"{option}: {message}, got {shortened(repr(first['input']))}. {hint}".strip()
+
+
+def shortened(text: str) -> str:
+    """A wrong value, as much of it as a line holds."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def is_tuple(annotation: Any) -> bool:
+    """Whether a field takes several values."""
+    return typing.get_origin(annotation) is tuple
+
+
+def _is_dict(annotation: Any) -> bool:
+    return typing.get_origin(annotation) is dict
+
+
+def _plain_type(annotation: Any) -> Any:
+    """The type of one value: without None, without a tuple around it, without annotations."""
+    if typing.get_origin(annotation) is Annotated:
+        return _plain_type(typing.get_args(annotation)[0])
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return _plain_type(next(arg for arg in typing.get_args(annotation) if arg is not type(None)))
+    if is_tuple(annotation):
+        return _plain_type(typing.get_args(annotation)[0])
+    return annotation
+
+
+def _default_text(default: Any) -> str:
+    """What an option that is left out means in the smoke preset, whose values the defaults are."""
+    if default is None or default is False or default == {}:
+        return ""
+    return f" [{','.join(map(str, default)) if isinstance(default, tuple) else default}]"
+
+
+_COUNTED = "verbose"  # given once for each step
+_METAVARS = {int: "N", float: "X", Path: "PATH"}
+
+
+def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
+    """An option for each field of a model. Nothing has a default here: what is absent comes from the preset."""
+    for name, declared in model.model_fields.items():
+        option = "--" + name.replace("_", "-")
+        kind = _plain_type(declared.annotation)
+        text = (declared.description or "").replace("%", "%%") + _default_text(declared.default)
+        if _is_dict(declared.annotation):
+            metavar = f"FIELD={'VALUE' if name == 'set' else 'N'}"
+            parser.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
+        elif name == _COUNTED:
+            parser.add_argument("-" + name[0], option, action="count", help=declared.description)
+        elif kind is bool:
+            parser.add_argument(option, action="store_true", default=None, help=text)
+        elif typing.get_origin(kind) is Literal:
+            parser.add_argument(option, metavar="|".join(typing.get_args(kind)), help=text)
+        else:
+            several = is_tuple(declared.annotation)
+            metavar = _METAVARS.get(kind, name.split("_")[-1].upper())
+            parser.add_argument(option, nargs="+" if several else None, metavar=metavar, help=text)
+
+
+def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
+    """The options that were given, by field. Lists may be separated by spaces or commas."""
+    found: dict[str, Any] = {}
+    for name, declared in model.model_fields.items():
+        value = getattr(namespace, name, None)
+        if value is None:
+            continue
+        if _is_dict(declared.annotation):
+            value = dict(_assignment(text, name) for text in value)
+        elif is_tuple(declared.annotation):
+            value = [part.strip() for text in value for part in text.split(",") if part.strip()]
+        found[name] = value
+    return found
+
+
+def _assignment(text: str, option: str) -> tuple[str, str]:
+    field, separator, value = text.partition("=")
+    if not separator or not field:
+        raise UserError(f"--{option} takes FIELD=VALUE, such as rounds=5, got {text!r}")
+    return field.strip(), value.strip()
+
+
+class _Once(argparse.Action):
+    """Stores what an option is given; argparse would drop the first of two without a word."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        if getattr(namespace, self.dest) is not None:
+            values_behind = ", with all its values" if self.nargs else ""
+            raise argparse.ArgumentError(self, f"it was given more than once: give it once{values_behind}")
+        setattr(namespace, self.dest, values)
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line with the nearest option, and that takes each option once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("action", None, _Once)  # None is what add_argument looks up when it is given no action
+
+    def error(self, message: str) -> typing.NoReturn:
+        """Raises `UserError` instead of printing the whole usage."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            raise UserError(f"unknown option {unknown.group(1)}: {nearest(unknown.group(1), known)}see --help")
+        stray = re.search(r"unrecognized arguments: (.*)", message)
+        if stray:
+            raise UserError(f"every value stands behind its option, got {stray.group(1)!r} alone: see --help")
+        raise UserError(message)
