@@ -161,13 +161,6 @@ class StageContext:
         return derive_seed(self.seed, self.stage, *role) % 2**32
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What building a stage needs: ``gpu`` when it trains or runs a network, nothing to threshold scores."""
-
-    gpu: bool = True
-
-
 Params = types.SimpleNamespace
 """The config fields that a stage reads, and no others: touching another one is an AttributeError."""
 
@@ -193,7 +186,6 @@ class Stage:
     inputs: Mapping[str, str] = field(default_factory=dict)
     version: int = 1
     cached: bool = True
-    resources: Resources = Resources()
 
     @property
     def parents(self) -> set[str]:

@@ -128,7 +128,7 @@ def _checked_type(name: str, value: Any, expected: Any) -> Any:
     elif isinstance(expected, type) and type(value) is expected:
         return value
     wanted = expected.__name__ if isinstance(expected, type) else str(expected)
-    raise UserError(f"{name} must be of type {wanted}, got {value!r}: set it with --set {name}=VALUE")
+    raise UserError(f"{name} must be of type {wanted}, got {value!r}: give it such a value", about=f"field {name}")
 
 
 def _to_float(name: str, value: float) -> float:

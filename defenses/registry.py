@@ -12,7 +12,16 @@ T = TypeVar("T")
 
 
 class UserError(ValueError):
-    """The user's input breaks a rule. The message says the rule, the value and the way out; exit code 2."""
+    """The user's input breaks a rule. The message says the rule, the value and the way out; exit code 2.
+
+    Args:
+        message: in the library's own words, which name no option of a command.
+        about: what the rule is about (``width``, ``store``, ``field beta``), so that a command can name its option.
+    """
+
+    def __init__(self, message: str, about: str = "") -> None:
+        super().__init__(message)
+        self.about = about
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -31,16 +31,14 @@ def count_from_share(rate: float, n: int) -> int:
 def _standard_training(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
     model = build_model(context.model, context.seed).to(context.device)
     labels = to_device(context.dataset.labels, context.device)
-    images = to_device(context.dataset.images, context.device)
-    feed = BatchSource(images, context.precision, context.generator("augment"), params.augment)
-    recipe = Recipe(params.epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay)
+    batches = BatchSource.of(context, params.augment)
     losses = fit(
         context,
         model,
         len(labels),
-        recipe,
-        lambda index: functional.cross_entropy(feed.logits(model, index), labels[index]),
-        kept={"augment": feed.generator},
+        Recipe.of(params),
+        lambda index: functional.cross_entropy(batches.logits(model, index), labels[index]),
+        kept={"augment": batches.generator},
     )
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
 

@@ -83,22 +83,18 @@ class QTConfig(Config):
 
 def _pre_quarantine(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
     model = build_model(context.model, context.seed).to(context.device)
-    images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
-    feed = BatchSource(images, context.precision, context.generator("augment"), augment=False)
-    recipe = Recipe(
-        params.pre_epochs, params.pre_lr, params.batch_size, params.pre_schedule, params.momentum, params.weight_decay
-    )
+    batches = BatchSource.of(context, augment=False)
     losses = fit(
         context,
         model,
         len(labels),
-        recipe,
-        lambda index: functional.cross_entropy(feed.logits(model, index), labels[index]),
+        Recipe.of(params, "pre_"),
+        lambda index: functional.cross_entropy(batches.logits(model, index), labels[index]),
     )
     return {
         "weights": cpu_weights(model),
-        "sample_losses": sample_losses(model, images, labels, context.precision),
+        "sample_losses": sample_losses(model, batches.images, labels, context.precision),
         "series": {"loss": losses},
     }
 
@@ -176,38 +172,35 @@ def _two_heads(context: StageContext, weights: dict[str, Tensor] | None) -> Norm
 
 def _quarantine_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     model = _two_heads(context, inputs["weights"] if params.pre_quarantine_model else None)
-    images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
     num_classes = context.dataset.num_classes
     largest = int(np.bincount(context.dataset.labels).max())
     count = round(params.pre_quarantine_ratio * largest)
     pre = to_device(lowest_mask(inputs["sample_losses"], count), context.device)
     state = QuarantineLabels(labels, num_classes, pre, params)
-    feed = BatchSource(images, context.precision, context.generator("augment"), augment=False)
+    batches = BatchSource.of(context, augment=False)
     quarantined = torch.zeros(len(labels), dtype=torch.bool, device=context.device)
     history: list[Tensor] = []
     released: list[float] = []
 
     def loss(index: Tensor) -> Tensor:
-        logits = feed.logits(model, index)
+        logits = batches.logits(model, index)
         quarantined[index] = logits.argmax(dim=1) == labels[index] + num_classes
         return soft_cross_entropy(logits, labels[index], state.epsilon[index], num_classes)
 
     def on_epoch(epoch: int) -> None:
         if params.quarantine_pass == "epoch_end":
-            logits = predict_logits(model, images, context.precision)
+            logits = predict_logits(model, batches.images, context.precision)
             quarantined.copy_(logits.argmax(dim=1) == labels + num_classes)
         history.append(quarantined.clone())
         released.append(float(state.after_epoch(epoch, quarantined).sum()))
         _freeze_backbone(model, epoch + 1 < params.frozen_epochs)
 
     _freeze_backbone(model, params.frozen_epochs > 0)
-    recipe = Recipe(
-        params.quarantine_epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay
-    )
+    recipe = Recipe.of(params, "quarantine_")
     changed: TrainingState = {"epsilon": state.epsilon, "history": history, "released": released}
     losses = fit(context, model, len(labels), recipe, loss, on_epoch, changed)
-    logits = predict_logits(model, images, context.precision)
+    logits = predict_logits(model, batches.images, context.precision)
     own = (labels + num_classes).unsqueeze(1)
     flags = torch.stack(history)
     return {
@@ -232,23 +225,21 @@ def _freeze_backbone(model: Normalised, frozen: bool) -> None:
 def _backdoor_free_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     num_classes = context.dataset.num_classes
     model: nn.Module = load_model(context.model.with_outputs(2 * num_classes), inputs["weights"]).to(context.device)
-    images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
     epsilon = to_device(inputs["epsilon"], context.device)
-    feed = BatchSource(images, context.precision, context.generator("augment"), params.backdoor_free_augment)
-    recipe = Recipe(
-        params.backdoor_free_epochs,
-        params.backdoor_free_lr,
-        params.batch_size,
-        params.backdoor_free_schedule,
-        params.momentum,
-        params.weight_decay,
-    )
+    batches = BatchSource.of(context, params.backdoor_free_augment)
 
     def loss(index: Tensor) -> Tensor:
-        return soft_cross_entropy(feed.logits(model, index), labels[index], epsilon[index], num_classes)
+        return soft_cross_entropy(batches.logits(model, index), labels[index], epsilon[index], num_classes)
 
-    losses = fit(context, model, len(labels), recipe, loss, kept={"augment": feed.generator})
+    losses = fit(
+        context,
+        model,
+        len(labels),
+        Recipe.of(params, "backdoor_free_"),
+        loss,
+        kept={"augment": batches.generator},
+    )
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
 
 

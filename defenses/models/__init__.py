@@ -41,9 +41,11 @@ class ModelSpec:
             hint = nearest(self.name, BLOCKS)
             raise UserError(f"unknown model {self.name!r}: {hint}(known: {', '.join(BLOCKS)})")
         if self.width < 1:
-            raise UserError(f"a model needs a width of at least 1, got {self.width}: set --width")
+            raise UserError(f"a model needs a width of at least 1, got {self.width}: give it one", about="width")
         if not self.blocks or min(self.blocks) < 1:
-            raise UserError(f"each stage of a model needs a block, got {self.blocks}: set --blocks to, say, 2,2,2,2")
+            raise UserError(
+                f"each stage of a model needs a block, got {self.blocks}: give it, say, 2,2,2,2", about="blocks"
+            )
 
     def with_outputs(self, num_classes: int) -> "ModelSpec":
         """The same network with another number of outputs."""

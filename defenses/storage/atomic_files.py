@@ -61,7 +61,7 @@ def full_disk_errors(root: Path) -> Iterator[None]:
     except Exception as error:
         if _no_room(error):
             raise DiskFull(
-                f"no room left on disk below {root}: free some, or choose another --store or --out"
+                f"no room left on disk below {root}: free some, or choose another place", about="place"
             ) from error
         raise
 
@@ -74,5 +74,5 @@ def disk_errors(root: Path) -> Iterator[None]:
             yield
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
-            raise UserError(f"cannot write to {root}: {error.strerror}; choose another --store or --out") from error
+            raise UserError(f"cannot write to {root}: {error.strerror}; choose another place", about="place") from error
         raise

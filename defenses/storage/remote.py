@@ -50,7 +50,9 @@ class Remote:
         try:
             fs, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError) as error:
-            raise UserError(f"--store must be a folder or a URL that fsspec can open, got {url}: {error}") from error
+            raise UserError(
+                f"a store must be a folder or a URL that fsspec can open, got {url}: {error}", about="store"
+            ) from error
         self._fs: Any = fs
         self._root = root.rstrip("/")
 
@@ -64,7 +66,8 @@ class Remote:
         self.write_mark(mark)
         if not self.has_mark(mark):
             raise UserError(
-                f"--store {self.url} must give back what was written there, and does not: use another place"
+                f"the store {self.url} must give back what was written there, and does not: use another place",
+                about="store",
             )
         self.remove_mark(mark)
 
@@ -78,7 +81,9 @@ class Remote:
             self._fs.makedirs(self._root, exist_ok=True)
             self._fs.pipe_file(f"{self._root}/{mark}", mark.encode())
         except Exception as error:  # each protocol has errors of its own
-            raise UserError(f"--store {self.url} must be writable: {type(error).__name__}: {_line(error)}") from error
+            raise UserError(
+                f"the store {self.url} must be writable: {type(error).__name__}: {_line(error)}", about="store"
+            ) from error
 
     def has_mark(self, mark: str) -> bool:
         """Whether such a file is there now and whole."""

@@ -1,8 +1,10 @@
 """The training loop: SGD over shuffled batches of indices. What the loss of a batch is, the caller says."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from defenses.api import StageContext
 from defenses.registry import UserError
 from defenses.storage.state_codec import TrainingState
-from defenses.training.images import crop_padding, epoch_batches, take, take_augmented
+from defenses.training.images import crop_padding, epoch_batches, take, take_augmented, to_device
 from defenses.training.precision import autocast
 from defenses.training.schedule import learning_rate
 
@@ -40,6 +42,30 @@ class Recipe:
     weight_decay: float
     clip_norm: float | None = None
 
+    @classmethod
+    def of(cls, params: object, prefix: str = "", **others: Any) -> "Recipe":
+        """The recipe that the fields of a config make.
+
+        Args:
+            params: the fields that a stage reads, or a whole config.
+            prefix: of the phase: ``pre_`` takes ``pre_epochs`` as the epochs, and ``momentum`` where there is no
+                ``pre_momentum``.
+            others: values that no field with these names holds.
+
+        Raises:
+            AttributeError: a value that the recipe needs is none of the fields.
+        """
+        declared = vars(params).keys()  # asking for each would count as reading it
+        values = dict(others)
+        for field in dataclasses.fields(cls):
+            for name in (prefix + field.name, field.name):
+                if field.name not in values and name in declared:
+                    values[field.name] = getattr(params, name)
+        missing = [f.name for f in dataclasses.fields(cls) if f.name not in values and f.default is dataclasses.MISSING]
+        if missing:
+            raise AttributeError(f"a stage that trains must read {prefix}{missing[0]} or {missing[0]}, got {params}")
+        return cls(**values)
+
 
 @dataclass(frozen=True)
 class BatchSource:
@@ -50,8 +76,14 @@ class BatchSource:
     generator: torch.Generator
     augment: bool
 
+    @classmethod
+    def of(cls, context: StageContext, augment: bool) -> "BatchSource":
+        """The images of a stage's dataset, on its device, with its own generator."""
+        images = to_device(context.dataset.images, context.device)
+        return cls(images, context.precision, context.generator("augment"), augment)
+
     def logits(self, model: nn.Module, index: Tensor) -> Tensor:
-        """float32 logits [n, outputs] of the chosen images, augmented when this feed is."""
+        """float32 logits [n, outputs] of the chosen images, augmented when this source does that."""
         if self.augment:
             batch = take_augmented(self.images, index, crop_padding(self.images.shape[1]), self.generator)
         else:

@@ -10,6 +10,15 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 _LINES = 20  # of a bar where there is no terminal, however long it is
+_OPTIONS = {
+    "field": "--set {}=VALUE",
+    "width": "--width",
+    "blocks": "--blocks",
+    "store": "--store",
+    "place": "--store, --out",
+}
+"""What a rule of the library is about -> the option of a command that sets it."""
+
 _SILENT_SECONDS = 600.0  # at most, where steps take long
 
 
@@ -35,8 +44,18 @@ def _write(text: str, stream: TextIO) -> None:
 
 
 def print_exception(error: Exception) -> None:
-    """An error in one line, whatever the names in it hold."""
-    print_error("error: " + str(error).replace("\n", "\\n"))
+    """An error in one line, whatever the names in it hold, with the option that it is about."""
+    print_error("error: " + str(error).replace("\n", "\\n") + option_hint(error))
+
+
+def option_hint(error: Exception) -> str:
+    """The option that a rule of the library is about, in brackets with a space before; empty where none is.
+
+    The library's messages name no option: who calls it from Python has none.
+    """
+    what, _, name = getattr(error, "about", "").partition(" ")
+    option = _OPTIONS.get(what, "").format(name)
+    return f" ({option})" if option else ""
 
 
 def _printable(text: str) -> str:

@@ -66,24 +66,10 @@ class Unlearning:
     @classmethod
     def of(cls, params: Params) -> "Unlearning":
         """As the fields of a `PIPDCleaningConfig` have it."""
-        finetuning = Recipe(
-            params.finetuning_epochs,
-            params.finetuning_lr,
-            params.batch_size,
-            params.finetuning_schedule,
-            params.momentum,
-            params.abl_weight_decay,
-            params.selective_clip_norm,
-        )
-        ascent = Recipe(
-            params.unlearning_epochs,
-            params.unlearning_lr,
-            params.batch_size,
-            "constant",
-            params.momentum,
-            params.abl_weight_decay,
-            params.selective_clip_norm,  # ascent has no bound, and needs one more than selective training does
-        )
+        # Ascent has no bound, and needs a limit to its steps more than selective training does.
+        bounded = {"weight_decay": params.abl_weight_decay, "clip_norm": params.selective_clip_norm}
+        finetuning = Recipe.of(params, "finetuning_", **bounded)
+        ascent = Recipe.of(params, "unlearning_", schedule="constant", **bounded)
         return cls(finetuning, params.selective_augment, ascent)
 
 
@@ -137,14 +123,13 @@ def finetune(context: StageContext, model: nn.Module, flags: NDArray[np.bool_], 
     if how.finetuning.epochs == 0 or len(kept) < 2:
         return []
     labels = to_device(context.dataset.labels, context.device)
-    images = to_device(context.dataset.images, context.device)
-    feed = BatchSource(images, context.precision, context.generator("augment"), how.augment)
+    batches = BatchSource.of(context, how.augment)
 
     def loss(index: Tensor) -> Tensor:
         chosen = kept[index]
-        return functional.cross_entropy(feed.logits(model, chosen), labels[chosen])
+        return functional.cross_entropy(batches.logits(model, chosen), labels[chosen])
 
-    return fit(context, model, len(kept), how.finetuning, loss, kept={"augment": feed.generator})
+    return fit(context, model, len(kept), how.finetuning, loss, kept={"augment": batches.generator})
 
 
 def unlearn(
@@ -159,13 +144,12 @@ def unlearn(
     if len(isolated) == 0:
         return []
     labels = to_device(context.dataset.labels, context.device)
-    images = to_device(context.dataset.images, context.device)
-    feed = BatchSource(images, context.precision, context.generator("augment"), augment=False)
+    batches = BatchSource.of(context, augment=False)
 
     def loss(index: Tensor) -> Tensor:
         chosen = isolated[index]
         with frozen_batch_statistics(model):
-            logits = feed.logits(model, chosen)
+            logits = batches.logits(model, chosen)
         return -functional.cross_entropy(logits, labels[chosen])
 
     return fit(context, model, len(isolated), recipe, loss, snapshots.take, {"snapshots": snapshots.taken})

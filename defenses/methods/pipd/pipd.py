@@ -82,25 +82,17 @@ class PIPDConfig(Config):
 
 def _pre_isolation(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
     model = build_model(context.model, context.seed).to(context.device)
-    images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
-    feed = BatchSource(images, context.precision, context.generator("augment"), params.pre_isolation_augment)
-    recipe = Recipe(
-        params.pre_isolation_epochs,
-        params.pre_isolation_lr,
-        params.batch_size,
-        params.pre_isolation_schedule,
-        params.momentum,
-        params.weight_decay,
-    )
+    batches = BatchSource.of(context, params.pre_isolation_augment)
 
     def loss(index: Tensor) -> Tensor:
-        return local_gradient_ascent(feed.logits(model, index), labels[index], params.gamma, params.granularity)
+        return local_gradient_ascent(batches.logits(model, index), labels[index], params.gamma, params.granularity)
 
-    losses = fit(context, model, len(labels), recipe, loss, kept={"augment": feed.generator})
+    recipe = Recipe.of(params, "pre_isolation_")
+    losses = fit(context, model, len(labels), recipe, loss, kept={"augment": batches.generator})
     return {
         "weights": cpu_weights(model),
-        "sample_losses": sample_losses(model, images, labels, context.precision),
+        "sample_losses": sample_losses(model, batches.images, labels, context.precision),
         "series": {"loss": losses},
     }
 
@@ -190,16 +182,7 @@ class Selective:
     @classmethod
     def of(cls, params: Params) -> "Selective":
         """As the fields of a `PIPDConfig` have it."""
-        recipe = Recipe(
-            params.selective_epochs,
-            params.selective_lr,
-            params.batch_size,
-            params.selective_schedule,
-            params.momentum,
-            params.selective_weight_decay,
-            params.selective_clip_norm,
-        )
-        return cls(recipe, params.selective_augment, params.ascent_weight)
+        return cls(Recipe.of(params, "selective_"), params.selective_augment, params.ascent_weight)
 
 
 def _selective_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
@@ -228,32 +211,31 @@ def train_selectively(
     Returns:
         The mean loss of each epoch; none where everything is flagged, and the model then stays as it is.
     """
-    images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
     flagged = to_device(flags, context.device)
     kept, isolated = (~flagged).nonzero().squeeze(1), flagged.nonzero().squeeze(1)
     if len(kept) < 2:
         return []
-    feed = BatchSource(images, context.precision, context.generator("augment"), how.augment)
+    batches = BatchSource.of(context, how.augment)
     size = max(1, round(how.recipe.batch_size * len(isolated) / len(kept)))
     isolated_batches = _Cycle(isolated, size, context.generator("isolated"))
     ascends = how.ascent_weight > 0 and len(isolated) > 0
 
     def loss(index: Tensor) -> Tensor:
         chosen = kept[index]
-        total = functional.cross_entropy(feed.logits(model, chosen), labels[chosen])
+        total = functional.cross_entropy(batches.logits(model, chosen), labels[chosen])
         if ascends:
-            total = total - how.ascent_weight * _still_obeyed(model, feed, next(isolated_batches), labels)
+            total = total - how.ascent_weight * _still_obeyed(model, batches, next(isolated_batches), labels)
         return total
 
-    changed: TrainingState = {"augment": feed.generator, "isolated": isolated_batches, **(also or {})}
+    changed: TrainingState = {"augment": batches.generator, "isolated": isolated_batches, **(also or {})}
     return fit(context, model, len(kept), how.recipe, loss, on_epoch, changed)
 
 
-def _still_obeyed(model: torch.nn.Module, feed: BatchSource, index: Tensor, labels: Tensor) -> Tensor:
+def _still_obeyed(model: torch.nn.Module, batches: BatchSource, index: Tensor, labels: Tensor) -> Tensor:
     """Mean over a batch of flagged samples of 1(f(x) = y) * cross-entropy, the second term of Eq. 10."""
     with frozen_batch_statistics(model):
-        logits = feed.logits(model, index)
+        logits = batches.logits(model, index)
     losses = functional.cross_entropy(logits, labels[index], reduction="none")
     obeyed = logits.argmax(dim=1) == labels[index]
     return (losses * obeyed).mean()

@@ -225,16 +225,6 @@ def _train(images: Images, spec: ModelSpec, config: SurrogateConfig, context: Fi
                 shown = ascent.perturb(model, shown, labels[index], ascent.start(shown, starts))
         return functional.cross_entropy(model(shown), labels[index])
 
-    losses = fit(stage, model, len(labels), _recipe(config), loss, kept={"augment": crops, "start": starts})
+    recipe = Recipe.of(config, "surrogate_")
+    losses = fit(stage, model, len(labels), recipe, loss, kept={"augment": crops, "start": starts})
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
-
-
-def _recipe(config: SurrogateConfig) -> Recipe:
-    return Recipe(
-        config.surrogate_epochs,
-        config.surrogate_lr,
-        config.surrogate_batch_size,
-        config.surrogate_schedule,
-        config.surrogate_momentum,
-        config.surrogate_weight_decay,
-    )

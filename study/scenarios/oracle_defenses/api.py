@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.api import Defense, Outputs, Params, Resources, Stage, StageContext
+from defenses.api import Defense, Outputs, Params, Stage, StageContext
 
 
 def _not_given(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
@@ -19,7 +19,6 @@ GROUND_TRUTH = Stage(
     reads=(),
     outputs=("poison_mask",),
     cached=False,
-    resources=Resources(gpu=False),
 )
 """Gives the poison mask, bool [N], to the stages that name it as an input: their keys then hold its content."""
 

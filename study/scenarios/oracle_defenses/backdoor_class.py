@@ -71,21 +71,19 @@ class ClassTotals:
 def _train(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     classes = context.dataset.num_classes + 1
     model = build_model(context.model.with_outputs(classes), context.seed).to(context.device)
-    images = to_device(context.dataset.images, context.device)
     labels = to_device(context.dataset.labels, context.device)
     labels = labels.masked_fill(to_device(inputs["poison_mask"], context.device), classes - 1)
-    feed = BatchSource(images, context.precision, context.generator("augment"), params.augment)
-    recipe = Recipe(params.epochs, params.lr, params.batch_size, params.schedule, params.momentum, params.weight_decay)
+    batches = BatchSource.of(context, params.augment)
     totals = ClassTotals(labels, classes)
 
     def loss(index: Tensor) -> Tensor:
-        logits, wanted = feed.logits(model, index), labels[index]
+        logits, wanted = batches.logits(model, index), labels[index]
         losses = functional.cross_entropy(logits, wanted, reduction="none")
         totals.add(wanted, losses, logits.argmax(dim=1) == wanted)
         return losses.mean()
 
-    changed: TrainingState = {"augment": feed.generator, "history": totals.history}
-    losses = fit(context, model, len(labels), recipe, loss, totals.end_epoch, changed)
+    changed: TrainingState = {"augment": batches.generator, "history": totals.history}
+    losses = fit(context, model, len(labels), Recipe.of(params), loss, totals.end_epoch, changed)
     return {"weights": cpu_weights(model), "series": {"loss": losses, **totals.series()}}
 
 

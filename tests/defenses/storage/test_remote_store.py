@@ -118,7 +118,7 @@ def test_an_outage_costs_a_warning(
 def test_a_place_is_tried_before_it_is_used(bucket: Any) -> None:
     Remote(URL).check()
     assert bucket.find("/bucket") == []  # and nothing is left there
-    with pytest.raises(UserError, match="--store must be a folder or a URL that fsspec can open, got nothing://x"):
+    with pytest.raises(UserError, match="a store must be a folder or a URL that fsspec can open, got nothing://x"):
         Remote("nothing://x")
 
 

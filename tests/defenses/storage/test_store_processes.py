@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from defenses.registry import UserError
 from defenses.storage.atomic_files import disk_errors, write_atomic
 from defenses.storage.store import Store
+from study.cli.terminal import option_hint
 
 KEY = "0123abcd" * 8
 
@@ -156,7 +157,7 @@ def test_a_disk_that_refuses_is_a_user_error(
     with pytest.raises(UserError, match=message) as error:
         store.get_or_build("stage", KEY, ones)
     assert str(store.root) in str(error.value)
-    assert "--store" in str(error.value)
+    assert option_hint(error.value) == " (--store, --out)", "a command names its options"
     monkeypatch.undo()
     assert store.find("stage", KEY) is None
 

@@ -1,0 +1,52 @@
+"""How a command ends: its exit code and its one line, with the option that a rule of the library is about."""
+
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+from checkout import ROOT
+
+from defenses.config import Config, param
+from defenses.models import ModelSpec
+from defenses.registry import UserError
+from study.cli.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, run_command
+
+
+def refuse() -> int:
+    raise UserError("a store must be writable,\nand is not", about="store")
+
+
+def interrupt() -> int:
+    raise KeyboardInterrupt
+
+
+def test_each_end_has_its_code_and_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(lambda: 4) == 4
+    assert capsys.readouterr() == ("", "")
+    assert run_command(refuse) == EXIT_BAD_INPUT
+    assert capsys.readouterr().err == "error: a store must be writable,\\nand is not (--store)\n"
+    assert run_command(interrupt, "stopped; go on with the same command") == EXIT_INTERRUPTED
+    assert capsys.readouterr().err == "stopped; go on with the same command\n"
+
+
+def test_a_field_is_named_by_the_option_that_sets_it(capsys: pytest.CaptureFixture[str]) -> None:
+    import dataclasses
+
+    @dataclasses.dataclass(frozen=True)
+    class Epochs(Config):
+        epochs: int = param(1, "how many", low=1)
+
+    assert run_command(lambda: Epochs(epochs=1.5) and 0) == EXIT_BAD_INPUT  # type: ignore[arg-type]
+    assert capsys.readouterr().err.endswith("got 1.5: give it such a value (--set epochs=VALUE)\n")
+    assert run_command(lambda: ModelSpec("resnet18", 0, (1,), 10, 32) and 0) == EXIT_BAD_INPUT
+    assert capsys.readouterr().err.endswith("got 0: give it one (--width)\n")
+
+
+def test_what_an_error_is_about_survives_a_worker() -> None:
+    assert pickle.loads(pickle.dumps(UserError("no", about="width"))).about == "width"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "defenses").rglob("*.py")), ids=lambda path: path.name)
+def test_the_library_names_no_option(path: Path) -> None:
+    assert not re.search(r"[\"' (]--[a-z]", path.read_text())
