@@ -48,7 +48,6 @@ COMMANDS = (
     "study.run",
     "study.evaluate",
     "study.attacks",
-    "study.attack_table",
     "study.status",
     "study.sync",
     "study.report",
@@ -298,9 +297,8 @@ def test_the_payload_works(tmp_path: Path) -> None:
 @pytest.fixture
 def refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Refuse:
     """Runs a command, which must refuse in one line within a second, and gives the line."""
-    # What is not refused would run: a study through its driver or a process of its own, a cell in this one.
+    # What is not refused would run: a study through its driver, a cell in this process.
     monkeypatch.setitem(sys.modules, "study.driver.driver", None)
-    monkeypatch.setattr("study.attack_table.subprocess", None)
     monkeypatch.setattr("study.scenarios.evaluation.evaluate_scenario", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
@@ -335,13 +333,13 @@ YAMLS = {
 
 @pytest.mark.faults
 @pytest.mark.parametrize("kind", YAMLS)
-@pytest.mark.parametrize("command", ["run", "evaluate", "attack_table"])
+@pytest.mark.parametrize("command", ["run", "evaluate"])
 def test_f19_yaml(kind: str, command: str, refused: Refuse, sentinel: Path, tmp_path: Path) -> None:
-    from study import attack_table, evaluate
+    from study import evaluate
 
     path = tmp_path / "options.yaml"
     path.write_text(YAMLS[kind].replace("SENTINEL", str(sentinel)))
-    main = {"run": run.main, "evaluate": evaluate.main, "attack_table": attack_table.main}[command]
+    main = {"run": run.main, "evaluate": evaluate.main}[command]
     line = refused("--config", str(path), main=main)
     assert len(line) < 1000
 

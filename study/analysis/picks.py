@@ -94,7 +94,7 @@ def picks(results: Results) -> list[Pick]:
     if top is not None and top != first:
         several = len(results.goal.objectives) > 1
         found.append(Pick(f"{'balanced' if several else 'best'} (#{top})", _cells_of(results, top), top))
-    own = _own_best(results)
+    own = own_best(results)
     if own is not None and len(results.scenarios) > 1:
         found.append(Pick(OWN_BEST, own))
     return found
@@ -110,8 +110,11 @@ def _undefended(results: Results) -> "pandas.DataFrame":
     return found.assign(**nothing, **{names.CA: found[names.CA_UNDEFENDED], names.ASR: found[names.ASR_UNDEFENDED]})
 
 
-def _own_best(results: Results) -> "pandas.DataFrame | None":
-    """For each scenario the cell of the trial that is best there; of a single objective alone."""
+def own_best(results: Results) -> "pandas.DataFrame | None":
+    """For each scenario the cell of the complete trial that is best there; of a single objective alone.
+
+    A scenario whose attack failed has one too, which counts neither for nor against a defense.
+    """
     if len(results.goal.objectives) > 1:
         return None
     (name,) = results.goal.objectives

@@ -99,6 +99,7 @@ def _single(out: Path, names: Sequence[str]) -> Iterator[str]:
 def _chapters(found: "Sequence[Results]") -> "list[Chapter]":
     """A chapter a study, and before several one of all."""
     from study.report.html import Chapter
+    from study.report.sections import attacks
     from study.report.sections.contents import sections
     from study.report.sections.summary import overview
 
@@ -108,7 +109,7 @@ def _chapters(found: "Sequence[Results]") -> "list[Chapter]":
         Chapter(results.name, tuple(_numbered(section, number) for section in sections(results)))
         for number, results in enumerate(found, start=1)
     ]
-    return [Chapter("All studies", (overview(found),)), *own]
+    return [Chapter("All studies", (overview(found), attacks.section(found))), *own]
 
 
 def _numbered(section: "Section", number: int) -> "Section":

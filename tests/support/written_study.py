@@ -11,6 +11,7 @@ from small_study import empty_ledger, scenario_record
 from search_spaces import SEARCH_SPACES
 from study.config.config import StudyConfig, resolve
 from study.ledger.ledger import Ledger
+from study.ledger.pruning import Stopped
 from study.ledger.records import write_record
 
 Metrics = Mapping[str, float | None]
@@ -33,6 +34,7 @@ def write_study(
     fingerprint: str = "f" * 64,
     points: Mapping[int, Mapping[str, Any]] | None = None,
     default: bool = True,
+    pruned: Sequence[int] = (),
     **options: Any,
 ) -> Path:
     """Trials, each with its objective (None: it failed) and its metrics by (attack, rate, seed).
@@ -41,6 +43,7 @@ def write_study(
         failed: scenarios whose attack does not work undefended.
         points: trial -> fields of its point, where they matter; the rest is drawn.
         default: whether the first trial is the paper's default.
+        pruned: trials that a pruner stopped.
     """
     config = resolve(StudyConfig, {"name": folder.name, "out": folder.parent, "space": space, **options})
     cells = dict.fromkeys(cell for _, found in trials for cell in found)
@@ -69,7 +72,8 @@ def write_study(
             ledger._study.enqueue_trial(dict(point))
         asked, _, key = ledger.ask()
         assert asked == number
-        ledger.tell(number, (value, "" if value is not None else "broken"))
+        reason = "" if value is not None else "broken"
+        ledger.tell(number, Stopped(()) if number in pruned else (value, reason))
         for cell, metrics in found.items():
             record = scenario_record(
                 scenario_name(*cell),

@@ -223,7 +223,6 @@ def test_libraries_are_heard_from_the_second_v_on(root_logger: None, told: Calla
         ("study.run", "0 2 3 130 143"),
         ("study.evaluate", "0 2 130"),
         ("study.attacks.__main__", "0 2 130"),
-        ("study.attack_table", "0 2 130"),
         ("study.status", "0 2"),
         ("study.sync", "0 2 4 130"),
         ("study.report.__main__", "0 2"),

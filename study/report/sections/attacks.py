@@ -1,0 +1,120 @@
+"""What the defenses of several studies reach on every attack, beside the undefended model."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from study.analysis.picks import DEFAULT, OWN_BEST, UNDEFENDED, own_best, picks
+from study.analysis.results import Results
+from study.report.elements import Cell, Item, Note, Section, Table
+from study.report.spread import spread
+from tracking import names
+
+if TYPE_CHECKING:
+    import pandas
+
+_FAILED = "†"
+_Row = tuple[Cell, ...]
+_Models = dict[str, "pandas.DataFrame"]
+"""Label -> a row a scenario with its metrics, ``stratum`` and ``attack_failed``."""
+
+
+def section(studies: Sequence[Results]) -> Section:
+    """A row an attack, rate and model: undefended, then each study's paper default and own bests."""
+    header = ("attack and rate", "model", *(name.upper() for name in names.HEADLINE))
+    blocks = _blocks(_join_scenarios(studies))
+    rows = tuple(row for of_attack in blocks.values() for head, models in of_attack.items() for row in (head, *models))
+    caption = "By attack and rate, mean ± standard deviation (n - 1) over seeds"
+    return Section(
+        "attacks",
+        "Every attack and every defense",
+        _lead(studies, len(blocks)),
+        (Table("attacks", caption, header, rows, left=2), *_notes(studies, blocks)),
+    )
+
+
+def _join_scenarios(studies: Sequence[Results]) -> dict[str, _Models]:
+    """The models of each study by its name; studies of single scenarios are put together again as the one they make."""
+    import pandas
+
+    parts: dict[str, dict[str, list[pandas.DataFrame]]] = {}
+    for results in studies:
+        of_study = parts.setdefault(_whole_name(results), {})
+        for label, cells in _models(results):
+            of_study.setdefault(label, []).append(cells)
+    return {
+        name: {label: pandas.concat(cells) for label, cells in of_study.items()} for name, of_study in parts.items()
+    }
+
+
+def _whole_name(results: Results) -> str:
+    """The study's name, without the scenario behind it where it is a scenario's own."""
+    whole = results.manifest.whole_study()
+    return results.name if whole is results.manifest else str(whole.settings["name"])
+
+
+def _models(results: Results) -> "Iterator[tuple[str, pandas.DataFrame]]":
+    """What is shown of a study; it may have no default, and with several objectives it has no own bests."""
+    yield from ((model.label, model.cells) for model in picks(results) if model.label in (UNDEFENDED, DEFAULT))
+    # Not among what is compared where the study has a single scenario: there it is the best of all.
+    own = own_best(results)
+    if own is not None:
+        yield OWN_BEST, own
+
+
+def _blocks(studies: Mapping[str, _Models]) -> dict[str, dict[_Row, list[_Row]]]:
+    """Attack and rate -> the undefended model's row -> rows of the studies that judged beside just that model.
+
+    Studies at other scales or with other seeds have undefended models of their own, and so a block of their own.
+    """
+    blocks: dict[str, dict[_Row, list[_Row]]] = {}
+    for name, models in studies.items():
+        undefended = models[UNDEFENDED].sort_values(["attack", "poison_rate"], kind="stable")
+        for stratum, cells in undefended.groupby("stratum", sort=False):
+            head = (_label(str(stratum), cells), UNDEFENDED, *_means(cells))
+            rows = blocks.setdefault(str(stratum), {}).setdefault(head, [])
+            for label, judged in models.items():
+                of_stratum = judged[judged["stratum"] == stratum]
+                if label != UNDEFENDED and not of_stratum.empty:
+                    rows.append(("", f"{name}: {label}", *_means(of_stratum)))
+    return blocks
+
+
+def _label(stratum: str, cells: "pandas.DataFrame") -> str:
+    failed = int(cells["attack_failed"].sum())
+    return f"{stratum} {_FAILED}{failed}/{len(cells)}" if failed else stratum
+
+
+def _means(cells: "pandas.DataFrame") -> tuple[Cell, ...]:
+    return tuple(spread(cells[name]) for name in names.HEADLINE)
+
+
+def _lead(studies: Sequence[Results], attacks: int) -> str:
+    combinations = f"{attacks} combinations" if attacks != 1 else "One combination"
+    goals = ", ".join(dict.fromkeys(results.goal.text for results in studies))
+    return (
+        f"{combinations} of attack and rate. Each scenario's own best is the best complete trial there by the "
+        f"objective of its study ({goals}). It is chosen with ground truth: an oracle, which a defender does not have."
+    )
+
+
+def _notes(studies: Sequence[Results], blocks: Mapping[str, Mapping[_Row, object]]) -> list[Item]:
+    notes: list[Item] = []
+    if any(results.scenarios["attack_failed"].any() for results in studies):
+        notes.append(
+            Note(
+                f"{_FAILED} k/n: in k of n seeds the attack does not work even undefended, so no defense is credited "
+                "there. The means here are over all seeds; those of the heat maps leave such seeds out."
+            )
+        )
+    if any(len(of_attack) > 1 for of_attack in blocks.values()):
+        notes.append(
+            Note(
+                "An attack stands here more than once where studies have different undefended models, such as those "
+                "of other seeds or presets: their rows do not compare.",
+                "warning",
+            )
+        )
+    several = [results.name for results in studies if len(results.goal.objectives) > 1]
+    if several:
+        notes.append(Note(f"No own best has {', '.join(several)}: of several objectives there is a Pareto front."))
+    return notes
