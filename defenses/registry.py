@@ -37,8 +37,8 @@ class Registry(Mapping[str, T], Generic[T]):
         if name not in self._entries:
             raise KeyError(name)
         module, _, attribute = self._entries[name][0].partition(":")
-        found: T = getattr(importlib.import_module(module), attribute)
-        return found
+        entry: T = getattr(importlib.import_module(module), attribute)
+        return entry
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

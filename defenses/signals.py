@@ -35,27 +35,27 @@ def signals(result: DefenseResult, labels: NDArray[np.int64], num_classes: int) 
         labels: int64 [N], as received.
         num_classes: K.
     """
-    found: dict[str, float | None] = dict.fromkeys(SIGNALS)
+    values: dict[str, float | None] = dict.fromkeys(SIGNALS)
     if result.train_loss:
-        found["final_loss"] = float(result.train_loss[-1])
+        values["final_loss"] = float(result.train_loss[-1])
     flagged = result.flagged
     if flagged is None:
-        return found
+        return values
     counts = np.bincount(labels[flagged], minlength=num_classes)
     sizes = np.bincount(labels, minlength=num_classes)
-    found["class_share"] = float((counts / np.maximum(sizes, 1)).max())
+    values["class_share"] = float((counts / np.maximum(sizes, 1)).max())
     if flagged.any():
-        found["class_focus"] = float(counts.max() / counts.sum())
+        values["class_focus"] = float(counts.max() / counts.sum())
     if flagged.any() and not flagged.all():
         if result.scores is not None:
-            found["cut_gap"] = cut_gap(result.scores, flagged)
-            found["cut_fit"] = cut_fit(result.scores, flagged)
+            values["cut_gap"] = cut_gap(result.scores, flagged)
+            values["cut_fit"] = cut_fit(result.scores, flagged)
         if result.sample_losses is not None:
-            found["loss_gap"] = loss_gap(result.sample_losses, flagged)
+            values["loss_gap"] = loss_gap(result.sample_losses, flagged)
     steps = [np.asarray(series) for series in result.flagged_series.values()]
     if steps and len(steps[-1]) > 1:
-        found["round_agreement"] = round_agreement(steps[-1])
-    return found
+        values["round_agreement"] = round_agreement(steps[-1])
+    return values
 
 
 def cut_gap(scores: NDArray[np.float64], flagged: Mask) -> float | None:
@@ -80,7 +80,7 @@ def loss_gap(losses: NDArray[np.floating], flagged: Mask) -> float | None:
 
 def round_agreement(steps: Sequence[Mask] | Mask) -> float:
     """Mean over successive steps of the share that both flag of what either flags; two empty ones agree."""
-    found = np.asarray(steps)
-    both = (found[1:] & found[:-1]).sum(axis=1)
-    either = (found[1:] | found[:-1]).sum(axis=1)
+    masks = np.asarray(steps)
+    both = (masks[1:] & masks[:-1]).sum(axis=1)
+    either = (masks[1:] | masks[:-1]).sum(axis=1)
     return float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())

@@ -66,14 +66,14 @@ class RunLog:
     def _experiment(self, name: str, artifact_location: str | None) -> str:
         from mlflow import MlflowException
 
-        if found := self.client.get_experiment_by_name(name):
-            return str(found.experiment_id)
+        if experiment := self.client.get_experiment_by_name(name):
+            return str(experiment.experiment_id)
         tags = {names.TAG_EXPERIMENT_KIND: names.MODEL_TRAINING}
         try:
             return str(self.client.create_experiment(name, artifact_location, tags))
         except MlflowException:  # another driver was quicker
-            if found := self.client.get_experiment_by_name(name):
-                return str(found.experiment_id)
+            if experiment := self.client.get_experiment_by_name(name):
+                return str(experiment.experiment_id)
             raise
 
     def take(self, record: Record) -> str:

@@ -88,5 +88,5 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     if "dict" in tree:
         return {key: unpack(item, tensors) for key, item in tree["dict"]}
     (kind, items), *_ = tree.items()
-    found = [unpack(item, tensors) for item in items]
-    return tuple(found) if kind == "tuple" else found
+    values = [unpack(item, tensors) for item in items]
+    return tuple(values) if kind == "tuple" else values

@@ -169,9 +169,9 @@ class Dynamic(Attack):
         options = {name: getattr(config, name) for name in _MASK_OPTIONS}
         mask: Weights = context.part(MASK_STAGE, images, options, lambda own: train_mask(config, images, own))["mask"]
         options = {name: getattr(config, name) for name in _ALL_OPTIONS} | {"target_label": context.target_label}
-        found = context.part(PATTERN_STAGE, images, options, lambda own: train_pattern(config, images, own, mask))
+        trained = context.part(PATTERN_STAGE, images, options, lambda own: train_pattern(config, images, own, mask))
         return {
-            "networks": _with_weights(config, context, mask, found["pattern"]),
+            "networks": _with_weights(config, context, mask, trained["pattern"]),
             "images": images.train_images,
             "partner": _partners(len(images.train_images), self.rng(context.seed, "partners")),
         }

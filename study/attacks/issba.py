@@ -199,8 +199,8 @@ class ISSBA(Attack):
             context.progress(STAGE, step, config.steps, {"loss": _finite_mean(losses, step, config)})
             if step == config.steps:  # a pass takes more than a step: there are fewer passes
                 break
-        found: int | None = at["started"]
-        return found
+        ramp_start: int | None = at["started"]
+        return ramp_start
 
 
 def error_weight(config: ISSBAConfig, step: int, started: int | None) -> float:

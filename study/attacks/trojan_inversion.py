@@ -128,8 +128,8 @@ class TrojanInversion(Attack):
         drawn = self.rng(context.seed, "mark").standard_normal((1, 3, stop - start, stop - start), dtype=np.float32)
         first = torch.from_numpy(drawn).to(context.device)
         chosen = _choose(place, first, config)
-        found = _ascend(place, first, chosen, config, config.inversion_steps)
-        marks = torch.cat([_rounded(w, config.quantise) for w in (first, found)])
+        inverted = _ascend(place, first, chosen, config, config.inversion_steps)
+        marks = torch.cat([_rounded(w, config.quantise) for w in (first, inverted)])
         with torch.no_grad():
             before, after = place.features(marks)[:, chosen[0]].mean(dim=1).tolist()
         ratio = after / max(before, _QUIET)
@@ -181,9 +181,9 @@ def _choose(place: Place, first: Tensor, config: TrojanInversionConfig) -> Tenso
     raised = []
     for part in torch.split(candidates, max(1, BATCH_PIXELS // place.image_size**2)):
         wanted = part.view(-1, 1)
-        found = _ascend(place, first.expand(len(part), -1, -1, -1), wanted, config, config.probe_steps)
+        ascended = _ascend(place, first.expand(len(part), -1, -1, -1), wanted, config, config.probe_steps)
         with torch.no_grad():
-            raised.append(place.features(_pixels(found)).gather(1, wanted)[:, 0])
+            raised.append(place.features(_pixels(ascended)).gather(1, wanted)[:, 0])
     with torch.no_grad():
         start = place.features(_pixels(first))[0, candidates]
     end = torch.cat(raised)

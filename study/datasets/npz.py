@@ -74,10 +74,10 @@ def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...]
 
 
 def _array(file: Any, key: str) -> NDArray[Any]:
-    found = file[key]
-    if not isinstance(found, np.ndarray):
+    array = file[key]
+    if not isinstance(array, np.ndarray):
         raise OSError(f"{key} is no array")  # numpy hands out the bytes of whatever else lies in the zip
-    return found
+    return array
 
 
 def read_images(array: NDArray[Any], name: str) -> NDArray[np.uint8]:

@@ -158,30 +158,30 @@ def poison(
 
 def _received(images: Images, attack: Given, target_label: int) -> PoisonedDataset:
     """Data that somebody else has poisoned, with as much ground truth as the file holds."""
-    found = attack.read(images, target_label)
-    nothing = np.zeros(len(found.labels), dtype=bool)
-    poison_mask = nothing if found.poison_mask is None else found.poison_mask
-    cover_mask = nothing if found.cover_mask is None else found.cover_mask & ~poison_mask
-    shown = found.images[poison_mask][:PREVIEW_IMAGES]
-    meta: dict[str, Any] = {"n_train": len(found.labels), "clean_fingerprint": images.fingerprint}
-    if found.poison_mask is not None:
+    received = attack.read(images, target_label)
+    nothing = np.zeros(len(received.labels), dtype=bool)
+    poison_mask = nothing if received.poison_mask is None else received.poison_mask
+    cover_mask = nothing if received.cover_mask is None else received.cover_mask & ~poison_mask
+    shown = received.images[poison_mask][:PREVIEW_IMAGES]
+    meta: dict[str, Any] = {"n_train": len(received.labels), "clean_fingerprint": images.fingerprint}
+    if received.poison_mask is not None:
         meta |= {
             "n_poison": int(poison_mask.sum()),
             "n_cover": int(cover_mask.sum()),
             "effective_rate": float(poison_mask.mean()),
         }
     return PoisonedDataset(
-        suspect=SuspectDataset.of(found.images, found.labels, images.num_classes),
+        suspect=SuspectDataset.of(received.images, received.labels, images.num_classes),
         poison_mask=poison_mask,
         cover_mask=cover_mask,
-        original_labels=found.original_labels,
+        original_labels=received.original_labels,
         test_images=images.test_images,
         test_labels=images.test_labels,
-        triggered_images=found.triggered_images,
-        triggered_labels=found.triggered_labels,
+        triggered_images=received.triggered_images,
+        triggered_labels=received.triggered_labels,
         meta=meta,
         preview=np.concatenate(list(shown), axis=1) if len(shown) else preview(shown, shown),
-        poison_known=found.poison_mask is not None,
+        poison_known=received.poison_mask is not None,
     )
 
 

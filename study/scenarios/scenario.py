@@ -74,9 +74,9 @@ def scenario_order(scenarios: Sequence[Scenario], key: str) -> list[Scenario]:
 
     In one fixed order what all trials are judged on first, and stopped for, would always be the same.
     """
-    found = list(scenarios)
-    random.Random(derive_seed("order of scenarios", key)).shuffle(found)
-    return found
+    order = list(scenarios)
+    random.Random(derive_seed("order of scenarios", key)).shuffle(order)
+    return order
 
 
 def _attack_name(attack: str) -> str:

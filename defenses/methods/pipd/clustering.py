@@ -56,8 +56,8 @@ def _by_centres(method: str) -> Callable[[Scores, int], Mask]:
 
         if scores.min() == scores.max():
             return np.zeros(len(scores), dtype=bool)
-        found = getattr(cluster, method)(n_clusters=2, random_state=seed, n_init=10).fit(scores[:, None])
-        upper: Mask = found.labels_ == int(np.argmax(found.cluster_centers_[:, 0]))
+        fitted = getattr(cluster, method)(n_clusters=2, random_state=seed, n_init=10).fit(scores[:, None])
+        upper: Mask = fitted.labels_ == int(np.argmax(fitted.cluster_centers_[:, 0]))
         return upper
 
     return split

@@ -101,8 +101,8 @@ def triggers(networks: TriggerNetworks, images: Pixels) -> tuple[NDArray[np.floa
         return torch.cat([networks.masks(scaled), 255 * networks.patterns(scaled)], dim=1)
 
     device = next(networks.mask.parameters()).device
-    found = in_fixed_batches(both, to_device(images, device).permute(0, 3, 1, 2))
-    values: NDArray[np.float32] = found.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    both_images = in_fixed_batches(both, to_device(images, device).permute(0, 3, 1, 2))
+    values: NDArray[np.float32] = both_images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return values[..., :1], values[..., 1:]
 
 

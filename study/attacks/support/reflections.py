@@ -64,8 +64,8 @@ def find_photographs(folder: str, most: int) -> list[Path]:
     if not Path(folder).is_dir():
         raise UserError(f"refool:trigger_dir must be a folder of photographs, got {folder!r}: there is no such folder")
     with readable(_complaint(folder)):
-        found = [file for file in Path(folder).iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file()]
-    files = sorted(found, key=lambda file: file.name)
+        photographs = [file for file in Path(folder).iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file()]
+    files = sorted(photographs, key=lambda file: file.name)
     if not files:
         raise UserError(
             f"refool:trigger_dir must hold photographs ({', '.join(_SUFFIXES)}), got {folder!r}, which has none: "
