@@ -51,7 +51,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._entries[name][1]
 
     def check(self, name: str) -> str:
-        """Returns the name, or raises `UserError` with the nearest known name and all of them."""
+        """Returns the name.
+
+        Raises:
+            UserError: there is no such entry; the message has the nearest known name and all of them.
+        """
         if name not in self._entries:
             raise UserError(f"unknown {self.kind} {name!r}: {nearest(name, self)}(known: {', '.join(sorted(self))})")
         return name

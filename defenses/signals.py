@@ -59,27 +59,46 @@ def signals(result: DefenseResult, labels: NDArray[np.int64], num_classes: int) 
 
 
 def cut_gap(scores: NDArray[np.float64], flagged: Mask) -> float | None:
-    """How far the flagged lie above the kept, in standard deviations; negative where they overlap."""
+    """How far the flagged lie above the kept, in standard deviations; negative where they overlap, None without spread.
+
+    Args:
+        scores: float64 [N].
+        flagged: bool [N].
+    """
     spread = float(scores.std())
     return float(scores[flagged].min() - scores[~flagged].max()) / spread if spread > 0 else None
 
 
 def cut_fit(scores: NDArray[np.float64], flagged: Mask) -> float | None:
-    """1 minus the variance inside the two sides over the variance of all, in [0, 1]."""
+    """1 minus the variance inside the two sides over the variance of all, in [0, 1]; None without spread.
+
+    Args:
+        scores: float64 [N].
+        flagged: bool [N].
+    """
     whole = float(((scores - scores.mean()) ** 2).sum())
     within = sum(float(((side - side.mean()) ** 2).sum()) for side in (scores[flagged], scores[~flagged]))
     return 1.0 - within / whole if whole > 0 else None
 
 
 def loss_gap(losses: NDArray[np.floating], flagged: Mask) -> float | None:
-    """How much higher the losses of the kept are, in standard deviations of all losses."""
+    """How much higher the losses of the kept are, in standard deviations of all losses; None without spread.
+
+    Args:
+        losses: float [N].
+        flagged: bool [N].
+    """
     wide = np.asarray(losses, dtype=np.float64)
     spread = float(wide.std())
     return float(wide[~flagged].mean() - wide[flagged].mean()) / spread if spread > 0 else None
 
 
 def round_agreement(steps: Sequence[Mask] | Mask) -> float:
-    """Mean over successive steps of the share that both flag of what either flags; two empty ones agree."""
+    """Mean over successive steps of the share that both flag of what either flags; two empty ones agree.
+
+    Args:
+        steps: bool [steps, N], at least two.
+    """
     masks = np.asarray(steps)
     both = (masks[1:] & masks[:-1]).sum(axis=1)
     either = (masks[1:] | masks[:-1]).sum(axis=1)

@@ -101,7 +101,12 @@ def read_flags(path: Path) -> Flags:
 
 
 def write_preview(folder: Path, preview: NDArray[np.uint8], enlarge_to: int = 64) -> None:
-    """The attack's picture (clean, poisoned, difference x 10), small images enlarged so that pixels can be seen."""
+    """The attack's picture (clean, poisoned, difference x 10), small images enlarged so that pixels can be seen.
+
+    Args:
+        preview: uint8 [3 h, n w, 3]; an empty one writes nothing.
+        enlarge_to: about how many px a row of it is to be high.
+    """
     from PIL import Image
 
     if preview.size == 0:
@@ -119,7 +124,13 @@ def write_plots(
     poison_mask: NDArray[np.bool_] | None,
     title: str,
 ) -> None:
-    """A histogram of the scores and the ROC curve, as PNG. Nothing is drawn without scores."""
+    """A histogram of the scores and the ROC curve, as PNG. Nothing is drawn without scores.
+
+    Args:
+        scores: float64 [N], or None.
+        flagged: bool [N].
+        poison_mask: bool [N], or None where nobody marked the poison: then without a ROC curve.
+    """
     if scores is None:
         return
     (folder / names.HISTOGRAM_PNG).parent.mkdir(parents=True, exist_ok=True)

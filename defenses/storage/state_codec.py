@@ -61,7 +61,11 @@ def restore(part: Part, state: Any) -> None:
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON; copies of its tensors, in main memory, go into `tensors` under names of ours."""
+    """A value as JSON; copies of its tensors, in main memory, go into `tensors` under names of ours.
+
+    Raises:
+        TypeError: it holds something that is neither a tensor nor JSON.
+    """
     if isinstance(value, Tensor):
         strides = value.stride()
         order = sorted(range(value.dim()), key=lambda axis: -strides[axis])

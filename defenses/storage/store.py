@@ -93,7 +93,12 @@ class Store:
         self._checkpoints: dict[tuple[str, str], Checkpoint] = {}
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where an entry lies. Names and links are checked, so that no key can leave the store."""
+        """Where an entry lies. Names and links are checked, so that no key can leave the store.
+
+        Raises:
+            ValueError: a stage or key with other characters than a-z, 0-9 and _.
+            UserError: there is a link in its place.
+        """
         for part in (stage, key):
             if not re.fullmatch(r"[a-z0-9_]+", part):
                 raise ValueError(f"a store's names hold a-z, 0-9 and _ alone, got {part!r}")
@@ -163,6 +168,10 @@ class Store:
             stage, key: where the entry lies.
             build: gives the outputs by name; called at most once.
             describe: what the key was made of, kept in ``meta.json`` for people.
+
+        Raises:
+            UserError: the disk is full or cannot be written to, or `build` raised one.
+            RuntimeError: the entry vanished while it was written.
         """
         artifact = self.find(stage, key)
         if artifact is not None:

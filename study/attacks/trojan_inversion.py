@@ -85,7 +85,11 @@ class TrojanInversion(Attack):
     }
 
     def check(self, images: Images) -> None:
-        """Refuses more neurons than the surrogate or the trials have, and see `check_surrogate`."""
+        """Refuses more neurons than the surrogate or the trials have, and see `check_surrogate`.
+
+        Raises:
+            UserError: either of the two.
+        """
         check_surrogate(self.config)
         available = min(self.config.candidates, penultimate_width(self.config))
         if self.config.neurons > available:
@@ -149,7 +153,7 @@ class Place:
     image_size: int
 
     def features(self, marks: Tensor) -> Tensor:
-        """Activations [n, C] of the last layer but one, for marks [n, 3, h, w] in [0, 255]."""
+        """Activations [n, C] of the last layer but one, for marks [n, 3, h, w] in [0, 255]; both float32."""
         start, stop = square_edges(self.image_size)
         seen: list[Tensor] = []
         head = self.network.network.linear

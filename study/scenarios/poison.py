@@ -74,8 +74,11 @@ def select(labels: Labels, attack: Attack, poison_rate: float, target_label: int
     taken, the target's included, as in backdoor-toolbox; clean-label attacks take the target class alone. Covers are
     the images that follow, of any class.
 
+    Args:
+        labels: int64 [N], the true ones.
+
     Raises:
-        UserError: the data have fewer images than the attack needs, and ``cap`` is off.
+        UserError: the data have fewer images than the attack needs, and ``cap`` is off; or the rate is below one image.
     """
     none = np.empty(0, dtype=np.int64)
     if not attack.poisons or poison_rate == 0:
@@ -223,7 +226,14 @@ def apply_in_chunks(
 
 
 def preview(clean: Pixels, poisoned: Pixels) -> Pixels:
-    """Three rows of images side by side: clean, poisoned, and ten times the absolute difference."""
+    """Three rows of images side by side: clean, poisoned, and ten times the absolute difference.
+
+    Args:
+        clean, poisoned: uint8 [n, H, W, 3].
+
+    Returns:
+        uint8 [3 H, n W, 3]; [0, 0, 3] without images.
+    """
     if len(clean) == 0:
         return np.zeros((0, 0, 3), dtype=np.uint8)
     difference = np.abs(poisoned.astype(np.int16) - clean.astype(np.int16)) * 10

@@ -78,7 +78,7 @@ def find_photographs(folder: str, most: int) -> list[Path]:
 
 
 def read_photographs(files: list[Path], size: int) -> Pixels:
-    """Photographs as RGB [n, size, size, 3]: cut to their central square, then averaged down."""
+    """Photographs as RGB, uint8 [n, size, size, 3]: cut to their central square, then averaged down."""
     pictures = np.empty((len(files), size, size, 3), dtype=np.uint8)
     for picture, file in zip(pictures, files, strict=True):
         with open_picture(file, _complaint(str(file))) as opened:

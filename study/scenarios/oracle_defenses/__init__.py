@@ -74,6 +74,9 @@ def check_truth(name: str, without: Sequence[str]) -> None:
 
     Args:
         without: names of such scenarios.
+
+    Raises:
+        UserError: the defense is an instrument, and there is such a scenario.
     """
     if name in INSTRUMENTS and without:
         raise UserError(_needs_truth(name, without[0]))
