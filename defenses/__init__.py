@@ -1,11 +1,14 @@
 """What a defender does: training-time defenses against data-poisoning backdoors. Knows images and labels only."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from defenses.registry import Registry
 
 if TYPE_CHECKING:
     from defenses.api import Defense
+    from defenses.in_memory import run_defense_on
+
+__all__ = ["DEFENSES", "run_defense_on"]
 
 DEFENSES: "Registry[type[Defense]]" = Registry(
     "defense",
@@ -22,3 +25,16 @@ DEFENSES: "Registry[type[Defense]]" = Registry(
         ),
     },
 )
+
+
+def __getattr__(name: str) -> Any:
+    """`run_defense_on` when it is asked for: it loads torch, which names and their descriptions do without.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
+    if name != "run_defense_on":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from defenses.in_memory import run_defense_on
+
+    return run_defense_on

@@ -23,7 +23,12 @@ Outputs = dict[str, Any]
 
 
 def fingerprint(images: NDArray[np.uint8], labels: NDArray[np.int64], num_classes: int) -> str:
-    """sha256 over images, labels, their shapes and the number of classes."""
+    """sha256 over images, labels, their shapes and the number of classes.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N].
+    """
     digest = hashlib.sha256(json.dumps([images.shape, num_classes]).encode())
     digest.update(np.ascontiguousarray(images).data)
     digest.update(np.ascontiguousarray(labels).data)
@@ -48,7 +53,7 @@ class SuspectDataset:
 
     @classmethod
     def of(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], num_classes: int) -> Self:
-        """The dataset with its fingerprint computed."""
+        """The dataset of images uint8 [N, H, W, 3] and labels int64 [N], with its fingerprint computed."""
         return cls(images, labels, num_classes, fingerprint(images, labels, num_classes))
 
     def __len__(self) -> int:

@@ -56,7 +56,11 @@ class Config:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """A config with some fields set; `UserError` with the nearest name for an unknown one."""
+        """A config with some fields set.
+
+        Raises:
+            UserError: an unknown field, with the nearest name; or a value of another type, or out of its range.
+        """
         known = [f.name for f in dataclasses.fields(cls)]
         for name in values:
             if name not in known:

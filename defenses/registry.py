@@ -46,8 +46,8 @@ class Registry(Mapping[str, T], Generic[T]):
         if name not in self._entries:
             raise KeyError(name)
         module, _, attribute = self._entries[name][0].partition(":")
-        found: T = getattr(importlib.import_module(module), attribute)
-        return found
+        entry: T = getattr(importlib.import_module(module), attribute)
+        return entry
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)
@@ -60,7 +60,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return self._entries[name][1]
 
     def check(self, name: str) -> str:
-        """Returns the name, or raises `UserError` with the nearest known name and all of them."""
+        """Returns the name.
+
+        Raises:
+            UserError: there is no such entry; the message has the nearest known name and all of them.
+        """
         if name not in self._entries:
             raise UserError(f"unknown {self.kind} {name!r}: {nearest(name, self)}(known: {', '.join(sorted(self))})")
         return name

@@ -99,9 +99,9 @@ def missing_stages(defense: Defense, fingerprint: str, context: RunContext, stop
         if stage.parents <= set(digests):
             inputs = {local: digests[s.split(".")[0]][s.split(".")[1]] for local, s in stage.inputs.items()}
             identity = stage_identity(stage, defense.config, fingerprint, context, inputs)
-            found = context.store.find(stage.name, stage_key(identity))
-            if found is not None:
-                digests[stage.name] = found.digests
+            artifact = context.store.find(stage.name, stage_key(identity))
+            if artifact is not None:
+                digests[stage.name] = artifact.digests
                 continue
         missing.append(stage.name)
     return missing

@@ -17,7 +17,15 @@ def cpu_weights(model: nn.Module) -> Weights:
 
 
 def lowest_mask(losses: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
-    """A mask of the samples with the lowest losses; of equal losses the earlier sample counts as lower."""
+    """The samples with the lowest losses; of equal losses the earlier sample counts as lower.
+
+    Args:
+        losses: float64 [N].
+        count: how many of them.
+
+    Returns:
+        bool [N].
+    """
     mask = np.zeros(len(losses), dtype=bool)
     mask[np.argsort(losses, kind="stable")[:count]] = True
     return mask

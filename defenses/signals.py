@@ -35,52 +35,71 @@ def signals(result: DefenseResult, labels: NDArray[np.int64], num_classes: int) 
         labels: int64 [N], as received.
         num_classes: K.
     """
-    found: dict[str, float | None] = dict.fromkeys(SIGNALS)
+    values: dict[str, float | None] = dict.fromkeys(SIGNALS)
     if result.train_loss:
-        found["final_loss"] = float(result.train_loss[-1])
+        values["final_loss"] = float(result.train_loss[-1])
     flagged = result.flagged
     if flagged is None:
-        return found
+        return values
     counts = np.bincount(labels[flagged], minlength=num_classes)
     sizes = np.bincount(labels, minlength=num_classes)
-    found["class_share"] = float((counts / np.maximum(sizes, 1)).max())
+    values["class_share"] = float((counts / np.maximum(sizes, 1)).max())
     if flagged.any():
-        found["class_focus"] = float(counts.max() / counts.sum())
+        values["class_focus"] = float(counts.max() / counts.sum())
     if flagged.any() and not flagged.all():
         if result.scores is not None:
-            found["cut_gap"] = cut_gap(result.scores, flagged)
-            found["cut_fit"] = cut_fit(result.scores, flagged)
+            values["cut_gap"] = cut_gap(result.scores, flagged)
+            values["cut_fit"] = cut_fit(result.scores, flagged)
         if result.sample_losses is not None:
-            found["loss_gap"] = loss_gap(result.sample_losses, flagged)
+            values["loss_gap"] = loss_gap(result.sample_losses, flagged)
     steps = [np.asarray(series) for series in result.flagged_series.values()]
     if steps and len(steps[-1]) > 1:
-        found["round_agreement"] = round_agreement(steps[-1])
-    return found
+        values["round_agreement"] = round_agreement(steps[-1])
+    return values
 
 
 def cut_gap(scores: NDArray[np.float64], flagged: Mask) -> float | None:
-    """How far the flagged lie above the kept, in standard deviations; negative where they overlap."""
+    """How far the flagged lie above the kept, in standard deviations; negative where they overlap, None without spread.
+
+    Args:
+        scores: float64 [N].
+        flagged: bool [N].
+    """
     spread = float(scores.std())
     return float(scores[flagged].min() - scores[~flagged].max()) / spread if spread > 0 else None
 
 
 def cut_fit(scores: NDArray[np.float64], flagged: Mask) -> float | None:
-    """1 minus the variance inside the two sides over the variance of all, in [0, 1]."""
+    """1 minus the variance inside the two sides over the variance of all, in [0, 1]; None without spread.
+
+    Args:
+        scores: float64 [N].
+        flagged: bool [N].
+    """
     whole = float(((scores - scores.mean()) ** 2).sum())
     within = sum(float(((side - side.mean()) ** 2).sum()) for side in (scores[flagged], scores[~flagged]))
     return 1.0 - within / whole if whole > 0 else None
 
 
 def loss_gap(losses: NDArray[np.floating], flagged: Mask) -> float | None:
-    """How much higher the losses of the kept are, in standard deviations of all losses."""
+    """How much higher the losses of the kept are, in standard deviations of all losses; None without spread.
+
+    Args:
+        losses: float [N].
+        flagged: bool [N].
+    """
     wide = np.asarray(losses, dtype=np.float64)
     spread = float(wide.std())
     return float(wide[~flagged].mean() - wide[flagged].mean()) / spread if spread > 0 else None
 
 
 def round_agreement(steps: Sequence[Mask] | Mask) -> float:
-    """Mean over successive steps of the share that both flag of what either flags; two empty ones agree."""
-    found = np.asarray(steps)
-    both = (found[1:] & found[:-1]).sum(axis=1)
-    either = (found[1:] | found[:-1]).sum(axis=1)
+    """Mean over successive steps of the share that both flag of what either flags; two empty ones agree.
+
+    Args:
+        steps: bool [steps, N], at least two.
+    """
+    masks = np.asarray(steps)
+    both = (masks[1:] & masks[:-1]).sum(axis=1)
+    either = (masks[1:] | masks[:-1]).sum(axis=1)
     return float(np.where(either > 0, both / np.maximum(either, 1), 1.0).mean())

@@ -136,15 +136,15 @@ class SearchSpace:
 
     def suggest(self, trial: "Trial") -> dict[str, Value]:
         """A point drawn by a trial's sampler."""
-        return {name: found.suggest(trial, name) for name, found in self.ranges.items()}
+        return {name: field_range.suggest(trial, name) for name, field_range in self.ranges.items()}
 
     def distributions(self) -> dict[str, "BaseDistribution"]:
         """Optuna's description of the space."""
-        return {name: found.distribution() for name, found in self.ranges.items()}
+        return {name: field_range.distribution() for name, field_range in self.ranges.items()}
 
     def without(self, fixed: Sequence[str]) -> "SearchSpace":
         """The space with some fields no longer searched: the user set them, or nothing reads them."""
-        ranges = {name: found for name, found in self.ranges.items() if name not in fixed}
+        ranges = {name: field_range for name, field_range in self.ranges.items() if name not in fixed}
         return replace(self, ranges=ranges)
 
     def ablation(
@@ -175,10 +175,10 @@ class SearchSpace:
         )
 
 
-def finite_values(found: Range) -> tuple[Value, ...] | None:
+def finite_values(field_range: Range) -> tuple[Value, ...] | None:
     """All values of a range that has few of them; None for one that cannot be enumerated."""
-    if isinstance(found, Choice):
-        return found.options
+    if isinstance(field_range, Choice):
+        return field_range.options
     return None
 
 

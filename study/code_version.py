@@ -29,7 +29,11 @@ def code_version() -> str:
 
 
 def check_code(expected: str) -> None:
-    """Refuses to work with other code than the driver's, whose hash is `expected`."""
+    """Refuses to work with other code than the driver's, whose hash is `expected`.
+
+    Raises:
+        UserError: this is other code.
+    """
     if code_hash() != expected:
         raise UserError(
             f"this worker's code in {_ROOT} has the hash {code_hash()} and the driver's has {expected}: "

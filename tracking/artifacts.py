@@ -1,6 +1,8 @@
 """The files that go with a judged scenario: who was flagged, by what score, and what that looks like."""
 
 import io
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +56,57 @@ def write_flags(
     np.savez_compressed(npz, allow_pickle=False, **arrays)
 
 
+@dataclass(frozen=True)
+class Flags:
+    """Who was flagged on a scenario, as `write_flags` kept it.
+
+    Attributes:
+        flagged: bool [N].
+        scores: float64 [N], higher = more suspicious; None for a defense that only flags.
+        labels: int64 [N], as received.
+        is_poison: bool [N], ground truth; None where nobody marked the poison.
+        fingerprint: of the suspect dataset that the rows index.
+    """
+
+    flagged: NDArray[np.bool_]
+    scores: NDArray[np.float64] | None
+    labels: NDArray[np.int64]
+    is_poison: NDArray[np.bool_] | None
+    fingerprint: str
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """The flagged samples' positions in the training set, ascending: int64 [M]."""
+        return np.flatnonzero(self.flagged)
+
+
+def read_flags(path: Path) -> Flags:
+    """What ``flags/scores.npz`` of a run holds.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no archive of arrays, or one of them is missing.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return Flags(
+                arrays["flagged"],
+                arrays.get("scores"),
+                arrays["labels"],
+                arrays.get("is_poison"),
+                str(arrays["dataset_fingerprint"]),
+            )
+    except (KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+
+
 def write_preview(folder: Path, preview: NDArray[np.uint8], enlarge_to: int = 64) -> None:
-    """The attack's picture (clean, poisoned, difference x 10), small images enlarged so that pixels can be seen."""
+    """The attack's picture (clean, poisoned, difference x 10), small images enlarged so that pixels can be seen.
+
+    Args:
+        preview: uint8 [3 h, n w, 3]; an empty one writes nothing.
+        enlarge_to: about how many px a row of it is to be high.
+    """
     from PIL import Image
 
     if preview.size == 0:
@@ -73,7 +124,13 @@ def write_plots(
     poison_mask: NDArray[np.bool_] | None,
     title: str,
 ) -> None:
-    """A histogram of the scores and the ROC curve, as PNG. Nothing is drawn without scores."""
+    """A histogram of the scores and the ROC curve, as PNG. Nothing is drawn without scores.
+
+    Args:
+        scores: float64 [N], or None.
+        flagged: bool [N].
+        poison_mask: bool [N], or None where nobody marked the poison: then without a ROC curve.
+    """
     if scores is None:
         return
     (folder / names.HISTOGRAM_PNG).parent.mkdir(parents=True, exist_ok=True)

@@ -10,16 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from tracking import names
+from tracking.destination import Target
 from tracking.outbox import Outbox, Record
 
 if TYPE_CHECKING:
-    pass
+    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +66,14 @@ class RunLog:
     def _experiment(self, name: str, artifact_location: str | None) -> str:
         from mlflow import MlflowException
 
-        if found := self.client.get_experiment_by_name(name):
-            return str(found.experiment_id)
+        if experiment := self.client.get_experiment_by_name(name):
+            return str(experiment.experiment_id)
         tags = {names.TAG_EXPERIMENT_KIND: names.MODEL_TRAINING}
         try:
             return str(self.client.create_experiment(name, artifact_location, tags))
         except MlflowException:  # another driver was quicker
-            if found := self.client.get_experiment_by_name(name):
-                return str(found.experiment_id)
+            if experiment := self.client.get_experiment_by_name(name):
+                return str(experiment.experiment_id)
             raise
 
     def take(self, record: Record) -> str:
@@ -114,12 +115,46 @@ class RunLog:
         return known
 
     def _find(self, run_key: str) -> str | None:
-        query = f"tags.`{names.TAG_RUN_HASH}` = '{_hash(run_key)}'"
-        found = self.client.search_runs([self.experiment_id], query, max_results=1)
-        if found:
-            self._runs[run_key] = found[0].info.run_id
-            return self._runs[run_key]
+        run_id = _find_run(self.client, self.experiment_id, run_key)
+        if run_id is not None:
+            self._runs[run_key] = run_id
+        return run_id
+
+
+def _find_run(client: "MlflowClient", experiment_id: str, run_key: str) -> str | None:
+    query = f"tags.`{names.TAG_RUN_HASH}` = '{_hash(run_key)}'"
+    runs = client.search_runs([experiment_id], query, max_results=1)
+    return str(runs[0].info.run_id) if runs else None
+
+
+def fetch_artifact(target: Target, run_key: str, artifact: str, folder: Path) -> Path | None:
+    """Copies one file of a run into a folder. No database, experiment or run is created.
+
+    Args:
+        run_key: as `tracking.names.run_key` gives it.
+        artifact: its path within the run.
+
+    Returns:
+        Where the copy lies; None when there is no such database, experiment, run or file.
+
+    Raises:
+        Exception: whatever MLflow raises when it cannot be reached.
+    """
+    if target.uri.startswith("sqlite:///") and not _database_file(target.uri).is_file():
+        return None  # MLflow would make one
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    with _alone(target.uri):
+        client = MlflowClient(tracking_uri=target.uri)
+        experiment = client.get_experiment_by_name(target.experiment)
+    run_id = _find_run(client, experiment.experiment_id, run_key) if experiment else None
+    if run_id is None:
         return None
+    siblings = client.list_artifacts(run_id, str(PurePosixPath(artifact).parent))
+    if artifact not in {item.path for item in siblings}:
+        return None
+    return Path(client.download_artifacts(run_id, artifact, str(folder)))
 
 
 @contextmanager
@@ -128,12 +163,16 @@ def _alone(uri: str) -> Iterator[None]:
     if not uri.startswith("sqlite:///"):
         yield
         return
-    from sqlalchemy import make_url
-
-    database = Path(str(make_url(uri).database))
+    database = _database_file(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_name(f"{database.name}.lock")):
         yield
+
+
+def _database_file(uri: str) -> Path:
+    from sqlalchemy import make_url
+
+    return Path(str(make_url(uri).database))
 
 
 def deliver(run_log: RunLog, outbox: Outbox, record: Record, position: int, keep: bool = False) -> None:

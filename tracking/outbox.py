@@ -82,8 +82,7 @@ class Outbox:
 
     def finished(self) -> set[str]:
         """Keys of the runs that were reported with a final status, sent or not."""
-        records = (record for record, _ in _records(self.path, 0))
-        return {record.run for record in records if record is not None and record.status != "RUNNING"}
+        return finished_runs(self.path)
 
     @property
     def sent(self) -> int:
@@ -120,6 +119,12 @@ class Waiting:
 
     records: int
     damaged: int
+
+
+def finished_runs(path: Path) -> set[str]:
+    """Keys of the runs that an outbox reports with a final status, sent or not; changes nothing."""
+    records = (record for record, _ in _records(path, 0))
+    return {record.run for record in records if record is not None and record.status != "RUNNING"}
 
 
 def look(path: Path) -> Waiting:

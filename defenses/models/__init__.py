@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from defenses.models.resnet import BasicBlock, PreActBlock, ResNet
@@ -13,6 +15,8 @@ BLOCKS: dict[str, type[BasicBlock] | type[PreActBlock]] = {
     "resnet18": BasicBlock,
     "preact_resnet18": PreActBlock,
 }
+SMALLEST_IMAGE = 8
+"""Side in px: what the networks' strides leave something of."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,35 @@ class ModelSpec:
     def with_outputs(self, num_classes: int) -> "ModelSpec":
         """The same network with another number of outputs."""
         return replace(self, num_classes=num_classes)
+
+
+def spec_for_images(
+    name: str, width: int, blocks: tuple[int, ...], num_classes: int, images: NDArray[np.uint8]
+) -> ModelSpec:
+    """The network for images as they were received: it normalises with their mean and spread.
+
+    Args:
+        images: uint8 [N, H, W, 3]; about 5000 of them, evenly spaced, are measured.
+
+    Raises:
+        UserError: an unknown name, or a width or blocks that make no network.
+    """
+    sample = images[:: max(1, len(images) // 5000)].reshape(-1, 3)
+    counts = np.stack([np.bincount(sample[:, channel], minlength=256) for channel in range(3)])
+    values = np.arange(256.0)
+    means = counts @ values / len(sample)
+    spreads = np.sqrt((counts * (values - means[:, None]) ** 2).sum(axis=1) / len(sample))
+    mean = [round(float(v), 3) for v in means]
+    std = [round(max(float(v), 1.0), 3) for v in spreads]
+    return ModelSpec(
+        name,
+        width,
+        blocks,
+        num_classes,
+        int(images.shape[1]),
+        (mean[0], mean[1], mean[2]),
+        (std[0], std[1], std[2]),
+    )
 
 
 class Normalised(nn.Module):

@@ -31,7 +31,7 @@ class Projection(nn.Conv2d):
         super().__init__(inputs, outputs, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
+        """Maps float [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
         rows, columns = self.stride
         return functional.conv2d(x[:, :, ::rows, ::columns], self.weight)
 
@@ -50,7 +50,7 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(Projection(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
+        """Maps float [n, inputs, h, w] to [n, outputs, h / stride, w / stride]."""
         out = torch.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         return torch.relu(out + self.shortcut(x))
@@ -71,7 +71,7 @@ class PreActBlock(nn.Module):
             self.shortcut = Projection(inputs, outputs, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps [n, inputs, h, w] to [n, outputs, h / stride, w / stride], not yet activated."""
+        """Maps float [n, inputs, h, w] to [n, outputs, h / stride, w / stride], not yet activated."""
         activated = torch.relu(self.bn1(x))
         out = self.conv1(activated)
         out = self.conv2(torch.relu(self.bn2(out)))
@@ -129,7 +129,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits [n, num_outputs] of normalised images [n, 3, H, W]."""
+        """Logits [n, num_outputs] of normalised float images [n, 3, H, W]."""
         x = self.conv1(x)
         if not self.pre_activation:
             x = torch.relu(self.bn1(x))

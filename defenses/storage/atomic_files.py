@@ -53,7 +53,11 @@ def _no_room(error: BaseException | None) -> bool:
 
 @contextmanager
 def full_disk_errors(root: Path) -> Iterator[None]:
-    """Turns a full disk into a `DiskFull` that names the folder."""
+    """Turns a full disk into an error that names the folder.
+
+    Raises:
+        DiskFull: there is no room left.
+    """
     try:
         yield
     except DiskFull:
@@ -68,7 +72,11 @@ def full_disk_errors(root: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
-    """Turns a full or unwritable disk into a `UserError` that names the folder."""
+    """Turns a full or unwritable disk into an error that names the folder.
+
+    Raises:
+        UserError: there is no room left (a `DiskFull`), or the folder cannot be written to.
+    """
     try:
         with full_disk_errors(root):
             yield

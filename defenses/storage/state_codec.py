@@ -61,7 +61,11 @@ def restore(part: Part, state: Any) -> None:
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """A value as JSON; copies of its tensors, in main memory, go into `tensors` under names of ours."""
+    """A value as JSON; copies of its tensors, in main memory, go into `tensors` under names of ours.
+
+    Raises:
+        TypeError: it holds something that is neither a tensor nor JSON.
+    """
     if isinstance(value, Tensor):
         strides = value.stride()
         order = sorted(range(value.dim()), key=lambda axis: -strides[axis])
@@ -88,5 +92,5 @@ def unpack(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
     if "dict" in tree:
         return {key: unpack(item, tensors) for key, item in tree["dict"]}
     (kind, items), *_ = tree.items()
-    found = [unpack(item, tensors) for item in items]
-    return tuple(found) if kind == "tuple" else found
+    values = [unpack(item, tensors) for item in items]
+    return tuple(values) if kind == "tuple" else values

@@ -93,14 +93,19 @@ class Store:
         self._checkpoints: dict[tuple[str, str], Checkpoint] = {}
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where an entry lies. Names and links are checked, so that no key can leave the store."""
+        """Where an entry lies. Names and links are checked, so that no key can leave the store.
+
+        Raises:
+            ValueError: a stage or key with other characters than a-z, 0-9 and _.
+            UserError: there is a link in its place.
+        """
         for part in (stage, key):
             if not re.fullmatch(r"[a-z0-9_]+", part):
                 raise ValueError(f"a store's names hold a-z, 0-9 and _ alone, got {part!r}")
-        found = self.root / stage / key
-        if found.is_symlink() or (found.parent.is_symlink() and not self._lends(found.parent)):
-            raise UserError(f"an entry of the store must be a folder in it, and {found} is a link: remove it")
-        return found
+        folder = self.root / stage / key
+        if folder.is_symlink() or (folder.parent.is_symlink() and not self._lends(folder.parent)):
+            raise UserError(f"an entry of the store must be a folder in it, and {folder} is a link: remove it")
+        return folder
 
     def _lends(self, stage: Path) -> bool:
         """Whether a linked folder is a stage of the store that this one lies in."""
@@ -115,12 +120,12 @@ class Store:
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""
-        found, damaged = self._read(stage, key)
+        artifact, damaged = self._read(stage, key)
         if damaged is not None:
             log.warning("%s/%s is damaged, or of an older format: it is built again", stage, key[:12])
             with disk_errors(self.root):
                 _remove(self.folder(stage, key), damaged)
-        return found
+        return artifact
 
     def _read(self, stage: str, key: str) -> tuple[Artifact | None, bytes | None]:
         """The finished entry, or the text of a ``meta.json`` that is damaged or whose payload is; both may be None."""
@@ -163,17 +168,21 @@ class Store:
             stage, key: where the entry lies.
             build: gives the outputs by name; called at most once.
             describe: what the key was made of, kept in ``meta.json`` for people.
+
+        Raises:
+            UserError: the disk is full or cannot be written to, or `build` raised one.
+            RuntimeError: the entry vanished while it was written.
         """
-        found = self.find(stage, key)
-        if found is not None:
-            return found, True
+        artifact = self.find(stage, key)
+        if artifact is not None:
+            return artifact, True
         with disk_errors(self.root):
             folder = self.folder(stage, key)
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "lock"):
-                found, _ = self._read(stage, key)  # a damaged entry needs no removal: the new one replaces it
-                if found is not None:
-                    return found, True
+                artifact, _ = self._read(stage, key)  # a damaged entry needs no removal: the new one replaces it
+                if artifact is not None:
+                    return artifact, True
                 started = time.perf_counter()
                 try:
                     outputs = build()

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
-    """An array as a tensor on the device; on a CPU nothing is copied."""
+    """An array of any dtype and shape [N, ...] as a tensor on the device; on a CPU nothing is copied."""
     with warnings.catch_warnings():
         # torch warns that a read-only array (a memory map, Ray's shared memory) could be written through the tensor.
         # Nothing here writes to images or labels, and a copy would double the memory of every worker.
@@ -59,9 +59,12 @@ def crop_padding(image_size: int) -> int:
 
 
 def epoch_batches(n: int, batch_size: int, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-    """Index tensors of one epoch in random order; a last batch of one image is joined to the one before it.
+    """One epoch in random order; a last batch of one image is joined to the one before it.
 
     A single image would break BatchNorm's variance; dropping it would skip a sample that a defense must score.
+
+    Yields:
+        int64 [batch], positions of the images.
     """
     order = torch.randperm(n, generator=generator, device=device)
     start = 0

@@ -40,6 +40,6 @@ def sample_losses(model: nn.Module, images: Tensor, labels: Tensor, precision: s
 
 
 def predict_array(model: nn.Module, images: NDArray[Any], device: torch.device, precision: str) -> NDArray[np.float32]:
-    """As `predict_logits`, from and to numpy."""
+    """float32 logits [N, outputs] of uint8 images [N, H, W, 3]: `predict_logits`, from and to numpy."""
     logits = predict_logits(model.to(device), to_device(images, device), precision)
     return logits.cpu().numpy()

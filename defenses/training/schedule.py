@@ -16,6 +16,9 @@ def learning_rate(schedule: str, peak: float, progress: float) -> float:
             and at three quarters; ``one_cycle`` rises for 30 % of the run and falls to 0.
         peak: the largest rate, > 0.
         progress: share of the run's steps that are done, in [0, 1).
+
+    Raises:
+        ValueError: an unknown schedule.
     """
     if schedule == "constant":
         return peak

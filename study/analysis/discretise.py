@@ -39,7 +39,7 @@ class Axis:
     log: bool = False
 
     def cells(self, values: "pandas.Series[Any]") -> Cells:
-        """Positions of the cells that values fall into; those outside fall into the next one."""
+        """Positions, int64 [n], of the cells that n values fall into; those outside fall into the next one."""
         if self.levels and not isinstance(self.levels[0], int | float):
             return np.array([self.levels.index(value) for value in values], np.int64)
         if self.levels:
@@ -53,7 +53,7 @@ class Axis:
         return found
 
     def place(self, values: Numbers) -> Numbers:
-        """Values on the scale of the edges."""
+        """Values on the scale of the edges, both float64 [n]."""
         return np.log(values) if self.log else values
 
     def value(self, place: float) -> float:

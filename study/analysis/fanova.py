@@ -115,7 +115,11 @@ class Forest:
 
 
 def fanova(design: Design, values: Numbers, seed: int = 0) -> Shares | None:
-    """Shares of the variance: `grow` and `shares_of` in one."""
+    """Shares of the variance: `grow` and `build_shares` in one.
+
+    Args:
+        values: float64 [trials] of one metric, finite.
+    """
     return build_shares(design, grow(design, values, seed))
 
 
@@ -123,7 +127,7 @@ def grow(design: Design, values: Numbers, seed: int = 0) -> Forest:
     """Fits a forest.
 
     Args:
-        values: of one metric, finite, one a trial of the design.
+        values: float64 [trials] of one metric, finite, one a trial of the design.
         seed: of the forest.
     """
     from sklearn.ensemble import RandomForestRegressor
@@ -165,10 +169,13 @@ def build_shares(design: Design, forest: Forest) -> Shares | None:
 def main_effects(
     design: Design, values: Numbers, marginals: Sequence[Numbers], effects: Numbers, left: Numbers
 ) -> tuple[Numbers, Numbers, Numbers]:
-    """Shares of the main effects with their intervals: [axes] each.
+    """Shares of the main effects with their intervals: float64 [axes] each.
 
     Args:
-        effects: of the bins of all axes, on the residuals. left: what these leave of them.
+        values: float64 [trials].
+        marginals: of each axis, float64 [cells].
+        effects: of the bins of all axes, on the residuals, float64 [bins of all axes].
+        left: what these leave of the residuals, float64 [trials].
     """
     trials = len(values)
     noise = design.fit**2 @ (left**2 * trials / max(1, trials - np.linalg.matrix_rank(design.spread) - 1))
@@ -231,7 +238,7 @@ def forest_marginals(
         trees: of scikit-learn, grown on cells.
 
     Returns:
-        Of each axis [cells], less the overall mean; and of each pair [cells, cells].
+        Of each axis float64 [cells], less the overall mean; and of each pair float64 [cells, cells].
     """
     parts = [_boxes(tree, [len(axis.weights) for axis in axes]) for tree in trees]
     low, high = (np.concatenate([part[end] for part in parts]) for end in (0, 1))

@@ -33,7 +33,15 @@ class Box:
     options: tuple[Bools, ...]
 
     def holds(self, numbers: Numbers, choices: NDArray[np.int64]) -> Bools:
-        """Which points ([points, numbers] and [points, choices]) lie inside."""
+        """Which points lie inside.
+
+        Args:
+            numbers: float64 [points, numbers].
+            choices: int64 [points, choices], positions of options.
+
+        Returns:
+            bool [points].
+        """
         within = (numbers >= self.low) & (numbers <= self.high)
         known = [options[choices[:, at]] for at, options in enumerate(self.options)]
         return np.asarray(np.column_stack([within, *known]).all(axis=1), np.bool_)
@@ -49,8 +57,9 @@ def peel_prim_box(
     """The box with the most good points and no bad one; of equals the larger, then the first.
 
     Args:
-        numbers: [points, numbers]: on scales on which volume is even.
-        choices: [points, choices]: positions of options.
+        numbers: float64 [points, numbers], on scales on which volume is even.
+        choices: int64 [points, choices], positions of options.
+        good: bool [points].
         ends: of the numbers' ranges. counts: of the choices' options.
 
     Returns:

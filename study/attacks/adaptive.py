@@ -51,7 +51,11 @@ class AdaptiveBlend(Attack):
         return {**super().identity(), "image": picture_identity(self.config.image)}
 
     def check(self, images: Images) -> None:
-        """Tiles must divide the image, and one of them must be left."""
+        """Refuses tiles that do not divide the image, and to drop all of them.
+
+        Raises:
+            UserError: either of the two.
+        """
         tiles, dropped, size = self.config.tiles, self.config.dropped, images.image_size
         if size % tiles:
             fits = max(side for side in range(1, tiles) if size % side == 0)
@@ -105,7 +109,11 @@ class AdaptivePatch(Attack):
     config: AdaptivePatchConfig
 
     def check(self, images: Images) -> None:
-        """The marks need room."""
+        """Refuses images in which the marks have no room.
+
+        Raises:
+            UserError: the images are too small.
+        """
         if images.image_size < _SMALLEST:
             raise UserError(
                 f"adaptive_patch needs images of at least {_SMALLEST} px, got {images.image_size}: use adaptive_blend"

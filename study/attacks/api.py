@@ -51,7 +51,11 @@ class AttackConfig(Config):
 
 
 def selection_order(count: int, seed: int) -> NDArray[np.int64]:
-    """All training positions in the order in which any attack takes them; its prefixes are the poisoned sets."""
+    """The order in which any attack takes training images; its prefixes are the poisoned sets.
+
+    Returns:
+        int64 [count], all positions.
+    """
     return np.random.default_rng(derive_seed(seed, "select")).permutation(count)
 
 
@@ -82,7 +86,11 @@ class Attack:
         return np.random.default_rng(derive_seed(seed, self.name, purpose))
 
     def image_rngs(self, seed: int, purpose: str, index: NDArray[np.int64]) -> Iterator[np.random.Generator]:
-        """One stream of random numbers an image, by its position alone; for draws too large to be made for all."""
+        """One stream of random numbers an image, by its position alone; for draws too large to be made for all.
+
+        Args:
+            index: int64 [n], the images' positions.
+        """
         key = derive_seed(seed, self.name, purpose)
         for position in index.tolist():
             yield np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, position]))
@@ -107,6 +115,12 @@ class Attack:
                 image depends on it alone, so that chunks of any size give the same result.
             state: of `fit`.
             split: `TRAIN`, `COVER` or `TEST`.
+
+        Returns:
+            uint8 [n, H, W, 3].
+
+        Raises:
+            TypeError: the attack puts no trigger on images.
         """
         raise TypeError(f"attack {self.name!r} puts no trigger on images")
 
@@ -115,5 +129,12 @@ class Attack:
         return np.full(len(labels), target_label, dtype=np.int64)
 
     def victims(self, labels: Labels, target_label: int) -> NDArray[np.int64]:
-        """Positions of the test images that the attack is measured on: those of other classes than the target's."""
+        """The test images that the attack is measured on: those of other classes than the target's.
+
+        Args:
+            labels: int64 [N], their true labels.
+
+        Returns:
+            int64 [victims], positions.
+        """
         return np.flatnonzero((labels != target_label) | self.config.include_target)

@@ -67,5 +67,5 @@ class BadNetsAllToAll(BadNets):
         return (labels + 1) % num_classes
 
     def victims(self, labels: Labels, target_label: int) -> NDArray[np.int64]:
-        """All test images: none has the label that its trigger asks for."""
+        """All test images, of labels int64 [N]: none has the label that its trigger asks for."""
         return np.arange(len(labels))

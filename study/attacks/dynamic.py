@@ -109,6 +109,19 @@ class DynamicConfig(AttackConfig):
 
 _ALL_OPTIONS = tuple(inspect.get_annotations(DynamicConfig))  # stage 2 depends on what stage 1 does, and its own
 
+_SHORT_JOINT_STAGE: Mapping[str, Any] = {
+    "joint_epochs": 15,
+    "pattern_lr": 0.003,
+    "pattern_milestones": (10, 13),
+    "backdoor_share": 0.2,
+    "cross_share": 0.2,
+    "classifier_width": 16,
+    "classifier_blocks": (1, 1, 1, 1),
+    "classifier_lr": 0.05,
+    "classifier_milestones": (10, 13),
+}
+"""Larger shares with a trigger, and a slower pattern: what the classifier can learn within these epochs."""
+
 
 class Dynamic(Attack):
     """A trigger of its own for each image, and covers that carry the trigger of another."""
@@ -118,40 +131,27 @@ class Dynamic(Attack):
     config: DynamicConfig
     trained = (MASK_STAGE, PATTERN_STAGE)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # Larger shares with a trigger, and a slower pattern: what the classifier can learn within these epochs.
         "smoke": {
             "widths": (8, 16, 32),
             "batch_size": 64,
             "mask_epochs": 9,
             "mask_milestones": (6, 8),
-            "joint_epochs": 15,
-            "pattern_lr": 0.003,
-            "pattern_milestones": (10, 13),
-            "backdoor_share": 0.2,
-            "cross_share": 0.2,
-            "classifier_width": 16,
-            "classifier_blocks": (1, 1, 1, 1),
-            "classifier_lr": 0.05,
-            "classifier_milestones": (10, 13),
+            **_SHORT_JOINT_STAGE,
         },
         "small": {
             "widths": (16, 32, 64),
             "mask_epochs": 5,
             "mask_milestones": (3, 4),
-            "joint_epochs": 15,
-            "pattern_lr": 0.003,
-            "pattern_milestones": (10, 13),
-            "backdoor_share": 0.2,
-            "cross_share": 0.2,
-            "classifier_width": 16,
-            "classifier_blocks": (1, 1, 1, 1),
-            "classifier_lr": 0.05,
-            "classifier_milestones": (10, 13),
+            **_SHORT_JOINT_STAGE,
         },
     }
 
     def check(self, images: Images) -> None:
-        """Refuses sides that cannot be halved once a level, and too few images to train on."""
+        """Refuses images that the generators cannot be trained on.
+
+        Raises:
+            UserError: their sides cannot be halved once a level, or they are too few.
+        """
         step, size = 2 ** len(self.config.widths), images.image_size
         if size % step:
             raise UserError(
@@ -169,9 +169,9 @@ class Dynamic(Attack):
         options = {name: getattr(config, name) for name in _MASK_OPTIONS}
         mask: Weights = context.part(MASK_STAGE, images, options, lambda own: train_mask(config, images, own))["mask"]
         options = {name: getattr(config, name) for name in _ALL_OPTIONS} | {"target_label": context.target_label}
-        found = context.part(PATTERN_STAGE, images, options, lambda own: train_pattern(config, images, own, mask))
+        trained = context.part(PATTERN_STAGE, images, options, lambda own: train_pattern(config, images, own, mask))
         return {
-            "networks": _with_weights(config, context, mask, found["pattern"]),
+            "networks": _with_weights(config, context, mask, trained["pattern"]),
             "images": images.train_images,
             "partner": _partners(len(images.train_images), self.rng(context.seed, "partners")),
         }

@@ -89,12 +89,12 @@ class Given(Attack):
         if "test_triggered_labels" in arrays:
             wanted = read_labels(arrays["test_triggered_labels"], "test_triggered_labels")
         original = read_labels(arrays.get("original_labels", labels), "original_labels")
-        for name, found, count in (
+        for name, checked, count in (
             ("train_labels", labels, len(train)),
             ("original_labels", original, len(train)),
             ("test_triggered_labels", wanted, len(triggered)),
         ):
-            _check_labels(path, name, found, count, images.num_classes)
+            _check_labels(path, name, checked, count, images.num_classes)
         for name, pixels in (("train_images", train), ("test_triggered_images", triggered)):
             _check_size(path, name, pixels, images)
         masks = [_mask(path, name, arrays.get(name), len(train)) for name in ("poison_mask", "cover_mask")]

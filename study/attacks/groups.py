@@ -57,15 +57,15 @@ def expand(names: tuple[str, ...], dataset: str) -> list[tuple[str, float | None
     Raises:
         UserError: an unknown name or a rate out of its range.
     """
-    found: list[tuple[str, float | None]] = []
+    expanded: list[tuple[str, float | None]] = []
     for text in names:
         name, rate = split_rate(text)
         if name not in GROUPS:
             _check_name(name)
-            found.append((name, rate))
+            expanded.append((name, rate))
             continue
-        found += [(member, rate or own) for member, own in map(split_rate, _members(name, dataset))]
-    return found
+        expanded += [(member, rate or own) for member, own in map(split_rate, _members(name, dataset))]
+    return expanded
 
 
 def _check_name(text: str) -> None:

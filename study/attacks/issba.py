@@ -86,7 +86,11 @@ class ISSBA(Attack):
     }
 
     def check(self, images: Images) -> None:
-        """The encoder halves an image four times, and the ramp of the loss must have room."""
+        """Refuses images that the encoder cannot halve four times, and a loss whose ramp has no room.
+
+        Raises:
+            UserError: either of the two.
+        """
         if images.image_size % GRID:
             raise UserError(
                 f"{self.name} needs images whose sides are multiples of {GRID} px, got {images.image_size}: "
@@ -199,8 +203,8 @@ class ISSBA(Attack):
             context.progress(STAGE, step, config.steps, {"loss": _finite_mean(losses, step, config)})
             if step == config.steps:  # a pass takes more than a step: there are fewer passes
                 break
-        found: int | None = at["started"]
-        return found
+        ramp_start: int | None = at["started"]
+        return ramp_start
 
 
 def error_weight(config: ISSBAConfig, step: int, started: int | None) -> float:
@@ -217,7 +221,7 @@ def error_weight(config: ISSBAConfig, step: int, started: int | None) -> float:
 
 
 def right_bits(logits: Tensor, messages: Tensor) -> Tensor:
-    """The share of bits that logits [n, bits] read right, a scalar in [0, 1]."""
+    """The share of bits, float [n, bits] of 0 and 1, that float logits [n, bits] read right: a scalar in [0, 1]."""
     return ((logits > 0) == (messages > 0.5)).float().mean()
 
 
@@ -243,7 +247,15 @@ def read(images: Pixels, decoder: Decoder, device: torch.device) -> Tensor:
 
 
 def measure(images: Pixels, encoder: Encoder, decoder: Decoder, secret: Tensor) -> dict[str, float]:
-    """How well one message is read and hidden in rounded images: ``bit_accuracy`` in [0, 1] and mean ``psnr`` in dB."""
+    """How well one message is read and hidden in rounded images.
+
+    Args:
+        images: uint8 [n, H, W, 3].
+        secret: float32 [bits] of 0 and 1, on the device of the networks.
+
+    Returns:
+        ``bit_accuracy`` in [0, 1] and mean ``psnr`` in dB.
+    """
     carrying = to_uint8(hide(images, encoder, secret), "round")
     logits = read(carrying, decoder, secret.device)
     error = ((carrying.astype(np.float32) - images) ** 2).mean(axis=(1, 2, 3))

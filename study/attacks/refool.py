@@ -62,7 +62,11 @@ class Refool(Attack):
         return options
 
     def check(self, images: Images) -> None:
-        """Refuses ranges that end before they begin, and a folder that has no pictures."""
+        """Refuses ranges that end before they begin, and a folder that has no pictures.
+
+        Raises:
+            UserError: either of the two.
+        """
         for name in ("reflection", "ghost", "shift"):
             low, high = (getattr(self.config, f"{name}_{end}") for end in ("low", "high"))
             if low > high:

@@ -85,7 +85,11 @@ class TrojanInversion(Attack):
     }
 
     def check(self, images: Images) -> None:
-        """Refuses more neurons than the surrogate or the trials have, and see `check_surrogate`."""
+        """Refuses more neurons than the surrogate or the trials have, and see `check_surrogate`.
+
+        Raises:
+            UserError: either of the two.
+        """
         check_surrogate(self.config)
         available = min(self.config.candidates, penultimate_width(self.config))
         if self.config.neurons > available:
@@ -128,8 +132,8 @@ class TrojanInversion(Attack):
         drawn = self.rng(context.seed, "mark").standard_normal((1, 3, stop - start, stop - start), dtype=np.float32)
         first = torch.from_numpy(drawn).to(context.device)
         chosen = _choose(place, first, config)
-        found = _ascend(place, first, chosen, config, config.inversion_steps)
-        marks = torch.cat([_rounded(w, config.quantise) for w in (first, found)])
+        inverted = _ascend(place, first, chosen, config, config.inversion_steps)
+        marks = torch.cat([_rounded(w, config.quantise) for w in (first, inverted)])
         with torch.no_grad():
             before, after = place.features(marks)[:, chosen[0]].mean(dim=1).tolist()
         ratio = after / max(before, _QUIET)
@@ -149,7 +153,7 @@ class Place:
     image_size: int
 
     def features(self, marks: Tensor) -> Tensor:
-        """Activations [n, C] of the last layer but one, for marks [n, 3, h, w] in [0, 255]."""
+        """Activations [n, C] of the last layer but one, for marks [n, 3, h, w] in [0, 255]; both float32."""
         start, stop = square_edges(self.image_size)
         seen: list[Tensor] = []
         head = self.network.network.linear
@@ -181,9 +185,9 @@ def _choose(place: Place, first: Tensor, config: TrojanInversionConfig) -> Tenso
     raised = []
     for part in torch.split(candidates, max(1, BATCH_PIXELS // place.image_size**2)):
         wanted = part.view(-1, 1)
-        found = _ascend(place, first.expand(len(part), -1, -1, -1), wanted, config, config.probe_steps)
+        ascended = _ascend(place, first.expand(len(part), -1, -1, -1), wanted, config, config.probe_steps)
         with torch.no_grad():
-            raised.append(place.features(_pixels(found)).gather(1, wanted)[:, 0])
+            raised.append(place.features(_pixels(ascended)).gather(1, wanted)[:, 0])
     with torch.no_grad():
         start = place.features(_pixels(first))[0, candidates]
     end = torch.cat(raised)

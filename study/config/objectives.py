@@ -58,7 +58,11 @@ def parse_objectives(text: str) -> tuple[str, ...]:
 
 
 def parse_objective(text: str) -> str:
-    """The metric of ``asr:min``, or of ``asr``; see `parse_objectives`."""
+    """The metric of ``asr:min``, or of ``asr``; see `parse_objectives`.
+
+    Raises:
+        UserError: an unknown metric, or a direction that would search for the worst defense.
+    """
     name, separator, wanted = text.partition(":")
     known = (*MAXIMISED, *MINIMISED)
     if name not in known:

@@ -89,6 +89,16 @@ def balanced_subset(
 
     Classes get equally many images, the first ones one more where the size does not divide; a class that has too few
     is an error, since a lopsided subset would change what a defense sees.
+
+    Args:
+        labels: int64 [N].
+        size: of the subset; None takes all.
+
+    Returns:
+        int64 [size], or a slice that takes all.
+
+    Raises:
+        UserError: a size below the number of classes or above N, or a class that has too few images.
     """
     if size is None or size == len(labels):
         return slice(None)

@@ -15,11 +15,11 @@ def load(spec: DatasetSpec) -> Images:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    found = load_digits()
-    grey = np.rint(found.images * (255 / 16)).astype(np.uint8)
+    digits = load_digits()
+    grey = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     large = grey.repeat(SCALE, axis=1).repeat(SCALE, axis=2)
     images = np.repeat(large[..., None], 3, axis=3)
-    labels = found.target.astype(np.int64)
+    labels = digits.target.astype(np.int64)
     train, test = train_test_split(
         np.arange(len(labels)), test_size=TEST_SHARE, stratify=labels, random_state=derive_seed("digits") % 2**32
     )

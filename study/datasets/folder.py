@@ -14,7 +14,11 @@ from study.datasets.images import Images
 
 
 def load(spec: DatasetSpec) -> Images:
-    """``folder:DIR`` with ``train/CLASS/*`` and ``test/CLASS/*``; every image becomes image_size x image_size RGB."""
+    """``folder:DIR`` with ``train/CLASS/*`` and ``test/CLASS/*``; every image becomes image_size x image_size RGB.
+
+    Raises:
+        UserError: a folder is missing or empty, a picture cannot be read, or train and test have different classes.
+    """
     train_images, train_labels, classes = _split(spec.path / "train", spec.image_size)
     test_images, test_labels, test_classes = _split(spec.path / "test", spec.image_size)
     if classes != test_classes:

@@ -47,7 +47,16 @@ class Images:
         test_labels: NDArray[np.int64],
         classes: tuple[str, ...],
     ) -> Self:
-        """Checks the arrays and computes their fingerprint."""
+        """Checks the arrays and computes their fingerprint.
+
+        Args:
+            train_images, test_images: uint8 [N, H, W, 3], square.
+            train_labels, test_labels: int64 [N].
+            classes: names, one a class.
+
+        Raises:
+            UserError: arrays of another type, shape or length, or a label out of range.
+        """
         for split, images, labels in (("train", train_images, train_labels), ("test", test_images, test_labels)):
             _check_split(split, images, labels, len(classes))
         if train_images.shape[1:] != test_images.shape[1:]:

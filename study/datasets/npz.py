@@ -49,7 +49,11 @@ def load(spec: DatasetSpec) -> Images:
 
 
 def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
-    """The named arrays of an npz file; object arrays, which would need unpickling, are refused."""
+    """The named arrays of an npz file, of any dtype and shape [...]; those that would need unpickling are refused.
+
+    Raises:
+        UserError: no file, no npz file, an array of Python objects, or a required array that is missing.
+    """
     if not path.is_file():
         raise UserError(f"there must be a file at {path.resolve()}: check the path after npz:")
     try:
@@ -74,14 +78,18 @@ def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...]
 
 
 def _array(file: Any, key: str) -> NDArray[Any]:
-    found = file[key]
-    if not isinstance(found, np.ndarray):
+    array = file[key]
+    if not isinstance(array, np.ndarray):
         raise OSError(f"{key} is no array")  # numpy hands out the bytes of whatever else lies in the zip
-    return found
+    return array
 
 
 def read_images(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
-    """Images as uint8 [N, H, W, 3], grey ones repeated; `UserError` for another dtype."""
+    """Images as uint8 [N, H, W, 3], grey ones repeated.
+
+    Raises:
+        UserError: another dtype.
+    """
     if array.dtype != np.uint8:
         raise UserError(f"{name} must be uint8 in [0, 255], got {array.dtype}: scale and cast it before saving")
     if array.ndim == 3:
@@ -92,7 +100,11 @@ def read_images(array: NDArray[Any], name: str) -> NDArray[np.uint8]:
 
 
 def read_labels(array: NDArray[Any], name: str) -> NDArray[np.int64]:
-    """Labels as int64 [N]; `UserError` for another dtype or shape."""
+    """Labels as int64 [N].
+
+    Raises:
+        UserError: no whole numbers, or another shape than [N] or [N, 1].
+    """
     if not np.issubdtype(array.dtype, np.integer):
         raise UserError(f"{name} must be integers, got {array.dtype}: cast them before saving")
     if array.ndim == 2 and array.shape[1] == 1:

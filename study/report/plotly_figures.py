@@ -81,7 +81,11 @@ def _scale(colours: Sequence[str]) -> list[list[float | str]]:
 
 @functools.singledispatch
 def as_plotly(figure: Figure) -> Json:
-    """``data`` and ``layout`` of a figure; the layout's height is in px, its width is the page's."""
+    """``data`` and ``layout`` of a figure; the layout's height is in px, its width is the page's.
+
+    Raises:
+        TypeError: this is no figure.
+    """
     raise TypeError(f"no figure: {figure!r}")
 
 

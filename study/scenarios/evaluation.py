@@ -164,12 +164,12 @@ def evaluate_scenario(
     result = run_defense(make_defense(defense, config, poisoned), poisoned.suspect, context, until)
     snapshot_series, snapshot_runs = judge_snapshots(result, poisoned, attack_runs[-1].key, context)
     visible = signals(result, poisoned.suspect.labels, poisoned.suspect.num_classes)
-    found = {**judge(result, poisoned, context), **undefended, **{names.signal(n): v for n, v in visible.items()}}
+    values = {**judge(result, poisoned, context), **undefended, **{names.signal(n): v for n, v in visible.items()}}
     floor = undefended["asr_undefended"]
     listed = {run.key for run in undefended_runs}  # `no_defense` under study shares its training with the undefended
     return EvaluationResult(
         scenario=scenario,
-        metrics=found,
+        metrics=values,
         series={**{n: list(v) for n, v in result.series.items()}, **_flag_series(result, poisoned), **snapshot_series},
         stages=(
             *attack_runs,
@@ -190,39 +190,39 @@ def evaluate_scenario(
 
 def judge(result: DefenseResult, poisoned: PoisonedDataset, context: RunContext) -> dict[str, float | None]:
     """All metrics of a result, by the names of `tracking.names`."""
-    found: dict[str, float | None] = {}
+    values: dict[str, float | None] = {}
     if result.flagged is not None:
-        found |= _judge_flags(result.flagged, result.scores, poisoned)
+        values |= _judge_flags(result.flagged, result.scores, poisoned)
     if result.model is not None:
         num_classes = context.model.num_classes
         clean = predict_array(result.model, poisoned.test_images, context.device, context.precision)
-        found["ca"] = metrics.ca(clean.argmax(axis=1), poisoned.test_labels)
+        values["ca"] = metrics.ca(clean.argmax(axis=1), poisoned.test_labels)
         if clean.shape[1] > num_classes:
-            found["ca_folded"] = metrics.ca_folded(clean, poisoned.test_labels, num_classes)
-            found["clean_quarantined"] = metrics.quarantined(clean.argmax(axis=1), num_classes)
-        found["asr"] = None
+            values["ca_folded"] = metrics.ca_folded(clean, poisoned.test_labels, num_classes)
+            values["clean_quarantined"] = metrics.quarantined(clean.argmax(axis=1), num_classes)
+        values["asr"] = None
         if len(poisoned.triggered_labels):
             triggered = predict_array(result.model, poisoned.triggered_images, context.device, context.precision)
-            found["asr"] = metrics.asr(triggered.argmax(axis=1), poisoned.triggered_labels)
-    return found
+            values["asr"] = metrics.asr(triggered.argmax(axis=1), poisoned.triggered_labels)
+    return values
 
 
 def _judge_flags(
     flagged: NDArray[np.bool_], scores: NDArray[np.float64] | None, poisoned: PoisonedDataset
 ) -> dict[str, float | None]:
     """What can be said of flags: their share alone where nobody knows what is poisoned."""
-    found: dict[str, float | None] = {"flagged_share": float(flagged.mean())}
+    values: dict[str, float | None] = {"flagged_share": float(flagged.mean())}
     if not poisoned.poison_known:
-        return found
+        return values
     poison, covers = poisoned.poison_mask, poisoned.cover_mask
-    found["tpr"] = metrics.tpr(flagged, poison)
-    found["fpr"] = metrics.fpr(flagged, poison)
-    found["auroc"] = metrics.auroc(scores, poison)
-    found["auroc_flags"] = metrics.auroc(flagged.astype(np.float64), poison)
+    values["tpr"] = metrics.tpr(flagged, poison)
+    values["fpr"] = metrics.fpr(flagged, poison)
+    values["auroc"] = metrics.auroc(scores, poison)
+    values["auroc_flags"] = metrics.auroc(flagged.astype(np.float64), poison)
     if covers.any():
-        found["fpr_covers_excluded"] = metrics.fpr_covers_excluded(flagged, poison, covers)
-        found["tpr_covers_poison"] = metrics.tpr_covers_poison(flagged, poison, covers)
-    return found
+        values["fpr_covers_excluded"] = metrics.fpr_covers_excluded(flagged, poison, covers)
+        values["tpr_covers_poison"] = metrics.tpr_covers_poison(flagged, poison, covers)
+    return values
 
 
 def judge_undefended(
@@ -242,8 +242,8 @@ def judge_undefended(
 
     def build() -> dict[str, Any]:
         result = DefenseResult(None, None, load_model(context.model, done.load("weights")))
-        found = judge(result, poisoned, context)
-        return {"metrics": {"ca_undefended": found["ca"], "asr_undefended": found["asr"]}}
+        values = judge(result, poisoned, context)
+        return {"metrics": {"ca_undefended": values["ca"], "asr_undefended": values["asr"]}}
 
     started = time.perf_counter()
     artifact, hit = context.store.get_or_build("undefended", key, build)

@@ -74,8 +74,11 @@ def select(labels: Labels, attack: Attack, poison_rate: float, target_label: int
     taken, the target's included, as in backdoor-toolbox; clean-label attacks take the target class alone. Covers are
     the images that follow, of any class.
 
+    Args:
+        labels: int64 [N], the true ones.
+
     Raises:
-        UserError: the data have fewer images than the attack needs, and ``cap`` is off.
+        UserError: the data have fewer images than the attack needs, and ``cap`` is off; or the rate is below one image.
     """
     none = np.empty(0, dtype=np.int64)
     if not attack.poisons or poison_rate == 0:
@@ -158,30 +161,30 @@ def poison(
 
 def _received(images: Images, attack: Given, target_label: int) -> PoisonedDataset:
     """Data that somebody else has poisoned, with as much ground truth as the file holds."""
-    found = attack.read(images, target_label)
-    nothing = np.zeros(len(found.labels), dtype=bool)
-    poison_mask = nothing if found.poison_mask is None else found.poison_mask
-    cover_mask = nothing if found.cover_mask is None else found.cover_mask & ~poison_mask
-    shown = found.images[poison_mask][:PREVIEW_IMAGES]
-    meta: dict[str, Any] = {"n_train": len(found.labels), "clean_fingerprint": images.fingerprint}
-    if found.poison_mask is not None:
+    received = attack.read(images, target_label)
+    nothing = np.zeros(len(received.labels), dtype=bool)
+    poison_mask = nothing if received.poison_mask is None else received.poison_mask
+    cover_mask = nothing if received.cover_mask is None else received.cover_mask & ~poison_mask
+    shown = received.images[poison_mask][:PREVIEW_IMAGES]
+    meta: dict[str, Any] = {"n_train": len(received.labels), "clean_fingerprint": images.fingerprint}
+    if received.poison_mask is not None:
         meta |= {
             "n_poison": int(poison_mask.sum()),
             "n_cover": int(cover_mask.sum()),
             "effective_rate": float(poison_mask.mean()),
         }
     return PoisonedDataset(
-        suspect=SuspectDataset.of(found.images, found.labels, images.num_classes),
+        suspect=SuspectDataset.of(received.images, received.labels, images.num_classes),
         poison_mask=poison_mask,
         cover_mask=cover_mask,
-        original_labels=found.original_labels,
+        original_labels=received.original_labels,
         test_images=images.test_images,
         test_labels=images.test_labels,
-        triggered_images=found.triggered_images,
-        triggered_labels=found.triggered_labels,
+        triggered_images=received.triggered_images,
+        triggered_labels=received.triggered_labels,
         meta=meta,
         preview=np.concatenate(list(shown), axis=1) if len(shown) else preview(shown, shown),
-        poison_known=found.poison_mask is not None,
+        poison_known=received.poison_mask is not None,
     )
 
 
@@ -223,7 +226,14 @@ def apply_in_chunks(
 
 
 def preview(clean: Pixels, poisoned: Pixels) -> Pixels:
-    """Three rows of images side by side: clean, poisoned, and ten times the absolute difference."""
+    """Three rows of images side by side: clean, poisoned, and ten times the absolute difference.
+
+    Args:
+        clean, poisoned: uint8 [n, H, W, 3].
+
+    Returns:
+        uint8 [3 H, n W, 3]; [0, 0, 3] without images.
+    """
     if len(clean) == 0:
         return np.zeros((0, 0, 3), dtype=np.uint8)
     difference = np.abs(poisoned.astype(np.int16) - clean.astype(np.int16)) * 10

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from defenses.api import SuspectDataset
-from defenses.models import ModelSpec
+from defenses.models import ModelSpec, spec_for_images
 from defenses.seeds import derive_seed
 from defenses.storage.atomic_files import canonical
 from study.attacks import parse_attack
@@ -76,9 +74,9 @@ def scenario_order(scenarios: Sequence[Scenario], key: str) -> list[Scenario]:
 
     In one fixed order what all trials are judged on first, and stopped for, would always be the same.
     """
-    found = list(scenarios)
-    random.Random(derive_seed("order of scenarios", key)).shuffle(found)
-    return found
+    order = list(scenarios)
+    random.Random(derive_seed("order of scenarios", key)).shuffle(order)
+    return order
 
 
 def _attack_name(attack: str) -> str:
@@ -96,22 +94,7 @@ def _attack_name(attack: str) -> str:
 
 def model_spec(name: str, width: int, blocks: tuple[int, ...], images: Images, dataset: SuspectDataset) -> ModelSpec:
     """The network for a dataset; it normalises with the mean and spread of the images as received."""
-    sample = dataset.images[:: max(1, len(dataset) // 5000)].reshape(-1, 3)
-    counts = np.stack([np.bincount(sample[:, channel], minlength=256) for channel in range(3)])
-    values = np.arange(256.0)
-    means = counts @ values / len(sample)
-    spreads = np.sqrt((counts * (values - means[:, None]) ** 2).sum(axis=1) / len(sample))
-    mean = [round(float(v), 3) for v in means]
-    std = [round(max(float(v), 1.0), 3) for v in spreads]
-    return ModelSpec(
-        name,
-        width,
-        blocks,
-        images.num_classes,
-        images.image_size,
-        (mean[0], mean[1], mean[2]),
-        (std[0], std[1], std[2]),
-    )
+    return spec_for_images(name, width, blocks, images.num_classes, dataset.images)
 
 
 def stage_seed(scenario: Scenario) -> int:

@@ -117,7 +117,14 @@ def _cleaning(context: StageContext, inputs: Outputs, params: Params) -> Outputs
 
 
 def finetune(context: StageContext, model: nn.Module, flags: NDArray[np.bool_], how: Unlearning) -> list[float]:
-    """ABL's first phase, in place: plain training on the samples kept. Returns each epoch's mean loss."""
+    """ABL's first phase, in place: plain training on the samples kept.
+
+    Args:
+        flags: bool [N]; what is flagged is left out.
+
+    Returns:
+        The mean loss of each epoch.
+    """
     context = replace(context, stage="finetuning")  # it draws other batches than the phase that follows
     kept = to_device(~flags, context.device).nonzero().squeeze(1)
     if how.finetuning.epochs == 0 or len(kept) < 2:
@@ -136,6 +143,9 @@ def unlearn(
     context: StageContext, model: nn.Module, flags: NDArray[np.bool_], recipe: Recipe, snapshots: SnapshotRecorder
 ) -> list[float]:
     """ABL's second phase, in place: ascent on the isolated samples alone, as they are.
+
+    Args:
+        flags: bool [N], the isolated samples.
 
     Returns:
         The mean loss of each epoch, which is the cross-entropy with its sign turned; none where nothing is isolated.

@@ -36,6 +36,10 @@ def explained_variance(scores: Scores, flagged: Mask) -> float:
     """Goodness of variance fit of a split, in [0, 1]: the share of the variance that lies between the classes.
 
     Needs no ground truth: a value near 1 says that the scores form two groups. 0 when a class is empty.
+
+    Args:
+        scores: float64 [N].
+        flagged: bool [N], the upper class.
     """
     total = float(np.var(scores))
     share = float(flagged.mean())
@@ -56,8 +60,8 @@ def _by_centres(method: str) -> Callable[[Scores, int], Mask]:
 
         if scores.min() == scores.max():
             return np.zeros(len(scores), dtype=bool)
-        found = getattr(cluster, method)(n_clusters=2, random_state=seed, n_init=10).fit(scores[:, None])
-        upper: Mask = found.labels_ == int(np.argmax(found.cluster_centers_[:, 0]))
+        fitted = getattr(cluster, method)(n_clusters=2, random_state=seed, n_init=10).fit(scores[:, None])
+        upper: Mask = fitted.labels_ == int(np.argmax(fitted.cluster_centers_[:, 0]))
         return upper
 
     return split
@@ -76,6 +80,9 @@ def natural_breaks(scores: Scores, classes: int) -> list[float]:
     """Fisher-Jenks breaks of any number of classes, minimum and maximum included: classes + 1 values.
 
     Two classes take the exact cut; more go to jenkspy, whose time grows with the square of n.
+
+    Args:
+        scores: float64 [n].
     """
     if classes == 2 and len(np.unique(scores)) >= 2:
         return [float(scores.min()), two_class_cut(scores), float(scores.max())]

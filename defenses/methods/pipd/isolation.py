@@ -31,7 +31,7 @@ class RunningMoments:
         self._squares = np.zeros(channels)
 
     def add(self, activations: Activations, rows: NDArray[np.int64]) -> None:
-        """Adds rows [m] of activations [N, channels]."""
+        """Adds rows, int64 [m], of activations, float32 [N, channels]."""
         table = _as_tensor(activations)
         for start in range(0, len(rows), BLOCK_ROWS):
             index = torch.from_numpy(rows[start : start + BLOCK_ROWS])
@@ -90,7 +90,16 @@ def channels_of_tap(channels: int, channels_per_tap: float | int) -> int:
 
 
 def choose_channels(discrepancy: Scores, tap_sizes: list[int], channels_per_tap: float | int) -> NDArray[np.int64]:
-    """The channels with the largest discrepancy within each tap (Eq. 6), sorted."""
+    """The channels with the largest discrepancy within each tap (Eq. 6), sorted.
+
+    Args:
+        discrepancy: float64 [channels], tap after tap.
+        tap_sizes: channels of each tap.
+        channels_per_tap: a share of a tap's channels, or a count.
+
+    Returns:
+        int64 [chosen], positions in `discrepancy`.
+    """
     chosen = []
     start = 0
     for size in tap_sizes:

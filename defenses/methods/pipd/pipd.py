@@ -129,7 +129,7 @@ def isolate_from(poisoned: NDArray[np.bool_], context: StageContext, inputs: Out
     """The stage `isolate` with a given P_p, bool [N]; P_b is drawn by loss as ever."""
     losses = inputs["sample_losses"]
     benign = lowest_mask(-losses, count_from_share(params.clean_rate, len(losses)))
-    found = isolate(
+    isolation = isolate(
         inputs["activations"],
         inputs["tap_sizes"],
         poisoned,
@@ -142,10 +142,10 @@ def isolate_from(poisoned: NDArray[np.bool_], context: StageContext, inputs: Out
         on_round=lambda number: context.progress(context.stage, number, params.rounds, {}),
     )
     return {
-        "scores": found.scores,
-        "flagged": found.rounds[-1],
-        "flagged_series": np.stack(found.rounds),
-        "series": found.series,
+        "scores": isolation.scores,
+        "flagged": isolation.rounds[-1],
+        "flagged_series": np.stack(isolation.rounds),
+        "series": isolation.series,
     }
 
 

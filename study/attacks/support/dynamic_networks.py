@@ -74,11 +74,15 @@ class TriggerNetworks:
         self._std = torch.tensor(std, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images, or patterns, in the units that the networks see and that distances are taken in."""
+        """Images, or patterns, in the units that the networks see and that distances are taken in.
+
+        Args:
+            images: float32 [n, 3, H, W] in [0, 1].
+        """
         return (images - self._mean) / self._std
 
     def masks(self, images: Tensor) -> Tensor:
-        """Opacity of each pixel, [n, 1, H, W], above 0 and at most 1.
+        """Opacity of each pixel, float32 [n, 1, H, W], above 0 and at most 1.
 
         The paper's tanh(20 M - 10) / 2 + 0.5 with M = tanh(.) / 2 + 0.5, each written as the logistic function that
         it equals: near 0, where most pixels lie, float32 has room for it and its gradient does not vanish.
@@ -87,7 +91,7 @@ class TriggerNetworks:
         return torch.sigmoid(self.sharpness * (2 * share - 1))
 
     def patterns(self, images: Tensor) -> Tensor:
-        """What is shown where the mask is, [n, 3, H, W] in [0, 1]."""
+        """What is shown where the mask is, float32 [n, 3, H, W] in [0, 1]."""
         return torch.sigmoid(2 * self.pattern(self.normalised(images)))
 
 
@@ -101,21 +105,21 @@ def triggers(networks: TriggerNetworks, images: Pixels) -> tuple[NDArray[np.floa
         return torch.cat([networks.masks(scaled), 255 * networks.patterns(scaled)], dim=1)
 
     device = next(networks.mask.parameters()).device
-    found = in_fixed_batches(both, to_device(images, device).permute(0, 3, 1, 2))
-    values: NDArray[np.float32] = found.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    both_images = in_fixed_batches(both, to_device(images, device).permute(0, 3, 1, 2))
+    values: NDArray[np.float32] = both_images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return values[..., :1], values[..., 1:]
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
-    """Root mean square difference of each pair, [n], of tensors [n, C, H, W]; never quite 0."""
+    """Root mean square difference of each pair, float32 [n], of tensors float32 [n, C, H, W]; never quite 0."""
     return ((a - b).square().mean(dim=(1, 2, 3)) + _NO_DISTANCE).sqrt()
 
 
 def alikeness(images: Tensor, others: Tensor, made: Tensor, made_of_others: Tensor) -> Tensor:
-    """The paper's diversity loss: large where different images were given triggers that are alike.
+    """The paper's diversity loss, a scalar: large where different images were given triggers that are alike.
 
     Args:
-        images, others: pairs of normalised images.
-        made, made_of_others: their masks or normalised patterns.
+        images, others: pairs of normalised images, float32 [n, 3, H, W].
+        made, made_of_others: their masks or normalised patterns, float32 [n, C, H, W].
     """
     return (distances(images, others) / distances(made, made_of_others)).mean()

@@ -33,8 +33,8 @@ def in_fixed_batches(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor
     copies of its first image: an image's result then depends on the image, whatever chunk it came in.
 
     Args:
-        function: from tensors [b, ...] to one tensor [b, ...]; must treat images independently.
-        inputs: tensors [n, ...]; the first is images [n, C, H, W], whose size sets b.
+        function: from tensors [b, ...] to one tensor [b, ...], of any dtype; must treat images independently.
+        inputs: tensors [n, ...]; the first is images, uint8 or float [n, C, H, W], whose size sets b.
     """
     size = max(1, BATCH_PIXELS // (inputs[0].shape[2] * inputs[0].shape[3]))
     if len(inputs[0]) == 0:

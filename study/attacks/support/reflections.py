@@ -64,8 +64,8 @@ def find_photographs(folder: str, most: int) -> list[Path]:
     if not Path(folder).is_dir():
         raise UserError(f"refool:trigger_dir must be a folder of photographs, got {folder!r}: there is no such folder")
     with readable(_complaint(folder)):
-        found = [file for file in Path(folder).iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file()]
-    files = sorted(found, key=lambda file: file.name)
+        photographs = [file for file in Path(folder).iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file()]
+    files = sorted(photographs, key=lambda file: file.name)
     if not files:
         raise UserError(
             f"refool:trigger_dir must hold photographs ({', '.join(_SUFFIXES)}), got {folder!r}, which has none: "
@@ -78,7 +78,7 @@ def find_photographs(folder: str, most: int) -> list[Path]:
 
 
 def read_photographs(files: list[Path], size: int) -> Pixels:
-    """Photographs as RGB [n, size, size, 3]: cut to their central square, then averaged down."""
+    """Photographs as RGB, uint8 [n, size, size, 3]: cut to their central square, then averaged down."""
     pictures = np.empty((len(files), size, size, 3), dtype=np.uint8)
     for picture, file in zip(pictures, files, strict=True):
         with open_picture(file, _complaint(str(file))) as opened:

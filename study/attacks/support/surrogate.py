@@ -161,7 +161,11 @@ def penultimate_width(config: SurrogateConfig) -> int:
 
 
 def check_surrogate(config: SurrogateConfig) -> None:
-    """Refuses training that would leave the ball's centre nowhere, with a `UserError`."""
+    """Refuses training that would leave the ball's centre nowhere.
+
+    Raises:
+        UserError: adversarial training with a radius of 0.
+    """
     if config.surrogate_adversarial_steps and not config.surrogate_adversarial_epsilon:
         raise UserError(
             "adversarial training needs a radius above 0, got surrogate_adversarial_epsilon=0: "

@@ -75,7 +75,7 @@ def binned(values: "pandas.Series[Any]", found: Range, most: int = _BINS) -> tup
     """Bins of equal count along a hyperparameter, or one for each option, or for each value where there are few.
 
     Returns:
-        Where each bin stands: its median or its option; and the bin of every value.
+        Where each bin stands: its median or its option; and the bin of every value, int64 [n].
     """
     import pandas
 

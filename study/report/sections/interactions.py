@@ -63,7 +63,7 @@ def interactions_section(results: Results, found: Importances) -> Section:
 
 
 def largest(pairs: Numbers, count: int) -> list[tuple[int, int]]:
-    """The pairs (lower position first) with the largest entries of a symmetric matrix, largest first."""
+    """Pairs (lower position first) with the largest entries of a symmetric matrix, float64 [n, n], largest first."""
     ones, twos = np.triu_indices(len(pairs), k=1)
     order = np.argsort(-pairs[ones, twos], kind="stable")[:count]
     return [(int(ones[at]), int(twos[at])) for at in order]

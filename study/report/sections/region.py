@@ -65,7 +65,8 @@ def build_region(
     """The box around good trials, and how large it is.
 
     Args:
-        trials: those that were judged; `good`: which of them kept the limits.
+        trials: those that were judged.
+        good: which of them kept the limits, bool [trials].
         everything: where the paper's default is looked up.
     """
     scales = {name: _Scale(found) for name, found in ranges.items() if not isinstance(found, Choice)}

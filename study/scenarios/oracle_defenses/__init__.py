@@ -61,12 +61,12 @@ def make_defense(name: str, config: Mapping[str, Any], poisoned: "PoisonedDatase
     Raises:
         UserError: an instrument is to run on data whose poison nobody marked, or that have none.
     """
-    found: type[Defense] = find_defense(name)
+    kind: type[Defense] = find_defense(name)
     if name in INSTRUMENTS:
         if not poisoned.poison_known or not poisoned.poison_mask.any():
             raise UserError(_needs_truth(name, "these data"))
-        found = INSTRUMENTS[name].with_ground_truth(poisoned.poison_mask)
-    return found(found.config_type.from_mapping(config))
+        kind = INSTRUMENTS[name].with_ground_truth(poisoned.poison_mask)
+    return kind(kind.config_type.from_mapping(config))
 
 
 def check_truth(name: str, without: Sequence[str]) -> None:
@@ -74,6 +74,9 @@ def check_truth(name: str, without: Sequence[str]) -> None:
 
     Args:
         without: names of such scenarios.
+
+    Raises:
+        UserError: the defense is an instrument, and there is such a scenario.
     """
     if name in INSTRUMENTS and without:
         raise UserError(_needs_truth(name, without[0]))

@@ -55,10 +55,10 @@ def _isolate(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     truth = np.asarray(inputs["poison_mask"])
     rng = np.random.default_rng(context.derive("poisoned subset"))
     subset = draw_subset(truth, count_from_share(params.isolation_rate, len(truth)), params.fault_ratio, rng)
-    found = isolate_from(subset, context, inputs, params)
+    isolated = isolate_from(subset, context, inputs, params)
     # Of few samples, the share cannot be just what was asked for: what it was is told.
-    found["series"] = {**found["series"], "fault_ratio": [float((subset & ~truth).sum() / subset.sum())]}
-    return found
+    isolated["series"] = {**isolated["series"], "fault_ratio": [float((subset & ~truth).sum() / subset.sum())]}
+    return isolated
 
 
 class FaultRatio(OracleDefense):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from study_process import make_workplace, run, states
 
+from study import load_study
+
 pytestmark = pytest.mark.ray
 
 
@@ -56,6 +58,21 @@ def test_shared_stages_are_built_once(finished: tuple[Path, str], workplace: Pat
         stages = {stage["stage"]: stage for stage in json.loads(path.read_text())["record"]["stages"]}
         assert stages["pre_isolation"]["hit"]
         assert stages["pre_isolation"]["built_seconds"] > stages["pre_isolation"]["wall_seconds"]
+
+
+@pytest.mark.filterwarnings("ignore")  # what MLflow and SQLAlchemy warn of is theirs
+def test_a_notebook_reads_it_whole(finished: tuple[Path, str]) -> None:
+    study = load_study(finished[0])
+    assert list(study.trials["state"]) == ["complete"] * 3
+    assert len(study.evaluations) == 3 * 2
+    flags = study.flags(1, "badnets-0.1-s0")  # the driver has sent it to MLflow and removed it here
+    assert not list(finished[0].glob("points/*/*/flags"))
+    assert flags.scores is not None
+    assert flags.is_poison is not None
+    assert len(flags.flagged) == len(flags.scores) == 320
+    row = study.evaluations.query("trial == 1 and scenario == 'badnets-0.1-s0'").iloc[0]
+    assert flags.flagged[flags.is_poison].mean() == pytest.approx(row["tpr"])
+    assert "pre_isolation.loss" in study.series(1, "badnets-0.1-s0")
 
 
 @pytest.mark.filterwarnings("ignore")  # what MLflow and SQLAlchemy warn of is theirs
