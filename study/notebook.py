@@ -89,8 +89,8 @@ class Study:
             pass
         except ValueError as error:
             raise UserError(f"the flags of trial {trial} are damaged: {error}") from error
-        settings = self.results.settings
-        target = tracking_target(settings.get("tracking_uri"), settings["space"], folder.resolve().parent)
+        config = self.results.config
+        target = tracking_target(config.tracking_uri, config.space, folder.resolve().parent)
         return self._sent_flags(trial, scenario, target)
 
     def _sent_flags(self, trial: int, scenario: str, target: Target) -> "Flags":

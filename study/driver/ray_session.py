@@ -20,7 +20,11 @@ from study.driver.library_env import for_workers, quiet_ray
 
 @contextmanager
 def ray_session(address: str | None) -> Iterator[None]:
-    """Ray, for as long as the block lasts: a cluster's, or one started here that listens on loopback alone."""
+    """Ray, for as long as the block lasts: a cluster's, or one started here that listens on loopback alone.
+
+    Raises:
+        UserError: Ray cannot be reached or started.
+    """
     quiet_ray()
     level = logging.INFO if library_logs_enabled() else logging.ERROR
     if not library_logs_enabled():

@@ -93,6 +93,9 @@ def run_trials(
         runner: what a worker runs.
         scheduler: stops trials early; by default none is stopped.
         on_step: called all the time.
+
+    Raises:
+        DiskFull: there is no room left for results.
     """
     remaining = ledger.remaining(plan.config.trials)
     if remaining == 0:

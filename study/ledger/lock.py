@@ -15,7 +15,11 @@ _TRIES, _PAUSE_SECONDS = 4, 0.05
 
 @contextmanager
 def study_lock(folder: Path, name: str) -> Iterator[None]:
-    """Holds a study for as long as the block lasts; `UserError` at once when another driver holds it."""
+    """Holds a study for as long as the block lasts; `UserError` at once when another driver holds it.
+
+    Raises:
+        UserError: another driver holds it.
+    """
     with _open(folder / "lock") as file:
         if not _taken(file):
             file.seek(0)
@@ -49,7 +53,11 @@ def _taken(file: IO[str]) -> bool:
 
 
 def refuse_if_held(folder: Path, name: str) -> None:
-    """Refuses a study that another driver holds, before anything is loaded for it; takes and changes nothing."""
+    """Refuses a study that another driver holds, before anything is loaded for it; takes and changes nothing.
+
+    Raises:
+        UserError: another driver holds it.
+    """
     if (process := holder(folder)) is not None:
         raise _taken_by(process, name)
 

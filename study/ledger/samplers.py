@@ -42,7 +42,11 @@ class GridSampler(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A study asks for no more points than the grid has."""
+        """A study asks for no more points than the grid has.
+
+        Raises:
+            RuntimeError: always, since every field of a point is set before.
+        """
         raise RuntimeError(f"the grid of {self._grid.size} points is used up")
 
 

@@ -52,6 +52,9 @@ def check_no_links(folder: Path) -> None:
     """Refuses a study's folder with a link in it: what is written to the folder would land wherever the link leads.
 
     Ray's own scratch folder, which a killed driver leaves behind, is passed over: it is removed and never read.
+
+    Raises:
+        UserError: there is a link.
     """
     for place, folders, files in os.walk(folder):
         if Path(place) == folder and SCRATCH in folders and not (folder / SCRATCH).is_symlink():

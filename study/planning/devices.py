@@ -15,6 +15,9 @@ def settle_device(wanted_gpus: float | Literal["auto"] | None, remote: bool) -> 
         wanted_gpus: the user's ``--gpus-per-trial``; None takes a GPU where this machine has one, and ``auto`` a whole
             one until a trial was measured.
         remote: the work is done on a cluster, whose GPUs cannot be seen from here.
+
+    Raises:
+        UserError: a GPU is wanted where there is none, or a share of GPUs above 1 that is no whole number.
     """
     import torch
 
@@ -36,7 +39,11 @@ def settle_device(wanted_gpus: float | Literal["auto"] | None, remote: bool) -> 
 
 
 def check_cpus(wanted: float, remote: bool) -> None:
-    """Refuses more cores a trial than this machine has; a cluster's are known once it is reached."""
+    """Refuses more cores a trial than this machine has; a cluster's are known once it is reached.
+
+    Raises:
+        UserError: there are fewer.
+    """
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not remote and wanted > here:
         raise UserError(f"--cpus-per-trial must be at most {here}, the cores of this machine, got {wanted:g}")

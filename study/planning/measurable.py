@@ -47,6 +47,9 @@ def check_objective(
 
     Args:
         measured: as `measurable` gives it.
+
+    Raises:
+        UserError: what it is, why it is not measured, and what can be.
     """
     parse_objective(objective)
     known = (*MAXIMISED, *MINIMISED)

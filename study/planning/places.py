@@ -14,7 +14,11 @@ _LEAST_FREE_BYTES = 500 << 20  # a default study writes about 100 MB; Ray's own 
 
 
 def check_folder(folder: Path, option: str) -> Path:
-    """The folder, made and shown to be writable."""
+    """The folder, made and shown to be writable.
+
+    Raises:
+        UserError: it is a URL, or cannot be written.
+    """
     if re.match(r"[a-z][a-z0-9+]+:/", str(folder)):
         raise UserError(
             f"{option} must be a folder, since a study's ledger needs file locks, got the URL {folder}: mount it, and "
@@ -33,14 +37,22 @@ def check_folder(folder: Path, option: str) -> Path:
 
 
 def check_file(path: Path, option: str) -> None:
-    """Refuses a file that could not be written once the work is done; its folder is made."""
+    """Refuses a file that could not be written once the work is done; its folder is made.
+
+    Raises:
+        UserError: it is a folder, or its own folder cannot be written.
+    """
     if path.is_dir():
         raise UserError(f"{option} must name a file, got the folder {path}: add a name, such as {path / 'result.json'}")
     check_folder(path.parent, f"the place of {option}")
 
 
 def check_room(folder: Path) -> None:
-    """Refuses to start on a disk that is nearly full."""
+    """Refuses to start on a disk that is nearly full.
+
+    Raises:
+        UserError: there is less room than a study needs.
+    """
     free = shutil.disk_usage(folder).free
     if free < _LEAST_FREE_BYTES:
         raise UserError(
@@ -50,7 +62,11 @@ def check_room(folder: Path) -> None:
 
 
 def check_home() -> None:
-    """Ray keeps an access token below the home folder and fails obscurely where it cannot."""
+    """Ray keeps an access token below the home folder and fails obscurely where it cannot.
+
+    Raises:
+        UserError: the home folder is missing or read-only.
+    """
     home = Path.home()
     token = home / ".ray"
     place = token if token.exists() else home

@@ -156,7 +156,11 @@ def attack_text(name: str, config: CommonConfig) -> str:
 
 
 def build_scenarios(config: StudyConfig) -> tuple[Scenario, ...]:
-    """Attack x rate x seed, each once. An attack's own rate (``sig@0.08``) goes before the study's."""
+    """Attack x rate x seed, each once. An attack's own rate (``sig@0.08``) goes before the study's.
+
+    Raises:
+        UserError: the study's rates would change nothing.
+    """
     attacks = expand(config.attacks, config.dataset)
     if _sets_rates(config) and all(own_rate is not None for _, own_rate in attacks):
         raise UserError(
@@ -225,7 +229,11 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
 
 
 def build_goal(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> Goal:
-    """What a study searches for: what it was told, or what suits it; `known` as `measurable` gives it."""
+    """What a study searches for: what it was told, or what suits it; `known` as `measurable` gives it.
+
+    Raises:
+        UserError: an aggregate over scenarios that would change nothing, or an objective that is not measured.
+    """
     told = parse_objectives(config.objective) if config.objective else (default_objective(config, defense, known),)
     for objective in told:
         check_objective(objective, config.until, defense, known)
@@ -238,7 +246,11 @@ def build_goal(config: StudyConfig, defense: type[Defense], known: frozenset[str
 
 
 def build_grid(config: StudyConfig, space: SearchSpace) -> Grid | None:
-    """The grid of a study whose sampler goes through one."""
+    """The grid of a study whose sampler goes through one.
+
+    Raises:
+        UserError: a resolution that the sampler does not use.
+    """
     if config.sampler == "grid":
         return make_grid(space, config.resolution)
     if config.resolution:

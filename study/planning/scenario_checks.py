@@ -18,6 +18,9 @@ def check_scenarios(scenarios: Sequence[Scenario], images: Images, environment: 
     """Refuses a network that cannot be built, and scenarios that cannot be made, by their first failure.
 
     Images are chosen for every scenario, but only one is triggered for each attack: it shows as much, and in no time.
+
+    Raises:
+        UserError: what cannot be made, and why.
     """
     ModelSpec(environment.model, environment.width, environment.blocks, images.num_classes, images.image_size)
     for scenario in scenarios:
