@@ -127,7 +127,11 @@ class Parser(argparse.ArgumentParser):
         self.register("action", None, _Once)  # None is what add_argument looks up when it is given no action
 
     def error(self, message: str) -> typing.NoReturn:
-        """Raises `UserError` instead of printing the whole usage."""
+        """Refuses what was typed, in one line and not with the whole usage.
+
+        Raises:
+            UserError: always.
+        """
         unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]

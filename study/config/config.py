@@ -281,7 +281,11 @@ def resolve(model: type[M], given: Mapping[str, Any], file: Path | None = None) 
 
 
 def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
-    """A YAML file with the options' names as keys (``poison_rates`` or ``poison-rates``)."""
+    """A YAML file with the options' names as keys (``poison_rates`` or ``poison-rates``).
+
+    Raises:
+        UserError: it cannot be read, or holds anything else than known options.
+    """
     content = load_plain_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold 'key: value' lines, got {type(content).__name__}")
