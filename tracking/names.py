@@ -15,6 +15,9 @@ ASR = "asr"
 CA_UNDEFENDED = "ca_undefended"
 ASR_UNDEFENDED = "asr_undefended"
 
+HEADLINE = (TPR, FPR, AUROC, CA, ASR)
+"""What every configuration is judged by first: how it flags, then what its model does."""
+
 ISOLATION_SCORE = "isolation_score"  # TPR - FPR
 DEFENSE_SCORE = "defense_score"  # CA - ASR
 OVERALL_SCORE = "overall_score"  # mean of the two

@@ -17,7 +17,6 @@ from tracking import names
 _WARNED = 5  # failed trials that are told of one by one
 _LOOK_SECONDS = 1.0  # between two looks at what is in use
 _ENDED = {"pruned": "stopped early", "fail": "failed"}
-_METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
 
 
 def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
@@ -40,7 +39,7 @@ def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
 
 def describe_scenario(trial: str, record: ScenarioRecord) -> str:
     """What a trial gave on one scenario, and what that cost."""
-    found = ", ".join(f"{name.upper()} {number(record.metrics.get(name))}" for name in _METRICS)
+    found = ", ".join(f"{name.upper()} {number(record.metrics.get(name))}" for name in names.HEADLINE)
     return (
         f"{trial} {record.scenario}: {found}; took {duration(record.wall_seconds)}, "
         f"{record.stored_stages} of {len(record.stages)} stages from the store"

@@ -18,8 +18,7 @@ from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from tracking import names
 
-_COLUMNS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
-_SCENARIO_HEADER = ["scenario", "model", *(name.upper() for name in _COLUMNS)]
+_SCENARIO_HEADER = ["scenario", "model", *(name.upper() for name in names.HEADLINE)]
 
 
 class Summary:
@@ -152,7 +151,7 @@ class Summary:
         return judged[best[0]][1] if best else None
 
     def _cells(self, metrics: Mapping[str, float | None]) -> list[str]:
-        return [number(metrics.get(name)) for name in _COLUMNS]
+        return [number(metrics.get(name)) for name in names.HEADLINE]
 
     def notes(self) -> str:
         """What a reader should know besides, a line each."""
@@ -242,7 +241,7 @@ class Summary:
                     f"{prefix}/{label}": value for label, value in zip(self.plan.goal.labels, row.values, strict=True)
                 }
                 together = self._together(row)
-                found |= {f"{prefix}/{name}": v for name in _COLUMNS if (v := together.get(name)) is not None}
+                found |= {f"{prefix}/{name}": v for name in names.HEADLINE if (v := together.get(name)) is not None}
         return found
 
 

@@ -14,7 +14,6 @@ from tracking import names
 if TYPE_CHECKING:
     import pandas
 
-METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
 _BINS = 10  # of a curve, at most
 _PER_BIN = 10  # trials, at least
 _HOW = (
@@ -34,7 +33,7 @@ def curves_section(results: Results) -> Section:
         why = _why_none(results, len(trials), bool(len(cells)))
         return Section("curves", title, "This study cannot tell.", (Note(f"No curves: {why}.", "warning"),), command)
     objective = results.goal.objectives[0]
-    metrics = [m for m in dict.fromkeys([objective, *METRICS]) if cells[m].notna().any()]
+    metrics = [m for m in dict.fromkeys([objective, *names.HEADLINE]) if cells[m].notna().any()]
     figures: list[Item] = []
     rows = []
     for field in fields:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from study.analysis.picks import SHOWN, Pick, picks, strata
+from study.analysis.picks import Pick, picks, strata
 from study.analysis.results import Results
 from study.report.elements import Heat, Item, Note, Section
 from tracking import names
@@ -35,7 +35,9 @@ def sections(results: Results) -> list[Section]:
     rows = list(strata(results))
     labels = tuple(_label(results, label, scenarios) for label, _, scenarios in rows)
     parts = [scenarios for _, _, scenarios in rows]
-    items: list[Item] = [_heat(metric, labels, parts, compared) for metric in SHOWN if _defined(metric, compared)]
+    items: list[Item] = [
+        _heat(metric, labels, parts, compared) for metric in names.HEADLINE if _defined(metric, compared)
+    ]
     failed = int(results.scenarios["attack_failed"].sum())
     if failed:
         items.append(

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 By = Literal["attack", "rate", "seed"]
 
-_METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
 _NEW_SEEDS = "new seeds"
 _TUNED = "tuned without it"
 
@@ -119,7 +118,7 @@ class _Judgement:
         self._default = search.default
         self._by = by
         # With `--until isolate` no setting has a model, and CA and ASR are those of the undefended one alone.
-        self.metrics = [name for name in _METRICS if self._cells[name].notna().any()]
+        self.metrics = [name for name in names.HEADLINE if self._cells[name].notna().any()]
 
     def counted(self, found: Sequence[Fold]) -> list[Fold]:
         """The folds that say something: the attack works there, and there was something to tune on."""

@@ -19,16 +19,7 @@ if TYPE_CHECKING:
     import optuna
     import pandas
 
-SHOWN = (
-    names.TPR,
-    names.FPR,
-    names.AUROC,
-    names.CA,
-    names.ASR,
-    names.ISOLATION_SCORE,
-    names.DEFENSE_SCORE,
-    names.OVERALL_SCORE,
-)
+SHOWN = (*names.HEADLINE, names.ISOLATION_SCORE, names.DEFENSE_SCORE, names.OVERALL_SCORE)
 _PARTS = {
     names.ISOLATION_SCORE: (names.TPR, names.FPR, (1.0, -1.0)),
     names.DEFENSE_SCORE: (names.CA, names.ASR, (1.0, -1.0)),

@@ -13,8 +13,6 @@ from tracking import names
 if TYPE_CHECKING:
     import pandas
 
-_COLUMNS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
-
 
 def robustness_section(results: Results) -> Section:
     """The answer. Needs no trials that fill the space: any sampler will do."""
@@ -61,7 +59,7 @@ def _best(values: "pandas.Series[float]") -> int:
 
 
 def _columns(objective: str) -> tuple[str, ...]:
-    return tuple(name for name in _COLUMNS if name != objective)
+    return tuple(name for name in names.HEADLINE if name != objective)
 
 
 def _notes(results: Results) -> list[Note]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from search_spaces.space import Choice, Range, significant
-from study.analysis.picks import SHOWN, Pick, best, front, picks
+from study.analysis.picks import Pick, best, front, picks
 from study.analysis.results import Results
 from study.config.config import SPACE_FILLING
 from study.ledger.lock import holder
@@ -28,7 +28,7 @@ def sections(results: Results) -> list[Section]:
 
 def overview(studies: Sequence[Results]) -> Section:
     """Several studies, a row each."""
-    metrics = tuple(name.upper() for name in SHOWN)
+    metrics = tuple(name.upper() for name in names.HEADLINE)
     header = ("study", "configuration", *metrics, "trials", "attack works", "defense", "preset")
     rows: list[tuple[Cell, ...]] = []
     for results in studies:
@@ -36,7 +36,7 @@ def overview(studies: Sequence[Results]) -> Section:
         works = f"{working} of {len(results.scenarios)}"
         about = (len(results.complete), works, results.defense, str(results.config.preset))
         for pick in _main(picks(results)):
-            rows.append((results.name, pick.label, *(_spread(pick, metric) for metric in SHOWN), *about))
+            rows.append((results.name, pick.label, *(_spread(pick, metric) for metric in names.HEADLINE), *about))
     return Section(
         "overview",
         "Side by side",
@@ -112,12 +112,12 @@ def _outcome(results: Results, compared: Sequence[Pick]) -> Table:
     """Each configuration over all scenarios whose attack works."""
     seeds = len(results.seeds)
     over = f"± the standard deviation over {seeds} seeds" if seeds > 1 else "one seed only"
-    rows = tuple((pick.label, *(_spread(pick, metric) for metric in SHOWN)) for pick in compared)
+    rows = tuple((pick.label, *(_spread(pick, metric) for metric in names.HEADLINE)) for pick in compared)
     top = next((at for at, pick in enumerate(compared) if pick.trial is not None and pick.trial == best(results)), None)
     return Table(
         "outcome",
         f"Mean over scenarios whose attack works ({int((~results.scenarios['attack_failed']).sum())}), {over}",
-        ("configuration", *(name.upper() for name in SHOWN)),
+        ("configuration", *(name.upper() for name in names.HEADLINE)),
         rows,
         strong=() if top is None else (top,),
     )
