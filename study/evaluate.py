@@ -14,10 +14,10 @@ from pydantic import Field
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace
+from study.cli.numbers import format_number
 from study.cli.terminal import (
     EpochProgress,
     duration,
-    number,
     print_error,
     print_exception,
     print_line,
@@ -162,8 +162,8 @@ def _text(report: dict[str, Any], seconds: float) -> str:
     found = report["metrics"]
     undefended = {"ca": found.get("ca_undefended"), "asr": found.get("asr_undefended")}
     rows = [
-        ["undefended", *(number(undefended.get(name), 4) for name in names.HEADLINE)],
-        [report["defense"], *(number(found.get(name), 4) for name in names.HEADLINE)],
+        ["undefended", *(format_number(undefended.get(name), 4) for name in names.HEADLINE)],
+        [report["defense"], *(format_number(found.get(name), 4) for name in names.HEADLINE)],
     ]
     lines = [table(["model", *(name.upper() for name in names.HEADLINE)], rows)]
     if report["attack_failed"]:

@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from study.cli.numbers import format_number
+
 _LINES = 20  # of a bar where there is no terminal, however long it is
 _SILENT_SECONDS = 600.0  # at most, where steps take long
 
@@ -82,11 +84,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
 
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A rate for a table; a dash where it is undefined."""
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def duration(seconds: float) -> str:
@@ -165,7 +162,7 @@ class EpochProgress:
         if stage != self._stage:
             self.close()
             self._bar, self._stage = Bar(steps, stage, unit="epoch"), stage
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        shown = ", ".join(f"{name} {format_number(value, 4)}" for name, value in values.items())
         assert self._bar is not None
         self._bar.note(shown)
         self._bar.advance(1, shown or "done")

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search_spaces.space import Choice, Range, significant
+from search_spaces.space import Choice, Range
 from study.analysis.discretise import Cells, load_default_point
 from study.analysis.results import Results
+from study.cli.numbers import format_number, format_value
 from study.report.elements import AxisValue, Curves, Item, Line, Note, Section, Table
 from tracking import names
 
@@ -48,7 +49,9 @@ def curves_section(results: Results) -> Section:
         tuple(rows),
     )
     widest = max(rows, key=lambda row: float(row[-1]))
-    lead = f"Alone, {widest[0]} moves the mean {objective} most: by {widest[-1]:.3f}, highest at {widest[3]}."
+    lead = (
+        f"Alone, {widest[0]} moves the mean {objective} most: by {format_number(widest[-1])}, highest at {widest[3]}."
+    )
     return Section("curves", title, lead, (Note(_HOW), *_band_note(results), table, *figures), command)
 
 
@@ -141,4 +144,4 @@ def _row(
     bottom, top = float(along.min()), float(along.max())
     at = [int(place) for place in along.index.to_numpy()]
     low, high = at[int(np.argmin(along))], at[int(np.argmax(along))]
-    return field, significant(places[low]), bottom, significant(places[high]), top, top - bottom
+    return field, format_value(places[low]), bottom, format_value(places[high]), top, top - bottom

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from study.analysis.picks import Pick, picks, strata
 from study.analysis.results import Results
+from study.cli.numbers import format_value
 from study.report.elements import Heat, Item, Note, Section
 from tracking import names
 
@@ -81,7 +82,7 @@ def _heat(metric: str, labels: tuple[str, ...], rows: "Sequence[Names]", compare
     return Heat(
         name=f"heat-{metric}",
         caption=f"{metric.upper()}: {_WHAT[metric]}; {'lower' if good == 'low' else 'higher'} is better. "
-        f"Colours from {low:.3g} to {high:.3g}.",
+        f"Colours from {format_value(low)} to {format_value(high)}.",
         columns=tuple(pick.label for pick in shown),
         rows=labels,
         values=tuple(values),
