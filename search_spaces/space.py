@@ -1,6 +1,5 @@
 """Ranges of hyperparameters. The only file that speaks Optuna's language of distributions."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -180,10 +179,3 @@ def finite_values(field_range: Range) -> tuple[Value, ...] | None:
     if isinstance(field_range, Choice):
         return field_range.options
     return None
-
-
-def significant(value: Value, digits: int = 3) -> str:
-    """A value for people: three significant digits, no trailing noise."""
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.{digits}g}"
-    return str(value)

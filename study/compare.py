@@ -16,6 +16,7 @@ from study.cli.options import Parser
 from study.cli.terminal import print_line
 from study.config.objectives import parse_objective
 from study.ledger.study_folder import add_out, parse_out
+from tracking import names
 
 if TYPE_CHECKING:
     from study.analysis.choice import Choice
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
-    from study.analysis.paired_tests import METRICS, differences, pair
+    from study.analysis.paired_tests import differences, pair
     from study.report.elements import Note, Table
     from study.report.markdown import markdown
     from study.report.sections.comparison import section
@@ -74,11 +75,11 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
     rule = namespace.rule or "default"
     a, b = (_chosen(text, rule, out) for text in (namespace.a, namespace.b))
     pairs = pair(a, b)
-    found = differences(pairs, metrics or METRICS)
+    found = differences(pairs, metrics or names.HEADLINE)
     missing = [metric for metric in metrics if metric not in {one.metric for one in found}]
     if missing or not found:
         raise UserError(
-            f"no scenario defines {', '.join(missing or METRICS)} in both studies: "
+            f"no scenario defines {', '.join(missing or names.HEADLINE)} in both studies: "
             "a study that stops at isolation has no CA and ASR, a defense that flags nothing no TPR; leave it out"
         )
     answer = section(a, b, pairs, found, command)

@@ -15,16 +15,17 @@ from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace
 from study.cli.command import run_command
+from study.cli.numbers import format_number
 from study.cli.options import Parser, add_options, given_options
 from study.cli.terminal import (
     EpochProgress,
     duration,
-    number,
     print_line,
     table,
 )
 from study.config.config import CommonConfig, PoisonRate, resolve
 from study.scenarios.oracle_defenses import check_defense, find_defense
+from tracking import names
 
 
 class EvaluateConfig(CommonConfig):
@@ -99,8 +100,8 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
 
 def _load_space(defense: str) -> SearchSpace:
     """The space whose presets suit a defense: its own, or that of the ablation that runs it."""
-    names = [defense] if defense in SEARCH_SPACES else list(SEARCH_SPACES)
-    return next(SEARCH_SPACES[name] for name in names if SEARCH_SPACES[name].defense == defense)
+    spaces = [defense] if defense in SEARCH_SPACES else list(SEARCH_SPACES)
+    return next(SEARCH_SPACES[name] for name in spaces if SEARCH_SPACES[name].defense == defense)
 
 
 def _device(wanted: str) -> str:
@@ -155,12 +156,11 @@ def _write(target: Path, report: dict[str, Any]) -> None:
 def _text(report: dict[str, Any], seconds: float) -> str:
     found = report["metrics"]
     undefended = {"ca": found.get("ca_undefended"), "asr": found.get("asr_undefended")}
-    columns = ("tpr", "fpr", "auroc", "ca", "asr")
     rows = [
-        ["undefended", *(number(undefended.get(name), 4) for name in columns)],
-        [report["defense"], *(number(found.get(name), 4) for name in columns)],
+        ["undefended", *(format_number(undefended.get(name), 4) for name in names.HEADLINE)],
+        [report["defense"], *(format_number(found.get(name), 4) for name in names.HEADLINE)],
     ]
-    lines = [table(["model", *(name.upper() for name in columns)], rows)]
+    lines = [table(["model", *(name.upper() for name in names.HEADLINE)], rows)]
     if report["attack_failed"]:
         lines.append("ATTACK FAILED: it does not work undefended either, so no defense is credited for it")
     stages = ", ".join(

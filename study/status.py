@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from study.cli.command import EXIT_DONE, run_command
+from study.cli.numbers import format_number, format_objective, format_value
 from study.cli.options import Parser
-from study.cli.terminal import last_line, number, print_line, table
+from study.cli.terminal import last_line, print_line, table
 from study.config.config import OUT
 from study.ledger.snapshot import SnapshotTrial
 from study.ledger.status import Progress, StudyStatus, read_status
@@ -60,7 +61,7 @@ def overview(found: Sequence[StudyStatus], out: Path) -> str:
 
 def _line(state: StudyStatus) -> list[str]:
     counts = state.counts
-    best = " ".join(number(value, 4) for value in state.best[0].values or ()) if state.best else "-"
+    best = " ".join(format_objective(value) for value in state.best[0].values or ()) if state.best else "-"
     return [
         state.folder.name,
         state.status,
@@ -111,15 +112,11 @@ def _best(state: StudyStatus) -> str:
     objective = (state.manifest.objective if state.manifest else "") or "objective"
     lines = []
     for trial in state.best:
-        values = " ".join(number(value, 4) for value in trial.values or ())
-        point = ", ".join(f"{name} {_value(value)}" for name, value in trial.point.items())
+        values = " ".join(format_objective(value) for value in trial.values or ())
+        point = ", ".join(f"{name} {format_value(value)}" for name, value in trial.point.items())
         lines.append(f"#{trial.number}{' (paper default)' if trial.paper_default else ''}, {objective} {values}")
         lines += [f"  {point}"] if point else []
     return "Best: " + "\n".join(lines) if lines else "No trial has finished yet" if state.has_ledger else ""
-
-
-def _value(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _scenarios(found: Sequence[Progress]) -> str:
@@ -134,7 +131,7 @@ def _scenarios(found: Sequence[Progress]) -> str:
 
 
 def _metric(metrics: Mapping[str, float | None], name: str) -> str:
-    return number(metrics.get(name))
+    return format_number(metrics.get(name))
 
 
 def _running(state: StudyStatus, trial: SnapshotTrial) -> str:

@@ -16,7 +16,7 @@ CA_UNDEFENDED = "ca_undefended"
 ASR_UNDEFENDED = "asr_undefended"
 
 HEADLINE = (TPR, FPR, AUROC, CA, ASR)
-"""What every configuration is judged by: the detection metrics first, then those of the final model."""
+"""What every configuration is judged by first: how it flags, then what its model does."""
 
 ISOLATION_SCORE = "isolation_score"  # TPR - FPR
 DEFENSE_SCORE = "defense_score"  # CA - ASR

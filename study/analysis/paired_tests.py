@@ -17,14 +17,11 @@ from study.analysis.choice import Choice
 from study.config.objectives import direction
 from study.ledger.records import read_scenario
 from study.ledger.study_folder import POINTS
-from tracking import names
 
 if TYPE_CHECKING:
     import pandas
 
 ALPHA = 0.05
-METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
-"""What is compared where nobody asks for another."""
 
 Verdict = Literal["A", "B", "not separated", "equal", "not tested"]
 

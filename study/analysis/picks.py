@@ -14,8 +14,6 @@ from tracking import names
 if TYPE_CHECKING:
     import pandas
 
-SHOWN = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
-"""What every configuration is judged by."""
 UNDEFENDED, DEFAULT, OWN_BEST = "undefended", "paper default", "each scenario's own best"
 
 
@@ -24,7 +22,8 @@ class Pick:
     """One configuration on all scenarios.
 
     Attributes:
-        cells: a row a scenario with `SHOWN`, ``stratum``, ``attack``, ``poison_rate``, ``seed`` and ``attack_failed``.
+        cells: a row a scenario with `names.HEADLINE`, ``stratum``, ``attack``, ``poison_rate``, ``seed`` and
+            ``attack_failed``.
         trial: its number; None where it is no single trial.
     """
 

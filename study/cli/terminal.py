@@ -9,6 +9,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from study.cli.numbers import format_number
+
 _LINES = 20  # of a bar where there is no terminal, however long it is
 _OPTIONS = {
     "field": "--set {}=VALUE",
@@ -103,11 +105,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -
     return "\n".join([line(header), rule, *(line(row) for row in rows)])
 
 
-def number(value: float | None, digits: int = 3) -> str:
-    """A rate for a table; a dash where it is undefined."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def duration(seconds: float) -> str:
     """Seconds for people: ``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
     whole = round(seconds)
@@ -184,7 +181,7 @@ class EpochProgress:
         if stage != self._stage:
             self.close()
             self._bar, self._stage = Bar(steps, stage, unit="epoch"), stage
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        shown = ", ".join(f"{name} {format_number(value, 4)}" for name, value in values.items())
         assert self._bar is not None
         self._bar.note(shown)
         self._bar.advance(1, shown or "done")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from defenses.registry import UserError, nearest
+from study.cli.numbers import format_objective
 from tracking import names
 
 MAXIMISED = (
@@ -160,7 +161,8 @@ class Goal:
 
     def describe(self, values: Sequence[float]) -> str:
         """Values of the objectives for people: ``asr 0.0120, ca 0.9300``."""
-        shown = ", ".join(f"{name} {value:.4f}" for name, value in zip(self.objectives, values, strict=True))
+        pairs = zip(self.objectives, values, strict=True)
+        shown = ", ".join(f"{name} {format_objective(value)}" for name, value in pairs)
         return ("worst " if self.how == "worst" else "") + shown
 
     def values(self, outcomes: Sequence[Judged]) -> tuple[float | None, ...]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from defenses.storage.atomic_files import full_disk_errors
+from study.cli.numbers import format_number
 from study.cli.terminal import last_line, print_error, print_line
 from study.code_version import code_version
 from study.driver import ray_nodes
@@ -126,7 +127,7 @@ class StudyDriver:
         failed = {name: asr for name, asr in asrs.items() if asr is not None and asr < floor}
         for name, asr in failed.items():
             print_error(
-                f"warning: the attack failed on {name}: undefended ASR {asr:.3f} "
+                f"warning: the attack failed on {name}: undefended ASR {format_number(asr)} "
                 f"is below {floor:g}, so it counts neither for nor against the defense"
             )
         return list(failed)

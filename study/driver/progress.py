@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from study.cli.terminal import Bar, duration, last_line, number, print_error
+from study.cli.numbers import format_number, format_objective, format_value
+from study.cli.terminal import Bar, duration, last_line, print_error
 from study.code_version import code_version
 from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord
@@ -17,7 +18,6 @@ from tracking import names
 _WARNED = 5  # failed trials that are told of one by one
 _LOOK_SECONDS = 1.0  # between two looks at what is in use
 _ENDED = {"pruned": "stopped early", "fail": "failed"}
-_METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
 
 
 def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
@@ -40,7 +40,7 @@ def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
 
 def describe_scenario(trial: str, record: ScenarioRecord) -> str:
     """What a trial gave on one scenario, and what that cost."""
-    found = ", ".join(f"{name.upper()} {number(record.metrics.get(name))}" for name in _METRICS)
+    found = ", ".join(f"{name.upper()} {format_number(record.metrics.get(name))}" for name in names.HEADLINE)
     return (
         f"{trial} {record.scenario}: {found}; took {duration(record.wall_seconds)}, "
         f"{record.stored_stages} of {len(record.stages)} stages from the store"
@@ -86,7 +86,7 @@ class TrialProgress:
         self._best = self._best_text()
         if row.state == "fail":
             self._warn(row)
-        point = ", ".join(f"{name} {_short(value)}" for name, value in row.point.items()) if self._verbose else ""
+        point = ", ".join(f"{name} {format_value(value)}" for name, value in row.point.items()) if self._verbose else ""
         gave = self._plan.goal.describe(row.values) if row.comparable else _ENDED[row.state]
         shown = f"#{row.number} {gave}{f' ({point})' if point else ''}"
         self._bar.note(self._text())
@@ -114,8 +114,4 @@ class TrialProgress:
             return "no result yet"
         if len(self._plan.goal.objectives) > 1:
             return f"Pareto front of {len(front)}"
-        return f"best {front[0].value:.4f} (#{front[0].number})"
-
-
-def _short(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        return f"best {format_objective(front[0].value)} (#{front[0].number})"

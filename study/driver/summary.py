@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from defenses.signals import SIGNALS
-from search_spaces.space import significant
-from study.cli.terminal import number, table
+from study.cli.numbers import format_number, format_objective, format_value
+from study.cli.terminal import table
 from study.config.objectives import aggregate, direction, pareto_front, scores
 from study.config.paper_deviations import changes_line
 from study.ledger.ledger import Ledger
@@ -18,8 +18,7 @@ from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from tracking import names
 
-_COLUMNS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
-_SCENARIO_HEADER = ["scenario", "model", *(name.upper() for name in _COLUMNS)]
+_SCENARIO_HEADER = ["scenario", "model", *(name.upper() for name in names.HEADLINE)]
 
 
 class Summary:
@@ -77,7 +76,7 @@ class Summary:
         default = self.plan.default_point
         config_type = self.plan.defense.config_type
         rows = [
-            [config_type.symbol(name), significant(default[name]), significant(best.point[name]), str(found)]
+            [config_type.symbol(name), format_value(default[name]), format_value(best.point[name]), str(found)]
             for name, found in self.plan.space.ranges.items()
         ]
         return table(["hyperparameter", "paper", f"best (#{best.number})", "searched"], rows)
@@ -87,7 +86,7 @@ class Summary:
         config_type = self.plan.defense.config_type
         fields = list(self.plan.space.ranges)
         rows = [
-            [name, *(number(value, 4) for value in row.values), *(significant(row.point[field]) for field in fields)]
+            [name, *map(format_objective, row.values), *(format_value(row.point[field]) for field in fields)]
             for row, name in self.shown()
         ]
         symbols = [config_type.symbol(field) for field in fields]
@@ -152,7 +151,7 @@ class Summary:
         return judged[best[0]][1] if best else None
 
     def _cells(self, metrics: Mapping[str, float | None]) -> list[str]:
-        return [number(metrics.get(name)) for name in _COLUMNS]
+        return [format_number(metrics.get(name)) for name in names.HEADLINE]
 
     def notes(self) -> str:
         """What a reader should know besides, a line each."""
@@ -242,7 +241,7 @@ class Summary:
                     f"{prefix}/{label}": value for label, value in zip(self.plan.goal.labels, row.values, strict=True)
                 }
                 together = self._together(row)
-                found |= {f"{prefix}/{name}": v for name in _COLUMNS if (v := together.get(name)) is not None}
+                found |= {f"{prefix}/{name}": v for name in names.HEADLINE if (v := together.get(name)) is not None}
         return found
 
 
@@ -257,7 +256,7 @@ def joint_text(summaries: Sequence[Summary]) -> str:
         [
             summary.plan.scenarios[0].name if first else "",
             name,
-            *(significant(row.point[field]) for field in fields),
+            *(format_value(row.point[field]) for field in fields),
             summary.plan.goal.describe(row.values),
         ]
         for summary in finished

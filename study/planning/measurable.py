@@ -18,7 +18,7 @@ _PARTS = {
     names.DEFENSE_SCORE: {names.CA, names.ASR},
     names.OVERALL_SCORE: {names.TPR, names.FPR, names.CA, names.ASR},
 }
-EVERYTHING = frozenset({names.TPR, names.FPR, names.AUROC, names.CA, names.ASR})
+EVERYTHING = frozenset(names.HEADLINE)
 """What a study of poisoned data with known poison measures."""
 
 

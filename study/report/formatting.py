@@ -1,27 +1,51 @@
-"""How cells and figures are put into words: numbers for people, and the table behind a figure."""
+"""How cells, spreads and figures are put into words; how a number is, `study.cli.numbers` says."""
 
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from study.report.elements import AxisValue, Bars, Cell, Contour, Curves, Figure, Heat, Scatter, Table
+from study.cli.numbers import format_number, format_value
+from study.report.elements import Bars, Cell, Contour, Curves, Figure, Heat, Scatter, Table
+
+if TYPE_CHECKING:
+    import pandas
 
 _ROWS = 60  # of a figure's table; the figure shows all
 
 
 def format_cell(cell: Cell) -> str:
-    """A cell for people: rates with three decimals, a dash where it is undefined."""
+    """A cell for people; a dash where it is undefined, which pandas says with NaN."""
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "-"
-    if not isinstance(cell, float):
-        return str(cell)
-    if cell == 0 or 0.001 <= abs(cell) < 1000:
-        return f"{cell:.3f}"
-    return f"{cell:.3g}" if abs(cell) < 1000 else f"{cell:.0f}"
+    return format_number(cell) if isinstance(cell, float) else str(cell)
 
 
-def format_axis_value(found: AxisValue) -> str:
-    """A place on an axis: three significant digits."""
-    return f"{found:.3g}" if isinstance(found, float) else str(found)
+def format_difference(value: float) -> str:
+    """A difference, with its sign."""
+    shown = format_number(value)
+    return shown if shown.startswith("-") else f"+{shown}"
+
+
+def format_share(value: float) -> str:
+    """A share of variance or a rank correlation, which trials estimate: more than two decimals would be noise."""
+    return f"{value:.2f}"
+
+
+def spread(values: "pandas.Series[float]") -> Cell:
+    """Several values of one thing: mean ± standard deviation (n - 1); None where nothing is defined.
+
+    Args:
+        values: float64 [n]; the seeds of a scenario, or the scenarios of a group.
+    """
+    known = values.dropna()
+    if known.empty:
+        return None
+    return mean_with_deviation(float(known.mean()), float(known.std(ddof=1)) if len(known) > 1 else None)
+
+
+def mean_with_deviation(mean: float | None, deviation: float | None) -> Cell:
+    """Mean ± standard deviation as text; the mean as a number where there is no deviation."""
+    return mean if mean is None or deviation is None else f"{format_number(mean)} ± {format_number(deviation)}"
 
 
 def as_table(figure: Figure) -> Table:
@@ -59,7 +83,7 @@ def _curves(figure: Curves) -> Content:
             for at, (x, y) in enumerate(zip(line.x, line.y, strict=True)):
                 low = None if line.low is None else line.low[at]
                 high = None if line.high is None else line.high[at]
-                yield (line.label, format_axis_value(x), y, *((low, high) if banded else ()))
+                yield (line.label, format_value(x), y, *((low, high) if banded else ()))
 
     return ("", figure.x_label, figure.y_label, *(("low", "high") if banded else ())), rows()
 
@@ -88,8 +112,8 @@ def _scatter(figure: Scatter) -> Content:
 
 
 def _contour(figure: Contour) -> Content:
-    rows = ((format_axis_value(y), *values) for y, values in zip(figure.y, figure.values, strict=True))
-    return (f"{figure.y_label} \\ {figure.x_label}", *map(format_axis_value, figure.x)), rows
+    rows = ((format_value(y), *values) for y, values in zip(figure.y, figure.values, strict=True))
+    return (f"{figure.y_label} \\ {figure.x_label}", *map(format_value, figure.x)), rows
 
 
 _CONTENT: dict[type, Callable[..., Content]] = {

@@ -5,8 +5,8 @@ import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from study.cli.numbers import format_number, format_value
 from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Scatter
-from study.report.formatting import format_axis_value, format_cell
 from study.report.theme import LIGHT, SERIES
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _heat(figure: Heat, axes: "Axes", canvas: "Canvas") -> None:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
                 marked = (row, column) in figure.marked
-                text = f"({format_cell(float(value))})" if marked else f"{value:.3f}"
+                text = f"({format_number(value)})" if marked else format_number(value)
                 dark = not marked and _is_dark(drawn.to_rgba(value))
                 colour = LIGHT.muted if marked else LIGHT.ground if dark else LIGHT.ink
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=colour)
@@ -142,7 +142,7 @@ def _curves(figure: Curves, axes: "Axes", canvas: "Canvas") -> None:
         if line.low is not None and line.high is not None:
             axes.fill_between(x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
     if names:
-        axes.set_xticks(list(map(float, order.values())), [_plain(format_axis_value(at)) for at in order])
+        axes.set_xticks(list(map(float, order.values())), [_plain(format_value(at)) for at in order])
     elif figure.x_log:
         _logarithmic(axes)
     if figure.y_range is not None:
@@ -209,7 +209,7 @@ def _contour(figure: Contour, axes: "Axes", canvas: "Canvas") -> None:
 
     values = np.array([[np.nan if v is None else v for v in row] for row in figure.values], dtype=float)
     drawn = axes.pcolormesh(np.ma.masked_invalid(values), cmap=_map(LIGHT.sequential))
-    _name(axes, [format_axis_value(at) for at in figure.x], [format_axis_value(at) for at in figure.y])
+    _name(axes, [format_value(at) for at in figure.x], [format_value(at) for at in figure.y])
     axes.tick_params(axis="x", labelrotation=45)
     for number, (x, y, label) in enumerate(figure.at):
         at = (_nearest(x, figure.x) + 0.5, _nearest(y, figure.y) + 0.5)

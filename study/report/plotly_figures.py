@@ -13,8 +13,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from study.cli.numbers import format_number, format_value
 from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Line, Scatter
-from study.report.formatting import format_axis_value, format_cell
 from study.report.theme import SERIES, Theme
 
 Json = dict[str, Any]
@@ -102,6 +102,11 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.5g}")
 
 
+def _shown(values: Sequence[Sequence[float | None]]) -> list[list[str]]:
+    """The text of each cell; plotly's own formats would show a small number as zero."""
+    return [["" if value is None else format_number(value) for value in row] for row in values]
+
+
 def _places(found: Sequence[AxisValue]) -> list[AxisValue]:
     return [_text(at) if isinstance(at, str) else float(f"{at:.5g}") for at in found]
 
@@ -121,8 +126,8 @@ def _heat(figure: Heat) -> Json:
         "xgap": 2,
         "ygap": 2,
         "hoverongaps": False,
-        "hovertemplate": "%{y}<br>%{x}: <b>%{z:.3f}</b><extra></extra>",
-        **({"text": [["" if v is None else f"{v:.3f}" for v in row] for row in cells]} if small else {}),
+        "text": _shown(cells),
+        "hovertemplate": "%{y}<br>%{x}: <b>%{text}</b><extra></extra>",
         **({"texttemplate": "%{text}"} if small else {}),
     }
     given = [(r, c, figure.values[r][c]) for r, c in sorted(figure.marked) if figure.values[r][c] is not None]
@@ -133,7 +138,9 @@ def _heat(figure: Heat) -> Json:
         for c in columns
         if cells[r][c] is None
     ]
-    notes = [{"x": c, "y": r, "text": f"({format_cell(value)})", "hovertext": "attack failed"} for r, c, value in given]
+    notes = [
+        {"x": c, "y": r, "text": f"({format_number(value)})", "hovertext": "attack failed"} for r, c, value in given
+    ]
     scale = {"reversescale": figure.good == "low", "cmin": figure.low, "cmax": figure.high}
     return _figure(
         [trace],
@@ -341,12 +348,13 @@ def _contour(figure: Contour) -> Json:
     trace = {
         "type": "heatmap",
         "z": [[_rounded(value) for value in row] for row in figure.values],
+        "text": _shown(figure.values),
         "x": _names(figure.x),
         "y": _names(figure.y),
         "coloraxis": "coloraxis2",
         "hoverongaps": False,
         "hovertemplate": f"{_format(figure.x_label)} %{{x}}<br>{_format(figure.y_label)} %{{y}}: "
-        "<b>%{z:.3f}</b><extra></extra>",
+        "<b>%{text}</b><extra></extra>",
     }
     return _figure(
         [trace, *_singled_out(figure)],
@@ -375,7 +383,7 @@ def _singled_out(figure: Contour) -> list[Json]:
 
 def _names(places: Sequence[AxisValue]) -> list[str]:
     """Names of cells; with more digits where three do not tell them apart."""
-    names = [format_axis_value(at) for at in places]
+    names = [format_value(at) for at in places]
     if len(set(names)) < len(names):
         names = [f"{at:.6g}" if isinstance(at, float) else str(at) for at in places]
     return [_text(name) for name in names]

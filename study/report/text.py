@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from study.analysis.results import Results
-from study.cli.terminal import number, table
-from study.report.elements import Bars, Cell, Contour, Curves, Figure, Heat, Item, Note, Section, Table
+from study.cli.terminal import table
+from study.report.elements import Bars, Contour, Curves, Figure, Heat, Item, Note, Section, Table
+from study.report.formatting import format_cell
 
 _WIDTH = 110
 _NAMED = 6  # figures of curves that are named one by one
@@ -70,21 +71,14 @@ def _item(item: Item) -> str:
     if isinstance(item, Note):
         return _wrapped(_PREFIX[item.kind] + item.text)
     if isinstance(item, Table):
-        rows = [[cell_text(cell) for cell in row] for row in item.rows]
+        rows = [[format_cell(cell) for cell in row] for row in item.rows]
         return f"{_wrapped(item.caption)}\n{table(item.header, rows, item.left)}"
     return _figure(item)
 
 
-def cell_text(cell: Cell) -> str:
-    """A cell as a reader sees it: three digits of a rate, a dash where nothing is defined."""
-    if cell is None or isinstance(cell, float):
-        return number(cell)
-    return str(cell)
-
-
 def _figure(figure: Figure) -> str:
     if isinstance(figure, Heat):
-        rows = [[name, *map(number, values)] for name, values in zip(figure.rows, figure.values, strict=True)]
+        rows = [[name, *map(format_cell, values)] for name, values in zip(figure.rows, figure.values, strict=True)]
         return f"{_wrapped(figure.caption)}\n{table(['', *figure.columns], rows)}"
     if isinstance(figure, Bars):
         what = f"{len(figure.labels)} bars"

@@ -9,7 +9,7 @@ import pytest
 from defenses import DEFENSES
 from defenses.config import Config
 from search_spaces import SEARCH_SPACES
-from search_spaces.space import Choice, Float, Int, Range, SearchSpace, finite_values, significant
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace, finite_values
 from study.config.config import PRESETS
 from study.scenarios.oracle_defenses import INSTRUMENTS, find_defense
 
@@ -154,14 +154,3 @@ def test_only_choices_can_be_enumerated() -> None:
     assert finite_values(Choice(("max", "mean"), "why")) == ("max", "mean")
     assert finite_values(Float(0.0, 1.0, "why")) is None
     assert finite_values(Int(1, 12, "why")) is None
-
-
-def test_values_are_shown_with_three_digits() -> None:
-    assert [significant(value) for value in (0.0123456, 3.0, 12, True, "max", float("inf"))] == [
-        "0.0123",
-        "3",
-        "12",
-        "True",
-        "max",
-        "inf",
-    ]

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import SEARCH_SPACES
-from search_spaces.space import significant
 from study.analysis.fixed_fields import load_changes
 from study.analysis.results import Results
+from study.cli.numbers import format_number, format_value
 from study.config.paper_deviations import changes_line
 from study.report.elements import Cell, Curves, Item, Line, Note, Section, Table, slug
-from study.report.spread import spread
+from study.report.formatting import spread
 from study.scenarios.oracle_defenses import INSTRUMENTS
 from tracking import names
 
@@ -136,7 +136,7 @@ def _setting(results: Results, trial: int, rate: float) -> str:
     if len(values) == 1:
         return str(getattr(values[0], "item", lambda: values[0])())
     if values:
-        return ", ".join(f"{name}={significant(v)}" for name, v in zip(results.ranges, values, strict=True))
+        return ", ".join(f"{name}={format_value(v)}" for name, v in zip(results.ranges, values, strict=True))
     return str(rate) if _by_rate(results) else results.defense
 
 
@@ -249,8 +249,8 @@ def _lead(results: Results, view: View, working: "pandas.DataFrame") -> str:
         return "No trial that is complete has an attack that works, so there is nothing to compare."
     said = []
     for setting, found in working.groupby("setting", sort=False):
-        means = [(metric, found[metric].mean()) for metric in view.metrics]
-        told = ", ".join(f"{metric.upper()} {mean:.3f}" for metric, mean in means if mean == mean)  # NaN: undefined
+        means = {metric: found[metric].mean() for metric in view.metrics if found[metric].notna().any()}
+        told = ", ".join(f"{metric.upper()} {format_number(mean)}" for metric, mean in means.items())
         said.append(f"{setting}: {told}")
     attacks = working["attack"].map(_bare).nunique()
     return f"Mean over {attacks} attack{'s' if attacks > 1 else ''} by {_varied(results)}. {'; '.join(said)}."

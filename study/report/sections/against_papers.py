@@ -10,6 +10,7 @@ from study.analysis.paper_numbers import Cell, Footnote, PaperTable, Said, load_
 from study.analysis.results import Results
 from study.report.elements import Cell as TableCell
 from study.report.elements import Item, Note, Section, Table, slug
+from study.report.formatting import format_difference
 from tracking import names
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _three(paper: float | None, ours: float | None) -> tuple[TableCell, TableCel
     """Their number, ours and the difference."""
     if paper is None or ours is None:
         return paper, ours, None
-    return paper, ours, f"{ours - paper:+.3f}"
+    return paper, ours, format_difference(ours - paper)
 
 
 def _means(rows: Iterable[_Row], metric: str) -> tuple[float | None, float | None]:
@@ -237,7 +238,7 @@ def _mean_differences(table: PaperTable, rows: list[_Row]) -> Iterable[str]:
     for metric in table.axis("metric"):
         paper, ours = _means(of_defense, metric)
         if paper is not None and ours is not None:
-            yield f"{metric.upper()} {ours - paper:+.3f}"
+            yield f"{metric.upper()} {format_difference(ours - paper)}"
 
 
 def _warnings(results: Results, tables: tuple[PaperTable, ...], found: Mapping[str, list[_Row]]) -> Iterable[str]:

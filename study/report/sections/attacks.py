@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from study.analysis.picks import DEFAULT, OWN_BEST, UNDEFENDED, own_best, picks
 from study.analysis.results import Results
 from study.report.elements import Cell, Item, Note, Section, Table
-from study.report.spread import spread
+from study.report.formatting import spread
 from tracking import names
 
 if TYPE_CHECKING:

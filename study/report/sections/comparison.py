@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces import SEARCH_SPACES
-from search_spaces.space import significant
 from study.analysis.choice import Choice
 from study.analysis.fixed_fields import load_fields
 from study.analysis.paired_tests import ALPHA, Difference, Pairs
-from study.cli.terminal import number
+from study.cli.numbers import format_number, format_value
 from study.report.elements import Bars, Cell, Item, Note, Section, Table
+from study.report.formatting import format_difference
 
 _COMPARED_SETTINGS = (
     "preset",
@@ -86,8 +86,8 @@ def _lead(a: Choice, b: Choice, found: Sequence[Difference]) -> str:
     for side, choice in (("A", a), ("B", b)):
         better = [one for one in overall if one.verdict == side]
         if better:
-            by = ", ".join(f"{one.metric.upper()} ({number(one.a)} against {number(one.b)})" for one in better)
-            sentences.append(f"{side} ({choice.results.defense}, {choice.how}) is better by {by}.")
+            by = [f"{one.metric.upper()} ({format_number(one.a)} against {format_number(one.b)})" for one in better]
+            sentences.append(f"{side} ({choice.results.defense}, {choice.how}) is better by {', '.join(by)}.")
     open_ = [one for one in overall if one.verdict in ("not separated", "not tested")]
     if open_:
         sentences.append(f"The data do not separate them by {_names(open_)}.")
@@ -120,7 +120,7 @@ def _configurations(a: Choice, b: Choice) -> list[Table]:
         return []
     sides = [_fields(choice) for choice in (a, b)]
     rows: list[tuple[Cell, ...]] = [
-        (field, *(significant(side[field]) if field in side else None for side in sides))
+        (field, *(format_value(side[field]) if field in side else None for side in sides))
         for field in dict.fromkeys((*sides[0], *sides[1]))
         if sides[0].get(field) != sides[1].get(field)
     ]
@@ -195,7 +195,7 @@ def _about_tests(found: Sequence[Difference]) -> list[str]:
         have = f"{one.metric.upper()}: {one.differing} of {_count(one.pairs, 'pair')} differ"
         if one.more_seeds:
             lines.append(
-                f"{have}, with which p cannot fall below {one.smallest_p:.3g} before correction; at least "
+                f"{have}, with which p cannot fall below {format_value(one.smallest_p)} before correction; at least "
                 f"{_count(one.more_seeds, 'more seed')} would be needed for the test to be able to separate them."
             )
         else:
@@ -222,15 +222,14 @@ def _table(name: str, caption: str, found: Sequence[Difference]) -> Table:
     header = ("metric", "pairs", "seeds", "A", "B", "A - B", "95 % interval", "p", "corrected p", "verdict")
     rows: list[tuple[Cell, ...]] = []
     for one in found:
-        interval = "-" if one.low is None or one.high is None else f"[{one.low:+.3f}, {one.high:+.3f}]"
         cells: tuple[Cell, ...] = (
             one.metric.upper(),
             one.pairs,
             one.seeds,
-            number(one.a),
-            number(one.b),
-            f"{one.mean:+.3f}",
-            interval,
+            format_number(one.a),
+            format_number(one.b),
+            format_difference(one.mean),
+            _interval(one),
             _p(one.p),
             _p(one.corrected),
             _word(one),
@@ -241,8 +240,14 @@ def _table(name: str, caption: str, found: Sequence[Difference]) -> Table:
     return Table(name, caption, header, tuple(rows))
 
 
+def _interval(one: Difference) -> str:
+    if one.low is None or one.high is None:
+        return "-"
+    return f"[{format_difference(one.low)}, {format_difference(one.high)}]"
+
+
 def _p(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    return "-" if value is None else format_value(value)
 
 
 def _word(one: Difference) -> str:

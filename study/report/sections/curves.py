@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search_spaces.space import Choice, Range, significant
+from search_spaces.space import Choice, Range
 from study.analysis.discretise import Cells, load_default_point
 from study.analysis.results import Results
+from study.cli.numbers import format_number, format_value
 from study.report.elements import AxisValue, Curves, Item, Line, Note, Section, Table
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
 
-METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
 _BINS = 10  # of a curve, at most
 _PER_BIN = 10  # trials, at least
 _HOW = (
@@ -34,7 +34,7 @@ def curves_section(results: Results) -> Section:
         why = _why_none(results, len(trials), bool(len(cells)))
         return Section("curves", title, "This study cannot tell.", (Note(f"No curves: {why}.", "warning"),), command)
     objective = results.goal.objectives[0]
-    metrics = [m for m in dict.fromkeys([objective, *METRICS]) if cells[m].notna().any()]
+    metrics = [m for m in dict.fromkeys([objective, *names.HEADLINE]) if cells[m].notna().any()]
     figures: list[Item] = []
     rows = []
     for field in fields:
@@ -49,7 +49,9 @@ def curves_section(results: Results) -> Section:
         tuple(rows),
     )
     widest = max(rows, key=lambda row: float(row[-1]))
-    lead = f"Alone, {widest[0]} moves the mean {objective} most: by {widest[-1]:.3f}, highest at {widest[3]}."
+    lead = (
+        f"Alone, {widest[0]} moves the mean {objective} most: by {format_number(widest[-1])}, highest at {widest[3]}."
+    )
     return Section("curves", title, lead, (Note(_HOW), *_band_note(results), table, *figures), command)
 
 
@@ -142,4 +144,4 @@ def _row(
     bottom, top = float(along.min()), float(along.max())
     at = [int(place) for place in along.index.to_numpy()]
     low, high = at[int(np.argmin(along))], at[int(np.argmax(along))]
-    return field, significant(places[low]), bottom, significant(places[high]), top, top - bottom
+    return field, format_value(places[low]), bottom, format_value(places[high]), top, top - bottom

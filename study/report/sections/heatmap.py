@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from study.analysis.picks import SHOWN, Pick, picks, strata
+from study.analysis.picks import Pick, picks, strata
 from study.analysis.results import Results
+from study.cli.numbers import format_value
 from study.report.elements import Heat, Item, Note, Section
 from tracking import names
 
@@ -35,7 +36,9 @@ def sections(results: Results) -> list[Section]:
     rows = list(strata(results))
     labels = tuple(_label(results, label, scenarios) for label, _, scenarios in rows)
     parts = [scenarios for _, _, scenarios in rows]
-    items: list[Item] = [_heat(metric, labels, parts, compared) for metric in SHOWN if _defined(metric, compared)]
+    items: list[Item] = [
+        _heat(metric, labels, parts, compared) for metric in names.HEADLINE if _defined(metric, compared)
+    ]
     failed = int(results.scenarios["attack_failed"].sum())
     if failed:
         items.append(
@@ -79,7 +82,7 @@ def _heat(metric: str, labels: tuple[str, ...], rows: "Sequence[Names]", compare
     return Heat(
         name=f"heat-{metric}",
         caption=f"{metric.upper()}: {_WHAT[metric]}; {'lower' if good == 'low' else 'higher'} is better. "
-        f"Colours from {low:.3g} to {high:.3g}.",
+        f"Colours from {format_value(low)} to {format_value(high)}.",
         columns=tuple(pick.label for pick in shown),
         rows=labels,
         values=tuple(values),

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 from study.analysis.results import Results
 from study.analysis.selection import best_single
+from study.cli.numbers import format_number
 from study.config.objectives import direction
 from study.report.elements import Cell, Note, Section, Table
-from study.report.spread import spread
+from study.report.formatting import spread
 from tracking import names
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 By = Literal["attack", "rate", "seed"]
 
-_METRICS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
 _NEW_SEEDS = "new seeds"
 _TUNED = "tuned without it"
 
@@ -119,7 +119,7 @@ class _Judgement:
         self._default = search.default
         self._by = by
         # With `--until isolate` no setting has a model, and CA and ASR are those of the undefended one alone.
-        self.metrics = [name for name in _METRICS if self._cells[name].notna().any()]
+        self.metrics = [name for name in names.HEADLINE if self._cells[name].notna().any()]
 
     def counted(self, found: Sequence[Fold]) -> list[Fold]:
         """The folds that say something: the attack works there, and there was something to tune on."""
@@ -151,7 +151,7 @@ class _Judgement:
         cells = [spread(undefended[name]) if name in undefended else None for name in self.metrics]
         label = f"{fold.held_out}{' ATTACK FAILED' if failed else ''}"
         asr = _mean(own[names.ASR_UNDEFENDED].dropna())
-        plain = "undefended" if names.ASR in self.metrics else f"undefended (ASR {_shown(asr)})"
+        plain = "undefended" if names.ASR in self.metrics else f"undefended (ASR {format_number(asr)})"
         found: list[tuple[Cell, ...]] = [(label, plain, *cells, None, None, None)]
         for name, trial in self.settings(fold).items():
             if failed or trial is None:
@@ -193,15 +193,18 @@ class _Judgement:
         equal = sum(t == d for t, d in pairs)
         what = {"attack": "an attack", "rate": "a poison rate", "seed": "seeds"}[self._by]
         text = (
-            f"On {what} that the search never saw, the tuned setting reaches {self.objective} {_shown(_mean(tuned))} "
-            f"and the paper's default {_shown(_mean(default))} (mean over {len(counted)}); tuned is better on "
-            f"{better}, equal on {equal} and worse on {len(pairs) - better - equal}"
+            f"On {what} that the search never saw, the tuned setting reaches {self.objective} "
+            f"{format_number(_mean(tuned))} and the paper's default {format_number(_mean(default))} (mean over "
+            f"{len(counted)}); tuned is better on {better}, equal on {equal} and worse on {len(pairs) - better - equal}"
         )
         if self._by == "seed":
             return text + "."
         oracle = _mean([self.value(fold.oracle, fold) for fold in counted])
         gap = _mean([self._gap(_TUNED, fold.tuned, fold)[1] for fold in counted])
-        return f"{text}. Tuned on the very {self._by}, it would be {_shown(oracle)}. Seen minus unseen: {_shown(gap)}."
+        return (
+            f"{text}. Tuned on the very {self._by}, it would be {format_number(oracle)}. "
+            f"Seen minus unseen: {format_number(gap)}."
+        )
 
 
 def _numbers(search: Results, judged: Results) -> Mapping[int | None, int]:
@@ -236,10 +239,6 @@ def _spread_note(judged: Results) -> str:
 def _mean(values: "Sequence[float | None] | pandas.Series") -> float | None:
     known = [float(value) for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -13,22 +13,14 @@ from study.analysis.results import Results
 from study.config.config import SPACE_FILLING
 from study.config.objectives import direction
 from study.report.elements import Bars, Heat, Item, Note, Section, Table
+from study.report.formatting import format_share
 from tracking import names
 
 if TYPE_CHECKING:
     import optuna
     import pandas
 
-SHOWN = (
-    names.TPR,
-    names.FPR,
-    names.AUROC,
-    names.CA,
-    names.ASR,
-    names.ISOLATION_SCORE,
-    names.DEFENSE_SCORE,
-    names.OVERALL_SCORE,
-)
+SHOWN = (*names.HEADLINE, names.ISOLATION_SCORE, names.DEFENSE_SCORE, names.OVERALL_SCORE)
 _PARTS = {
     names.ISOLATION_SCORE: (names.TPR, names.FPR, (1.0, -1.0)),
     names.DEFENSE_SCORE: (names.CA, names.ASR, (1.0, -1.0)),
@@ -217,20 +209,23 @@ def _lead(found: Importances, metric: str) -> str:
     if whole is None or whole.shares is None:
         return f"{metric} is the same in all trials: no hyperparameter matters within its range."
     order = np.argsort(-whole.shares.alone)[:3]
-    first = ", ".join(f"{found.fields[at]} {whole.shares.alone[at]:.2f}" for at in order)
+    first = ", ".join(f"{found.fields[at]} {format_share(whole.shares.alone[at])}" for at in order)
     rest = max(0.0, 1 - whole.shares.alone.sum())
     return (
         f"Of the variance of {metric} (mean over scenarios, an oracle) over the space, fANOVA gives {first}; "
-        f"{rest:.2f} is left to interactions and noise ({whole.trials} trials)."
+        f"{format_share(rest)} is left to interactions and noise ({whole.trials} trials)."
     )
 
 
 def _interval(shares: Shares | None, at: int) -> str | None:
-    return None if shares is None else f"{shares.alone[at]:.2f} [{shares.low[at]:.2f}, {shares.high[at]:.2f}]"
+    if shares is None:
+        return None
+    share, low, high = (format_share(of[at]) for of in (shares.alone, shares.low, shares.high))
+    return f"{share} [{low}, {high}]"
 
 
 def _ped_text(ped: Numbers | None, at: int) -> str | None:
-    return None if ped is None else f"{ped[at]:.2f}"
+    return None if ped is None else format_share(ped[at])
 
 
 def _together(found: Importances, metrics: Sequence[str]) -> Table:

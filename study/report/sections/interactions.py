@@ -8,6 +8,7 @@ from search_spaces.space import Choice
 from study.analysis.discretise import Numbers, load_default_point
 from study.analysis.results import Results
 from study.report.elements import AxisValue, Contour, Item, Note, Section, Table
+from study.report.formatting import format_share
 from study.report.sections.curves import binned
 from study.report.sections.importance import Importances
 
@@ -54,7 +55,8 @@ def interactions_section(results: Results, found: Importances) -> Section:
         *(_contour(results, means, found.fields[one], found.fields[two], objective) for one, two in pairs),
     ]
     first = rows[0]
-    lead = f"Most of all {first[0]} and {first[1]}: {first[2]:.2f} of the variance of {objective} is theirs together."
+    share = format_share(first[2])
+    lead = f"Most of all {first[0]} and {first[1]}: {share} of the variance of {objective} is theirs together."
     if first[2] < 0.01:
         lead = (
             f"No two hyperparameters explain 0.01 or more of the variance of {objective} beyond what each does alone."

@@ -14,8 +14,10 @@ from study.analysis.selection import (
     regrets,
     visible_picks,
 )
+from study.cli.numbers import format_number
 from study.config.objectives import direction
 from study.report.elements import Cell, Item, Note, Section, Table
+from study.report.formatting import format_share
 from tracking import names
 
 if TYPE_CHECKING:
@@ -41,8 +43,8 @@ def _lead(results: Results, best: Judged) -> str:
         return f"{trials} trials are too few to say what choosing by a signal is worth; {_FEWEST} would be a start."
     return (
         f"No ground truth is needed for {_short(best.signal)}; choosing by it costs "
-        f"{best.regret.mean():.3f} of the objective on average ({results.goal.objectives[0]}, 0 is what the oracle "
-        f"reaches), and its rank correlation with the objective is {_median(best):.2f} in the median."
+        f"{format_number(best.regret.mean())} of the objective on average ({results.goal.objectives[0]}, 0 is what the "
+        f"oracle reaches), and its rank correlation with the objective is {format_share(_median(best))} in the median."
     )
 
 

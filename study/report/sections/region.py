@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from search_spaces.space import Choice, Int, Range, significant
+from search_spaces.space import Choice, Int, Range
 from study.analysis.discretise import Cells, Numbers
 from study.analysis.prim import Bools, Box, peel_prim_box
 from study.analysis.results import Results
+from study.cli.numbers import format_value
 from study.config.config import SPACE_FILLING
 from study.report.elements import Item, Note, Section, Table
 from tracking import names
@@ -114,7 +115,7 @@ class _Scale:
 
     def words(self, low: float, high: float) -> str:
         ends = (self._value(low), self._value(high))
-        bottom, top = (str(int(end)) if self._half else significant(end) for end in ends)
+        bottom, top = (str(int(end)) if self._half else format_value(end) for end in ends)
         whole = " (the whole range)" if (low, high) == self.ends else ""
         return f"{bottom} to {top}{whole}"
 

@@ -5,15 +5,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from study.analysis.results import Results
+from study.cli.numbers import format_number
 from study.config.objectives import direction
 from study.report.elements import Cell, Note, Section, Table
-from study.report.spread import spread
+from study.report.formatting import spread
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
-
-_COLUMNS = (names.TPR, names.FPR, names.AUROC, names.CA, names.ASR)
 
 
 def robustness_section(results: Results) -> Section:
@@ -47,8 +46,8 @@ def robustness_section(results: Results) -> Section:
     header = ("attack and rate", "configuration", objective, *_columns(objective), "cost")
     worst = max(costs, key=lambda name: costs[name])
     lead = (
-        f"The best single configuration (#{single}) gives up {sum(costs.values()) / len(costs):.3f} of {objective} on "
-        f"average against each attack's own best, at most {costs[worst]:.3f} ({worst})."
+        f"The best single configuration (#{single}) gives up {format_number(sum(costs.values()) / len(costs))} of "
+        f"{objective} on average against each attack's own best, at most {format_number(costs[worst])} ({worst})."
     )
     return Section(
         "robustness", title, lead, (*_notes(results), Table("robustness", caption, header, tuple(rows), 2)), command
@@ -61,7 +60,7 @@ def _best(values: "pandas.Series[float]") -> int:
 
 
 def _columns(objective: str) -> tuple[str, ...]:
-    return tuple(name for name in _COLUMNS if name != objective)
+    return tuple(name for name in names.HEADLINE if name != objective)
 
 
 def _notes(results: Results) -> list[Note]:

@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from search_spaces.space import Choice, Range, significant
-from study.analysis.picks import SHOWN, Pick, best, front, picks
+from search_spaces.space import Choice, Range
+from study.analysis.picks import Pick, best, front, picks
 from study.analysis.results import Results
+from study.cli.numbers import format_number, format_objective, format_value
 from study.config.config import SPACE_FILLING
 from study.ledger.lock import holder
 from study.report.elements import Cell, Item, Note, Section, Table
+from study.report.formatting import mean_with_deviation
 from study.scenarios.oracle_defenses import describe_defense, find_defense
 from tracking import names
 
@@ -28,7 +30,7 @@ def sections(results: Results) -> list[Section]:
 
 def overview(studies: Sequence[Results]) -> Section:
     """Several studies, a row each."""
-    metrics = tuple(name.upper() for name in SHOWN)
+    metrics = tuple(name.upper() for name in names.HEADLINE)
     header = ("study", "configuration", *metrics, "trials", "attack works", "defense", "preset")
     rows: list[tuple[Cell, ...]] = []
     for results in studies:
@@ -36,7 +38,7 @@ def overview(studies: Sequence[Results]) -> Section:
         works = f"{working} of {len(results.scenarios)}"
         about = (len(results.complete), works, results.defense, str(results.config.preset))
         for pick in _main(picks(results)):
-            rows.append((results.name, pick.label, *(_spread(pick, metric) for metric in SHOWN), *about))
+            rows.append((results.name, pick.label, *(_spread(pick, metric) for metric in names.HEADLINE), *about))
     return Section(
         "overview",
         "Side by side",
@@ -78,13 +80,15 @@ def _standing(results: Results, top: Pick) -> str:
     value = float(found.to_dict()[top.trial])
     ties = int((found == value).sum()) - 1
     others = f", as {'are' if ties > 1 else 'is'} {ties} other{'s' if ties > 1 else ''}" if ties else ""
-    return f"Of {len(found)} trials {top.label} is the best{others}: {results.goal.text} {significant(value, 4)}"
+    return f"Of {len(found)} trials {top.label} is the best{others}: {results.goal.text} {format_objective(value)}"
 
 
 def _words(pick: Pick) -> str:
     """What a configuration reaches, in words: the model's metrics, or the flags' where no model was trained."""
     wanted = (names.CA, names.ASR) if pick.mean(names.CA) is not None else (names.TPR, names.FPR)
-    return " and ".join(f"{name.upper()} {value:.3f}" for name in wanted if (value := pick.mean(name)) is not None)
+    return " and ".join(
+        f"{name.upper()} {format_number(value)}" for name in wanted if (value := pick.mean(name)) is not None
+    )
 
 
 def _studied(results: Results) -> Table:
@@ -112,20 +116,19 @@ def _outcome(results: Results, compared: Sequence[Pick]) -> Table:
     """Each configuration over all scenarios whose attack works."""
     seeds = len(results.seeds)
     over = f"± the standard deviation over {seeds} seeds" if seeds > 1 else "one seed only"
-    rows = tuple((pick.label, *(_spread(pick, metric) for metric in SHOWN)) for pick in compared)
+    rows = tuple((pick.label, *(_spread(pick, metric) for metric in names.HEADLINE)) for pick in compared)
     top = next((at for at, pick in enumerate(compared) if pick.trial is not None and pick.trial == best(results)), None)
     return Table(
         "outcome",
         f"Mean over scenarios whose attack works ({int((~results.scenarios['attack_failed']).sum())}), {over}",
-        ("configuration", *(name.upper() for name in SHOWN)),
+        ("configuration", *(name.upper() for name in names.HEADLINE)),
         rows,
         strong=() if top is None else (top,),
     )
 
 
 def _spread(pick: Pick, metric: str) -> Cell:
-    mean, deviation = pick.mean(metric), pick.deviation(metric)
-    return mean if mean is None or deviation is None else f"{mean:.3f} ± {deviation:.3f}"
+    return mean_with_deviation(pick.mean(metric), pick.deviation(metric))
 
 
 def _points(results: Results) -> Table:
@@ -138,7 +141,7 @@ def _points(results: Results) -> Table:
     rows = tuple(
         (
             config.symbol(field),
-            *(significant(trials[number][field]) for number in dict.fromkeys(columns)),
+            *(format_value(trials[number][field]) for number in dict.fromkeys(columns)),
             f"{found}{_at_edge(found, trials[top][field])}",
         )
         for field, found in results.ranges.items()

@@ -11,7 +11,7 @@ from desk import BAD, GOOD, Desk, judged, rows_of
 from small_study import save_npz, small_plan
 
 from defenses.signals import SIGNALS
-from study.cli.terminal import duration, number, table
+from study.cli.terminal import duration, table
 from study.datasets.images import Images
 from study.ledger.records import TrialRecord, write_record
 from study.ledger.result_reader import NO_ATTACK
@@ -222,7 +222,6 @@ def test_a_table_is_aligned() -> None:
     assert table(["name", "CA"], [["a", "0.5"], ["longer", "-"]]) == (
         "name     CA\n------  ---\na       0.5\nlonger    -"
     )
-    assert (number(None), number(0.12345), number(0.12345, 4)) == ("-", "0.123", "0.1235")
 
 
 def test_the_outcome_of_a_point(make: MakeDesk) -> None:

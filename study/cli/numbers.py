@@ -1,0 +1,30 @@
+"""Numbers as a person reads them, one rule each: the same in a terminal, in a page and in a figure."""
+
+OBJECTIVE_DECIMALS = 4  # trials are ranked by it, and two that differ a little must not look equal
+_ROUNDING = 1e-12  # what is smaller is left by the arithmetic where the exact value is zero
+
+
+def format_number(value: float | None, decimals: int = 3) -> str:
+    """A rate, a score or any other quantity; a dash where it is undefined.
+
+    A small value that is not zero has three significant digits, so that it is not taken for zero; a value of a
+    thousand or more has no decimals.
+    """
+    if value is None:
+        return "-"
+    size = abs(value)
+    if size < _ROUNDING:
+        return f"{0.0:.{decimals}f}"
+    if size < 10.0**-decimals:
+        return f"{value:.3g}"
+    return f"{value:.{decimals}f}" if size < 1000 else f"{value:.0f}"
+
+
+def format_objective(value: float | None) -> str:
+    """The value of an objective: one decimal more than a rate."""
+    return format_number(value, OBJECTIVE_DECIMALS)
+
+
+def format_value(value: object) -> str:
+    """A hyperparameter's value, a place on an axis or a p-value: three significant digits; else as `str` has it."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
