@@ -44,11 +44,11 @@ def _analyze(namespace: Namespace) -> int:
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
         raise UserError(f"--json must be a file in a folder that exists, got {file}: make the folder, or name a file")
     results = read_results(out, name)
-    found = [*unseen(results), *papers(results), *answers(results)]
-    print_line(as_text(results, found))
+    sections = [*unseen(results), *papers(results), *answers(results)]
+    print_line(as_text(results, sections))
     if file is not None:
         try:
-            file.write_text(as_json(results, found), encoding="utf-8")
+            file.write_text(as_json(results, sections), encoding="utf-8")
         except OSError as error:
             raise UserError(f"--json cannot be written, got {file}: {error.strerror}") from error
     return EXIT_DONE

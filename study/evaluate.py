@@ -154,11 +154,11 @@ def _write(target: Path, report: dict[str, Any]) -> None:
 
 
 def _text(report: dict[str, Any], seconds: float) -> str:
-    found = report["metrics"]
-    undefended = {"ca": found.get("ca_undefended"), "asr": found.get("asr_undefended")}
+    metrics = report["metrics"]
+    undefended = {"ca": metrics.get("ca_undefended"), "asr": metrics.get("asr_undefended")}
     rows = [
         ["undefended", *(format_number(undefended.get(name), 4) for name in names.HEADLINE)],
-        [report["defense"], *(format_number(found.get(name), 4) for name in names.HEADLINE)],
+        [report["defense"], *(format_number(metrics.get(name), 4) for name in names.HEADLINE)],
     ]
     lines = [table(["model", *(name.upper() for name in names.HEADLINE)], rows)]
     if report["attack_failed"]:

@@ -44,13 +44,13 @@ class Axis:
             return np.array([self.levels.index(value) for value in values], np.int64)
         if self.levels:
             return self._nearest(values.to_numpy(float))
-        found = self.place(values.to_numpy(float))
-        return np.clip(np.searchsorted(self.edges, found, side="right") - 1, 0, len(self.weights) - 1).astype(np.int64)
+        places = self.place(values.to_numpy(float))
+        return np.clip(np.searchsorted(self.edges, places, side="right") - 1, 0, len(self.weights) - 1).astype(np.int64)
 
     def _nearest(self, values: Numbers) -> Cells:
         levels = np.asarray(self.levels, float)
-        found: Cells = np.abs(values[:, None] - levels[None, :]).argmin(axis=1).astype(np.int64)
-        return found
+        nearest: Cells = np.abs(values[:, None] - levels[None, :]).argmin(axis=1).astype(np.int64)
+        return nearest
 
     def place(self, values: Numbers) -> Numbers:
         """Values on the scale of the edges, both float64 [n]."""
@@ -61,26 +61,26 @@ class Axis:
         return math.exp(place) if self.log else place
 
 
-def build_axis(name: str, found: Range, drawn: "pandas.Series[Any]", grid: bool = False) -> Axis:
+def build_axis(name: str, searched: Range, drawn: "pandas.Series[Any]", grid: bool = False) -> Axis:
     """The axis of a range.
 
     Args:
         drawn: the values that trials have.
         grid: they were laid out and not drawn: each level counts as much as any other.
     """
-    if isinstance(found, Choice):
-        return _of_levels(name, tuple(found.options), np.ones(len(found.options)))
+    if isinstance(searched, Choice):
+        return _of_levels(name, tuple(searched.options), np.ones(len(searched.options)))
     if grid:
         levels = tuple(sorted(drawn.unique().tolist()))
-        return _of_levels(name, levels, np.ones(len(levels)), found.log)
-    if isinstance(found, Int) and found.high - found.low < CELLS:
-        values = np.arange(found.low, found.high + 1)
-        widths = np.log((values + 0.5) / (values - 0.5)) if found.log else np.ones(len(values))
-        return _of_levels(name, tuple(values.tolist()), widths, found.log)
-    half = 0.5 if isinstance(found, Int) else 0.0  # Optuna draws a whole number from the half before to the half after
-    low, high = found.low - half, found.high + half
-    ends = (math.log(low), math.log(high)) if found.log else (low, high)
-    return Axis(name, np.linspace(*ends, CELLS + 1), np.full(CELLS, 1 / CELLS), log=found.log)
+        return _of_levels(name, levels, np.ones(len(levels)), searched.log)
+    if isinstance(searched, Int) and searched.high - searched.low < CELLS:
+        values = np.arange(searched.low, searched.high + 1)
+        widths = np.log((values + 0.5) / (values - 0.5)) if searched.log else np.ones(len(values))
+        return _of_levels(name, tuple(values.tolist()), widths, searched.log)
+    half = 0.5 if isinstance(searched, Int) else 0.0  # Optuna draws an integer from half before to half after it
+    low, high = searched.low - half, searched.high + half
+    ends = (math.log(low), math.log(high)) if searched.log else (low, high)
+    return Axis(name, np.linspace(*ends, CELLS + 1), np.full(CELLS, 1 / CELLS), log=searched.log)
 
 
 def _of_levels(name: str, levels: tuple[Any, ...], widths: Numbers, log: bool = False) -> Axis:
@@ -90,11 +90,11 @@ def _of_levels(name: str, levels: tuple[Any, ...], widths: Numbers, log: bool = 
 def build_axes(ranges: Mapping[str, Range], trials: "pandas.DataFrame", grid: bool = False) -> tuple[Axis, ...]:
     """The axes of a space, in its order; a field that every trial has the same is left out: it explains nothing."""
     return tuple(
-        build_axis(name, found, trials[name], grid) for name, found in ranges.items() if trials[name].nunique() > 1
+        build_axis(name, own, trials[name], grid) for name, own in ranges.items() if trials[name].nunique() > 1
     )
 
 
 def load_default_point(fields: Iterable[str], trials: "pandas.DataFrame") -> dict[str, Any]:
     """The paper's point, as the trial that is the paper's default has it; empty where there is none."""
-    found = trials[trials["paper_default"]]
-    return {name: found.iloc[0][name] for name in fields} if len(found) else {}
+    default = trials[trials["paper_default"]]
+    return {name: default.iloc[0][name] for name in fields} if len(default) else {}

@@ -76,10 +76,10 @@ def build_design(axes: Sequence[Axis], columns: Sequence[Any], seed: int = 0) ->
     most = int(np.clip(trials // (_PER_BIN * len(axes)), *_BINS))
     bins = tuple(_bins(axis, most) for axis in axes)
     parts, centres = [], []
-    for position, found in enumerate(bins):
-        count = int(found.max()) + 1
-        weights = np.bincount(found, axes[position].weights, count)
-        parts.append(np.eye(count)[found[cells[:, position]]] - weights)
+    for position, bin_of_trials in enumerate(bins):
+        count = int(bin_of_trials.max()) + 1
+        weights = np.bincount(bin_of_trials, axes[position].weights, count)
+        parts.append(np.eye(count)[bin_of_trials[cells[:, position]]] - weights)
         centres.append(np.eye(count) - weights)  # takes the mean over the space from an axis's effects
     spread = np.concatenate(parts, axis=1)
     raw = np.linalg.pinv(np.column_stack([np.ones(trials), spread]))[1:]
@@ -188,10 +188,10 @@ def main_effects(
         own = slice(start, start + count)
         start += count
         brought_in = float(np.bincount(bins, axis.weights, count) @ noise[own])
-        found = axis.weights @ (marginal + effects[own][bins]) ** 2 - brought_in
+        variance = axis.weights @ (marginal + effects[own][bins]) ** 2 - brought_in
         # A resample has the noise of the trials and that of drawing them again.
         again = ((marginal + drawn[:, own][:, bins]) ** 2) @ axis.weights - 2 * brought_in
-        alone.append(found / values.var())
+        alone.append(variance / values.var())
         ends = np.quantile(again / np.maximum(totals, _CONSTANT), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         low.append(ends[0])
         high.append(ends[1])
@@ -203,7 +203,7 @@ def main_effects(
 
 def _pairs(design: Design, pairs: Mapping[tuple[int, int], Numbers], left: Numbers) -> Numbers:
     """Variances of the effects of pairs, corrected by what the main effects leave: [axes, axes]."""
-    found = np.zeros((len(design.axes), len(design.axes)))
+    shares = np.zeros((len(design.axes), len(design.axes)))
     coarse = [_bins(axis, _BINS[0]) for axis in design.axes]
     for (one, two), beyond in pairs.items():
         counts = [int(coarse[at].max()) + 1 for at in (one, two)]
@@ -220,13 +220,13 @@ def _pairs(design: Design, pairs: Mapping[tuple[int, int], Numbers], left: Numbe
         brought_in = weights[0] @ (noise.reshape(counts) * freedom) @ weights[1]
         whole = beyond + effect[coarse[one]][:, coarse[two]]
         variance = design.axes[one].weights @ whole**2 @ design.axes[two].weights - brought_in
-        found[one, two] = found[two, one] = max(0.0, float(variance))
-    return found
+        shares[one, two] = shares[two, one] = max(0.0, float(variance))
+    return shares
 
 
 def _clipped(shares: Sequence[float], scale: float) -> Numbers:
-    found: Numbers = np.clip(np.array(shares, float) * scale, 0.0, 1.0)
-    return found
+    clipped: Numbers = np.clip(np.array(shares, float) * scale, 0.0, 1.0)
+    return clipped
 
 
 def forest_marginals(

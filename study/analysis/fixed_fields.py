@@ -12,14 +12,14 @@ from study.scenarios.oracle_defenses import find_defense
 
 def load_fields(results: Results) -> dict[str, Any]:
     """All fields of the defense's Config but the searched ones: the paper's, over them the preset's and the user's."""
-    found = _config_and_fixed(results)
-    return {**vars(find_defense(results.defense).config_type()), **(found[1] if found else {})}
+    known = _config_and_fixed(results)
+    return {**vars(find_defense(results.defense).config_type()), **(known[1] if known else {})}
 
 
 def load_changes(results: Results) -> list[Change]:
     """What the papers did otherwise; empty for a study of another version."""
-    found = _config_and_fixed(results)
-    return preset_changes(found[0], find_defense(results.defense).config_type, found[1]) if found else []
+    known = _config_and_fixed(results)
+    return preset_changes(known[0], find_defense(results.defense).config_type, known[1]) if known else []
 
 
 def _config_and_fixed(results: Results) -> tuple[StudyConfig, dict[str, Any]] | None:

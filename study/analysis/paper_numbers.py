@@ -139,8 +139,8 @@ def paper_tables() -> Mapping[str, PaperTable]:
     """All of them by name, in the order of the papers."""
     with _FILE.open("rb") as file:
         content = tomllib.load(file)
-    notes = [_footnote(found, content) for found in content["footnotes"]]
-    return {name: _table(name, found, content, notes) for name, found in content["tables"].items()}
+    notes = [_footnote(entry, content) for entry in content["footnotes"]]
+    return {name: _table(name, entry, content, notes) for name, entry in content["tables"].items()}
 
 
 @dataclass(frozen=True)
@@ -161,48 +161,48 @@ def _names(content: Mapping[str, Any], table: str) -> _Names:
     return _Names(of_paper["attacks"], of_paper["settings"])
 
 
-def _footnote(found: Mapping[str, Any], content: Mapping[str, Any]) -> Footnote:
+def _footnote(entry: Mapping[str, Any], content: Mapping[str, Any]) -> Footnote:
     places = tuple(
         Where(**{part: _names(content, place["table"]).of(part, name) for part, name in place.items()})
-        for place in found["at"]
+        for place in entry["at"]
     )
-    return Footnote(found["name"], found["text"], places, found.get("anomaly"))
+    return Footnote(entry["name"], entry["text"], places, entry.get("anomaly"))
 
 
-def _table(name: str, found: Mapping[str, Any], content: Mapping[str, Any], notes: list[Footnote]) -> PaperTable:
-    of_paper, ours = content[found["paper"]], _names(content, name)
-    cells = dict(_cells(found, ours))
-    rate = found.get("poison_rate", {})
+def _table(name: str, entry: Mapping[str, Any], content: Mapping[str, Any], notes: list[Footnote]) -> PaperTable:
+    of_paper, ours = content[entry["paper"]], _names(content, name)
+    cells = dict(_cells(entry, ours))
+    rate = entry.get("poison_rate", {})
     return PaperTable(
         name=name,
         paper=of_paper["title"],
         short=of_paper["short"],
-        place=found["place"],
-        caption=found["caption"],
-        spaces=tuple(found["spaces"]),
-        varies=found["varies"],
+        place=entry["place"],
+        caption=entry["caption"],
+        spaces=tuple(entry["spaces"]),
+        varies=entry["varies"],
         values={cell: value for cell, value in cells.items() if cell.attack != AVERAGE},
         averages={cell: value for cell, value in cells.items() if cell.attack == AVERAGE},
         rates=rate if isinstance(rate, dict) else {"": rate},
-        own_rates={ours.of("attack", attack): value for attack, value in found.get("own_rates", {}).items()},
-        said=tuple(_said(one, ours) for one in found.get("said", ())),
+        own_rates={ours.of("attack", attack): value for attack, value in entry.get("own_rates", {}).items()},
+        said=tuple(_said(one, ours) for one in entry.get("said", ())),
         footnotes=tuple(note for note in notes if any(place.table == name for place in note.at)),
     )
 
 
-def _said(found: Mapping[str, Any], ours: _Names) -> Said:
-    parts: dict[str, Any] = {part: ours.of(part, value) for part, value in found.items()}
+def _said(entry: Mapping[str, Any], ours: _Names) -> Said:
+    parts: dict[str, Any] = {part: ours.of(part, value) for part, value in entry.items()}
     return Said(**parts)
 
 
-def _cells(found: Mapping[str, Any], ours: _Names) -> Iterable[tuple[Cell, float]]:
+def _cells(entry: Mapping[str, Any], ours: _Names) -> Iterable[tuple[Cell, float]]:
     """Every number with its place; a row's name is an attack or a setting, and so is a column's, the other one."""
-    unit = found.get("unit", _PERCENT)
-    rows = [(data, row, values) for data, of_data in found.get("rows", {}).items() for row, values in of_data.items()]
-    by_attack = found["by_row"] == "attack"
-    rows += [(data, AVERAGE, values) for data, values in found.get("averages", {}).items()]
+    unit = entry.get("unit", _PERCENT)
+    rows = [(data, row, values) for data, of_data in entry.get("rows", {}).items() for row, values in of_data.items()]
+    by_attack = entry["by_row"] == "attack"
+    rows += [(data, AVERAGE, values) for data, values in entry.get("averages", {}).items()]
     for data, row, values in rows:
-        for column, value in zip(found["columns"], values, strict=True):
+        for column, value in zip(entry["columns"], values, strict=True):
             name, _, metric = column.rpartition(" ")
             attack, setting = (row, name) if by_attack else (name, row)
             yield Cell(data, ours.of("attack", attack), ours.of("setting", setting), metric), round(value * unit, 6)

@@ -117,18 +117,18 @@ def _cuts(
     numbers: Numbers, choices: NDArray[np.int64], good: Bools, inside: Bools, start: int, rule: Rule
 ) -> list[Bools]:
     """The best cut of every face, and every option, that leaves the start inside and takes a bad point."""
-    found = []
+    cuts = []
     for at in range(numbers.shape[1]):
         for sign in (1, -1):
             away = sign * (numbers[:, at] - numbers[start, at])
             where = _threshold(away[inside & ~good], away[inside & good], rule)
             if where is not None:
-                found.append(away >= where)
+                cuts.append(away >= where)
     for at in range(choices.shape[1]):
         for option in np.unique(choices[inside & ~good, at]):
             if option != choices[start, at]:
-                found.append(choices[:, at] == option)
-    return found
+                cuts.append(choices[:, at] == option)
+    return cuts
 
 
 def _threshold(bad: Numbers, good: Numbers, rule: Rule) -> float | None:

@@ -87,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None
 
 def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
     """The options that were given, by field. Lists may be separated by spaces or commas."""
-    found: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for name, declared in model.model_fields.items():
         value = getattr(namespace, name, None)
         if value is None:
@@ -96,8 +96,8 @@ def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict
             value = dict(_assignment(text, name) for text in value)
         elif is_tuple(declared.annotation):
             value = [part.strip() for text in value for part in text.split(",") if part.strip()]
-        found[name] = value
-    return found
+        given[name] = value
+    return given
 
 
 def _assignment(text: str, option: str) -> tuple[str, str]:

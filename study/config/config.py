@@ -289,18 +289,18 @@ def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     content = load_plain_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold 'key: value' lines, got {type(content).__name__}")
-    found = {str(key).replace("-", "_"): value for key, value in content.items()}
-    for key in found:
+    options = {str(key).replace("-", "_"): value for key, value in content.items()}
+    for key in options:
         if key not in model.model_fields:
             raise UserError(f"{path}: unknown option {key!r}: {nearest(key, model.model_fields)}see --help")
-    for key, value in found.items():
+    for key, value in options.items():
         if is_tuple(model.model_fields[key].annotation) and not isinstance(value, list):
-            found[key] = [value]
-    if "set" in found:
-        if not isinstance(found["set"], dict):
-            raise UserError(f"{path}: --set must be a dictionary such as {{rounds: 5}}, got {found['set']!r}")
-        found["set"] = {str(key): _as_text(value) for key, value in found["set"].items()}
-    return found
+            options[key] = [value]
+    if "set" in options:
+        if not isinstance(options["set"], dict):
+            raise UserError(f"{path}: --set must be a dictionary such as {{rounds: 5}}, got {options['set']!r}")
+        options["set"] = {str(key): _as_text(value) for key, value in options["set"].items()}
+    return options
 
 
 def _as_text(value: object) -> str:

@@ -20,10 +20,10 @@ def build_plans(plan: Plan) -> tuple[Plan, ...]:
     Raises:
         UserError: an objective that one of the scenarios does not tell.
     """
-    found = []
+    plans = []
     for scenario, key in zip(plan.scenarios, plan.data_keys, strict=True):
         known = measurable((scenario,), cached_images(plan.environment.dataset))
-        found.append(
+        plans.append(
             dataclasses.replace(
                 plan,
                 config=plan.config.model_copy(update={"name": f"{plan.config.study_name}.{scenario.name}"}),
@@ -33,7 +33,7 @@ def build_plans(plan: Plan) -> tuple[Plan, ...]:
                 goal=build_goal(plan.config, plan.defense, known),
             )
         )
-    return tuple(found)
+    return tuple(plans)
 
 
 class PerScenario(CompositeDriver):

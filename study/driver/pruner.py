@@ -81,10 +81,10 @@ class Pruner(FIFOScheduler):
 
     def _new(self, key: str, steps: Iterable[Step]) -> list[Step]:
         """The steps that the rule has not been told. None before the grace is over, which its medians would hold."""
-        found = [step for step in steps if step.scenarios >= self._grace and step.scenarios > self._told.get(key, 0)]
-        if found:
-            self._told[key] = found[-1].scenarios
-        return found
+        untold = [step for step in steps if step.scenarios >= self._grace and step.scenarios > self._told.get(key, 0)]
+        if untold:
+            self._told[key] = untold[-1].scenarios
+        return untold
 
     def _note(self, key: str, step: Step) -> None:
         """Tells the rule a step that it has nothing to say to."""

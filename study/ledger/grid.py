@@ -32,9 +32,9 @@ class Grid:
 
     def points(self, seed: int) -> Iterator[dict[str, Value]]:
         """All points, in an order drawn from the seed: the first few of them cover the space, too."""
-        found = list(itertools.product(*self.values.values()))
-        random.Random(seed).shuffle(found)
-        return (dict(zip(self.values, point, strict=True)) for point in found)
+        points = list(itertools.product(*self.values.values()))
+        random.Random(seed).shuffle(points)
+        return (dict(zip(self.values, point, strict=True)) for point in points)
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,15 @@ def make_grid(space: SearchSpace, resolution: Mapping[str, int]) -> Grid:
             )
         if isinstance(space.ranges[name], Choice):
             raise UserError(f"--resolution {name}: it has {space.ranges[name]} and nothing between: leave it out")
-    endless = [name for name, found in space.ranges.items() if isinstance(found, Float) and name not in resolution]
+    unlisted = {name: own for name, own in space.ranges.items() if name not in resolution}
+    endless = [name for name, own in unlisted.items() if isinstance(own, Float)]
     if endless:
         raise UserError(
             f"a grid lists every value, and {', '.join(endless)} may be any number in a range: give the points along "
             f"it (--resolution {' '.join(f'{name}=4' for name in endless)}), fix it (--set {endless[0]}=VALUE), or use "
             "--sampler qmc, which covers ranges evenly"
         )
-    grid = Grid({name: _values(found, resolution.get(name)) for name, found in space.ranges.items()})
+    grid = Grid({name: _values(searched, resolution.get(name)) for name, searched in space.ranges.items()})
     if grid.size > LARGEST:
         raise UserError(
             f"a grid has at most {LARGEST} points, this one {grid.size}: lower --resolution, fix fields with --set, or "
@@ -99,20 +100,20 @@ def make_grid(space: SearchSpace, resolution: Mapping[str, int]) -> Grid:
     return grid
 
 
-def _values(found: Range, points: int | None) -> tuple[Value, ...]:
-    if isinstance(found, Choice):
-        return found.options
-    if isinstance(found, Int):
+def _values(searched: Range, points: int | None) -> tuple[Value, ...]:
+    if isinstance(searched, Choice):
+        return searched.options
+    if isinstance(searched, Int):
         if points is None:
-            return tuple(range(found.low, found.high + 1))
-        return tuple(dict.fromkeys(round(value) for value in _spread(found, points)))
+            return tuple(range(searched.low, searched.high + 1))
+        return tuple(dict.fromkeys(round(value) for value in _spread(searched, points)))
     assert points is not None  # refused above
-    return tuple(_spread(found, points))
+    return tuple(_spread(searched, points))
 
 
-def _spread(found: Float | Int, points: int) -> list[float]:
+def _spread(searched: Float | Int, points: int) -> list[float]:
     """Evenly spaced from one end to the other, both exactly; in ratios where these matter more."""
-    low, high = float(found.low), float(found.high)
+    low, high = float(searched.low), float(searched.high)
     steps = [step / (points - 1) for step in range(1, points - 1)]
-    between = [low * (high / low) ** step if found.log else low + (high - low) * step for step in steps]
+    between = [low * (high / low) ** step if searched.log else low + (high - low) * step for step in steps]
     return [low, *between, high]

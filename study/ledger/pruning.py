@@ -62,7 +62,7 @@ def build_steps(judged: Sequence[Judged], goal: Goal) -> tuple[Step, ...]:
         judged: in the order in which the trial went through them.
     """
     (objective,) = goal.objectives
-    found: list[Step] = []
+    steps: list[Step] = []
     counted: list[Judged] = []
     for outcome in judged:
         if outcome.attack_failed or scores(outcome.metrics).get(objective) is None:
@@ -71,8 +71,8 @@ def build_steps(judged: Sequence[Judged], goal: Goal) -> tuple[Step, ...]:
         (value,) = goal.values(counted)
         if value is None or not math.isfinite(value):
             break
-        found.append(Step(len(counted), value))
-    return tuple(found)
+        steps.append(Step(len(counted), value))
+    return tuple(steps)
 
 
 def parse_pruning(config: StudyConfig, goal: Goal, scenarios: int) -> Pruning | None:

@@ -39,13 +39,13 @@ def find_study(out: Path, name: str) -> Path:
     Raises:
         UserError: it does not exist; the message has the nearest name.
     """
-    found = {path.name: path for path in studies(out)}
-    if name not in found:
+    folders = {path.name: path for path in studies(out)}
+    if name not in folders:
         raise UserError(
-            f"unknown study {name!r} in {out}: {nearest(name, found)}"
-            f"({'known: ' + ', '.join(found) if found else 'there is none'}; another folder is named with --out)"
+            f"unknown study {name!r} in {out}: {nearest(name, folders)}"
+            f"({'known: ' + ', '.join(folders) if folders else 'there is none'}; another folder is named with --out)"
         )
-    return found[name]
+    return folders[name]
 
 
 def check_no_links(folder: Path) -> None:

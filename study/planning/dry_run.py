@@ -25,8 +25,8 @@ def describe(plan: Plan) -> str:
     built = {build.stage for build in plan.builds}
     own = [s.name for s in plan.defense.stages_until(plan.config.until) if s.name not in built]
     ranges = [
-        [plan.defense.config_type.symbol(name), str(plan.default_point[name]), str(found), found.why]
-        for name, found in plan.space.ranges.items()
+        [plan.defense.config_type.symbol(name), str(plan.default_point[name]), str(searched), searched.why]
+        for name, searched in plan.space.ranges.items()
     ]
     parts = [
         f"study {plan.config.study_name}: nothing is started",

@@ -27,17 +27,17 @@ def measurable(scenarios: Sequence[Scenario], images: Images) -> frozenset[str]:
 
     The clean control has no poison to find; data that somebody else poisoned allow what their file tells.
     """
-    found = {names.CA}
+    known = {names.CA}
     for scenario in scenarios:
         attack = scenario.parsed
         if isinstance(attack, Given):
             received = attack.read(images, scenario.target_label)
             mask = received.poison_mask
-            found |= set() if mask is None else {names.FPR, names.TPR, names.AUROC} if mask.any() else {names.FPR}
-            found |= {names.ASR} if len(received.triggered_labels) else set()
+            known |= set() if mask is None else {names.FPR, names.TPR, names.AUROC} if mask.any() else {names.FPR}
+            known |= {names.ASR} if len(received.triggered_labels) else set()
         else:
-            found |= EVERYTHING if scenario.poison_rate > 0 else {names.FPR}
-    return frozenset(found)
+            known |= EVERYTHING if scenario.poison_rate > 0 else {names.FPR}
+    return frozenset(known)
 
 
 def check_objective(

@@ -167,10 +167,10 @@ def build_scenarios(config: StudyConfig) -> tuple[Scenario, ...]:
             f"--poison-rates changes nothing, since every attack of {' '.join(config.attacks)} has a rate of its own: "
             "leave it out, or write the rate behind the attack, as in badnets@0.05 or pipd_table6@0.1"
         )
-    found: dict[Scenario, None] = {}
+    scenarios: dict[Scenario, None] = {}
     for (name, own_rate), rate, seed in itertools.product(attacks, config.poison_rates, config.seeds):
-        found[build_scenario(name, own_rate or rate, seed, config)] = None
-    return tuple(found)
+        scenarios[build_scenario(name, own_rate or rate, seed, config)] = None
+    return tuple(scenarios)
 
 
 def _sets_rates(config: StudyConfig) -> bool:

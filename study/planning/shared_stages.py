@@ -85,7 +85,7 @@ def searched_fields(stage: Stage, defense: type[Defense], space: SearchSpace) ->
 
 
 def _parents(stage: Stage, defense: type[Defense]) -> list[Stage]:
-    return [found for found in defense.stages if found.name in stage.parents]
+    return [parent for parent in defense.stages if parent.name in stage.parents]
 
 
 def shared_variants(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[dict[str, Value]] | None:

@@ -59,17 +59,17 @@ def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | N
     started = time.perf_counter()
     for path in (output, markdown):
         _check_place(path)
-    found = [read_results(out, name) for name in _single(out, names)]
-    chapters = _chapters(found)
-    title = found[0].name if len(found) == 1 else f"{len(found)} studies"
-    _write(output, page(f"Report: {title}", _subtitle(found), chapters))
+    studies = [read_results(out, name) for name in _single(out, names)]
+    chapters = _chapters(studies)
+    title = studies[0].name if len(studies) == 1 else f"{len(studies)} studies"
+    _write(output, page(f"Report: {title}", _subtitle(studies), chapters))
     pictures = [{figure.name: png(figure) for figure in _figures(chapter)} for chapter in chapters]
     if markdown is not None:
         every = {name: picture for of_chapter in pictures for name, picture in of_chapter.items()}
         _write_markdown(markdown, f"Report: {title}", chapters, every)
     size = output.stat().st_size / 2**20
     print_line(f"{output}: {size:.1f} MiB, {duration(time.perf_counter() - started)}")
-    for results, of_chapter in zip(found, pictures[-len(found) :], strict=True):
+    for results, of_chapter in zip(studies, pictures[-len(studies) :], strict=True):
         _attach(results, of_chapter)
 
 
@@ -96,20 +96,20 @@ def _single(out: Path, names: Sequence[str]) -> Iterator[str]:
         yield from [child.name for child in children if (child / MANIFEST).is_file()] or [name]
 
 
-def _chapters(found: "Sequence[Results]") -> "list[Chapter]":
+def _chapters(studies: "Sequence[Results]") -> "list[Chapter]":
     """A chapter a study, and before several one of all."""
     from study.report.html import Chapter
     from study.report.sections import attacks
     from study.report.sections.contents import sections
     from study.report.sections.summary import overview
 
-    if len(found) == 1:
-        return [Chapter(found[0].name, tuple(sections(found[0])))]
+    if len(studies) == 1:
+        return [Chapter(studies[0].name, tuple(sections(studies[0])))]
     own = [
         Chapter(results.name, tuple(_numbered(section, number) for section in sections(results)))
-        for number, results in enumerate(found, start=1)
+        for number, results in enumerate(studies, start=1)
     ]
-    return [Chapter("All studies", (overview(found), attacks.section(found))), *own]
+    return [Chapter("All studies", (overview(studies), attacks.section(studies))), *own]
 
 
 def _numbered(section: "Section", number: int) -> "Section":
@@ -123,10 +123,10 @@ def _numbered(section: "Section", number: int) -> "Section":
     return dataclasses.replace(section, name=f"s{number}-{section.name}", items=items)
 
 
-def _subtitle(found: "Sequence[Results]") -> str:
+def _subtitle(studies: "Sequence[Results]") -> str:
     from study.code_version import code_version
 
-    spaces = ", ".join(dict.fromkeys(f"{results.space} ({results.config.preset})" for results in found))
+    spaces = ", ".join(dict.fromkeys(f"{results.space} ({results.config.preset})" for results in studies))
     return f"{spaces}, {time.strftime('%Y-%m-%d %H:%M')}, framework {code_version()}"
 
 

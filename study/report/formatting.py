@@ -53,8 +53,8 @@ def as_table(figure: Figure) -> Table:
 
     Of many rows the first are given, and the caption says so.
     """
-    header, found = _CONTENT[type(figure)](figure)
-    rows = list(found)
+    header, content = _CONTENT[type(figure)](figure)
+    rows = list(content)
     caption = figure.caption
     if len(rows) > _ROWS:
         caption = f"{caption} The first {_ROWS} of {len(rows)} rows."

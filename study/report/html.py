@@ -48,7 +48,7 @@ def page(title: str, subtitle: str, chapters: Sequence[Chapter]) -> str:
     template = environment.get_template("page.html")
     drawing = (Path(__file__).parent / "drawing.js").read_text(encoding="utf-8")
     scripts = [_script(text) for text in (plotly_figures.library(), drawing)]
-    found = [figure for chapter in chapters for section in chapter.sections for figure in section.figures()]
+    figures = [figure for chapter in chapters for section in chapter.sections for figure in section.figures()]
     return template.render(
         title=title,
         subtitle=subtitle,
@@ -56,7 +56,7 @@ def page(title: str, subtitle: str, chapters: Sequence[Chapter]) -> str:
         scripts=scripts,
         hashes=[_hash(text) for text in scripts],
         themes=_json({"light": plotly_figures.template(LIGHT), "dark": plotly_figures.template(DARK)}),
-        drawn={figure.name: _drawn(figure) for figure in found},
+        drawn={figure.name: _drawn(figure) for figure in figures},
         light=LIGHT,
         dark=DARK,
     )
@@ -73,8 +73,8 @@ def _kind(item: Item) -> str:
 
 def _drawn(figure: Figure) -> dict[str, Any]:
     """A figure's data for the page, and the height that is kept free for it."""
-    found = plotly_figures.as_plotly(figure)
-    return {"json": _json(found), "height": found["layout"]["height"]}
+    drawn = plotly_figures.as_plotly(figure)
+    return {"json": _json(drawn), "height": drawn["layout"]["height"]}
 
 
 def _json(value: Any) -> Any:

@@ -30,8 +30,8 @@ def escaped(text: str) -> str:
     return _MARKUP.sub(_entity, _one_line(text))
 
 
-def _entity(found: re.Match[str]) -> str:
-    character = found.group(1)
+def _entity(match: re.Match[str]) -> str:
+    character = match.group(1)
     # A hyphen inside a word and a bracket are harmless where nothing can make a link of them.
     return character if character in "-()+" else f"&#{ord(character)};" if character in "<>&|" else "\\" + character
 

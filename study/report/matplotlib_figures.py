@@ -225,7 +225,7 @@ def _nearest(at: AxisValue, places: Sequence[AxisValue]) -> int:
     """The cell that a point lies on."""
     if isinstance(at, str):
         return list(places).index(at)
-    return min((abs(found - at), number) for number, found in enumerate(places) if not isinstance(found, str))[1]
+    return min((abs(place - at), number) for number, place in enumerate(places) if not isinstance(place, str))[1]
 
 
 _DRAW: dict[type, Callable[..., None]] = {

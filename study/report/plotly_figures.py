@@ -33,7 +33,7 @@ def library() -> str:
     """
     from plotly.offline import get_plotlyjs
 
-    return _CONTROL.sub(lambda found: f"\\x{ord(found.group()):02x}", get_plotlyjs())
+    return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", get_plotlyjs())
 
 
 def template(theme: Theme) -> Json:
@@ -107,8 +107,8 @@ def _shown(values: Sequence[Sequence[float | None]]) -> list[list[str]]:
     return [["" if value is None else format_number(value) for value in row] for row in values]
 
 
-def _places(found: Sequence[AxisValue]) -> list[AxisValue]:
-    return [_text(at) if isinstance(at, str) else float(f"{at:.5g}") for at in found]
+def _places(places: Sequence[AxisValue]) -> list[AxisValue]:
+    return [_text(at) if isinstance(at, str) else float(f"{at:.5g}") for at in places]
 
 
 @as_plotly.register
@@ -391,8 +391,8 @@ def _names(places: Sequence[AxisValue]) -> list[str]:
 
 def _nearest(at: AxisValue, places: Sequence[AxisValue]) -> str:
     """The name of the cell that a point lies on."""
-    numbers = [found for found in places if not isinstance(found, str)]
+    numbers = [place for place in places if not isinstance(place, str)]
     if isinstance(at, str) or not numbers:
         return _text(str(at))
-    found = min(numbers, key=lambda number: abs(number - at))
-    return _names(places)[list(places).index(found)]
+    place = min(numbers, key=lambda number: abs(number - at))
+    return _names(places)[list(places).index(place)]

@@ -121,7 +121,7 @@ def _cells(results: Results) -> "pandas.DataFrame":
 
 def _order(results: Results) -> list[int]:
     """Complete trials in the order of the space's options, not in the one in which they were run."""
-    options = {name: list(getattr(found, "options", ())) for name, found in results.ranges.items()}
+    options = {name: list(getattr(searched, "options", ())) for name, searched in results.ranges.items()}
 
     def places(trial: int) -> list[int]:
         row = results.trials.loc[trial]
@@ -160,13 +160,13 @@ def _table(results: Results, view: View, cells: "pandas.DataFrame") -> Table:
     rows: list[tuple[Cell, ...]] = []
     for attack, of_attack in cells.groupby("attack_name", sort=False):
         groups: list[tuple[str, pandas.DataFrame, Mapping[str, str]]] = [
-            (str(setting), found, {}) for setting, found in of_attack.groupby("setting", sort=False)
+            (str(setting), rows_of_setting, {}) for setting, rows_of_setting in of_attack.groupby("setting", sort=False)
         ]
         if view.undefended:
             first = of_attack[of_attack["position"] == of_attack["position"].iloc[0]]
             groups.insert(0, ("no_defense", first, _UNDEFENDED))
-        for setting, found, columns in groups:
-            counted = found[~found["attack_failed"]]
+        for setting, rows_of_setting, columns in groups:
+            counted = rows_of_setting[~rows_of_setting["attack_failed"]]
             values = [spread(counted[columns.get(metric, metric)]) for metric in view.metrics]
             rows.append((str(attack), setting, *values))
     seeds = len(results.seeds)
@@ -185,7 +185,8 @@ def _over(results: Results, view: View, working: "pandas.DataFrame") -> Iterator
     for metric in view.metrics:
         lines = []
         for attack, of_attack in working.dropna(subset=[metric]).groupby("attack_name", sort=False):
-            groups = [(float(str(setting)), list(found)) for setting, found in of_attack.groupby("setting")[metric]]
+            by_setting = of_attack.groupby("setting")[metric]
+            groups = [(float(str(setting)), list(values)) for setting, values in by_setting]
             places, values = zip(*sorted(groups), strict=True)
             lines.append(_line(str(attack), places, values))
         if lines:
@@ -197,12 +198,12 @@ def _over(results: Results, view: View, working: "pandas.DataFrame") -> Iterator
 
 def _line(label: str, places: Sequence[float], values: Sequence[Sequence[float]]) -> Line:
     """Means of values at each place; a band of a standard deviation where every place has several values."""
-    means = tuple(sum(found) / len(found) for found in values)
-    if min(len(found) for found in values) < 2:
+    means = tuple(sum(of_step) / len(of_step) for of_step in values)
+    if min(len(of_step) for of_step in values) < 2:
         return Line(label, tuple(places), means)
     import numpy
 
-    spreads = [float(numpy.std(found, ddof=1)) for found in values]
+    spreads = [float(numpy.std(of_step, ddof=1)) for of_step in values]
     low = tuple(mean - spread for mean, spread in zip(means, spreads, strict=True))
     high = tuple(mean + spread for mean, spread in zip(means, spreads, strict=True))
     return Line(label, tuple(places), means, low, high)
@@ -211,11 +212,11 @@ def _line(label: str, places: Sequence[float], values: Sequence[Sequence[float]]
 def _figures(results: Results, view: View, working: "pandas.DataFrame") -> Iterator[Curves]:
     """The series of each attack, step by step."""
     for attack, of_attack in working.groupby("attack_name", sort=False) if view.series else ():
-        found = _load_series(results, of_attack)
+        series = _load_series(results, of_attack)
         for wanted, what in view.series.items():
             lines = [
                 _line(label, [float(view.first + step) for step in range(len(values))], values)
-                for label, values in _build_lines(found, wanted)
+                for label, values in _build_lines(series, wanted)
             ]
             if lines:
                 name = f"{slug(results.space)}-{slug(str(attack))}-{wanted.rpartition('.')[2].strip('/')}"
@@ -226,19 +227,19 @@ def _figures(results: Results, view: View, working: "pandas.DataFrame") -> Itera
 
 def _load_series(results: Results, cells: "pandas.DataFrame") -> dict[str, list[dict[str, list[float]]]]:
     """Setting -> the series of its seeds."""
-    found: dict[str, list[dict[str, list[float]]]] = {}
+    series: dict[str, list[dict[str, list[float]]]] = {}
     for trial, scenario, setting in zip(cells["trial"], cells["scenario"], cells["setting"], strict=True):
-        found.setdefault(setting, []).append(results.series(int(trial), scenario))
-    return found
+        series.setdefault(setting, []).append(results.series(int(trial), scenario))
+    return series
 
 
 def _build_lines(
-    found: Mapping[str, Sequence[Mapping[str, list[float]]]], wanted: str
+    series: Mapping[str, Sequence[Mapping[str, list[float]]]], wanted: str
 ) -> Iterator[tuple[str, list[list[float]]]]:
     """A label and, for each step, the values of the seeds. Series of unlike length are cut to the shortest."""
-    for setting, seeds in found.items():
-        series = list(dict.fromkeys(name for seed in seeds for name in seed))
-        for name in (name for name in series if name == wanted or (wanted.endswith("/") and name.startswith(wanted))):
+    for setting, seeds in series.items():
+        known = list(dict.fromkeys(name for seed in seeds for name in seed))
+        for name in (name for name in known if name == wanted or (wanted.endswith("/") and name.startswith(wanted))):
             values = [list(step) for step in zip(*(seed[name] for seed in seeds if name in seed), strict=False)]
             if values:
                 yield (name.removeprefix(wanted) if wanted.endswith("/") else setting), values
@@ -248,8 +249,8 @@ def _lead(results: Results, view: View, working: "pandas.DataFrame") -> str:
     if working.empty:
         return "No trial that is complete has an attack that works, so there is nothing to compare."
     said = []
-    for setting, found in working.groupby("setting", sort=False):
-        means = {metric: found[metric].mean() for metric in view.metrics if found[metric].notna().any()}
+    for setting, of_setting in working.groupby("setting", sort=False):
+        means = {metric: of_setting[metric].mean() for metric in view.metrics if of_setting[metric].notna().any()}
         told = ", ".join(f"{metric.upper()} {format_number(mean)}" for metric, mean in means.items())
         said.append(f"{setting}: {told}")
     attacks = working["attack"].map(_bare).nunique()

@@ -35,12 +35,12 @@ def answers(results: Results) -> list[Section]:
     chosen = [robustness_section(results), *([told] if told else [])]
     if results.space in ablations.VIEWS:
         return [*chosen, region_section(results)]
-    found = importances(results)
+    computed = importances(results)
     return [
         *chosen,
-        importance_section(results, found),
+        importance_section(results, computed),
         curves_section(results),
-        interactions_section(results, found),
+        interactions_section(results, computed),
         region_section(results),
     ]
 

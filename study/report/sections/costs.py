@@ -55,13 +55,13 @@ def sections(results: Results) -> list[Section]:
     """The two sums, and the same by stage."""
     if results.stages.empty:
         return [Section("costs", "Cost", "No stage was recorded, so nothing can be said of cost.")]
-    found = costs(results)
-    saved = found.alone - found.spent
+    cost = costs(results)
+    saved = cost.alone - cost.spent
     lead = (
-        f"Trials that share nothing would have taken {_hours(found.alone)}; {_hours(found.spent)} were spent, "
-        f"{found.factor:.1f} times less. Sharing saved {_hours(saved)}."
+        f"Trials that share nothing would have taken {_hours(cost.alone)}; {_hours(cost.spent)} were spent, "
+        f"{cost.factor:.1f} times less. Sharing saved {_hours(saved)}."
         if saved > 0
-        else f"{_hours(found.spent)} were spent; no stage was used twice, so sharing saved nothing."
+        else f"{_hours(cost.spent)} were spent; no stage was used twice, so sharing saved nothing."
     )
     table = _table(results.stages)
     return [
@@ -102,13 +102,13 @@ def _table(stages: "pandas.DataFrame") -> Table:
     """A row a stage, in the order in which trials need them."""
     rows: list[tuple[str | float | int | None, ...]] = []
     prebuilt = _found_built(stages)
-    for stage, found in stages.groupby("stage", sort=False):
-        alone = float(_once_a_trial(found)["built_seconds"].sum())
+    for stage, of_stage in stages.groupby("stage", sort=False):
+        alone = float(_once_a_trial(of_stage)["built_seconds"].sum())
         before = prebuilt[prebuilt["stage"] == stage]
-        spent = float(found["wall_seconds"].sum() + before["built_seconds"].sum())
-        built = int((~found["hit"]).sum()) + len(before)
-        typical = float(found.drop_duplicates("key")["built_seconds"].median())
-        rows.append((str(stage), len(found), built, typical, alone / _HOUR, spent / _HOUR))
+        spent = float(of_stage["wall_seconds"].sum() + before["built_seconds"].sum())
+        built = int((~of_stage["hit"]).sum()) + len(before)
+        typical = float(of_stage.drop_duplicates("key")["built_seconds"].median())
+        rows.append((str(stage), len(of_stage), built, typical, alone / _HOUR, spent / _HOUR))
     total = [sum(_number(row[column]) for row in rows) for column in (4, 5)]
     uses, built = (sum(int(_number(row[column])) for row in rows) for column in (1, 2))
     rows.append(("all stages", uses, built, None, *total))

@@ -73,7 +73,7 @@ def _band_note(results: Results) -> list[Item]:
     ]
 
 
-def binned(values: "pandas.Series[Any]", found: Range, most: int = _BINS) -> tuple[tuple[AxisValue, ...], Cells]:
+def binned(values: "pandas.Series[Any]", searched: Range, most: int = _BINS) -> tuple[tuple[AxisValue, ...], Cells]:
     """Bins of equal count along a hyperparameter, or one for each option, or for each value where there are few.
 
     Returns:
@@ -81,8 +81,8 @@ def binned(values: "pandas.Series[Any]", found: Range, most: int = _BINS) -> tup
     """
     import pandas
 
-    if isinstance(found, Choice):
-        options = [option for option in found.options if (values == option).any()]
+    if isinstance(searched, Choice):
+        options = [option for option in searched.options if (values == option).any()]
         return tuple(map(str, options)), np.array([options.index(value) for value in values], np.int64)
     count = int(np.clip(len(values) // _PER_BIN, 2, most))
     levels = np.unique(values.to_numpy(float))
@@ -96,16 +96,16 @@ def binned(values: "pandas.Series[Any]", found: Range, most: int = _BINS) -> tup
 def _means(cells: "pandas.DataFrame", bins: dict[Any, Any], metrics: list[str]) -> "pandas.DataFrame":
     """Means by stratum, seed and bin."""
     placed = cells.assign(bin=cells["trial"].map(bins))
-    found: pandas.DataFrame = placed.groupby(["stratum", "seed", "bin"], sort=False)[metrics].mean()
-    return found
+    means: pandas.DataFrame = placed.groupby(["stratum", "seed", "bin"], sort=False)[metrics].mean()
+    return means
 
 
 def _figure(
     results: Results, field: str, metric: str, places: Sequence[AxisValue], means: "pandas.DataFrame"
 ) -> Curves:
-    found = results.ranges[field]
+    searched = results.ranges[field]
     default = load_default_point(results.ranges, results.trials).get(field)
-    at = () if default is None else ((_place(found, default), "paper default"),)
+    at = () if default is None else ((_place(searched, default), "paper default"),)
     return Curves(
         f"curve-{field}-{metric}",
         f"{metric} over {field}",
@@ -116,13 +116,13 @@ def _figure(
             for stratum, part in means[metric].groupby(level="stratum", sort=False)
             if part.notna().any()
         ),
-        x_log=not isinstance(found, Choice) and found.log,
+        x_log=not isinstance(searched, Choice) and searched.log,
         at=at,
     )
 
 
-def _place(found: Range, value: Any) -> AxisValue:
-    return str(value) if isinstance(found, Choice) else float(value)
+def _place(searched: Range, value: Any) -> AxisValue:
+    return str(value) if isinstance(searched, Choice) else float(value)
 
 
 def _line(label: str, places: Sequence[AxisValue], part: "pandas.Series[float]") -> Line:

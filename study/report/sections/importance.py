@@ -92,7 +92,7 @@ def importances(results: Results) -> Importances:
     why = _obstacle(results, len(trials), len(axes))
     if why:
         return Importances(why_none=why)
-    found = []
+    computed = []
     designs: dict[bytes, tuple[Design, optuna.Study]] = {}
     forests: dict[tuple[str, str], Forest] = {}
     for metric, scenario, values in _targets(results):
@@ -109,8 +109,8 @@ def importances(results: Results) -> Importances:
         forests[metric, scenario] = forest
         shares = build_shares(design, forest)
         ped = None if shares is None else _ped(study, [axis.name for axis in axes], numbers, metric)
-        found.append(Importance(metric, scenario, len(known), shares, ped))
-    return Importances(axes, tuple(found), "" if found else "no scenario's attack works, so no metric counts")
+        computed.append(Importance(metric, scenario, len(known), shares, ped))
+    return Importances(axes, tuple(computed), "" if computed else "no scenario's attack works, so no metric counts")
 
 
 def _sum(known: Mapping[tuple[str, str], Forest], metric: str, scenario: str, values: Numbers) -> Forest | None:
@@ -119,8 +119,8 @@ def _sum(known: Mapping[tuple[str, str], Forest], metric: str, scenario: str, va
     first, second = known.get((one, scenario)), known.get((two, scenario))
     if first is None or second is None or len(first.values) != len(values) or len(second.values) != len(values):
         return None
-    found = together(first, second, factors)
-    return found if np.allclose(found.values, values) else None  # their means may be over other scenarios
+    total = together(first, second, factors)
+    return total if np.allclose(total.values, values) else None  # their means may be over other scenarios
 
 
 def _obstacle(results: Results, trials: int, axes: int) -> str:
@@ -160,7 +160,7 @@ def _frozen(results: Results, trials: "pandas.DataFrame") -> "optuna.Study":
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    ranges = {name: found.distribution() for name, found in results.ranges.items()}
+    ranges = {name: searched.distribution() for name, searched in results.ranges.items()}
     study = optuna.create_study()
     columns = [trials[name].tolist() for name in ranges]
     points = [dict(zip(ranges, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -175,41 +175,41 @@ def _ped(study: "optuna.Study", fields: Sequence[str], values: Numbers, metric: 
     losses = values if direction(metric) == "minimize" else -values  # it takes what is lowest for the best
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental, and told of every target that lower must be better
-        found = PedAnovaImportanceEvaluator().evaluate(study, list(fields), target=lambda t: float(losses[t.number]))
-    raw = np.array([found[field] for field in fields])
+        shares = PedAnovaImportanceEvaluator().evaluate(study, list(fields), target=lambda t: float(losses[t.number]))
+    raw = np.array([shares[field] for field in fields])
     return raw / raw.sum() if raw.sum() > 0 else None
 
 
-def importance_section(results: Results, found: Importances) -> Section:
+def importance_section(results: Results, computed: Importances) -> Section:
     """The answer."""
     command = f"python -m study.analyze {results.name}"
     title = "Which hyperparameters matter"
-    if found.why_none:
-        items: tuple[Item, ...] = (Note(f"No importances: {found.why_none}.", "warning"),)
+    if computed.why_none:
+        items: tuple[Item, ...] = (Note(f"No importances: {computed.why_none}.", "warning"),)
         return Section("importance", title, "This study cannot tell.", items, command)
-    fewest = min(one.trials for one in found.found)
+    fewest = min(one.trials for one in computed.found)
     notes: list[Item] = [Note(_HOW)]
-    if fewest < ENOUGH * len(found.axes):
-        notes.append(Note(_TOO_FEW.format(trials=fewest, axes=len(found.axes)), "warning"))
+    if fewest < ENOUGH * len(computed.axes):
+        notes.append(Note(_TOO_FEW.format(trials=fewest, axes=len(computed.axes)), "warning"))
     objective = results.goal.objectives[0]
-    metrics = list(dict.fromkeys([objective, *(one.metric for one in found.found)]))
-    metrics = [metric for metric in metrics if found.of(metric)]
+    metrics = list(dict.fromkeys([objective, *(one.metric for one in computed.found)]))
+    metrics = [metric for metric in metrics if computed.of(metric)]
     items = (
         *notes,
-        _together(found, metrics),
-        _bars(found, metrics[:1]),
-        *(_heat(found, metric) for metric in metrics[:1]),
-        *(_by_scenario(found, metric) for metric in metrics),
+        _together(computed, metrics),
+        _bars(computed, metrics[:1]),
+        *(_heat(computed, metric) for metric in metrics[:1]),
+        *(_by_scenario(computed, metric) for metric in metrics),
     )
-    return Section("importance", title, _lead(found, metrics[0]), items, command)
+    return Section("importance", title, _lead(computed, metrics[0]), items, command)
 
 
-def _lead(found: Importances, metric: str) -> str:
-    whole = found.of(metric)
+def _lead(computed: Importances, metric: str) -> str:
+    whole = computed.of(metric)
     if whole is None or whole.shares is None:
         return f"{metric} is the same in all trials: no hyperparameter matters within its range."
     order = np.argsort(-whole.shares.alone)[:3]
-    first = ", ".join(f"{found.fields[at]} {format_share(whole.shares.alone[at])}" for at in order)
+    first = ", ".join(f"{computed.fields[at]} {format_share(whole.shares.alone[at])}" for at in order)
     rest = max(0.0, 1 - whole.shares.alone.sum())
     return (
         f"Of the variance of {metric} (mean over scenarios, an oracle) over the space, fANOVA gives {first}; "
@@ -228,12 +228,12 @@ def _ped_text(ped: Numbers | None, at: int) -> str | None:
     return None if ped is None else format_share(ped[at])
 
 
-def _together(found: Importances, metrics: Sequence[str]) -> Table:
+def _together(computed: Importances, metrics: Sequence[str]) -> Table:
     """Hyperparameters by metrics, on the mean over scenarios."""
-    whole = {metric: one for metric in metrics if (one := found.of(metric))}
+    whole = {metric: one for metric in metrics if (one := computed.of(metric))}
     rows = [
         (field, evaluator, *cells)
-        for at, field in enumerate(found.fields)
+        for at, field in enumerate(computed.fields)
         for evaluator, cells in (
             (FANOVA, [_interval(one.shares, at) for one in whole.values()]),
             (PED, [_ped_text(one.ped, at) for one in whole.values()]),
@@ -243,25 +243,25 @@ def _together(found: Importances, metrics: Sequence[str]) -> Table:
     return Table("importance-all", caption, ("hyperparameter", "evaluator", *whole), tuple(rows), left=2)
 
 
-def _by_scenario(found: Importances, metric: str) -> Table:
+def _by_scenario(computed: Importances, metric: str) -> Table:
     rows = []
-    for one in found.found:
+    for one in computed.found:
         if one.metric == metric:
-            cells = range(len(found.axes))
+            cells = range(len(computed.axes))
             rows.append((one.scenario, FANOVA, *(_interval(one.shares, at) for at in cells)))
             rows.append((one.scenario, PED, *(_ped_text(one.ped, at) for at in cells)))
-    header = ("scenario", "evaluator", *found.fields)
+    header = ("scenario", "evaluator", *computed.fields)
     return Table(f"importance-{metric}", f"Importance for {metric}, by scenario", header, tuple(rows), left=2)
 
 
-def _bars(found: Importances, metrics: Sequence[str]) -> Bars:
+def _bars(computed: Importances, metrics: Sequence[str]) -> Bars:
     known: Mapping[str, Shares] = {
-        metric: one.shares for metric in metrics if (one := found.of(metric)) and one.shares is not None
+        metric: one.shares for metric in metrics if (one := computed.of(metric)) and one.shares is not None
     }
     return Bars(
         "importance-bars",
         f"fANOVA: main effects on the mean of {', '.join(metrics)} over scenarios, with the 95 % range over resamples",
-        found.fields,
+        computed.fields,
         tuple(known),
         tuple(tuple(shares.alone.tolist()) for shares in known.values()),
         tuple(tuple(shares.low.tolist()) for shares in known.values()),
@@ -270,11 +270,11 @@ def _bars(found: Importances, metrics: Sequence[str]) -> Bars:
     )
 
 
-def _heat(found: Importances, metric: str) -> Heat:
-    of = [one for one in found.found if one.metric == metric]
+def _heat(computed: Importances, metric: str) -> Heat:
+    of = [one for one in computed.found if one.metric == metric]
     values = tuple(
         tuple(None if one.shares is None else float(one.shares.alone[at]) for one in of)
-        for at in range(len(found.axes))
+        for at in range(len(computed.axes))
     )
     caption = f"fANOVA: share of the variance of {metric} that each hyperparameter explains alone, by scenario"
-    return Heat("importance-heat", caption, tuple(one.scenario for one in of), found.fields, values)
+    return Heat("importance-heat", caption, tuple(one.scenario for one in of), computed.fields, values)

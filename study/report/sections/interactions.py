@@ -25,22 +25,23 @@ _ALIASES = (
 _PER_PLACE = 4  # trials, on average at least
 
 
-def interactions_section(results: Results, found: Importances) -> Section:
+def interactions_section(results: Results, computed: Importances) -> Section:
     """The answer, from the importances that were computed."""
     title = "Which hyperparameters depend on one another"
     command = f"python -m study.analyze {results.name}"
     objective = results.goal.objectives[0]
-    whole = found.of(objective)
-    if found.why_none or whole is None or whole.shares is None or len(found.axes) < 2:
-        why = found.why_none or (
+    whole = computed.of(objective)
+    if computed.why_none or whole is None or whole.shares is None or len(computed.axes) < 2:
+        why = computed.why_none or (
             "fewer than two hyperparameters vary"
-            if len(found.axes) < 2
+            if len(computed.axes) < 2
             else f"{objective} is the same in all trials, or is not defined on enough of them"
         )
         note = Note(f"No interactions: {why}.", "warning")
         return Section("interactions", title, "This study cannot tell.", (note,), command)
     pairs = largest(whole.shares.pairs, PAIRS)
-    rows = tuple((found.fields[one], found.fields[two], float(whole.shares.pairs[one, two])) for one, two in pairs)
+    fields = computed.fields
+    rows = tuple((fields[one], fields[two], float(whole.shares.pairs[one, two])) for one, two in pairs)
     cells = results.compared[results.compared["trial"].isin(results.space_filling_trials.index)]
     means = cells.groupby("trial")[objective].mean().dropna()
     caption = f"fANOVA: share of the variance of {objective} (mean over scenarios) that two explain beyond each alone"
@@ -52,7 +53,7 @@ def interactions_section(results: Results, found: Importances) -> Section:
             f"Contours are means of {objective}, an oracle, in bins of equally many trials."
         ),
         Table("interactions", caption, ("hyperparameter", "and", "share of variance"), rows, left=2),
-        *(_contour(results, means, found.fields[one], found.fields[two], objective) for one, two in pairs),
+        *(_contour(results, means, computed.fields[one], computed.fields[two], objective) for one, two in pairs),
     ]
     first = rows[0]
     share = format_share(first[2])

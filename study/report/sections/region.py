@@ -70,8 +70,8 @@ def build_region(
         good: which of them kept the limits, bool [trials].
         everything: where the paper's default is looked up.
     """
-    scales = {name: _Scale(found) for name, found in ranges.items() if not isinstance(found, Choice)}
-    choices = {name: found for name, found in ranges.items() if isinstance(found, Choice)}
+    scales = {name: _Scale(searched) for name, searched in ranges.items() if not isinstance(searched, Choice)}
+    choices = {name: searched for name, searched in ranges.items() if isinstance(searched, Choice)}
     numbers, options = _points(trials, scales, choices)
     box = peel_prim_box(
         numbers, options, good, [scale.ends for scale in scales.values()], [len(c.options) for c in choices.values()]
@@ -96,9 +96,9 @@ def build_region(
 class _Scale:
     """A range of numbers on a scale on which volume is even; a whole number is as wide as Optuna draws it."""
 
-    def __init__(self, found: Any) -> None:
-        self._found, self._half = found, 0.5 if isinstance(found, Int) else 0.0
-        self.ends = (self.place(float(found.low)), self.place(float(found.high)))
+    def __init__(self, searched: Any) -> None:
+        self._found, self._half = searched, 0.5 if isinstance(searched, Int) else 0.0
+        self.ends = (self.place(float(searched.low)), self.place(float(searched.high)))
 
     def place(self, value: Any) -> Any:
         return np.log(value) if self._found.log else value
@@ -178,7 +178,7 @@ def _percent(share: float) -> str:
 def _notes(results: Results, region: Region) -> list[Item]:
     share = min(1.0, 3 / region.inside)
     bound = f"; at most {share:.0%} of the box, had it been chosen beforehand"
-    found: list[Item] = [
+    notes: list[Item] = [
         Note(
             f"Empirical: {region.inside} trials stand behind the box and none against it, which does not exclude bad "
             f"settings between them{bound} (rule of three, 95 %). The box was chosen to hold no bad trial, so the true "
@@ -187,7 +187,7 @@ def _notes(results: Results, region: Region) -> list[Item]:
         )
     ]
     if results.config.sampler not in SPACE_FILLING:
-        found.append(
+        notes.append(
             Note(
                 f"The sampler {results.config.sampler!r} crowds where it found something good: elsewhere few "
                 "trials could have spoken against the box.",
@@ -195,5 +195,5 @@ def _notes(results: Results, region: Region) -> list[Item]:
             )
         )
     if len(results.seeds) == 1:
-        found.append(Note("One seed only: a setting that holds here may fail on another seed.", "warning"))
-    return found
+        notes.append(Note("One seed only: a setting that holds here may fail on another seed.", "warning"))
+    return notes
