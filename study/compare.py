@@ -15,14 +15,14 @@ from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser
 from study.cli.terminal import print_line
 from study.config.objectives import parse_objective
+from study.ledger.selection import RULES
 from study.ledger.study_folder import add_out, parse_out
 from tracking import names
 
 if TYPE_CHECKING:
-    from study.analysis.choice import Choice
     from study.analysis.paired_tests import Difference, Pairs
+    from study.analysis.selected_trial import SelectedTrial
 
-_RULES = ("default", "best")  # as in study.analysis.choice, which loads pandas
 
 _EPILOG = """\
 A and B are names of studies, or one name twice. NAME:default, NAME:best and NAME:7 (a trial) choose the configuration
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--metric", nargs="+", metavar="METRIC", help="what is compared [tpr fpr auroc ca asr]")
     parser.add_argument(
         "--rule",
-        metavar="|".join(_RULES),
+        metavar="|".join(RULES),
         help="which trial of each study: the paper's default, or the best, an oracle [default]",
     )
     add_out(parser)
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> int:
         namespace = parser.parse_args(words)
-        if namespace.rule not in (None, *_RULES):
+        if namespace.rule not in (None, *RULES):
             raise UserError(f"--rule must be default or best, got {namespace.rule!r}")
         metrics = tuple(dict.fromkeys(parse_objective(text) for text in namespace.metric or ()))
         _compare(namespace, metrics, shlex.join(["python", "-m", "study.compare", *words]))
@@ -92,12 +92,12 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
     print_line(section_text(told))
 
 
-def _chosen(text: str, rule: str, out: Path) -> "Choice":
-    from study.analysis.choice import choose
+def _chosen(text: str, rule: str, out: Path) -> "SelectedTrial":
     from study.analysis.results import read_results
+    from study.analysis.selected_trial import select_trial
 
     name, _, own = text.partition(":")
-    return choose(read_results(out, name), own or rule)
+    return select_trial(read_results(out, name), own or rule)
 
 
 def _write(path: Path, text: str, option: str) -> None:
@@ -110,7 +110,7 @@ def _write(path: Path, text: str, option: str) -> None:
         raise UserError(f"{option} must name a file that can be written, got {path}: {error.strerror}") from error
 
 
-def _as_json(a: "Choice", b: "Choice", pairs: "Pairs", found: "Sequence[Difference]") -> dict[str, Any]:
+def _as_json(a: "SelectedTrial", b: "SelectedTrial", pairs: "Pairs", found: "Sequence[Difference]") -> dict[str, Any]:
     """The same for machines; ``null`` is what is undefined or was not tested."""
     from study.analysis.paired_tests import ALPHA
     from study.report.sections.comparison import settings_that_differ
@@ -120,13 +120,13 @@ def _as_json(a: "Choice", b: "Choice", pairs: "Pairs", found: "Sequence[Differen
     return {
         **{
             side: {
-                "study": choice.results.name,
-                "defense": choice.results.defense,
-                "trial": choice.trial,
-                "how": choice.how,
-                "oracle": choice.oracle,
+                "study": selected.results.name,
+                "defense": selected.results.defense,
+                "trial": selected.trial,
+                "how": selected.how,
+                "oracle": selected.oracle,
             }
-            for side, choice in (("a", a), ("b", b))
+            for side, selected in (("a", a), ("b", b))
         },
         "settings_that_differ": settings_that_differ(a, b),
         "pairs": [

@@ -155,27 +155,24 @@ class Study:
 
 def _chosen(rule: str) -> Callable[[Results, str | None], int]:
     def pick(results: Results, _scenario: str | None) -> int:
-        from study.analysis.choice import choose
+        from study.analysis.selected_trial import select_trial
 
-        return choose(results, rule).trial
+        return select_trial(results, rule).trial
 
     return pick
 
 
 def _worst_case(results: Results, _scenario: str | None) -> int:
-    from study.analysis.selection import oracle_scores
-
-    lowest = oracle_scores(results).min(axis="columns").dropna()
-    if lowest.empty:
+    best = results.worst_case_best
+    if best is None:
         raise UserError(f"study {results.name!r} has no complete trial with a value on a scenario whose attack works")
-    return int(lowest.index[int(lowest.argmax())])
+    return best
 
 
 def _visible(results: Results, scenario: str | None) -> int:
-    from study.analysis.selection import judge_signals, visible_picks
+    from study.analysis.signal_quality import judge_signals, visible_trials
 
-    picks = visible_picks(results, judge_signals(results))
-    picked = {str(name): int(trial) for name, trial in picks.items()}
+    picked = visible_trials(results, judge_signals(results))
     if not picked:
         raise UserError(f"study {results.name!r} has no signal that tells its trials apart on every scenario")
     if scenario is None and len(picked) > 1:

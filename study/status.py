@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from study.cli.command import EXIT_DONE, run_command
-from study.cli.numbers import format_number, format_objective, format_value
+from study.cli.numbers import format_number
 from study.cli.options import Parser
 from study.cli.terminal import last_line, print_line, table
 from study.config.config import OUT
 from study.ledger.snapshot import SnapshotTrial
-from study.ledger.status import Progress, StudyStatus, read_status
+from study.ledger.status import StudyStatus, read_status
 from study.ledger.study_folder import add_out, find_study, parse_out, studies
 from tracking import names
 
@@ -61,7 +61,7 @@ def overview(found: Sequence[StudyStatus], out: Path) -> str:
 
 def _line(state: StudyStatus) -> list[str]:
     counts = state.counts
-    best = " ".join(format_objective(value) for value in state.best[0].values or ()) if state.best else "-"
+    best = " ".join(format_number(value, 4) for value in state.best.values or ()) if state.best else "-"
     return [
         state.folder.name,
         state.status,
@@ -84,7 +84,7 @@ def describe(state: StudyStatus) -> str:
     parts = [
         _headline(state),
         overview(state.parts, state.folder.parent) if state.parts else _best(state),
-        "" if state.parts else _scenarios(state.scenarios),
+        "" if state.parts else _scenarios(state),
         _list("Running", [_running(state, trial) for trial in state.trials if trial.state == "running"]),
         _list("Failed", [f"#{trial.number}: {last_line(trial.reason)}" for trial in state.failures]),
         _list("Cannot be read", state.damage),
@@ -111,22 +111,31 @@ def _headline(state: StudyStatus) -> str:
 def _best(state: StudyStatus) -> str:
     objective = (state.manifest.objective if state.manifest else "") or "objective"
     lines = []
-    for trial in state.best:
-        values = " ".join(format_objective(value) for value in trial.values or ())
-        point = ", ".join(f"{name} {format_value(value)}" for name, value in trial.point.items())
-        lines.append(f"#{trial.number}{' (paper default)' if trial.paper_default else ''}, {objective} {values}")
+    for trial in state.front:
+        values = " ".join(format_number(value, 4) for value in trial.values or ())
+        point = ", ".join(f"{name} {_value(value)}" for name, value in trial.point.items())
+        remarks = ["paper default"] if trial.paper_default else []
+        remarks += ["knee of the front"] if state.has_knee and trial == state.best else []
+        remark = f" ({', '.join(remarks)})" if remarks else ""
+        lines.append(f"#{trial.number}{remark}, {objective} {values}")
         lines += [f"  {point}"] if point else []
-    return "Best: " + "\n".join(lines) if lines else "No trial has finished yet" if state.has_ledger else ""
+    title = "Pareto front" if state.has_knee else "Best"
+    return f"{title}: " + "\n".join(lines) if lines else "No trial has finished yet" if state.has_ledger else ""
 
 
-def _scenarios(found: Sequence[Progress]) -> str:
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _scenarios(state: StudyStatus) -> str:
     columns = (names.TPR, names.FPR, names.CA, names.ASR)
+    best = "knee" if state.has_knee else "best"
     rows = []
-    for progress in found:
+    for progress in state.scenarios:
         label = progress.name + (" ATTACK FAILED" if progress.attack_failed else "")
         undefended = [_metric(progress.undefended, name) for name in (names.CA_UNDEFENDED, names.ASR_UNDEFENDED)]
         rows.append([label, str(progress.judged), *undefended, *(_metric(progress.best, name) for name in columns)])
-    header = ["scenario", "judged", "CA undefended", "ASR undefended", *(f"best {name.upper()}" for name in columns)]
+    header = ["scenario", "judged", "CA undefended", "ASR undefended", *(f"{best} {name.upper()}" for name in columns)]
     return table(header, rows) if rows else ""
 
 
@@ -177,7 +186,8 @@ def as_json(state: StudyStatus) -> dict[str, Any]:
         | {name: None if counts is None else counts[name] for name in states},
         "objective": (state.manifest.objective or None) if state.manifest else None,
         "directions": list(state.ledger.directions) if state.ledger else None,
-        "best": [_trial(trial) for trial in state.best],
+        "best": [_trial(trial) for trial in state.front],
+        "knee": state.best.number if state.has_knee and state.best else None,
         "running": [
             {"number": trial.number, "key": trial.key, "judged": state.judged.get(trial.key, [])}
             for trial in state.trials

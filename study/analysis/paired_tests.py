@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from defenses.registry import UserError
-from study.analysis.choice import Choice
+from study.analysis.selected_trial import SelectedTrial
 from study.config.objectives import direction
 from study.ledger.records import read_scenario
 from study.ledger.study_folder import POINTS
@@ -77,13 +77,13 @@ class Difference:
     verdict: Verdict = "not tested"
 
 
-def pair(a: Choice, b: Choice) -> Pairs:
-    """The scenarios of both choices whose attack works, on the same poisoned data.
+def pair(a: SelectedTrial, b: SelectedTrial) -> Pairs:
+    """The scenarios of both trials whose attack works, on the same poisoned data.
 
     Raises:
         UserError: there is none.
     """
-    cells = [_cells(choice) for choice in (a, b)]
+    cells = [_cells(selected) for selected in (a, b)]
     metrics = [name for name in cells[0].columns if name in cells[1].columns and name not in ("trial", *_KEY)]
     both = cells[0].merge(cells[1][[*_KEY, *metrics]], on=_KEY, how="outer", suffixes=("_a", "_b"), indicator="in")
     left_out: dict[str, str] = {}
@@ -105,11 +105,11 @@ def pair(a: Choice, b: Choice) -> Pairs:
     return Pairs(frame.reset_index(drop=True), left_out)
 
 
-def _cells(choice: Choice) -> "pandas.DataFrame":
+def _cells(selected: SelectedTrial) -> "pandas.DataFrame":
     """A trial's cells, with the fingerprint of the poisoned training set of each."""
-    results = choice.results
-    cells = results.evaluations[results.evaluations["trial"] == choice.trial]
-    folder = results.folder / POINTS / str(results.trials.loc[choice.trial, "key"])
+    results = selected.results
+    cells = results.evaluations[results.evaluations["trial"] == selected.trial]
+    folder = results.folder / POINTS / str(results.trials.loc[selected.trial, "key"])
     prints = [_fingerprint(read_scenario(folder / f"{name}.json")) for name in cells["scenario"]]
     return cells.assign(fingerprint=prints)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,8 @@ from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Range
 from study.config.config import SPACE_FILLING, StudyConfig
-from study.config.objectives import Goal, direction, scores
+from study.config.objectives import Goal, scores
+from study.ledger import selection
 from study.ledger.manifest import Manifest, ScenarioParts, read_manifest
 from study.ledger.records import ScenarioRecord, read_scenario, scenario_paths
 from study.ledger.snapshot import SnapshotTrial, read_ledger
@@ -33,8 +34,8 @@ class Results:
         manifest: what the study was started with.
         ranges: the searched fields, in the space's order.
         trials: a row a trial that was started, by its number: the searched fields, ``key``, ``state`` (complete,
-            pruned, fail, running), ``paper_default`` (bool), ``value`` (the objective, the first of several) and
-            ``reason`` of a failure.
+            pruned, fail, running), ``paper_default`` (bool), ``value`` (the objective, the first of several),
+            ``reason`` of a failure, and of several objectives a column each (``objective/asr``).
         cells: a row a trial and scenario that was judged: ``trial``, ``scenario``, ``attack``, ``poison_rate``,
             ``seed``, ``stratum`` (the scenario without its seed), ``attack_failed``, every metric of
             `tracking.names.METRICS`, the three scores, signals (``signal/...``), ``built_seconds`` (the stages' cost
@@ -95,20 +96,64 @@ class Results:
             [*of_attack, names.CA_UNDEFENDED, names.ASR_UNDEFENDED]
         ].first()
 
+    @functools.cached_property
+    def candidates(self) -> tuple[selection.Candidate, ...]:
+        """The trials for the rules of `study.ledger.selection`, with the study's objectives on every scenario.
+
+        A complete trial with a result that cannot be read is left out: it would be compared by fewer scenarios.
+        """
+        whole = self.trials.index.isin(self.complete.index) | (self.trials["state"] != "complete")
+        reached: dict[int, dict[str, tuple[float | None, ...]]] = {}
+        columns = self.evaluations[["trial", "scenario", *self.goal.objectives]]
+        for trial, scenario, *values in columns.itertuples(index=False):
+            reached.setdefault(int(trial), {})[scenario] = tuple(values)
+        labels = self.goal.labels if len(self.goal.objectives) > 1 else ("value",)
+        return tuple(
+            selection.Candidate(
+                number=int(str(number)),
+                state=str(row["state"]),
+                values=tuple(row[label] for label in labels),
+                paper_default=bool(row["paper_default"]),
+                scenarios=reached.get(int(str(number)), {}),
+            )
+            for number, row in self.trials[whole].iterrows()
+        )
+
     @property
     def default(self) -> int | None:
         """The complete trial of the paper's default; None where there is none."""
-        found = self.complete.index[self.complete["paper_default"]]
-        return int(found[0]) if len(found) else None
+        return _number(selection.paper_default(self.candidates))
 
     @property
     def best(self) -> int | None:
-        """The complete trial with the best value (of the first objective), of equals the first; None without values."""
-        found = self.complete["value"].dropna()
-        if found.empty:
-            return None
-        lowest = direction(self.goal.objectives[0]) == "minimize"
-        return int(str(found.idxmin() if lowest else found.idxmax()))
+        """The best complete trial over all scenarios, of several objectives the knee of their front; or None."""
+        return _number(selection.best_or_knee(self.candidates, self.goal.directions))
+
+    @property
+    def best_name(self) -> str:
+        """What people are told that `best` is: ``best``, or ``knee of the front``."""
+        return selection.best_name(self.goal.directions)
+
+    @property
+    def front(self) -> list[int]:
+        """The complete trials that no other beats in every objective."""
+        return [trial.number for trial in selection.front(self.candidates, self.goal.directions)]
+
+    @property
+    def worst_case_best(self) -> int | None:
+        """The trial that is best by its worst scenario whose attack works, however the study aggregates; or None."""
+        return _number(selection.worst_case_best(self.candidates, self.goal.directions, self._working))
+
+    def best_on(self, scenarios: Iterable[str]) -> int | None:
+        """The trial that `best` would be if the study had these scenarios alone; None where no attack works there."""
+        wanted = set(self._working).intersection(scenarios)
+        rule = selection.worst_case_best if self.goal.how == "worst" else selection.mean_best
+        return _number(rule(self.candidates, self.goal.directions, wanted))
+
+    @property
+    def _working(self) -> list[str]:
+        """Scenarios whose attack works."""
+        return [str(name) for name in self.scenarios.index[~self.scenarios["attack_failed"]]]
 
     @property
     def seeds(self) -> list[int]:
@@ -120,6 +165,10 @@ class Results:
         key = str(self.trials.loc[trial, "key"])
         record = read_scenario(self.folder / POINTS / key / f"{scenario}.json")
         return record.series if record is not None else {}
+
+
+def _number(trial: selection.Candidate | None) -> int | None:
+    return None if trial is None else trial.number
 
 
 def read_results(out: Path, name: str) -> Results:
@@ -182,7 +231,7 @@ def _read(out: Path, name: str) -> Results:
         defense=space.defense,
         ranges={field: found for field, found in space.ranges.items() if field in searched},
         goal=manifest.goal,
-        trials=_trials(started),
+        trials=_trials(started, manifest.goal),
         evaluations=_frame(cells),
         stages=_frame(stages),
         damaged=tuple(damaged),
@@ -198,9 +247,10 @@ def _why_empty(trials: list[SnapshotTrial]) -> str:
     return "no trial was judged on any scenario"
 
 
-def _trials(trials: list[SnapshotTrial]) -> "pandas.DataFrame":
+def _trials(trials: list[SnapshotTrial], goal: Goal) -> "pandas.DataFrame":
     import pandas
 
+    labels = goal.labels if len(goal.objectives) > 1 else ()
     rows = [
         {
             **trial.point,
@@ -210,11 +260,12 @@ def _trials(trials: list[SnapshotTrial]) -> "pandas.DataFrame":
             "paper_default": trial.paper_default,
             "value": trial.values[0] if trial.values else None,
             "reason": trial.reason,
+            **dict(zip(labels, trial.values or (None,) * len(labels), strict=False)),  # none for one objective
         }
         for trial in trials
     ]
     frame = pandas.DataFrame(rows).set_index("number")
-    return frame.astype({"paper_default": bool, "value": float})
+    return frame.astype({"paper_default": bool, **dict.fromkeys(("value", *labels), float)})
 
 
 def _read_evaluations(

@@ -169,19 +169,3 @@ class Goal:
         """The objectives over scenarios; None where no scenario defines one."""
         found = aggregate(outcomes, self.how).metrics
         return tuple(found.get(name) for name in self.objectives)
-
-
-def pareto_front(values: Sequence[Sequence[float]], directions: Sequence[Direction]) -> list[int]:
-    """Positions of the values that none of the others beats; of equal ones the first. In ascending order.
-
-    One objective has a front of one: the best.
-    """
-    signs = [1 if found == "maximize" else -1 for found in directions]
-    better = [[factor * value for factor, value in zip(signs, point, strict=True)] for point in values]
-    front: list[int] = []
-    # From the best downwards: nothing that comes later in this order can beat what came before.
-    for position in sorted(range(len(better)), key=lambda at: ([-value for value in better[at]], at)):
-        point = better[position]
-        if not any(all(a >= b for a, b in zip(better[kept], point, strict=True)) for kept in front):
-            front.append(position)
-    return sorted(front)

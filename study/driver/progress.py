@@ -10,6 +10,7 @@ from study.cli.terminal import Bar, duration, last_line, print_error
 from study.code_version import code_version
 from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord
+from study.ledger.selection import best_or_knee
 from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from study.scenarios.evaluation import cached_images
@@ -110,8 +111,9 @@ class TrialProgress:
 
     def _best_text(self) -> str:
         front: Sequence[TrialRow] = self._ledger.front()
-        if not front:
+        best = best_or_knee(front, self._plan.goal.directions)
+        if best is None:
             return "no result yet"
         if len(self._plan.goal.objectives) > 1:
-            return f"Pareto front of {len(front)}"
-        return f"best {format_objective(front[0].value)} (#{front[0].number})"
+            return f"Pareto front of {len(front)}, its knee #{best.number}"
+        return f"best {format_objective(best.value)} (#{best.number})"

@@ -8,8 +8,9 @@ from typing import Any
 from defenses.signals import SIGNALS
 from study.cli.numbers import format_number, format_objective, format_value
 from study.cli.terminal import table
-from study.config.objectives import aggregate, direction, pareto_front, scores
+from study.config.objectives import aggregate, direction, scores
 from study.config.paper_deviations import changes_line
+from study.ledger import selection
 from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord
 from study.ledger.result_reader import ResultReader
@@ -35,17 +36,18 @@ class Summary:
         self.stopped = [row for row in rows if row.stopped_early]
         self.failed = [row for row in rows if row.state == "fail" and row.reason not in ("", LOST)]
         self.front = ledger.front()
-        self.default = next((row for row in self.rows if row.paper_default), None)
+        self.best = selection.best_or_knee(self.rows, plan.goal.directions)
+        self.default = selection.paper_default(self.rows)
         self.records = {row.number: reader.readable(row.key) for row in self.rows}
         # All trials agree on the undefended model, and on whether an attack works at all.
         self.undefended = {name: record for found in self.records.values() for name, record in found.items()}
 
     def text(self) -> str:
         """The tables, as lines of text."""
-        if not self.front:
+        if self.best is None:
             return "no trial has finished yet"
-        points = self._front_table() if self._several else self._point_table(self.front[0])
-        parts = [self._headline(), points, self._scenario_table()]
+        points = self._front_table() if self._several else self._point_table(self.best)
+        parts = [self._headline(self.best), points, self._scenario_table()]
         notes = self.notes()
         return "\n\n".join([*parts, *([notes] if notes else [])])
 
@@ -53,22 +55,31 @@ class Summary:
     def _several(self) -> bool:
         return len(self.plan.goal.objectives) > 1
 
-    def _headline(self) -> str:
+    def _headline(self, best: TrialRow) -> str:
         goal = self.plan.goal
         better = [
             f"{name} ({'lower' if direction(name) == 'minimize' else 'higher'} is better" for name in goal.objectives
         ]
         if not self._several:
-            found = f"#{self.front[0].number}, {goal.describe(self.front[0].values)} ({better[0].partition(' (')[2]}"
+            which = f"#{best.number}, {goal.describe(best.values)} ({better[0].partition(' (')[2]}"
             return (
-                f"Best of {len(self.rows)} trials: {found}; "
+                f"Best of {len(self.rows)} trials: {which}; "
                 "an oracle: it is computed from ground truth that a defender does not have)"
             )
         worst = "each on its worst scenario; " if goal.how == "worst" else ""
         return (
             f"Pareto front of {len(self.rows)} trials: {len(self.front)} that no other beats in {'), '.join(better)})\n"
-            f"({worst}oracles: they are computed from ground truth that a defender does not have)"
+            f"({worst}oracles: they are computed from ground truth that a defender does not have)\n"
+            f"{self.knee_line()}"
         )
+
+    def knee_line(self) -> str:
+        """Which trial is the knee of the front; empty for one objective, or where no trial has finished."""
+        if not self._several or self.best is None:
+            return ""
+        default = " (paper default)" if self.best.paper_default else ""
+        reached = self.plan.goal.describe(self.best.values)
+        return f"Knee of the front, the trial nearest to the ideal point: #{self.best.number}{default}, {reached}"
 
     def _point_table(self, best: TrialRow) -> str:
         if not self.plan.space.ranges:
@@ -142,13 +153,16 @@ class Summary:
 
     def _own_best(self, scenario: str) -> TrialRow | None:
         (objective,) = self.plan.goal.objectives
-        judged = [
-            (value, row)
+        candidates = [
+            selection.Candidate(
+                row.number,
+                row.state,
+                scenarios={scenario: (scores(self._metrics(row, scenario)).get(objective),)},
+            )
             for row in self.rows
-            if (value := scores(self._metrics(row, scenario)).get(objective)) is not None
         ]
-        best = pareto_front([[value] for value, _ in judged], self.plan.goal.directions)
-        return judged[best[0]][1] if best else None
+        own = selection.best_per_scenario(candidates, direction(objective)).get(scenario)
+        return None if own is None else selection.by_number(self.rows, own)
 
     def _cells(self, metrics: Mapping[str, float | None]) -> list[str]:
         return [format_number(metrics.get(name)) for name in names.HEADLINE]
@@ -222,7 +236,7 @@ class Summary:
     def metrics(self) -> dict[str, float]:
         """What the study's own run shows in MLflow: what the best trial reached over all scenarios, and the default.
 
-        A front has no best trial: it shows its size, and the best that it holds of each objective.
+        Of a front it shows the size, and the best that it holds of each objective.
         """
         found: dict[str, float] = {"trials": float(len(self.rows))}
         if self.plan.pruning is not None:
@@ -233,8 +247,8 @@ class Summary:
             for position, name in enumerate(self.plan.goal.objectives):
                 pick = min if direction(name) == "minimize" else max
                 found[f"best/{names.objective(name)}"] = pick(row.values[position] for row in self.front)
-        elif self.front:
-            compared.append((self.front[0], "best"))
+        elif self.best is not None:
+            compared.append((self.best, "best"))
         for row, prefix in compared:
             if row is not None:
                 found |= {
@@ -247,7 +261,7 @@ class Summary:
 
 def joint_text(summaries: Sequence[Summary]) -> str:
     """The tables of studies that share a space, each of one scenario."""
-    finished = [summary for summary in summaries if summary.front]
+    finished = [summary for summary in summaries if summary.best is not None]
     if not finished:
         return "no trial has finished yet"
     plan = finished[0].plan
@@ -269,5 +283,6 @@ def joint_text(summaries: Sequence[Summary]) -> str:
         table(["scenario", "trial", *symbols, "objective"], points, left=2),
         table(_SCENARIO_HEADER, [row for summary in finished for row in summary.scenario_rows()], left=2),
     ]
-    notes = [f"{summary.plan.scenarios[0].name}: {note}" for summary in summaries if (note := summary.notes())]
+    notes = [f"{summary.plan.scenarios[0].name}: {line}" for summary in finished if (line := summary.knee_line())]
+    notes += [f"{summary.plan.scenarios[0].name}: {note}" for summary in summaries if (note := summary.notes())]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])

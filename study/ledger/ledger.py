@@ -16,7 +16,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from defenses.seeds import derive_seed
 from search_spaces.space import SearchSpace, Value
-from study.config.objectives import Direction, pareto_front
+from study.config.objectives import Direction
+from study.ledger import selection
 from study.ledger.grid import Grid, Points
 from study.ledger.pruning import Stopped
 from study.ledger.samplers import GridSampler, make_sampler, settled_point
@@ -182,16 +183,10 @@ class Ledger:
         trials = self._study.get_trials(deepcopy=False)
         return [_row(trial, reasons.get(trial.number, "")) for trial in trials if trial.state != TrialState.WAITING]
 
-    def best(self) -> TrialRow | None:
-        """The complete trial with the best objective; of equals, the earliest. Several objectives have no best."""
-        front = self.front()
-        return front[0] if front and len(self._directions) == 1 else None
-
     def front(self) -> list[TrialRow]:
-        """The complete trials that no other beats in all objectives; of equals, the earliest. In their order."""
+        """The trials that no other beats in all objectives; see `study.ledger.selection.front`."""
         complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        front = pareto_front([trial.values or () for trial in complete], self._directions)
-        return [_row(complete[position], "") for position in front]
+        return selection.front([_row(trial, "") for trial in complete], self._directions)
 
 
 def _row(trial: FrozenTrial, reason: str) -> TrialRow:

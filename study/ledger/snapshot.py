@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from study.config.objectives import Direction, pareto_front
+from study.config.objectives import Direction
+from study.ledger import selection
 
 KEY, REASON, RETRY_OF, PAPER_DEFAULT = "point_key", "reason", "retry_of", "paper_default"
 LOST = "the study was stopped while this trial ran"
@@ -63,11 +64,13 @@ class LedgerSnapshot:
     directions: tuple[Direction, ...]
     trials: tuple[SnapshotTrial, ...]
 
-    def best(self) -> list[SnapshotTrial]:
-        """The complete trials that none beats in every objective: with one objective the best, of equals the first."""
-        complete = [trial for trial in self.trials if trial.values is not None]
-        front = pareto_front([trial.values or () for trial in complete], self.directions)
-        return [complete[position] for position in front]
+    def front(self) -> list[SnapshotTrial]:
+        """The trials that no other beats in all objectives; see `study.ledger.selection.front`."""
+        return selection.front(self.trials, self.directions)
+
+    def best_or_knee(self) -> SnapshotTrial | None:
+        """The best trial, of several objectives the knee of the front; see `study.ledger.selection.best_or_knee`."""
+        return selection.best_or_knee(self.trials, self.directions)
 
 
 def read_ledger(path: Path) -> LedgerSnapshot:

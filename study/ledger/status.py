@@ -19,7 +19,8 @@ class Progress:
 
     Attributes:
         judged: trials that have a result on it.
-        undefended, best: metrics of the undefended model, and of the best trial; empty where there is no result.
+        undefended, best: metrics of the undefended model, and of the best trial (of several objectives the
+            knee of their front); empty where there is no result.
     """
 
     name: str
@@ -103,9 +104,19 @@ class StudyStatus:
         return {None: "damaged", 0: "finished"}.get(self.left, "stopped")
 
     @property
-    def best(self) -> list[SnapshotTrial]:
+    def front(self) -> list[SnapshotTrial]:
         """The best trial; several that none beats where there are several objectives."""
-        return self.ledger.best() if self.ledger else []
+        return self.ledger.front() if self.ledger else []
+
+    @property
+    def best(self) -> SnapshotTrial | None:
+        """The best trial; where there are several objectives, the knee of their front."""
+        return self.ledger.best_or_knee() if self.ledger else None
+
+    @property
+    def has_knee(self) -> bool:
+        """Whether there are several objectives, so that `best` is the knee of their front."""
+        return self.ledger is not None and len(self.ledger.directions) > 1
 
     @property
     def failures(self) -> list[SnapshotTrial]:
@@ -134,7 +145,7 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
         damage.append(str(error))
     outbox = _outbox(folder / OUTBOX, damage)
     found = _records(folder / POINTS, damage) if records else {}
-    best = ledger.best()[:1] if ledger else []
+    best = ledger.best_or_knee() if ledger else None
     return StudyStatus(
         folder=folder,
         driver=driver,
@@ -142,7 +153,7 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
         ledger=ledger,
         outbox=outbox,
         judged={key: sorted(of_point) for key, of_point in found.items()},
-        scenarios=_progress(found, manifest.scenarios if manifest else (), best[0].key if best else ""),
+        scenarios=_progress(found, manifest.scenarios if manifest else (), best.key if best else ""),
         damage=tuple(damage),
         resume_command=manifest.resume_command(out) if manifest else "",
         parts=tuple(read_status(part, out, records=False) for part in children if (part / MANIFEST).is_file()),

@@ -10,6 +10,7 @@ from search_spaces.space import Float, Range
 from study.analysis.results import Results
 from study.config.objectives import Goal, scores
 from study.ledger.manifest import Manifest
+from study.ledger.selection import Candidate, over_scenarios
 from tracking import names
 
 BETA = Float(0.0, 6.0, "a range for tests, wide enough")
@@ -32,6 +33,7 @@ def small_results(
     """
     rows = [_cell(**cell) for cell in cells]
     numbers = sorted({row["trial"] for row in rows})
+    goal = Goal((objective,), how)
     found = points or [{"beta": float(number)} for number in numbers]
     trials = pandas.DataFrame(
         [
@@ -41,7 +43,7 @@ def small_results(
                 "key": f"k{number}",
                 "state": "complete",
                 "paper_default": number == 0,
-                "value": 0.5,
+                "value": _value([row for row in rows if row["trial"] == number], goal),
                 "reason": "",
             }
             for number, point in zip(numbers, found, strict=True)
@@ -55,12 +57,20 @@ def small_results(
         "space": "pipd",
         "defense": "pipd",
         "ranges": ranges or {"beta": BETA},
-        "goal": Goal((objective,), how),
+        "goal": goal,
         "trials": trials,
         "evaluations": pandas.DataFrame(rows),
         "stages": pandas.DataFrame(columns=["trial", "scenario", "stage", "key", "hit", "wall_seconds"]),
     }
     return Results(**{**parts, **changes})
+
+
+def _value(rows: Sequence[Mapping[str, Any]], goal: Goal) -> float | None:
+    """The objective of a trial, as a driver would have told it."""
+    (objective,) = goal.objectives
+    reached = {row["scenario"]: (row[objective],) for row in rows if not row["attack_failed"]}
+    (value,) = over_scenarios(Candidate(0, "complete", scenarios=reached), goal.directions, goal.how).values or (None,)
+    return value
 
 
 def _cell(

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from study.analysis.choice import choose
 from study.analysis.paper_numbers import Cell, Footnote, PaperTable, Said, load_tables
 from study.analysis.results import Results
+from study.analysis.selected_trial import select_trial
 from study.report.elements import Cell as TableCell
 from study.report.elements import Item, Note, Section, Table, slug
 from study.report.formatting import format_difference
@@ -118,7 +118,7 @@ def _spoken_for(results: Results) -> int:
     if complete.empty:
         return -1
     default = bool(complete["paper_default"].any())
-    return choose(results, "default" if default else "best").trial
+    return select_trial(results, "default" if default else "best").trial
 
 
 def _trial_with(results: Results, field: str, value: str) -> int:
@@ -247,7 +247,7 @@ def _warnings(results: Results, tables: tuple[PaperTable, ...], found: Mapping[s
         yield "One seed only: another would move our numbers by nobody knows how much."
     by_table = any(table.varies in ("defense", "poison_rate") for table in tables)
     if rows and by_table and not results.complete["paper_default"].any():
-        how = choose(results, "best").how
+        how = select_trial(results, "best").how
         yield f"Ours is the {how}, not the paper's hyperparameters, which this study did not try."
     other = sorted({row.attack for row in rows if row.paper_rate is not None and row.paper_rate != row.rate})
     if other:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from study.analysis.picks import DEFAULT, OWN_BEST, UNDEFENDED, own_best, picks
+from study.analysis.compared import DEFAULT, OWN_BEST, UNDEFENDED, compared_configurations, own_best
 from study.analysis.results import Results
 from study.report.elements import Cell, Item, Note, Section, Table
 from study.report.formatting import spread
@@ -54,7 +54,9 @@ def _whole_name(results: Results) -> str:
 
 def _models(results: Results) -> "Iterator[tuple[str, pandas.DataFrame]]":
     """What is shown of a study; it may have no default, and with several objectives it has no own bests."""
-    yield from ((model.label, model.cells) for model in picks(results) if model.label in (UNDEFENDED, DEFAULT))
+    yield from (
+        (model.label, model.cells) for model in compared_configurations(results) if model.label in (UNDEFENDED, DEFAULT)
+    )
     # Not among what is compared where the study has a single scenario: there it is the best of all.
     own = own_best(results)
     if own is not None:

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from search_spaces import SEARCH_SPACES
-from study.analysis.choice import Choice
 from study.analysis.fixed_fields import load_fields
 from study.analysis.paired_tests import ALPHA, Difference, Pairs
+from study.analysis.selected_trial import SelectedTrial
 from study.cli.numbers import format_number, format_value
 from study.report.elements import Bars, Cell, Item, Note, Section, Table
 from study.report.formatting import format_difference
@@ -28,8 +28,10 @@ _COMPARED_SETTINGS = (
 _SHOWN = 12  # scenarios left out that are named
 
 
-def section(a: Choice, b: Choice, pairs: Pairs, found: Sequence[Difference], command: str = "") -> Section:
-    """What the differences of two choices say.
+def section(
+    a: SelectedTrial, b: SelectedTrial, pairs: Pairs, found: Sequence[Difference], command: str = ""
+) -> Section:
+    """What the differences of two selected trials say.
 
     Args:
         pairs, found: of `study.analysis.paired_tests`.
@@ -49,9 +51,9 @@ def section(a: Choice, b: Choice, pairs: Pairs, found: Sequence[Difference], com
     return Section("comparison", f"{_name(a)} against {_name(b)}", _lead(a, b, found), tuple(items), command)
 
 
-def settings_that_differ(a: Choice, b: Choice) -> dict[str, tuple[str, str]]:
+def settings_that_differ(a: SelectedTrial, b: SelectedTrial) -> dict[str, tuple[str, str]]:
     """Settings of data, scale and network in which two studies differ, by option."""
-    sides = [_settings(choice) for choice in (a, b)]
+    sides = [_settings(selected) for selected in (a, b)]
     return {
         option: (str(sides[0][option]), str(sides[1][option]))
         for option in _COMPARED_SETTINGS
@@ -59,13 +61,13 @@ def settings_that_differ(a: Choice, b: Choice) -> dict[str, tuple[str, str]]:
     }
 
 
-def _settings(choice: Choice) -> Mapping[str, Any]:
-    settings = choice.results.config.model_dump(mode="json")
-    return {**settings, "model": settings["model"] or SEARCH_SPACES[choice.results.space].model}
+def _settings(selected: SelectedTrial) -> Mapping[str, Any]:
+    settings = selected.results.config.model_dump(mode="json")
+    return {**settings, "model": settings["model"] or SEARCH_SPACES[selected.results.space].model}
 
 
-def _name(choice: Choice) -> str:
-    return f"{choice.results.name} ({choice.how})"
+def _name(selected: SelectedTrial) -> str:
+    return f"{selected.results.name} ({selected.how})"
 
 
 def _scenarios(pairs: Pairs) -> str:
@@ -80,14 +82,16 @@ def _names(found: Sequence[Difference]) -> str:
     return ", ".join(one.metric.upper() for one in found)
 
 
-def _lead(a: Choice, b: Choice, found: Sequence[Difference]) -> str:
+def _lead(a: SelectedTrial, b: SelectedTrial, found: Sequence[Difference]) -> str:
     overall = [one for one in found if one.stratum is None] or list(found)
     sentences = []
-    for side, choice in (("A", a), ("B", b)):
+    for side, selected in (("A", a), ("B", b)):
         better = [one for one in overall if one.verdict == side]
         if better:
-            by = [f"{one.metric.upper()} ({format_number(one.a)} against {format_number(one.b)})" for one in better]
-            sentences.append(f"{side} ({choice.results.defense}, {choice.how}) is better by {', '.join(by)}.")
+            by = ", ".join(
+                f"{one.metric.upper()} ({format_number(one.a)} against {format_number(one.b)})" for one in better
+            )
+            sentences.append(f"{side} ({selected.results.defense}, {selected.how}) is better by {by}.")
     open_ = [one for one in overall if one.verdict in ("not separated", "not tested")]
     if open_:
         sentences.append(f"The data do not separate them by {_names(open_)}.")
@@ -100,25 +104,25 @@ def _lead(a: Choice, b: Choice, found: Sequence[Difference]) -> str:
     return " ".join(sentences)
 
 
-def _sides(a: Choice, b: Choice) -> Table:
+def _sides(a: SelectedTrial, b: SelectedTrial) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
             side,
-            choice.results.name,
-            choice.results.defense,
-            choice.how,
-            f"{choice.results.config.preset}, {choice.results.config.dataset}",
+            selected.results.name,
+            selected.results.defense,
+            selected.how,
+            f"{selected.results.config.preset}, {selected.results.config.dataset}",
         )
-        for side, choice in (("A", a), ("B", b))
+        for side, selected in (("A", a), ("B", b))
     ]
     return Table("sides", "What is compared", ("", "study", "defense", "configuration", "scale"), tuple(rows), left=5)
 
 
-def _configurations(a: Choice, b: Choice) -> list[Table]:
+def _configurations(a: SelectedTrial, b: SelectedTrial) -> list[Table]:
     """What two configurations of one defense set differently; two defenses share no hyperparameter."""
     if a.results.defense != b.results.defense:
         return []
-    sides = [_fields(choice) for choice in (a, b)]
+    sides = [_fields(selected) for selected in (a, b)]
     rows: list[tuple[Cell, ...]] = [
         (field, *(format_value(side[field]) if field in side else None for side in sides))
         for field in dict.fromkeys((*sides[0], *sides[1]))
@@ -129,22 +133,22 @@ def _configurations(a: Choice, b: Choice) -> list[Table]:
     return [Table("configurations", "Hyperparameters that differ", ("hyperparameter", "A", "B"), tuple(rows))]
 
 
-def _fields(choice: Choice) -> dict[str, Any]:
+def _fields(selected: SelectedTrial) -> dict[str, Any]:
     """All fields of the defense as the trial had them."""
-    row = choice.results.trials.loc[choice.trial]
-    return {**load_fields(choice.results), **{field: row[field] for field in choice.results.ranges}}
+    row = selected.results.trials.loc[selected.trial]
+    return {**load_fields(selected.results), **{field: row[field] for field in selected.results.ranges}}
 
 
-def _warnings(a: Choice, b: Choice, pairs: Pairs) -> list[Note]:
+def _warnings(a: SelectedTrial, b: SelectedTrial, pairs: Pairs) -> list[Note]:
     found = []
-    for side, choice in (("A", a), ("B", b)):
-        if choice.oracle:
+    for side, selected in (("A", a), ("B", b)):
+        if selected.oracle:
             found.append(
                 f"{side} was picked with ground truth on these very scenarios (an oracle), which flatters it: "
                 "no defender could have picked it, and on scenarios it never saw it may do worse."
             )
-    for side, choice in (("A", a), ("B", b)):
-        damaged = choice.results.damaged
+    for side, selected in (("A", a), ("B", b)):
+        damaged = selected.results.damaged
         if damaged:
             found.append(
                 f"{_count(len(damaged), 'file')} of {side} cannot be read and is left out, first {damaged[0]}."

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from study.analysis.picks import Pick, picks, strata
+from study.analysis.compared import ComparedConfiguration, compared_configurations, strata
 from study.analysis.results import Results
 from study.cli.numbers import format_value
 from study.report.elements import Heat, Item, Note, Section
@@ -32,7 +32,7 @@ _ENDS: dict[str, tuple[float, float]] = {
 
 def sections(results: Results) -> list[Section]:
     """A heat map a metric: attack and rate down, configurations across, the mean over seeds in each cell."""
-    compared = picks(results)
+    compared = compared_configurations(results)
     rows = list(strata(results))
     labels = tuple(_label(results, label, scenarios) for label, _, scenarios in rows)
     parts = [scenarios for _, _, scenarios in rows]
@@ -63,16 +63,18 @@ def _label(results: Results, label: str, scenarios: "Names") -> str:
     return f"{label} †{int(failed.sum())}/{len(failed)}" if failed.any() else label
 
 
-def _defined(metric: str, compared: Sequence[Pick]) -> bool:
-    return any(pick.cells[metric].notna().any() for pick in compared)
+def _defined(metric: str, compared: Sequence[ComparedConfiguration]) -> bool:
+    return any(one.cells[metric].notna().any() for one in compared)
 
 
-def _heat(metric: str, labels: tuple[str, ...], rows: "Sequence[Names]", compared: Sequence[Pick]) -> Heat:
-    shown = [pick for pick in compared if pick.cells[metric].notna().any()]
+def _heat(
+    metric: str, labels: tuple[str, ...], rows: "Sequence[Names]", compared: Sequence[ComparedConfiguration]
+) -> Heat:
+    shown = [one for one in compared if one.cells[metric].notna().any()]
     values: list[tuple[float | None, ...]] = []
     marked: set[tuple[int, int]] = set()
     for at, scenarios in enumerate(rows):
-        found = [_cell(pick, metric, scenarios) for pick in shown]
+        found = [_cell(one, metric, scenarios) for one in shown]
         values.append(tuple(value for value, _ in found))
         marked |= {(at, column) for column, (_, failed) in enumerate(found) if failed}
     counted = [v for at, row in enumerate(values) for c, v in enumerate(row) if v is not None and (at, c) not in marked]
@@ -83,7 +85,7 @@ def _heat(metric: str, labels: tuple[str, ...], rows: "Sequence[Names]", compare
         name=f"heat-{metric}",
         caption=f"{metric.upper()}: {_WHAT[metric]}; {'lower' if good == 'low' else 'higher'} is better. "
         f"Colours from {format_value(low)} to {format_value(high)}.",
-        columns=tuple(pick.label for pick in shown),
+        columns=tuple(one.label for one in shown),
         rows=labels,
         values=tuple(values),
         low=low,
@@ -93,16 +95,16 @@ def _heat(metric: str, labels: tuple[str, ...], rows: "Sequence[Names]", compare
     )
 
 
-def _cell(pick: Pick, metric: str, scenarios: "Names") -> tuple[float | None, bool]:
+def _cell(configuration: ComparedConfiguration, metric: str, scenarios: "Names") -> tuple[float | None, bool]:
     """The mean over the seeds whose attack works; where none does, over all, and True."""
-    found = pick.cells.loc[pick.cells.index.isin(scenarios)]
+    found = configuration.cells.loc[configuration.cells.index.isin(scenarios)]
     working = found[~found["attack_failed"]]
     failed = working.empty and not found.empty
     value = (found if failed else working)[metric].mean()
     return (None if value != value else float(value)), failed
 
 
-def _lead(results: Results, compared: Sequence[Pick], rows: Sequence[object]) -> str:
+def _lead(results: Results, compared: Sequence[ComparedConfiguration], rows: Sequence[object]) -> str:
     seeds = len(results.seeds)
     over = f"the mean over {seeds} seeds" if seeds > 1 else "one seed, so nothing is known of the spread"
     own = (
@@ -111,4 +113,5 @@ def _lead(results: Results, compared: Sequence[Pick], rows: Sequence[object]) ->
         else ""
     )
     count = f"{len(rows)} combinations" if len(rows) != 1 else "One combination"
-    return f"{count} of attack and rate; a cell is {over}.{own} Best is an oracle: picked with ground truth."
+    oracle = f"{results.best_name.capitalize()} is an oracle: picked with ground truth."
+    return f"{count} of attack and rate; a cell is {over}.{own} {oracle}"

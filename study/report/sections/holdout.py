@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from study.analysis.results import Results
-from study.analysis.selection import best_single
 from study.cli.numbers import format_number
 from study.config.objectives import direction
 from study.report.elements import Cell, Note, Section, Table
@@ -63,7 +62,7 @@ def folds(search: Results, by: By) -> list[Fold]:
     for group in groups.unique():
         own = groups.index[groups == group]
         others = own if by == "seed" else groups.index[groups != group]
-        found.append(Fold(str(group), best_single(search, others), best_single(search, own)))
+        found.append(Fold(str(group), search.best_on(others), search.best_on(own)))
     return found
 
 

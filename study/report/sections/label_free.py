@@ -1,27 +1,23 @@
 """What a defender could have chosen: how far signals that need no ground truth lead to good configurations."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 from defenses.signals import SIGNALS
 from study.analysis.results import Results
-from study.analysis.selection import (
+from study.analysis.signal_quality import (
     VISIBLE,
-    Judged,
-    best_single,
+    SignalQuality,
     judge_signals,
-    oracle_picks,
     oracle_scores,
+    oracle_trials,
     regrets,
-    visible_picks,
+    visible_trials,
 )
 from study.cli.numbers import format_number
 from study.config.objectives import direction
 from study.report.elements import Cell, Item, Note, Section, Table
 from study.report.formatting import format_share
 from tracking import names
-
-if TYPE_CHECKING:
-    import pandas
 
 _FEWEST = 5  # trials: a rank correlation of fewer says nothing
 _METRICS = (names.TPR, names.FPR, names.CA, names.ASR)
@@ -37,7 +33,7 @@ def section(results: Results) -> Section | None:
     return Section("visible", "What a defender could have chosen", _lead(results, judged[0]), tuple(items), command)
 
 
-def _lead(results: Results, best: Judged) -> str:
+def _lead(results: Results, best: SignalQuality) -> str:
     trials = len(results.complete)
     if trials < _FEWEST:
         return f"{trials} trials are too few to say what choosing by a signal is worth; {_FEWEST} would be a start."
@@ -52,11 +48,11 @@ def _short(signal: str) -> str:
     return signal.removeprefix(names.SIGNAL)
 
 
-def _median(judged: Judged) -> float:
+def _median(judged: SignalQuality) -> float:
     return float(judged.correlation.median())
 
 
-def _signals(judged: list[Judged]) -> Table:
+def _signals(judged: list[SignalQuality]) -> Table:
     rows: list[tuple[Cell, ...]] = [
         (
             _short(one.signal),
@@ -99,42 +95,41 @@ def _meaning(signal: str) -> str:
     return SIGNALS[_short(signal)][1] if _short(signal) in SIGNALS else "flagged share of the training set"
 
 
-def _rules(results: Results, judged: list[Judged]) -> Table:
+def _rules(results: Results, judged: list[SignalQuality]) -> Table:
     """The rules beside one another: what each picks and what it costs."""
     scores = oracle_scores(results)
     rows: list[tuple[Cell, ...]] = []
-    for rule, picked in _picks(results, judged).items():
-        lost = regrets(scores, picked)
-        rows.append((rule, *_reached(results, picked), _number(lost.mean()), _number(lost.max())))
+    for rule, taken in _taken(results, judged).items():
+        lost = regrets(scores, taken)
+        rows.append((rule, *_reached(results, taken), _number(lost.mean()), _number(lost.max())))
+    single = "the best single configuration" if len(results.goal.objectives) == 1 else f"the {results.best_name}"
     return Table(
         "rules",
         "What each rule picks, mean over scenarios whose attack works: the paper's values; visible, by the signal "
-        "that chose best on the other attacks; the best single configuration; and the oracle, each scenario's own "
+        f"that chose best on the other attacks; {single}; and the oracle, each scenario's own "
         "best. The last two take ground truth.",
         ("rule", *(name.upper() for name in _METRICS), results.goal.objectives[0], "mean regret", "worst regret"),
         tuple(rows),
     )
 
 
-def _picks(results: Results, judged: list[Judged]) -> dict[str, "pandas.Series"]:
+def _taken(results: Results, judged: list[SignalQuality]) -> dict[str, dict[str, int]]:
     """Rule -> scenario -> trial."""
-    import pandas
-
-    scenarios = oracle_scores(results).columns
-    found = {}
+    scenarios = [str(name) for name in oracle_scores(results).columns]
+    taken: dict[str, dict[str, int]] = {}
     if results.default is not None:
-        found["paper default"] = pandas.Series(results.default, index=scenarios)
-    found["visible"] = visible_picks(results, judged)
-    single = best_single(results)
-    if single is not None:
-        found[f"best single (#{single}, oracle)"] = pandas.Series(single, index=scenarios)
-    found["own best (oracle)"] = oracle_picks(results)
-    return found
+        taken["paper default"] = dict.fromkeys(scenarios, results.default)
+    taken["visible"] = visible_trials(results, judged)
+    if results.best is not None:
+        single = "best single" if len(results.goal.objectives) == 1 else results.best_name
+        taken[f"{single} (#{results.best}, oracle)"] = dict.fromkeys(scenarios, results.best)
+    taken["own best (oracle)"] = oracle_trials(results)
+    return taken
 
 
-def _reached(results: Results, picked: "pandas.Series") -> list[float | None]:
+def _reached(results: Results, taken: Mapping[str, int]) -> list[float | None]:
     cells = results.compared.set_index(["trial", "scenario"])
-    chosen = cells.loc[[(trial, name) for name, trial in picked.items()]]
+    chosen = cells.loc[[(trial, name) for name, trial in taken.items()]]
     return [_number(chosen[name].mean()) for name in (*_METRICS, results.goal.objectives[0])]
 
 
@@ -156,6 +151,14 @@ def _limits(results: Results) -> list[Note]:
                 "warning",
             )
         )
-    if direction(results.goal.objectives[0]) == "minimize":
-        notes.append(Note(f"{results.goal.objectives[0]} is minimised; correlations and regrets are turned."))
+    objective = results.goal.objectives[0]
+    if direction(objective) == "minimize":
+        notes.append(Note(f"{objective} is minimised; correlations and regrets are turned."))
+    if len(results.goal.objectives) > 1:
+        notes.append(
+            Note(
+                f"Correlations, regrets and each scenario's own best are by {objective} alone, the first of several "
+                "objectives."
+            )
+        )
     return notes

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from study.analysis.picks import best
 from study.analysis.results import Results
-from study.config.objectives import direction, pareto_front
+from study.config.objectives import direction
+from study.ledger.selection import pareto_front
 from study.report.elements import Curves, Item, Line, Note, Point, Scatter, Section
 from tracking import names
 
@@ -25,13 +25,13 @@ def sections(results: Results) -> list[Section]:
     items: list[Item] = []
     sizes: list[str] = []
     for x, y in wanted:
-        means = counted.groupby("trial")[[x, y]].mean().dropna() if len(counted) else counted
-        if len(means) < 2:
+        reached = _objectives(results) if (x, y) == results.goal.objectives else _reached(results, counted, x, y)
+        if len(reached) < 2:
             continue
-        on_front = _front(means, x, y)
-        sizes.append(f"{len(on_front)} of {len(means)} trials for {y.upper()} against {x.upper()}")
-        items.append(_scatter(results, means, on_front, x, y))
-        items += _by_stratum(counted, x, y)
+        on_front = _front(reached, x, y)
+        sizes.append(f"{len(on_front)} of {len(reached)} trials for {y.upper()} against {x.upper()}")
+        items.append(_scatter(results, reached, on_front, x, y))
+        items += _by_stratum(results, counted, x, y)
     if not items:
         return [
             Section("fronts", "Trade-offs", "Fewer than two trials are complete, so there is no trade-off to show.")
@@ -40,25 +40,42 @@ def sections(results: Results) -> list[Section]:
     return [Section("fronts", "Trade-offs", f"On the Pareto front: {'; '.join(sizes)}.", tuple(items))]
 
 
-def _front(means: "pandas.DataFrame", x: str, y: str) -> "pandas.DataFrame":
+def _objectives(results: Results) -> "pandas.DataFrame":
+    """A row a complete trial, a column an objective: the very values that the study's front and its knee are of."""
+    complete = results.complete
+    return complete[list(results.goal.labels)].set_axis(list(results.goal.objectives), axis="columns").dropna()
+
+
+def _reached(results: Results, cells: "pandas.DataFrame", x: str, y: str) -> "pandas.DataFrame":
+    """A row a trial, two metrics over scenarios: their means, or their worst values where the study goes by these."""
+    grouped = cells.groupby("trial")[[x, y]]
+    if results.goal.how == "mean":
+        return grouped.mean().dropna()
+    low, high = grouped.min(), grouped.max()
+    return low.assign(**{name: high[name] for name in (x, y) if direction(name) == "minimize"}).dropna()
+
+
+def _front(reached: "pandas.DataFrame", x: str, y: str) -> "pandas.DataFrame":
     """The trials that no other beats in both, from the left to the right; of equal ones the first."""
-    found = pareto_front(means[[x, y]].to_numpy().tolist(), (direction(x), direction(y)))
-    return means.iloc[found].sort_values([x, y])
+    unbeaten = pareto_front(reached[[x, y]].to_numpy().tolist(), (direction(x), direction(y)))
+    return reached.iloc[unbeaten].sort_values([x, y])
 
 
-def _scatter(results: Results, means: "pandas.DataFrame", on_front: "pandas.DataFrame", x: str, y: str) -> Scatter:
-    groups = {best(results): "best", results.default: "paper default"}  # the default, where it is the best too
-    xs, ys = means[x].to_dict(), means[y].to_dict()
+def _scatter(results: Results, reached: "pandas.DataFrame", on_front: "pandas.DataFrame", x: str, y: str) -> Scatter:
+    # Where the default is the best too, it is shown as the default.
+    groups = {results.best: results.best_name, results.default: "paper default"}
+    xs, ys = reached[x].to_dict(), reached[y].to_dict()
 
     def points(found: Sequence[int]) -> list[Point]:
         return [Point(f"#{number}", groups.get(number, "trial"), xs[number], ys[number]) for number in found]
 
-    numbers = [int(number) for number in means.index]
+    numbers = [int(number) for number in reached.index]
     plain = [number for number in numbers if number not in groups]
     special = [number for number in numbers if number in groups]
     return Scatter(
         name=f"front-{x}-{y}",
-        caption=f"{y.upper()} against {x.upper()}: a point is a trial, its mean over the scenarios whose attack works.",
+        caption=f"{y.upper()} against {x.upper()}: a point is a trial, {_over(results)} the scenarios whose attack "
+        "works.",
         x_label=f"{x.upper()} ({_better(x)} is better)",
         y_label=f"{y.upper()} ({_better(y)} is better)",
         points=tuple(points([*plain, *special])),
@@ -66,18 +83,22 @@ def _scatter(results: Results, means: "pandas.DataFrame", on_front: "pandas.Data
     )
 
 
+def _over(results: Results) -> str:
+    return "its mean over" if results.goal.how == "mean" else "the worst it reaches of each over"
+
+
 def _better(metric: str) -> str:
     return "lower" if direction(metric) == "minimize" else "higher"
 
 
-def _by_stratum(counted: "pandas.DataFrame", x: str, y: str) -> list[Item]:
+def _by_stratum(results: Results, counted: "pandas.DataFrame", x: str, y: str) -> list[Item]:
     """The front of each attack and rate alone; none for a study of one."""
     lines = []
     for stratum, cells in counted.groupby("stratum", sort=False):
-        means = cells.groupby("trial")[[x, y]].mean().dropna()
-        if len(means) > 1:
-            found = _front(means, x, y)
-            lines.append(Line(str(stratum), tuple(map(float, found[x])), tuple(map(float, found[y]))))
+        reached = _reached(results, cells, x, y)
+        if len(reached) > 1:
+            on_front = _front(reached, x, y)
+            lines.append(Line(str(stratum), tuple(map(float, on_front[x])), tuple(map(float, on_front[y]))))
     if len(lines) < 2:
         return []
     if all(len(line.x) == 1 for line in lines):
@@ -85,8 +106,8 @@ def _by_stratum(counted: "pandas.DataFrame", x: str, y: str) -> list[Item]:
     return [
         Curves(
             name=f"front-{x}-{y}-strata",
-            caption="The same front for each attack and rate alone, the mean over seeds. A single point is a trial "
-            "that is best in both.",
+            caption=f"The same front for each attack and rate alone, the {results.goal.how} over seeds. A single "
+            "point is a trial that is best in both.",
             x_label=x.upper(),
             y_label=y.upper(),
             lines=tuple(lines),

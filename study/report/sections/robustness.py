@@ -2,11 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from study.analysis.results import Results
 from study.cli.numbers import format_number
 from study.config.objectives import direction
+from study.ledger.selection import Candidate, best_per_scenario
 from study.report.elements import Cell, Note, Section, Table
 from study.report.formatting import spread
 from tracking import names
@@ -25,38 +24,57 @@ def robustness_section(results: Results) -> Section:
         why = "no trial is complete" if results.complete.empty else f"no attack works, so no {objective} counts"
         note = Note(f"No comparison: {why}.", "warning")
         return Section("robustness", title, "This study cannot tell.", (note,), command)
-    sign = -1 if direction(objective) == "minimize" else 1
     single, default = results.best, results.default
     assert single is not None  # some cell of a complete trial counts, so some trial has a value
-    by_stratum = cells.groupby(["stratum", "trial"], sort=False)[objective].mean()
+    label = "best single" if len(results.goal.objectives) == 1 else results.best_name
+    shown = [*((at, "paper default") for at in (default,) if at is not None), (single, f"{label} (#{single})")]
     rows: list[tuple[Cell, ...]] = []
-    costs = {}
-    for stratum, means in by_stratum.groupby(level="stratum", sort=False):
-        of = means.droplevel("stratum")
-        own = _best(sign * of.sort_index())
-        costs[str(stratum)] = sign * float(of[own] - of[single]) if single in of.index else 0.0
-        shown = [*((at, "paper default") for at in (default,) if at is not None), (single, f"best single (#{single})")]
-        for trial, label in [*shown, (own, f"its own best (#{own})")]:
+    costs: dict[str, float] = {}
+    for stratum, (own, given_up) in _own_bests(results, cells).items():
+        costs[stratum] = given_up.get(single, 0.0)
+        for trial, configuration in [*shown, (own, f"its own best (#{own})")]:
             part = cells[(cells["stratum"] == stratum) & (cells["trial"] == trial)]
-            cost = sign * float(of[own] - of[trial]) if trial in of.index else None
-            rows.append(
-                (str(stratum), label, *(spread(part[name]) for name in (objective, *_columns(objective))), cost)
-            )
+            reached = [spread(part[name]) for name in (objective, *_columns(objective))]
+            rows.append((stratum, configuration, *reached, given_up.get(trial)))
     caption = f"By attack and rate, mean over seeds{' ± standard deviation' if len(results.seeds) > 1 else ''}"
     header = ("attack and rate", "configuration", objective, *_columns(objective), "cost")
     worst = max(costs, key=lambda name: costs[name])
+    what = "best single configuration" if len(results.goal.objectives) == 1 else results.best_name
     lead = (
-        f"The best single configuration (#{single}) gives up {format_number(sum(costs.values()) / len(costs))} of "
-        f"{objective} on average against each attack's own best, at most {format_number(costs[worst])} ({worst})."
+        f"The {what} (#{single}) gives up {format_number(sum(costs.values()) / len(costs))} of {objective} on "
+        f"average against each attack's own best, at most {format_number(costs[worst])} ({worst})."
     )
     return Section(
         "robustness", title, lead, (*_notes(results), Table("robustness", caption, header, tuple(rows), 2)), command
     )
 
 
-def _best(values: "pandas.Series[float]") -> int:
-    """The trial with the highest value; of equals the first."""
-    return int(values.index[int(np.argmax(values.to_numpy(float)))])
+def _own_bests(results: Results, cells: "pandas.DataFrame") -> dict[str, tuple[int, dict[int, float]]]:
+    """Attack and rate -> its own best trial, and what each trial gives up against it.
+
+    By the first objective, over the seeds as the study puts scenarios together (their mean, or the worst).
+
+    Args:
+        cells: what counts, with a value of the objective each.
+    """
+    objective, worst = results.goal.objectives[0], results.goal.how == "worst"
+    lowest = direction(objective) == "minimize"
+    grouped = cells.groupby(["stratum", "trial"], sort=False)[objective]
+    over_seeds = grouped.mean() if not worst else grouped.max() if lowest else grouped.min()
+    reached: dict[int, dict[str, float]] = {}
+    for stratum, trial, value in over_seeds.reset_index().itertuples(index=False):
+        reached.setdefault(int(trial), {})[str(stratum)] = float(value)
+    candidates = [
+        Candidate(trial, "complete", scenarios={name: (value,) for name, value in of_trial.items()})
+        for trial, of_trial in reached.items()
+    ]
+    sign = -1 if lowest else 1
+    own_bests = {}
+    for stratum, own in best_per_scenario(candidates, direction(objective), cells["stratum"].unique()).items():
+        best = reached[own][stratum]
+        costs = {trial: sign * (best - of_trial[stratum]) for trial, of_trial in reached.items() if stratum in of_trial}
+        own_bests[stratum] = own, costs
+    return own_bests
 
 
 def _columns(objective: str) -> tuple[str, ...]:
@@ -64,19 +82,23 @@ def _columns(objective: str) -> tuple[str, ...]:
 
 
 def _notes(results: Results) -> list[Note]:
-    several = ", the first of several objectives" if len(results.goal.objectives) > 1 else ""
-    objective = results.goal.objectives[0]
-    found = [
+    objective, seeds = results.goal.objectives[0], "" if results.goal.how == "mean" else ", each by its worst seed"
+    if len(results.goal.objectives) == 1:
+        chosen, single = f"Chosen by {objective}", f"best by the {results.goal.how} over all scenarios"
+    else:
+        chosen = f"Chosen by {objective}, the first of several objectives"
+        single = f"knee of the Pareto front of {results.goal.text}, so that it can do better than an own best by others"
+    notes = [
         Note(
-            f"Chosen by {objective}{several}, an oracle that a defender does not have, on the same scenarios that are "
+            f"{chosen}, an oracle that a defender does not have, on the same scenarios that are "
             "shown: an own best of few seeds is flattered. The cost is what a configuration gives up against the own "
-            f"best. The single one is the best by the {results.goal.how} over all scenarios."
+            f"best{seeds}. The single one is the {single}."
         )
     ]
     if len(results.seeds) == 1:
-        found.append(
+        notes.append(
             Note("One seed only: differences that another seed would undo cannot be told from others.", "warning")
         )
     if len(results.complete) == 1:
-        found.append(Note("A single trial is complete: it is its own best everywhere, which says nothing.", "warning"))
-    return found
+        notes.append(Note("A single trial is complete: it is its own best everywhere, which says nothing.", "warning"))
+    return notes

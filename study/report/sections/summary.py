@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from search_spaces.space import Choice, Range
-from study.analysis.picks import Pick, best, front, picks
+from study.analysis.compared import DEFAULT, ComparedConfiguration, compared_configurations
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective, format_value
 from study.config.config import SPACE_FILLING
@@ -21,9 +21,9 @@ _SHOWN_FAILURES = 5
 
 def sections(results: Results) -> list[Section]:
     """One section."""
-    compared = picks(results)
+    compared = compared_configurations(results)
     items: list[Item] = [*_warnings(results), _studied(results), _outcome(results, compared)]
-    if results.ranges and best(results) is not None:
+    if results.ranges and results.best is not None:
         items.append(_points(results))
     return [Section("summary", "Summary", _lead(results, compared), tuple(items))]
 
@@ -37,8 +37,8 @@ def overview(studies: Sequence[Results]) -> Section:
         working = int((~results.scenarios["attack_failed"]).sum())
         works = f"{working} of {len(results.scenarios)}"
         about = (len(results.complete), works, results.defense, str(results.config.preset))
-        for pick in _main(picks(results)):
-            rows.append((results.name, pick.label, *(_spread(pick, metric) for metric in names.HEADLINE), *about))
+        for one in _main(compared_configurations(results)):
+            rows.append((results.name, one.label, *(_spread(one, metric) for metric in names.HEADLINE), *about))
     return Section(
         "overview",
         "Side by side",
@@ -48,19 +48,19 @@ def overview(studies: Sequence[Results]) -> Section:
     )
 
 
-def _main(compared: Sequence[Pick]) -> list[Pick]:
-    return [pick for pick in compared if pick.trial is not None]
+def _main(compared: Sequence[ComparedConfiguration]) -> list[ComparedConfiguration]:
+    return [one for one in compared if one.trial is not None]
 
 
-def _lead(results: Results, compared: Sequence[Pick]) -> str:
+def _lead(results: Results, compared: Sequence[ComparedConfiguration]) -> str:
     scenarios = results.scenarios
     working = int((~scenarios["attack_failed"]).sum())
     attack = f"The attack works undefended in {working} of {len(scenarios)} scenarios."
-    if best(results) is None:
+    if results.best is None:
         why = "no attack works" if not working else "no trial is complete"
         return f"There is no best configuration: {why}. {attack}"
-    top = next(pick for pick in compared if pick.trial == best(results))
-    first = next((pick for pick in compared if pick.label == "paper default"), None)
+    top = next(one for one in compared if one.trial == results.best)
+    first = next((one for one in compared if one.label == DEFAULT), None)
     beside = ""
     if first is not None and first is not top:
         beside = f", beside {_words(first)} of the paper's default"
@@ -69,13 +69,14 @@ def _lead(results: Results, compared: Sequence[Pick]) -> str:
     return f"{_standing(results, top)}{reached}. {attack} {oracle}"
 
 
-def _standing(results: Results, top: Pick) -> str:
+def _standing(results: Results, top: ComparedConfiguration) -> str:
     """Where the best stands among the trials."""
     found = results.complete["value"]
     if len(results.goal.objectives) > 1:
+        default = ", the paper's default" if top.trial == results.default else ""
         return (
-            f"{len(front(results))} of {len(found)} trials lie on the Pareto front of {results.goal.text}; "
-            f"{top.label} has the best ranks over all objectives"
+            f"{len(results.front)} of {len(found)} trials lie on the Pareto front of {results.goal.text}; "
+            f"the knee of the front, the trial nearest to the ideal point, is #{top.trial}{default}"
         )
     value = float(found.to_dict()[top.trial])
     ties = int((found == value).sum()) - 1
@@ -83,12 +84,11 @@ def _standing(results: Results, top: Pick) -> str:
     return f"Of {len(found)} trials {top.label} is the best{others}: {results.goal.text} {format_objective(value)}"
 
 
-def _words(pick: Pick) -> str:
+def _words(configuration: ComparedConfiguration) -> str:
     """What a configuration reaches, in words: the model's metrics, or the flags' where no model was trained."""
-    wanted = (names.CA, names.ASR) if pick.mean(names.CA) is not None else (names.TPR, names.FPR)
-    return " and ".join(
-        f"{name.upper()} {format_number(value)}" for name in wanted if (value := pick.mean(name)) is not None
-    )
+    wanted = (names.CA, names.ASR) if configuration.mean(names.CA) is not None else (names.TPR, names.FPR)
+    means = {name: configuration.mean(name) for name in wanted}
+    return " and ".join(f"{name.upper()} {format_number(value)}" for name, value in means.items() if value is not None)
 
 
 def _studied(results: Results) -> Table:
@@ -112,12 +112,12 @@ def _studied(results: Results) -> Table:
     return Table("studied", "What was studied", ("", "this study"), rows, left=2)
 
 
-def _outcome(results: Results, compared: Sequence[Pick]) -> Table:
+def _outcome(results: Results, compared: Sequence[ComparedConfiguration]) -> Table:
     """Each configuration over all scenarios whose attack works."""
     seeds = len(results.seeds)
     over = f"± the standard deviation over {seeds} seeds" if seeds > 1 else "one seed only"
-    rows = tuple((pick.label, *(_spread(pick, metric) for metric in names.HEADLINE)) for pick in compared)
-    top = next((at for at, pick in enumerate(compared) if pick.trial is not None and pick.trial == best(results)), None)
+    rows = tuple((one.label, *(_spread(one, metric) for metric in names.HEADLINE)) for one in compared)
+    top = next((at for at, one in enumerate(compared) if one.trial is not None and one.trial == results.best), None)
     return Table(
         "outcome",
         f"Mean over scenarios whose attack works ({int((~results.scenarios['attack_failed']).sum())}), {over}",
@@ -127,22 +127,23 @@ def _outcome(results: Results, compared: Sequence[Pick]) -> Table:
     )
 
 
-def _spread(pick: Pick, metric: str) -> Cell:
-    return mean_with_deviation(pick.mean(metric), pick.deviation(metric))
+def _spread(configuration: ComparedConfiguration, metric: str) -> Cell:
+    return mean_with_deviation(configuration.mean(metric), configuration.deviation(metric))
 
 
 def _points(results: Results) -> Table:
     """The settings: the paper's, the best, and where was searched."""
     config = find_defense(results.defense).config_type
-    top, first = best(results), results.default
+    top, first = results.best, results.default
     columns = [number for number in (first, top) if number is not None]
-    labels = {first: "paper default", top: f"best (#{top})"} if top != first else {first: "paper default, the best"}
+    name = results.best_name
+    labels = {first: DEFAULT, top: f"{name} (#{top})"} if top != first else {first: f"{DEFAULT}, the {name}"}
     trials = results.trials.to_dict("index")
     rows = tuple(
         (
             config.symbol(field),
             *(format_value(trials[number][field]) for number in dict.fromkeys(columns)),
-            f"{found}{_at_edge(found, trials[top][field])}",
+            f"{found}{f', {name} at the edge' if _is_at_edge(found, trials[top][field]) else ''}",
         )
         for field, found in results.ranges.items()
     )
@@ -150,15 +151,15 @@ def _points(results: Results) -> Table:
     return Table("settings", "Hyperparameters", header, rows)
 
 
-def _at_edge(found: Range, value: Any) -> str:
-    """A remark where the best lies at the end of what was searched."""
-    if isinstance(found, Choice) or found.high <= found.low:
-        return ""
-    low, high, at = float(found.low), float(found.high), float(value)
-    if found.log:
+def _is_at_edge(searched: Range, value: Any) -> bool:
+    """Whether a value lies at the end of what was searched."""
+    if isinstance(searched, Choice) or searched.high <= searched.low:
+        return False
+    low, high, at = float(searched.low), float(searched.high), float(value)
+    if searched.log:
         low, high, at = math.log(low), math.log(high), math.log(at)
     share = (at - low) / (high - low)
-    return ", best at the edge" if share <= _EDGE or share >= 1 - _EDGE else ""
+    return share <= _EDGE or share >= 1 - _EDGE
 
 
 def _warnings(results: Results) -> list[Note]:
@@ -198,7 +199,7 @@ def _of_design(results: Results) -> list[str]:
         found.append("One seed only: differences below what a seed changes cannot be told from chance.")
     if trials > 1:
         found.append(
-            f"The best of {trials} trials is judged on the scenarios that it was picked on, so what it reaches is "
-            "optimistic; a hold-out tells what it is worth on others."
+            f"The {results.best_name} of {trials} trials is judged on the scenarios that it was picked on, so what it "
+            "reaches is optimistic; a hold-out tells what it is worth on others."
         )
     return found

@@ -308,7 +308,7 @@ def test_a_stopped_trial_counts_as_tried_and_is_never_the_best(make: MakeDesk) -
     assert [found.number for found in desk.ledger.front()] == [2]
     file = read_ledger(desk.folder / "study.db")
     assert (file.trials[1].state, file.trials[1].values, file.trials[1].finished) == ("pruned", None, True)
-    assert [trial.number for trial in file.best()] == [2]
+    assert [trial.number for trial in file.front()] == [2]
 
 
 def test_a_sampler_sees_what_it_had_reached(make: MakeDesk) -> None:

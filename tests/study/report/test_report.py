@@ -10,7 +10,7 @@ import pytest
 from told_study import FAILED, write_study
 
 from defenses.registry import UserError
-from study.analysis.picks import best, front, objectives, picks
+from study.analysis.compared import compared_configurations
 from study.analysis.results import Results, read_results
 from study.ledger.lock import study_lock
 from study.report import plotly_figures
@@ -75,45 +75,46 @@ def maps(section: Section) -> Iterator[Heat]:
 
 def test_the_best_is_the_ledgers(mine: Results) -> None:
     values = mine.complete["value"]
-    assert best(mine) == values.idxmax()
-    pandas.testing.assert_series_equal(objectives(mine)["overall_score"], values, check_names=False)
+    assert mine.best == values.idxmax()
+    cells = mine.compared.groupby("trial")["overall_score"].mean()
+    pandas.testing.assert_series_equal(cells, values, check_names=False)
 
 
 def test_configurations_stand_side_by_side(mine: Results) -> None:
-    found = picks(mine)
-    assert [pick.label for pick in found][:2] == ["undefended", "paper default"]
+    found = compared_configurations(mine)
+    assert [one.label for one in found][:2] == ["undefended", "paper default"]
     assert mine.default == 0
     cells = mine.evaluations[(mine.evaluations["trial"] == 0) & (mine.evaluations["attack"] != FAILED)]
     assert found[1].mean("tpr") == pytest.approx(cells["tpr"].mean())
     of_seeds = cells.groupby("seed")["tpr"].mean()
     assert found[1].deviation("tpr") == pytest.approx(abs(of_seeds[0] - of_seeds[1]) / 2**0.5)
-    own = next(pick for pick in found if pick.label == "each scenario's own best")
+    own = next(one for one in found if one.label == "each scenario's own best")
     judged = mine.evaluations[mine.evaluations["trial"].isin(mine.complete.index)]
     assert own.cells["overall_score"].to_dict() == judged.groupby("scenario")["overall_score"].max().to_dict()
 
 
 def test_a_trial_with_a_damaged_record_is_not_compared(copied: Path) -> None:
     before = read_results(copied.parent, "mine")
-    key = before.trials.loc[best(before), "key"]
+    key = before.trials.loc[before.best, "key"]
     victim = next((copied / "points" / str(key)).glob("badnets*.json"))
     victim.write_text(victim.read_text()[:-40])
     after = read_results(copied.parent, "mine")
-    assert best(before) not in after.complete.index
-    assert best(after) == before.complete["value"].drop(best(before)).idxmax()
+    assert before.best not in after.complete.index
+    assert after.best == before.complete["value"].drop(before.best).idxmax()
     assert victim.name in "".join(item.text for item in only(failures.sections(after)).items if isinstance(item, Note))
 
 
 def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     write_study(tmp_path / "two", trials=5, rates=(0.1,), seeds=(0,), objective="asr,ca")
     found = read_results(tmp_path, "two")
-    reached = objectives(found)
+    reached = found.compared.groupby("trial")[["asr", "ca"]].mean()
     for number in reached.index:
         beaten = (
             (reached["asr"] <= reached.loc[number, "asr"]) & (reached["ca"] >= reached.loc[number, "ca"])
         ).sum() > 1
-        assert (number in front(found)) is not beaten
-    assert best(found) in front(found)
-    assert "each scenario's own best" not in [pick.label for pick in picks(found)]
+        assert (number in found.front) is not beaten
+    assert found.best in found.front
+    assert "each scenario's own best" not in [one.label for one in compared_configurations(found)]
     assert "Pareto front of asr, ca" in only(summary.sections(found)).lead
 
 

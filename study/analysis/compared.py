@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from study.analysis.results import Results
-from study.config.objectives import direction, pareto_front
+from study.ledger.selection import best_per_scenario
 from tracking import names
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ UNDEFENDED, DEFAULT, OWN_BEST = "undefended", "paper default", "each scenario's 
 
 
 @dataclass(frozen=True)
-class Pick:
+class ComparedConfiguration:
     """One configuration on all scenarios.
 
     Attributes:
@@ -47,56 +47,18 @@ class Pick:
         return float(of_seeds.std()) if len(of_seeds) > 1 else None
 
 
-def objectives(results: Results) -> "pandas.DataFrame":
-    """A row a complete trial, a column an objective: over scenarios whose attack works, the mean or the worst."""
-    grouped = results.compared.groupby("trial")[list(results.goal.objectives)]
-    if results.goal.how == "mean":
-        return grouped.mean()
-    low, high = grouped.min(), grouped.max()
-    return low.assign(**{name: high[name] for name in results.goal.objectives if direction(name) == "minimize"})
-
-
-def front(results: Results) -> list[int]:
-    """Numbers of the complete trials that no other beats in every objective."""
-    found = objectives(results).dropna()
-    return [int(found.index[at]) for at in pareto_front(found.to_numpy().tolist(), results.goal.directions)]
-
-
-def best(results: Results) -> int | None:
-    """The best single configuration by the study's objective, of equals the first; None where no trial is complete.
-
-    Of several objectives: the trial of the Pareto front with the smallest sum of ranks over the objectives.
-    """
-    found = objectives(results).dropna()
-    if found.empty:
-        return None
-    if len(results.goal.objectives) == 1:
-        (name,) = results.goal.objectives
-        column = found[name]
-        return _number(column.idxmin() if direction(name) == "minimize" else column.idxmax())
-    on_front = found.loc[front(results)]
-    ranks = on_front.apply(lambda column: column.rank(ascending=direction(str(column.name)) == "minimize"))
-    return _number(ranks.sum(axis=1).idxmin())
-
-
-def _number(label: object) -> int:
-    """A row's label as what it is: a trial's number."""
-    return int(str(label))
-
-
-def picks(results: Results) -> list[Pick]:
+def compared_configurations(results: Results) -> list[ComparedConfiguration]:
     """What is compared, in order; what a study does not have is left out."""
-    found = [Pick(UNDEFENDED, _undefended(results))]
-    first, top = results.default, best(results)
-    if first is not None:
-        found.append(Pick(DEFAULT, _cells_of(results, first), first))
-    if top is not None and top != first:
-        several = len(results.goal.objectives) > 1
-        found.append(Pick(f"{'balanced' if several else 'best'} (#{top})", _cells_of(results, top), top))
+    compared = [ComparedConfiguration(UNDEFENDED, _undefended(results))]
+    default, best = results.default, results.best
+    if default is not None:
+        compared.append(ComparedConfiguration(DEFAULT, _cells_of(results, default), default))
+    if best is not None and best != default:
+        compared.append(ComparedConfiguration(f"{results.best_name} (#{best})", _cells_of(results, best), best))
     own = own_best(results)
     if own is not None and len(results.scenarios) > 1:
-        found.append(Pick(OWN_BEST, own))
-    return found
+        compared.append(ComparedConfiguration(OWN_BEST, own))
+    return compared
 
 
 def _cells_of(results: Results, trial: int) -> "pandas.DataFrame":
@@ -116,12 +78,11 @@ def own_best(results: Results) -> "pandas.DataFrame | None":
     """
     if len(results.goal.objectives) > 1:
         return None
-    (name,) = results.goal.objectives
-    judged = results.evaluations[results.evaluations["trial"].isin(results.complete.index)].dropna(subset=[name])
-    if judged.empty:
+    own = best_per_scenario(results.candidates, results.goal.directions[0])
+    if not own:
         return None
-    grouped = judged.groupby("scenario", sort=False)[name]
-    return judged.loc[grouped.idxmin() if direction(name) == "minimize" else grouped.idxmax()].set_index("scenario")
+    cells = results.evaluations.set_index(["trial", "scenario"], drop=False)
+    return cells.loc[[(trial, scenario) for scenario, trial in own.items()]].set_index("scenario")
 
 
 def strata(results: Results) -> Iterator[tuple[str, str, "pandas.Index[str]"]]:

@@ -1,21 +1,12 @@
-"""Rules that pick a configuration, against cases worked out by hand."""
+"""What signals without ground truth choose, and what that costs, against cases worked out by hand."""
 
 from typing import Any
 
-import pandas
 import pytest
 from small_results import small_results
 
 from study.analysis.results import Results
-from study.analysis.selection import (
-    best_single,
-    judge_signals,
-    oracle_picks,
-    oracle_scores,
-    picks,
-    regrets,
-    visible_picks,
-)
+from study.analysis.signal_quality import judge_signals, oracle_scores, oracle_trials, regrets, visible_trials
 from study.report.elements import Table
 from study.report.sections import label_free
 from tracking import names
@@ -44,17 +35,12 @@ def three_attacks(**changes: Any) -> Results:
 
 
 def test_the_oracle_takes_the_best_of_each_scenario() -> None:
-    assert oracle_picks(three_attacks()).to_dict() == {"a-0.1-s0": 1, "b-0.1-s0": 2, "c-0.1-s0": 0}
-
-
-def test_of_equals_the_first_is_taken_and_silence_takes_nothing() -> None:
-    values = pandas.DataFrame({"a": [1.0, 2.0, 2.0], "b": [float("nan")] * 3}, index=[4, 5, 6])
-    assert picks(values).to_dict() == {"a": 5}
+    assert oracle_trials(three_attacks()) == {"a-0.1-s0": 1, "b-0.1-s0": 2, "c-0.1-s0": 0}
 
 
 def test_regret_is_what_the_best_has_more() -> None:
     scores = oracle_scores(three_attacks())
-    lost = regrets(scores, pandas.Series({"a-0.1-s0": 0, "b-0.1-s0": 2, "c-0.1-s0": 1}))
+    lost = regrets(scores, {"a-0.1-s0": 0, "b-0.1-s0": 2, "c-0.1-s0": 1})
     assert lost.to_dict() == pytest.approx({"a-0.1-s0": 0.7, "b-0.1-s0": 0.0, "c-0.1-s0": 0.3})
 
 
@@ -71,13 +57,13 @@ def test_the_rule_visible_trusts_what_worked_on_the_other_attacks() -> None:
     # For a: on b and c the gap's mean regret is 0.5, the focus's 0.35, so the focus is trusted, and it takes trial 0.
     # For b: likewise 0.5 against 0.35. For c: on a and b the gap never errs, so it is trusted, and it takes trial 2.
     results = three_attacks()
-    assert visible_picks(results, judge_signals(results)).to_dict() == {"a-0.1-s0": 0, "b-0.1-s0": 0, "c-0.1-s0": 2}
+    assert visible_trials(results, judge_signals(results)) == {"a-0.1-s0": 0, "b-0.1-s0": 0, "c-0.1-s0": 2}
 
 
 def test_with_one_attack_its_own_scenarios_decide_and_the_answer_says_so() -> None:
     rows = [cell(0, "a", 0.2, 1.0, 0.9), cell(1, "a", 0.9, 2.0, 0.8)]
     results = small_results(rows)
-    assert visible_picks(results, judge_signals(results)).to_dict() == {"a-0.1-s0": 1}
+    assert visible_trials(results, judge_signals(results)) == {"a-0.1-s0": 1}
     section = label_free.section(results)
     assert section is not None
     assert any("One attack works" in getattr(item, "text", "") for item in section.items)
@@ -101,16 +87,16 @@ def test_a_lower_objective_is_better_where_it_is_minimised() -> None:
         {"trial": 1, "attack": "a", "ca": 0.9, "asr": 0.6, GAP: 2.0},
     ]
     results = small_results(rows, objective="asr")
-    assert oracle_picks(results).to_dict() == {"a-0.1-s0": 0}
+    assert oracle_trials(results) == {"a-0.1-s0": 0}
     assert judge_signals(results)[0].regret["a-0.1-s0"] == pytest.approx(0.5)
 
 
 def test_the_best_single_configuration_is_best_in_the_mean_or_in_the_worst() -> None:
-    assert best_single(three_attacks()) == 1  # means 0.433, 0.733, 0.433
+    assert three_attacks().best == 1  # means 0.433, 0.733, 0.433
     two = [cell(0, "a", 1.0, 1, 1), cell(0, "b", 0.3, 1, 1), cell(1, "a", 0.6, 1, 1), cell(1, "b", 0.5, 1, 1)]
-    assert best_single(small_results(two)) == 0
-    assert best_single(small_results(two, how="worst")) == 1
-    assert best_single(small_results(two), pandas.Index(["b-0.1-s0"])) == 1
+    assert small_results(two).best == 0
+    assert small_results(two, how="worst").best == 1
+    assert small_results(two).best_on(["b-0.1-s0"]) == 1
 
 
 def test_the_table_of_rules_shows_what_each_reaches() -> None:

@@ -1,17 +1,14 @@
-"""Which trial speaks for a study: the paper's default, the best, or one by its number."""
+"""Which trial stands for a study: the paper's default, the best, or one by its number."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from defenses.registry import UserError
 from study.analysis.results import Results
-
-Rule = Literal["default", "best"]
-RULES: tuple[Rule, ...] = ("default", "best")
+from study.ledger import selection
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectedTrial:
     """One trial of a study.
 
     Attributes:
@@ -25,11 +22,11 @@ class Choice:
     oracle: bool = False
 
 
-def choose(results: Results, rule: str = "default") -> Choice:
+def select_trial(results: Results, rule: str = "default") -> SelectedTrial:
     """The trial that a rule picks among those that were judged on every scenario.
 
     Args:
-        rule: ``default``, ``best`` by the study's (first) objective, or a trial's number.
+        rule: ``default``, ``best`` by the study's objective (of several the knee of their front), or a trial's number.
 
     Raises:
         UserError: there is no such trial, or it is not complete.
@@ -48,30 +45,29 @@ def choose(results: Results, rule: str = "default") -> Choice:
                 f"study {results.name!r} has no complete trial with the paper's default: compare its best "
                 f"({results.name}:best), or a trial by its number ({results.name}:{complete.index[0]})"
             )
-        return Choice(results, results.default, "the paper's default")
+        return SelectedTrial(results, results.default, "the paper's default")
     return _numbered(results, rule)
 
 
-def _best(results: Results) -> Choice:
+def _best(results: Results) -> SelectedTrial:
     number = results.best
     if number is None:
         raise UserError(f"study {results.name!r} has no trial with a value of its objective: compare its default")
-    objective = results.goal.objectives[0]
-    which = "worst " if results.goal.how == "worst" else ""
-    several = ", the first of several objectives" if len(results.goal.objectives) > 1 else ""
-    how = f"best of {results.complete['value'].count()} by {which}{objective}{several}, an oracle: trial {number}"
-    return Choice(results, number, how, oracle=True)
+    how = (
+        f"{results.best_name} of {results.complete['value'].count()} by {results.goal.text}, an oracle: trial {number}"
+    )
+    return SelectedTrial(results, number, how, oracle=True)
 
 
-def _numbered(results: Results, rule: str) -> Choice:
+def _numbered(results: Results, rule: str) -> SelectedTrial:
     if not rule.isdecimal():
         raise UserError(f"behind a study's name stands default, best or the number of a trial, got {rule!r}")
     number = int(rule)
-    if number not in results.complete.index:
+    if selection.by_number(results.candidates, number) is None:
         state = results.trials["state"].get(number, "not there")
         what = "has a result that is missing or cannot be read" if state == "complete" else f"is {state}"
         raise UserError(
             f"trial {number} of study {results.name!r} {what}: only complete ones were judged on every scenario"
         )
     default = " (the paper's default)" if results.trials.loc[number, "paper_default"] else ""
-    return Choice(results, number, f"trial {number}{default}")
+    return SelectedTrial(results, number, f"trial {number}{default}")
