@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,14 @@ from study.config.objectives import Goal, scores
 from study.ledger import selection
 from study.ledger.manifest import Manifest, ScenarioParts, read_manifest
 from study.ledger.records import ScenarioRecord, read_scenario, scenario_paths
-from study.ledger.snapshot import SnapshotTrial, read_ledger
+from study.ledger.snapshot import SnapshotTrial, is_finished, read_ledger
 from study.ledger.study_folder import LEDGER, POINTS, find_study
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
 
+_STAGE = ("trial", "scenario", "stage", "key", "hit", "wall_seconds", "built_seconds")
 _NAME = re.compile(r"(.*)-([0-9.]+(?:e-?[0-9]+)?)-s(-?[0-9]+)")
 
 
@@ -208,23 +209,35 @@ def _load_manifest(folder: Path) -> Manifest:
 
 
 def _read(out: Path, name: str) -> Results:
-    folder = find_study(out, name)
+    results = load_results(find_study(out, name), out)
+    if results.evaluations.empty:
+        raise UserError(
+            f"study {name!r} has no result yet, so there is nothing to tell: {_why_empty(results)} "
+            f"(python -m study.status {name} shows where it stands)"
+        )
+    return results
+
+
+def load_results(folder: Path, out: Path) -> Results:
+    """Reads the study in a folder; one without any result has tables without rows.
+
+    Args:
+        out: the folder of all studies, as the user names it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     manifest = _load_manifest(folder)
     try:
         ledger = read_ledger(folder / LEDGER)
     except ValueError as error:
-        raise UserError(f"study {name!r} cannot be read: {error}") from error
+        raise UserError(f"study {folder.name!r} cannot be read: {error}") from error
     space = SEARCH_SPACES.find(manifest.config.space)
     started = [trial for trial in ledger.trials if trial.state != "waiting"]
     cells, stages, damaged = _read_evaluations(folder, started, manifest)
-    if not cells:
-        raise UserError(
-            f"study {name!r} has no result yet, so there is nothing to tell: {_why_empty(started)} "
-            f"(python -m study.status {name} shows where it stands)"
-        )
     searched = {field for trial in started for field in trial.point}
     return Results(
-        name=name,
+        name=folder.name,
         folder=folder,
         manifest=manifest,
         space=space.name,
@@ -232,17 +245,18 @@ def _read(out: Path, name: str) -> Results:
         ranges={field: found for field, found in space.ranges.items() if field in searched},
         goal=manifest.goal,
         trials=_trials(started, manifest.goal),
-        evaluations=_frame(cells),
-        stages=_frame(stages),
+        evaluations=_frame(cells, _EVALUATION),
+        stages=_frame(stages, _STAGE),
         damaged=tuple(damaged),
         command=manifest.resume_command(out),
     )
 
 
-def _why_empty(trials: list[SnapshotTrial]) -> str:
-    failed = [trial for trial in trials if trial.state == "fail" and trial.finished]
+def _why_empty(results: Results) -> str:
+    trials = results.trials
+    failed = [str(reason) for reason in trials["reason"][trials["state"] == "fail"] if is_finished("fail", str(reason))]
     if failed:
-        reason = failed[0].reason.strip().splitlines()
+        reason = failed[0].strip().splitlines()
         return f"all {len(failed)} trials failed, the first with: {reason[-1] if reason else 'no reason'}"
     return "no trial was judged on any scenario"
 
@@ -264,7 +278,8 @@ def _trials(trials: list[SnapshotTrial], goal: Goal) -> "pandas.DataFrame":
         }
         for trial in trials
     ]
-    frame = pandas.DataFrame(rows).set_index("number")
+    columns = ("number", "key", "state", "paper_default", "value", "reason", *labels)
+    frame = (pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=columns)).set_index("number")
     return frame.astype({"paper_default": bool, **dict.fromkeys(("value", *labels), float)})
 
 
@@ -303,6 +318,15 @@ def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None)
     }
 
 
+_EVALUATION = (
+    *("trial", "scenario", "attack", "poison_rate", "seed", "stratum", "attack_failed"),
+    *names.METRICS,
+    *scores({}),
+    *("built_seconds", "wall_seconds"),
+)
+"""Columns of evaluations; signals come with the rows."""
+
+
 def _parse_scenario_name(name: str) -> ScenarioParts:
     """The parts of a scenario of a study that is too old to tell them."""
     match = _NAME.fullmatch(name)
@@ -310,9 +334,10 @@ def _parse_scenario_name(name: str) -> ScenarioParts:
     return ScenarioParts(name, attack, float(rate), int(seed))
 
 
-def _frame(rows: list[dict[str, Any]]) -> "pandas.DataFrame":
+def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> "pandas.DataFrame":
+    """A table of the rows; one without rows has the columns."""
     import pandas
 
-    frame = pandas.DataFrame(rows)
+    frame = pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(columns))
     numeric = [name for name in frame.columns if name in names.METRICS or name.endswith(("_score", "_seconds"))]
     return frame.astype(dict.fromkeys(numeric, float))

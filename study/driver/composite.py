@@ -10,9 +10,9 @@ from pathlib import Path
 
 from study.cli.terminal import print_line
 from study.driver.driver import StudyDriver, claim_folder
-from study.driver.summary import Summary
 from study.ledger.lock import study_lock
 from study.planning.plan import Plan
+from study.report.sections.closing import Closing
 from tracking import names
 
 _FLUSH_SECONDS = 30.0
@@ -33,7 +33,7 @@ class CompositeDriver(ABC):
     def __init__(self, plan: Plan, folder: Path, out: Path) -> None:
         self.plan, self.folder, self.out = plan, folder, out
         claim_folder(plan, folder)
-        self.summaries: list[Summary] = []
+        self.closings: list[Closing] = []
         self._open: StudyDriver | None = None
         self._locks = ExitStack()
         self._unsent: list[Path] = []
@@ -60,7 +60,7 @@ class CompositeDriver(ABC):
 
     def _close_open(self, status: str, flush_seconds: float) -> None:
         if self._open is not None:
-            self.summaries.append(self._open.close(status, flush_seconds, show=False))
+            self.closings.append(self._open.close(status, flush_seconds, show=False))
             self._look = self._open.look_line
             self._unsent += [] if self._open.sent else [self._open.outbox.path]
             self._open = None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from defenses.storage.atomic_files import full_disk_errors
+from study.analysis.results import load_results
 from study.cli.numbers import format_number
 from study.cli.terminal import last_line, print_error, print_line
 from study.code_version import code_version
@@ -17,7 +18,6 @@ from study.driver.pruner import Pruner
 from study.driver.ray_session import ray_session
 from study.driver.settlement import Settlement
 from study.driver.stage_builder import Undefended, build_shared
-from study.driver.summary import Summary
 from study.driver.tune_runner import MAX_FAILURES_AT_START, StudyStopper, run_trials
 from study.ledger.grid import Points
 from study.ledger.ledger import Ledger
@@ -25,6 +25,8 @@ from study.ledger.manifest import Manifest, ScenarioParts, keep_manifest
 from study.ledger.result_reader import NO_ATTACK, ResultReader
 from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SCRATCH, check_no_links
 from study.planning.plan import Plan
+from study.report.results_csv import results_csv
+from study.report.sections.closing import Closing
 from tracking import names
 from tracking.destination import tracking_target
 from tracking.mlflow_log import Sender
@@ -188,19 +190,20 @@ class StudyDriver:
         if self.settlement.failures_at_start >= MAX_FAILURES_AT_START:
             self._stopper.stopped = True
 
-    def close(self, status: str, flush_seconds: float, show: bool = True) -> Summary:
+    def close(self, status: str, flush_seconds: float, show: bool = True) -> Closing:
         """Writes the summary, shows it unless told not to, tells MLflow, and waits for it a little."""
-        summary = Summary(self.plan, self.reader, self.ledger)
+        results = load_results(self.folder, self.folder.parent)
+        closing = Closing(results)
         folder = self.folder / "summary"
         folder.mkdir(exist_ok=True)
-        (folder / names.SUMMARY_TXT).write_text(summary.text() + "\n")
-        (folder / names.RESULTS_CSV).write_text(summary.csv())
-        best = " ".join(f"#{row.number}" for row in summary.front) or "none"
-        self.records.study_ends(status, summary.metrics(), folder, summary.text(), best)
-        if show and (summary.rows or summary.failed):
-            print_line(f"\n{summary.text()}")
+        (folder / names.SUMMARY_TXT).write_text(closing.text() + "\n")
+        (folder / names.RESULTS_CSV).write_text(results_csv(results))
+        best = " ".join(f"#{trial}" for trial in results.front) or "none"
+        self.records.study_ends(status, closing.metrics(), folder, closing.text(), best)
+        if show and results.trials["state"].isin(["complete", "fail"]).any():
+            print_line(f"\n{closing.text()}")
         self.sent = self._sender.close(flush_seconds)
-        return summary
+        return closing
 
     def closing_lines(self, took: str) -> str:
         """What was written where, how to look at it, and how to go on."""

@@ -14,6 +14,7 @@ from study.ledger.study_folder import JUDGE, LEDGER, SEARCH
 from study.planning.holdout_rules import judge_seeds
 from study.planning.plan import Plan, make_plan
 from study.report.sections import holdout
+from study.report.sections.closing import NOTHING
 from study.report.text import section_text
 
 
@@ -56,8 +57,8 @@ class HoldOut(CompositeDriver):
         """The table, once both have something to tell; until then, what the search says."""
         by = self.plan.config.holdout
         assert by is not None
-        if len(self.summaries) == 2 and self.summaries[1].front:
+        if len(self.closings) == 2 and self.closings[1].finished:
             search = read_results(self.out, self.plan.config.study_name)
             if search.holdout_results is not None:
                 return section_text(holdout.section(search, search.holdout_results, by))
-        return self.summaries[0].text() if self.summaries else "no trial has finished yet"
+        return self.closings[0].text() if self.closings else NOTHING

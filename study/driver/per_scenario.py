@@ -7,10 +7,10 @@ import dataclasses
 
 from study.cli.terminal import print_error
 from study.driver.composite import CompositeDriver
-from study.driver.summary import joint_text
 from study.planning.measurable import measurable
 from study.planning.plan import Plan, build_goal
 from study.planning.shared_stages import shared_builds
+from study.report.sections.closing import joint_text
 from study.scenarios.evaluation import cached_images
 
 
@@ -54,4 +54,4 @@ class PerScenario(CompositeDriver):
 
     def text(self) -> str:
         """Each scenario's own best, in one table."""
-        return joint_text(self.summaries)
+        return joint_text(self.closings)

@@ -71,9 +71,13 @@ def _item(item: Item) -> str:
     if isinstance(item, Note):
         return _wrapped(_PREFIX[item.kind] + item.text)
     if isinstance(item, Table):
-        rows = [[format_cell(cell) for cell in row] for row in item.rows]
-        return f"{_wrapped(item.caption)}\n{table(item.header, rows, item.left)}"
+        return f"{_wrapped(item.caption)}\n{table_lines(item)}"
     return _figure(item)
+
+
+def table_lines(shown: Table) -> str:
+    """A table without its caption, as aligned columns."""
+    return table(shown.header, [[format_cell(cell) for cell in row] for row in shown.rows], shown.left)
 
 
 def _figure(figure: Figure) -> str:

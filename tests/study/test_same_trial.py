@@ -11,12 +11,11 @@ from study import analyze, compare, status
 from study.analysis.results import read_results
 from study.config.config import StudyConfig, resolve
 from study.driver.progress import TrialProgress
-from study.driver.summary import Summary
 from study.ledger.ledger import Ledger
-from study.ledger.result_reader import ResultReader
 from study.planning.plan import make_plan
 from study.report.elements import Scatter, Section, Table
 from study.report.sections import pareto, summary
+from study.report.sections.closing import Closing
 
 KNEE = 4
 """Of the front of trials 0, 4 and 12; 0 is the first of it, and 12 the best by the first objective."""
@@ -97,7 +96,7 @@ def test_the_driver(out: Path) -> None:
     plan = make_plan(config, "cpu", 0.0, "fp32")
     assert plan.default_point == DEFAULT
     ledger = Ledger(out / "two" / "study.db", "two", PIPD_SPACE, plan.goal.directions, "random", 0, 16, key_of)  # type: ignore[arg-type]
-    told = Summary(plan, ResultReader(out / "two" / "points", plan.scenarios, plan.goal), ledger)
+    told = Closing(read_results(out, "two"))
     line = f"Knee of the front, the trial nearest to the ideal point: #{KNEE}, asr 0.0687, ca 0.9805"
     assert line in told.text()
     assert f"front (#{KNEE})" in told.text()

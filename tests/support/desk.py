@@ -6,14 +6,17 @@ from typing import Any
 
 from small_study import empty_ledger, scenario_record
 
+from study.analysis.results import load_results
+from study.driver.driver import claim_folder
 from study.driver.mlflow_records import MlflowRecords
 from study.driver.settlement import Settlement
-from study.driver.summary import Summary
 from study.ledger.ledger import Ledger
 from study.ledger.records import TrialRecord, write_record
 from study.ledger.result_reader import ResultReader
 from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
+from study.report.results_csv import results_csv
+from study.report.sections.closing import Closing
 from tracking.outbox import Outbox, Record
 
 Metrics = dict[str, float | None]
@@ -75,8 +78,12 @@ class Desk:
     def records(self) -> list[Record]:
         return [record for record, _ in self.outbox.pending()]
 
-    def summary(self) -> Summary:
-        return Summary(self.plan, self.reader, self.ledger)
+    def closing(self) -> Closing:
+        claim_folder(self.plan, self.folder)
+        return Closing(load_results(self.folder, self.folder.parent))
+
+    def csv(self) -> str:
+        return results_csv(self.closing().results)
 
 
 def rows_of(text: str, header: str) -> list[list[str]]:

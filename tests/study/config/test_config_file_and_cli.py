@@ -18,6 +18,7 @@ from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.attacks import ATTACKS
 from study.cli.options import Parser, add_options, given_options
+from study.cli.terminal import option_hint
 from study.config.config import CommonConfig, StudyConfig, resolve
 from study.datasets import DATASETS
 from study.evaluate import EvaluateConfig
@@ -228,7 +229,7 @@ def test_infinite_resources_are_refused(option: str) -> None:
 def test_a_wrong_field_is_answered_in_one_line(values: dict[str, str], parts: list[str]) -> None:
     with pytest.raises(UserError) as refused:
         PIPDConfig.from_text(values)
-    message = str(refused.value)
+    message = str(refused.value) + option_hint(refused.value)
     assert all(part in message for part in parts), message
     assert "\n" not in message
 

@@ -18,8 +18,8 @@ from test_study_end_to_end import workplace  # noqa: F401  (a fixture)
 from defenses.registry import UserError
 from study.datasets.images import Images
 from study.driver.per_scenario import build_plans
-from study.driver.summary import joint_text
 from study.planning.plan import Plan
+from study.report.sections.closing import joint_text
 from study.scenarios.scenario import Scenario, scenario_order
 
 
@@ -68,7 +68,7 @@ def test_one_table_shows_each_scenario_s_own_best(make: Callable[..., Plan], tmp
         for step in range(0 if position == 2 else 3):
             good = 1.0 if step == position + 1 else 0.5
             desk.trial(judged(good, 0.0, good, 0.0))
-        summaries.append(desk.summary())
+        summaries.append(desk.closing())
     text = joint_text(summaries)
     assert [(row[0], row[1], row[-1]) for row in rows_of(text, "scenario               trial")] == [
         (BAD, "paper default", "overall_score 0.5000"),

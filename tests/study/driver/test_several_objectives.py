@@ -189,7 +189,7 @@ def test_the_summary_shows_the_front_beside_the_default(make: Callable[..., Desk
     desk = make()
     for asr, ca in ((0.5, 0.5), (0.0, 0.75), (0.25, 1.0), (0.25, 0.5)):
         desk.trial(judged(1.0, 0.0, ca, asr), judged(1.0, 0.0, ca, asr))
-    summary = desk.summary()
+    summary = desk.closing()
     text = summary.text()
     assert text.startswith(
         "Pareto front of 4 trials: 2 that no other beats in asr (lower is better), ca (higher is better)\n(oracles"
@@ -206,7 +206,7 @@ def test_the_summary_shows_the_front_beside_the_default(make: Callable[..., Desk
     assert (metrics["front"], metrics["best/objective/asr"], metrics["best/objective/ca"]) == (2.0, 0.0, 1.0)
     assert (metrics["paper_default/objective/asr"], metrics["paper_default/ca"]) == (0.5, 0.5)
     assert "best/asr" not in metrics
-    lines = list(csv.DictReader(io.StringIO(summary.csv())))
+    lines = list(csv.DictReader(io.StringIO(desk.csv())))
     assert [(line["objective/asr"], line["objective/ca"]) for line in lines[2:4]] == [("0.0", "0.75")] * 2
     trials = {record.run: record for record in desk.records() if record.run.startswith("trial/") and record.metrics}
     second = trials[desk.told.trial_run(desk.ledger.rows()[1].key)].metrics
@@ -218,14 +218,14 @@ def test_an_objective_that_no_scenario_defines_fails_the_trial(make: Callable[..
     desk = make()
     row = desk.trial(judged(1.0, 0.0, 0.5, None), judged(1.0, 0.0, 0.5, None))
     assert (row.state, row.reason) == ("fail", "asr is undefined on every scenario")
-    assert desk.summary().text() == "no trial has finished yet"
+    assert desk.closing().text() == "no trial has finished yet"
 
 
 def test_the_worst_scenario_decides_when_it_is_asked_for(make: Callable[..., Desk]) -> None:
     desk = make(objective="ca", aggregate="worst")
     desk.trial(judged(1.0, 0.0, 0.75, 0.0), judged(1.0, 0.0, 0.75, 0.0))
     desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(1.0, 0.0, 0.5, 0.25))  # as good on average
-    text = desk.summary().text()
+    text = desk.closing().text()
     assert text.startswith("Best of 2 trials: #0, worst ca 0.7500 (higher is better; an oracle")
     assert [row.value for row in desk.ledger.rows()] == [0.75, 0.5]
     assert rows_of(text, "scenario")[-1][-2:] == ["0.750", "0.000"]

@@ -344,12 +344,12 @@ def test_the_summary_counts_it_and_compares_nothing_with_it(make: MakeDesk) -> N
     desk, row = stopped_study(make)
     for scenario in desk.plan.scenarios[:1]:  # far better than all others where it was judged
         judge(desk, row.key, [s.name for s in scenario_order(desk.plan.scenarios, row.key)].index(scenario.name), 1.0)
-    summary = desk.summary()
+    summary = desk.closing()
     assert summary.text().startswith("Best of 2 trials: #2, tpr 0.7500")
     assert "\n1 stopped early (asha): they count as tried" in summary.text()
     assert "#1" not in summary.text()
     assert (summary.metrics()["trials"], summary.metrics()["stopped_early"]) == (2.0, 1.0)
-    lines = list(csv.DictReader(io.StringIO(summary.csv())))
+    lines = list(csv.DictReader(io.StringIO(desk.csv())))
     assert [line["trial"] for line in lines] == sorted(line["trial"] for line in lines)
     found = [line for line in lines if line["stopped_early"] == "1"]
     assert {(line["trial"], line["objective"]) for line in found} == {("1", "")}
@@ -410,5 +410,5 @@ def test_without_a_pruner_nothing_is_told_of_it(make: MakeDesk) -> None:
     assert [told(desk, [], value) for value in (0.5, 0.0)] == [4, 4]
     trials = [record for record in desk.records() if record.run.startswith("trial/")]
     assert not [record for record in trials if names.TAG_STOPPED_EARLY in record.tags or record.series]
-    assert "stopped_early" not in desk.summary().metrics()
-    assert "stopped early" not in desk.summary().text()
+    assert "stopped_early" not in desk.closing().metrics()
+    assert "stopped early" not in desk.closing().text()
