@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--rule",
         metavar="|".join(RULES),
-        help="which trial of each study: the paper's default, or the best, an oracle [default]",
+        help="which trial of each study: the paper's default, or the best (of several objectives the knee of their "
+        "front), an oracle [default]",
     )
     add_out(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")

@@ -7,7 +7,7 @@ does with undefined values (None or NaN) and with ties.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
@@ -128,7 +128,7 @@ def best_name(directions: Sequence[Direction]) -> str:
 
 
 def mean_best(
-    trials: Iterable[Candidate], directions: Sequence[Direction], scenarios: Iterable[str] | None = None
+    trials: Iterable[Candidate], directions: Sequence[Direction], scenarios: Collection[str] | None = None
 ) -> Candidate | None:
     """The `best_or_knee` by the mean of each objective over some scenarios.
 
@@ -145,7 +145,7 @@ def mean_best(
 
 
 def worst_case_best(
-    trials: Iterable[Candidate], directions: Sequence[Direction], scenarios: Iterable[str] | None = None
+    trials: Iterable[Candidate], directions: Sequence[Direction], scenarios: Collection[str] | None = None
 ) -> Candidate | None:
     """The `best_or_knee` by each objective's value on the scenario where it is worst.
 
@@ -162,7 +162,7 @@ def worst_case_best(
 
 
 def over_scenarios(
-    trial: Candidate, directions: Sequence[Direction], how: How, scenarios: Iterable[str] | None = None
+    trial: Candidate, directions: Sequence[Direction], how: How, scenarios: Collection[str] | None = None
 ) -> Candidate:
     """The trial with its objectives put together over some scenarios, in place of those over all.
 
@@ -188,12 +188,12 @@ def best_per_scenario(
     """
     candidates = _complete(trials)
     names = dict.fromkeys(name for trial in candidates for name in trial.scenarios)
+    sign = 1 if direction == "maximize" else -1
     own: dict[str, int] = {}
     for name in names if scenarios is None else scenarios:
         known = [(trial.number, value) for trial in candidates for value in _defined(trial.scenarios.get(name, ())[:1])]
-        best = pareto_front([[value] for _, value in known], (direction,))
-        if best:
-            own[name] = known[best[0]][0]
+        if known:
+            own[name] = max(known, key=lambda pair: sign * pair[1])[0]  # of equals the first
     return own
 
 

@@ -58,12 +58,12 @@ def build_groups(scenarios: "pandas.DataFrame", by: By) -> "pandas.Series":
 def folds(search: Results, by: By) -> list[Fold]:
     """Every group held out once, in the order of the study."""
     groups = build_groups(search.scenarios, by)
-    found = []
+    held_out = []
     for group in groups.unique():
         own = groups.index[groups == group]
         others = own if by == "seed" else groups.index[groups != group]
-        found.append(Fold(str(group), search.best_on(others), search.best_on(own)))
-    return found
+        held_out.append(Fold(str(group), search.best_on(others), search.best_on(own)))
+    return held_out
 
 
 def to_judge(search: Results, by: By) -> list[int]:

@@ -86,8 +86,8 @@ def _notes(results: Results) -> list[Note]:
     if len(results.goal.objectives) == 1:
         chosen, single = f"Chosen by {objective}", f"best by the {results.goal.how} over all scenarios"
     else:
-        chosen = f"Chosen by {objective}, the first of several objectives"
-        single = f"knee of the Pareto front of {results.goal.text}, so that it can do better than an own best by others"
+        chosen = f"Own bests are chosen by {objective}, the first of several objectives"
+        single = f"knee of the Pareto front of {results.goal.text}; by the other objectives it may beat an own best"
     notes = [
         Note(
             f"{chosen}, an oracle that a defender does not have, on the same scenarios that are "

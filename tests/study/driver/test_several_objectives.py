@@ -16,6 +16,7 @@ from search_spaces.space import Choice, Float, SearchSpace
 from study.config.config import StudyConfig, resolve
 from study.config.objectives import Direction, Goal, aggregate, parse_objectives
 from study.datasets.images import Images
+from study.driver.summary import joint_text
 from study.ledger.ledger import Ledger
 from study.ledger.selection import best_over_all, pareto_front
 
@@ -199,6 +200,9 @@ def test_the_summary_shows_the_front_beside_the_default(make: Callable[..., Desk
         ["front (#1)", "0.0000", "0.7500"],
         ["front (#2)", "0.2500", "1.0000"],
     ]
+    knee = "Knee of the front, the trial nearest to the ideal point: #1, asr 0.0000, ca 0.7500"
+    assert f"\n{knee}\n\n" in text  # both lie at an end of the front, as far from the ideal: the first
+    assert f"{BAD}: {knee}" in joint_text([summary]), "where each scenario is a study of its own"
     models = ["paper default", "front (#1)", "front (#2)"]
     assert [row[1] for row in rows_of(text, "scenario")] == ["undefended", *models] * 2 + models
     assert "best (#" not in text
