@@ -76,18 +76,18 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
     rule = namespace.rule or "default"
     a, b = (_chosen(text, rule, out) for text in (namespace.a, namespace.b))
     pairs = pair(a, b)
-    found = differences(pairs, metrics or names.HEADLINE)
-    missing = [metric for metric in metrics if metric not in {one.metric for one in found}]
-    if missing or not found:
+    judged = differences(pairs, metrics or names.HEADLINE)
+    missing = [metric for metric in metrics if metric not in {one.metric for one in judged}]
+    if missing or not judged:
         raise UserError(
             f"no scenario defines {', '.join(missing or names.HEADLINE)} in both studies: "
             "a study that stops at isolation has no CA and ASR, a defense that flags nothing no TPR; leave it out"
         )
-    answer = section(a, b, pairs, found, command)
+    answer = section(a, b, pairs, judged, command)
     # Its figures show what its tables say, and there is no report to draw them in.
     told = dataclasses.replace(answer, items=tuple(item for item in answer.items if isinstance(item, Note | Table)))
     if namespace.json:
-        _write(namespace.json, json.dumps(_as_json(a, b, pairs, found), indent=1, allow_nan=False) + "\n", "--json")
+        _write(namespace.json, json.dumps(_as_json(a, b, pairs, judged), indent=1, allow_nan=False) + "\n", "--json")
     if namespace.markdown:
         _write(namespace.markdown, markdown("Comparison", [told]), "--markdown")
     print_line(section_text(told))
@@ -111,12 +111,14 @@ def _write(path: Path, text: str, option: str) -> None:
         raise UserError(f"{option} must name a file that can be written, got {path}: {error.strerror}") from error
 
 
-def _as_json(a: "SelectedTrial", b: "SelectedTrial", pairs: "Pairs", found: "Sequence[Difference]") -> dict[str, Any]:
+def _as_json(
+    a: "SelectedTrial", b: "SelectedTrial", pairs: "Pairs", differences: "Sequence[Difference]"
+) -> dict[str, Any]:
     """The same for machines; ``null`` is what is undefined or was not tested."""
     from study.analysis.paired_tests import ALPHA
     from study.report.sections.comparison import settings_that_differ
 
-    metrics = list(dict.fromkeys(one.metric for one in found))
+    metrics = list(dict.fromkeys(one.metric for one in differences))
     columns = [f"{metric}_{side}" for metric in metrics for side in ("a", "b")]
     return {
         **{
@@ -141,7 +143,7 @@ def _as_json(a: "SelectedTrial", b: "SelectedTrial", pairs: "Pairs", found: "Seq
         ],
         "left_out": pairs.left_out,
         "alpha": ALPHA,
-        "differences": [dataclasses.asdict(one) for one in found],
+        "differences": [dataclasses.asdict(one) for one in differences],
     }
 
 

@@ -46,17 +46,19 @@ def _tell(namespace: Namespace) -> int:
         state = read_status(find_study(out, namespace.name), out)
         print_line(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
         return EXIT_DONE
-    found = [read_status(folder, out, records=False) for folder in studies(out)]
-    print_line(json.dumps([as_json(state) for state in found], indent=1) if namespace.json else overview(found, out))
+    statuses = [read_status(folder, out, records=False) for folder in studies(out)]
+    print_line(
+        json.dumps([as_json(state) for state in statuses], indent=1) if namespace.json else overview(statuses, out)
+    )
     return EXIT_DONE
 
 
-def overview(found: Sequence[StudyStatus], out: Path) -> str:
+def overview(shown: Sequence[StudyStatus], out: Path) -> str:
     """One line a study."""
-    if not found:
+    if not shown:
         return f"no study in {out}"
     header = ["study", "state", "done", "of", "failed", "running", "left", "best", "to MLflow"]
-    return table(header, [_line(state) for state in found], left=2)
+    return table(header, [_line(state) for state in shown], left=2)
 
 
 def _line(state: StudyStatus) -> list[str]:

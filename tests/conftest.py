@@ -45,3 +45,23 @@ def make_context(tmp_path: Path) -> Callable[..., RunContext]:
 def _one_thread() -> None:
     """Trained weights depend on how many threads add up their gradients, whatever ran in this process before."""
     torch.set_num_threads(1)
+
+
+LONGEST_FILES = (
+    "test_study_end_to_end",
+    "test_driver",
+    "test_security",
+    "test_begun_before",
+    "test_attack_contract",
+    "test_gpu_memory",
+    "test_attack_issba",
+    "test_pruning_ray",
+    "test_defenses",
+)
+"""Files that take longest, the longest first: two workers that take a file each then end at about the same time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the longest files first, and leaves the order within a file and of all others as it is."""
+    order = {name: at for at, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))

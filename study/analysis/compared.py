@@ -66,9 +66,11 @@ def _cells_of(results: Results, trial: int) -> "pandas.DataFrame":
 
 
 def _undefended(results: Results) -> "pandas.DataFrame":
-    found = results.scenarios
+    scenarios = results.scenarios
     nothing = dict.fromkeys((names.TPR, names.FPR, names.AUROC), float("nan"))
-    return found.assign(**nothing, **{names.CA: found[names.CA_UNDEFENDED], names.ASR: found[names.ASR_UNDEFENDED]})
+    return scenarios.assign(
+        **nothing, **{names.CA: scenarios[names.CA_UNDEFENDED], names.ASR: scenarios[names.ASR_UNDEFENDED]}
+    )
 
 
 def own_best(results: Results) -> "pandas.DataFrame | None":
@@ -87,9 +89,9 @@ def own_best(results: Results) -> "pandas.DataFrame | None":
 
 def strata(results: Results) -> Iterator[tuple[str, str, "pandas.Index[str]"]]:
     """Attack and rate: a label for people, the stratum and its scenarios; by attack in the study's order, then rate."""
-    found = results.scenarios
-    order = {attack: at for at, attack in enumerate(dict.fromkeys(found["attack"]))}
-    rows = found.assign(order=found["attack"].map(order)).sort_values(["order", "poison_rate"], kind="stable")
+    scenarios = results.scenarios
+    order = {attack: at for at, attack in enumerate(dict.fromkeys(scenarios["attack"]))}
+    rows = scenarios.assign(order=scenarios["attack"].map(order)).sort_values(["order", "poison_rate"], kind="stable")
     for stratum, group in rows.groupby("stratum", sort=False):
         rate = float(group["poison_rate"].iloc[0])
         label = f"{group['attack'].iloc[0]}" if rate != rate else f"{group['attack'].iloc[0]} at {rate:g}"

@@ -89,10 +89,10 @@ def pair(a: SelectedTrial, b: SelectedTrial) -> Pairs:
     left_out: dict[str, str] = {}
     kept = []
     for at, row in both.iterrows():
-        found = _why_not(row)
+        obstacle = _why_not(row)
         name = row["scenario_a"] if row["in"] != "right_only" else row["scenario_b"]
-        if found:
-            left_out[str(name)] = found
+        if obstacle:
+            left_out[str(name)] = obstacle
         else:
             kept.append(at)
     if not kept:
@@ -136,18 +136,18 @@ def differences(pairs: Pairs, metrics: Sequence[str], alpha: float = ALPHA) -> t
     Metrics that no pair defines in both are left out.
     """
     strata = list(dict.fromkeys(pairs.frame["stratum"]))
-    found: list[Difference] = []
+    judged: list[Difference] = []
     for metric in metrics:
         columns = [f"{metric}_a", f"{metric}_b"]
         frame = pairs.frame.dropna(subset=columns)
         overall = _balanced(frame)
         if not overall.empty:
-            found.append(_difference(metric, None, overall, alpha))
+            judged.append(_difference(metric, None, overall, alpha))
         for stratum in strata if len(strata) > 1 else ():
             part = frame[frame["stratum"] == stratum]
             if not part.empty:
-                found.append(_difference(metric, stratum, part, alpha))
-    return _judged(found, alpha)
+                judged.append(_difference(metric, stratum, part, alpha))
+    return _judged(judged, alpha)
 
 
 def _balanced(frame: "pandas.DataFrame") -> "pandas.DataFrame":
@@ -180,12 +180,12 @@ def _difference(metric: str, stratum: str | None, frame: "pandas.DataFrame", alp
     )
 
 
-def _judged(found: list[Difference], alpha: float) -> tuple[Difference, ...]:
+def _judged(differences: list[Difference], alpha: float) -> tuple[Difference, ...]:
     """The same with corrected p values, and what follows from them."""
-    tested = [one.p for one in found if one.p is not None]
+    tested = [one.p for one in differences if one.p is not None]
     corrected = iter(holm(tested))
     judged = []
-    for one in found:
+    for one in differences:
         p = next(corrected) if one.p is not None else None
         tests = len(tested) + (one.p is None)  # what is not tested yet would be one more
         per_seed = max(1, one.pairs // one.seeds)
@@ -229,7 +229,7 @@ def sign_flip_p(values: Sequence[float]) -> float:
     changed = [value for value in values if abs(value) > _SAME]  # flipping a 0 changes nothing
     if len(changed) < 2:
         return 1.0
-    found = permutation_test(
+    test = permutation_test(
         (np.asarray(changed),),
         lambda sample, axis: np.mean(sample, axis=axis),
         permutation_type="samples",
@@ -237,7 +237,7 @@ def sign_flip_p(values: Sequence[float]) -> float:
         n_resamples=_RESAMPLES,
         random_state=np.random.default_rng(0),
     )
-    return float(min(1.0, found.pvalue))
+    return float(min(1.0, test.pvalue))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -246,11 +246,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     scipy corrects for the false discovery rate only.
     """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    found, highest = [0.0] * len(p_values), 0.0
+    adjusted, highest = [0.0] * len(p_values), 0.0
     for rank, position in enumerate(order):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[position]))
-        found[position] = highest
-    return found
+        adjusted[position] = highest
+    return adjusted
 
 
 def seeds_needed(differing: int, per_seed: int, tests: int, alpha: float = ALPHA) -> int:

@@ -85,9 +85,9 @@ class Results:
 
         Empty for a sampler that searches. The paper's default, which no sampler drew, is left out.
         """
-        found = self.complete
+        complete = self.complete
         filling = self.config.sampler in SPACE_FILLING and not self.manifest.given_points
-        return found[~found["paper_default"]] if filling else found.iloc[:0]
+        return complete[~complete["paper_default"]] if filling else complete.iloc[:0]
 
     @functools.cached_property
     def scenarios(self) -> "pandas.DataFrame":
@@ -242,7 +242,7 @@ def load_results(folder: Path, out: Path) -> Results:
         manifest=manifest,
         space=space.name,
         defense=space.defense,
-        ranges={field: found for field, found in space.ranges.items() if field in searched},
+        ranges={field: own for field, own in space.ranges.items() if field in searched},
         goal=manifest.goal,
         trials=_trials(started, manifest.goal),
         evaluations=_frame(cells, _EVALUATION),

@@ -51,11 +51,11 @@ def parse_objectives(text: str) -> tuple[str, ...]:
     Raises:
         UserError: an unknown metric or direction, a direction that the metric does not have, or a metric twice.
     """
-    found = [parse_objective(part.strip()) for part in text.split(",")]
-    for name in found:
-        if found.count(name) > 1:
+    objectives = [parse_objective(part.strip()) for part in text.split(",")]
+    for name in objectives:
+        if objectives.count(name) > 1:
             raise UserError(f"an objective stands once, got {name!r} more than once in {text!r}: leave one out")
-    return tuple(found)
+    return tuple(objectives)
 
 
 def parse_objective(text: str) -> str:
@@ -79,18 +79,18 @@ def parse_objective(text: str) -> str:
     return name
 
 
-def scores(found: Metrics) -> dict[str, float | None]:
+def scores(metrics: Metrics) -> dict[str, float | None]:
     """The metrics of a scenario and the scores made of them; a score is None when a part of it is."""
 
     def difference(plus: str, minus: str) -> float | None:
-        high, low = found.get(plus), found.get(minus)
+        high, low = metrics.get(plus), metrics.get(minus)
         return None if high is None or low is None else high - low
 
     isolation = difference(names.TPR, names.FPR)
     defense = difference(names.CA, names.ASR)
     overall = None if isolation is None or defense is None else (isolation + defense) / 2
     return {
-        **found,
+        **metrics,
         names.ISOLATION_SCORE: isolation,
         names.DEFENSE_SCORE: defense,
         names.OVERALL_SCORE: overall,
@@ -116,11 +116,11 @@ def aggregate(outcomes: Sequence[Judged], how: How = "mean") -> Aggregate:
     A scenario whose attack failed undefended is left out: a defense must not be credited for it.
     """
     counted = [scores(outcome.metrics) for outcome in outcomes if not outcome.attack_failed]
-    found: dict[str, float | None] = {}
+    together: dict[str, float | None] = {}
     for name in dict.fromkeys(name for metrics in counted for name in metrics):
         values = [value for metrics in counted if (value := metrics.get(name)) is not None]
-        found[name] = _together(name, values, how) if values else None
-    return Aggregate(found, len(counted))
+        together[name] = _together(name, values, how) if values else None
+    return Aggregate(together, len(counted))
 
 
 def _together(name: str, values: list[float], how: How) -> float:
@@ -167,5 +167,5 @@ class Goal:
 
     def values(self, outcomes: Sequence[Judged]) -> tuple[float | None, ...]:
         """The objectives over scenarios; None where no scenario defines one."""
-        found = aggregate(outcomes, self.how).metrics
-        return tuple(found.get(name) for name in self.objectives)
+        together = aggregate(outcomes, self.how).metrics
+        return tuple(together.get(name) for name in self.objectives)

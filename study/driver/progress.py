@@ -41,9 +41,9 @@ def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
 
 def describe_scenario(trial: str, record: ScenarioRecord) -> str:
     """What a trial gave on one scenario, and what that cost."""
-    found = ", ".join(f"{name.upper()} {format_number(record.metrics.get(name))}" for name in names.HEADLINE)
+    reached = ", ".join(f"{name.upper()} {format_number(record.metrics.get(name))}" for name in names.HEADLINE)
     return (
-        f"{trial} {record.scenario}: {found}; took {duration(record.wall_seconds)}, "
+        f"{trial} {record.scenario}: {reached}; took {duration(record.wall_seconds)}, "
         f"{record.stored_stages} of {len(record.stages)} stages from the store"
     )
 

@@ -122,8 +122,8 @@ class Ledger:
     def _reasons(self) -> dict[int, str]:
         """Trial number -> why it failed. One query: asked for each trial, a long study would spend its time on it."""
         prefix = f"{REASON}/"
-        found = self._study.user_attrs
-        return {int(name.removeprefix(prefix)): str(found[name]) for name in found if name.startswith(prefix)}
+        attributes = self._study.user_attrs
+        return {int(name.removeprefix(prefix)): str(attributes[name]) for name in attributes if name.startswith(prefix)}
 
     def ask(self) -> tuple[int, dict[str, Value], str]:
         """The next point: its trial's number, its values and its key."""

@@ -113,8 +113,8 @@ def _read(path: Path, mode: str = "ro") -> LedgerSnapshot:
 
 
 def _ledger(database: sqlite3.Connection) -> LedgerSnapshot:
-    found = database.execute("select direction from study_directions order by objective").fetchall()
-    directions: tuple[Direction, ...] = tuple("minimize" if name == "MINIMIZE" else "maximize" for (name,) in found)
+    rows = database.execute("select direction from study_directions order by objective").fetchall()
+    directions: tuple[Direction, ...] = tuple("minimize" if name == "MINIMIZE" else "maximize" for (name,) in rows)
     reasons = dict(database.execute("select key, value_json from study_user_attributes").fetchall())
     keys = "select trial_id, key, value_json from trial_user_attributes"
     attributes = _by_trial(database, keys, lambda name, text: (name, json.loads(text)))
@@ -140,11 +140,11 @@ def _ledger(database: sqlite3.Connection) -> LedgerSnapshot:
 
 
 def _by_trial(database: sqlite3.Connection, query: str, pair: Any) -> dict[int, dict[Any, Any]]:
-    found: dict[int, dict[Any, Any]] = {}
+    by_trial: dict[int, dict[Any, Any]] = {}
     for trial_id, *columns in database.execute(query):
         name, value = pair(*columns)
-        found.setdefault(trial_id, {})[name] = value
-    return found
+        by_trial.setdefault(trial_id, {})[name] = value
+    return by_trial
 
 
 def _external(value: float, distribution: dict[str, Any]) -> Any:

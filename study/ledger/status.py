@@ -144,7 +144,7 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
     except ValueError as error:
         damage.append(str(error))
     outbox = _outbox(folder / OUTBOX, damage)
-    found = _records(folder / POINTS, damage) if records else {}
+    judged = _records(folder / POINTS, damage) if records else {}
     best = ledger.best_or_knee() if ledger else None
     return StudyStatus(
         folder=folder,
@@ -152,8 +152,8 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
         manifest=manifest,
         ledger=ledger,
         outbox=outbox,
-        judged={key: sorted(of_point) for key, of_point in found.items()},
-        scenarios=_progress(found, manifest.scenarios if manifest else (), best.key if best else ""),
+        judged={key: sorted(of_point) for key, of_point in judged.items()},
+        scenarios=_progress(judged, manifest.scenarios if manifest else (), best.key if best else ""),
         damage=tuple(damage),
         resume_command=manifest.resume_command(out) if manifest else "",
         parts=tuple(read_status(part, out, records=False) for part in children if (part / MANIFEST).is_file()),
@@ -173,7 +173,7 @@ def _outbox(path: Path, damage: list[str]) -> Waiting:
 
 def _records(points: Path, damage: list[str]) -> dict[str, dict[str, ScenarioRecord]]:
     """The readable scenarios of every point, by key and name."""
-    found: dict[str, dict[str, ScenarioRecord]] = {}
+    records: dict[str, dict[str, ScenarioRecord]] = {}
     for path in sorted(points.glob("*/*.json")):
         try:
             record = read_trial(path) if is_trial_path(path) else read_scenario(path)
@@ -182,23 +182,23 @@ def _records(points: Path, damage: list[str]) -> dict[str, dict[str, ScenarioRec
         if record is None and path.exists():
             damage.append(f"{path} is damaged, or of another version: it counts as missing")
         if isinstance(record, ScenarioRecord):
-            found.setdefault(path.parent.name, {})[record.scenario] = record
-    return found
+            records.setdefault(path.parent.name, {})[record.scenario] = record
+    return records
 
 
-def _progress(found: dict[str, dict[str, ScenarioRecord]], planned: Sequence[str], best: str) -> tuple[Progress, ...]:
+def _progress(judged: dict[str, dict[str, ScenarioRecord]], planned: Sequence[str], best: str) -> tuple[Progress, ...]:
     """One line a scenario, in the plan's order; a study of an older version knows only those with a result."""
-    names = planned or sorted({name for of_point in found.values() for name in of_point})
+    names = planned or sorted({name for of_point in judged.values() for name in of_point})
     progress = []
     for name in names:
-        records = [of_point[name] for of_point in found.values() if name in of_point]
+        records = [of_point[name] for of_point in judged.values() if name in of_point]
         progress.append(
             Progress(
                 name=name,
                 judged=len(records),
                 attack_failed=any(record.attack_failed for record in records),
                 undefended=records[0].metrics if records else {},
-                best=found[best][name].metrics if name in found.get(best, {}) else {},
+                best=judged[best][name].metrics if name in judged.get(best, {}) else {},
             )
         )
     return tuple(progress)

@@ -231,7 +231,7 @@ def test_a_failed_attack_counts_neither_way(tmp_path: Path) -> None:
 
     write_study(tmp_path / "half", draw(RANGES, 64), half, default=PAPER)
     results = read_results(tmp_path, "half")
-    assert {one.scenario for one in importances(results).found} == {"all scenarios", "badnets-0.1-s0"}
+    assert {one.scenario for one in importances(results).each} == {"all scenarios", "badnets-0.1-s0"}
     assert len(table(robustness_section(results), "robustness").rows) == 3
     assert "on the one scenario that counts" in region_section(results).lead
 

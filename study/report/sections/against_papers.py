@@ -50,16 +50,16 @@ def section(results: Results, space_name: str) -> Section | None:
     tables = load_tables(space_name)
     if not tables:
         return None
-    found = {table.name: list(_rows(results, table)) for table in tables if table.values}
-    marks = _marks(tables, found)
-    items: list[Item] = [Note(text, "warning") for text in _warnings(results, tables, found)]
+    shown = {table.name: list(_rows(results, table)) for table in tables if table.values}
+    marks = _marks(tables, shown)
+    items: list[Item] = [Note(text, "warning") for text in _warnings(results, tables, shown)]
     for table in tables:
-        if found.get(table.name):
-            items.append(_table(table, found[table.name], marks))
+        if shown.get(table.name):
+            items.append(_table(table, shown[table.name], marks))
         if table.said:
             items.append(_said_table(results, table))
     items += [Note(f"[{mark}] {note.text}", "footnote") for note, mark in marks.items()]
-    rows = [row for of_table in found.values() for row in of_table]
+    rows = [row for of_table in shown.values() for row in of_table]
     title = f"{', '.join(table.place.partition(',')[0] for table in tables)} of {tables[0].short}, and ours"
     return Section(f"papers-{slug(space_name)}", title, _lead(results, tables, rows), tuple(items))
 
@@ -100,7 +100,7 @@ def _settings(table: PaperTable) -> tuple[str, ...]:
     """What of a table is compared: the paper's own defense and none, or every value of what it varies."""
     if table.varies != "defense":
         return table.axis("setting")
-    return tuple(found for found in (_NO_DEFENSE, table.short.lower()) if found in table.axis("setting"))
+    return tuple(setting for setting in (_NO_DEFENSE, table.short.lower()) if setting in table.axis("setting"))
 
 
 def _cells_at(results: Results, table: PaperTable, setting: str) -> "pandas.DataFrame":
@@ -127,12 +127,12 @@ def _trial_with(results: Results, field: str, value: str) -> int:
     if field not in complete.columns:
         fixed = results.config.set.get(field)
         return _spoken_for(results) if fixed is not None and _same(fixed, value) else -1
-    found = complete.loc[[_same(own, value) for own in complete[field]]]
+    alike = complete.loc[[_same(own, value) for own in complete[field]]]
     default = complete[complete["paper_default"]]
     others = [name for name in results.ranges if name != field]
     if len(default) and others:
-        found = found[(found[others] == default[others].iloc[0]).all(axis=1)]
-    return int(str(found.index[0])) if len(found) else -1
+        alike = alike[(alike[others] == default[others].iloc[0]).all(axis=1)]
+    return int(str(alike.index[0])) if len(alike) else -1
 
 
 def _same(own: Any, value: str) -> bool:
@@ -207,11 +207,11 @@ def _ours_said(results: Results, table: PaperTable, said: Said) -> float | None:
     return _mean(_cells_at(results, table, said.setting), said.metric, said.setting)
 
 
-def _marks(tables: Iterable[PaperTable], found: Mapping[str, list[_Row]]) -> dict[Footnote, int]:
+def _marks(tables: Iterable[PaperTable], shown: Mapping[str, list[_Row]]) -> dict[Footnote, int]:
     """The footnotes of what is shown, numbered in their order; a figure's all hold."""
     notes: list[Footnote] = []
     for table in tables:
-        notes += [note for row in found.get(table.name, ()) for note in row.notes]
+        notes += [note for row in shown.get(table.name, ()) for note in row.notes]
         notes += () if table.values else table.footnotes
     return {note: number for number, note in enumerate(dict.fromkeys(notes), start=1)}
 
@@ -241,8 +241,8 @@ def _mean_differences(table: PaperTable, rows: list[_Row]) -> Iterable[str]:
             yield f"{metric.upper()} {format_difference(ours - paper)}"
 
 
-def _warnings(results: Results, tables: tuple[PaperTable, ...], found: Mapping[str, list[_Row]]) -> Iterable[str]:
-    rows = [row for of_table in found.values() for row in of_table]
+def _warnings(results: Results, tables: tuple[PaperTable, ...], rows_shown: Mapping[str, list[_Row]]) -> Iterable[str]:
+    rows = [row for of_table in rows_shown.values() for row in of_table]
     if rows and max(row.seeds for row in rows) == 1:
         yield "One seed only: another would move our numbers by nobody knows how much."
     by_table = any(table.varies in ("defense", "poison_rate") for table in tables)
@@ -257,7 +257,7 @@ def _warnings(results: Results, tables: tuple[PaperTable, ...], found: Mapping[s
     if len(failed):
         yield f"Left out, since the attack failed undefended: {', '.join(map(str, failed.index))}."
     for table in tables:
-        shown = {row.attack.partition(":")[0] for row in found.get(table.name, ())}
-        missing = [attack for attack in _attacks(results, table) if attack not in shown]
+        told = {row.attack.partition(":")[0] for row in rows_shown.get(table.name, ())}
+        missing = [attack for attack in _attacks(results, table) if attack not in told]
         if missing:
             yield f"{table.place.partition(',')[0]} has these too, without a number of ours: {', '.join(missing)}."

@@ -29,26 +29,26 @@ _SHOWN = 12  # scenarios left out that are named
 
 
 def section(
-    a: SelectedTrial, b: SelectedTrial, pairs: Pairs, found: Sequence[Difference], command: str = ""
+    a: SelectedTrial, b: SelectedTrial, pairs: Pairs, differences: Sequence[Difference], command: str = ""
 ) -> Section:
     """What the differences of two selected trials say.
 
     Args:
-        pairs, found: of `study.analysis.paired_tests`.
+        pairs, differences: of `study.analysis.paired_tests`.
         command: that made them.
     """
     items: list[Item] = [_sides(a, b), *_configurations(a, b), *_warnings(a, b, pairs)]
-    items += [Note(text, "warning") for text in _about_seeds(found)]
-    overall = [one for one in found if one.stratum is None]
-    strata = [one for one in found if one.stratum is not None]
+    items += [Note(text, "warning") for text in _about_seeds(differences)]
+    overall = [one for one in differences if one.stratum is None]
+    strata = [one for one in differences if one.stratum is not None]
     if overall:
         items.append(_table("differences", f"A minus B over {_scenarios(pairs)}", overall))
     items += [Note(text, "warning") for text in _about_balance(pairs, overall)]
-    items += [Note(text) for text in (*_about_tests(found), *_about_intervals(found))]
+    items += [Note(text) for text in (*_about_tests(differences), *_about_intervals(differences))]
     if strata:
         items.append(_table("differences-by-stratum", "A minus B on each attack and rate", strata))
-    items += [_bars(found), _method(pairs, found)]
-    return Section("comparison", f"{_name(a)} against {_name(b)}", _lead(a, b, found), tuple(items), command)
+    items += [_bars(differences), _method(pairs, differences)]
+    return Section("comparison", f"{_name(a)} against {_name(b)}", _lead(a, b, differences), tuple(items), command)
 
 
 def settings_that_differ(a: SelectedTrial, b: SelectedTrial) -> dict[str, tuple[str, str]]:
@@ -78,12 +78,12 @@ def _count(number_of: int, word: str) -> str:
     return f"{number_of} {word}{'' if number_of == 1 else 's'}"
 
 
-def _names(found: Sequence[Difference]) -> str:
-    return ", ".join(one.metric.upper() for one in found)
+def _names(differences: Sequence[Difference]) -> str:
+    return ", ".join(one.metric.upper() for one in differences)
 
 
-def _lead(a: SelectedTrial, b: SelectedTrial, found: Sequence[Difference]) -> str:
-    overall = [one for one in found if one.stratum is None] or list(found)
+def _lead(a: SelectedTrial, b: SelectedTrial, differences: Sequence[Difference]) -> str:
+    overall = [one for one in differences if one.stratum is None] or list(differences)
     sentences = []
     for side, selected in (("A", a), ("B", b)):
         better = [one for one in overall if one.verdict == side]
@@ -140,34 +140,34 @@ def _fields(selected: SelectedTrial) -> dict[str, Any]:
 
 
 def _warnings(a: SelectedTrial, b: SelectedTrial, pairs: Pairs) -> list[Note]:
-    found = []
+    notes = []
     for side, selected in (("A", a), ("B", b)):
         if selected.oracle:
-            found.append(
+            notes.append(
                 f"{side} was picked with ground truth on these very scenarios (an oracle), which flatters it: "
                 "no defender could have picked it, and on scenarios it never saw it may do worse."
             )
     for side, selected in (("A", a), ("B", b)):
         damaged = selected.results.damaged
         if damaged:
-            found.append(
+            notes.append(
                 f"{_count(len(damaged), 'file')} of {side} cannot be read and is left out, first {damaged[0]}."
             )
     different = settings_that_differ(a, b)
     if different:
         told = "; ".join(f"{option} {left} against {right}" for option, (left, right) in different.items())
-        found.append(
+        notes.append(
             f"The studies differ in more than what is compared (A against B): {told}. The difference holds that too."
         )
     if pairs.left_out:
         named = [f"{name} ({why})" for name, why in list(pairs.left_out.items())[:_SHOWN]]
         more = f" and {len(pairs.left_out) - _SHOWN} more" if len(pairs.left_out) > _SHOWN else ""
-        found.append(f"Left out: {', '.join(named)}{more}.")
-    return [Note(text, "warning") for text in found]
+        notes.append(f"Left out: {', '.join(named)}{more}.")
+    return [Note(text, "warning") for text in notes]
 
 
-def _about_seeds(found: Sequence[Difference]) -> list[str]:
-    overall = [one for one in found if one.stratum is None]
+def _about_seeds(differences: Sequence[Difference]) -> list[str]:
+    overall = [one for one in differences if one.stratum is None]
     if not overall:
         return ["No seed was judged on every attack and rate, so nothing is told over all of them."]
     seeds = max(one.seeds for one in overall)
@@ -190,10 +190,10 @@ def _about_balance(pairs: Pairs, overall: Sequence[Difference]) -> list[str]:
     ]
 
 
-def _about_tests(found: Sequence[Difference]) -> list[str]:
+def _about_tests(differences: Sequence[Difference]) -> list[str]:
     """For each metric that is not separated overall: what would have to be there."""
     lines = []
-    for one in found:
+    for one in differences:
         if one.stratum is not None or one.seeds < 2 or one.verdict not in ("not separated", "not tested"):
             continue
         have = f"{one.metric.upper()}: {one.differing} of {_count(one.pairs, 'pair')} differ"
@@ -210,22 +210,22 @@ def _about_tests(found: Sequence[Difference]) -> list[str]:
     return lines
 
 
-def _about_intervals(found: Sequence[Difference]) -> list[str]:
+def _about_intervals(differences: Sequence[Difference]) -> list[str]:
     """Where the test, which asks about these scenarios, and the interval, which asks about other seeds, part ways."""
     return [
         f"{one.metric.upper()}: {one.verdict} is better on these scenarios, but the interval over {one.seeds} seeds "
         "still holds 0: what other seeds would give is open."
-        for one in found
+        for one in differences
         if one.stratum is None and one.verdict in ("A", "B") and one.low is not None and one.high is not None
         if one.low <= 0 <= one.high
     ]
 
 
-def _table(name: str, caption: str, found: Sequence[Difference]) -> Table:
-    by_stratum = any(one.stratum is not None for one in found)
+def _table(name: str, caption: str, differences: Sequence[Difference]) -> Table:
+    by_stratum = any(one.stratum is not None for one in differences)
     header = ("metric", "pairs", "seeds", "A", "B", "A - B", "95 % interval", "p", "corrected p", "verdict")
     rows: list[tuple[Cell, ...]] = []
-    for one in found:
+    for one in differences:
         cells: tuple[Cell, ...] = (
             one.metric.upper(),
             one.pairs,
@@ -258,10 +258,10 @@ def _word(one: Difference) -> str:
     return f"{one.verdict} better" if one.verdict in ("A", "B") else one.verdict
 
 
-def _bars(found: Sequence[Difference]) -> Bars:
-    labels = tuple(dict.fromkeys(one.stratum or "all" for one in found))
-    metrics = tuple(dict.fromkeys(one.metric for one in found))
-    by = {(one.metric, one.stratum or "all"): one for one in found}
+def _bars(differences: Sequence[Difference]) -> Bars:
+    labels = tuple(dict.fromkeys(one.stratum or "all" for one in differences))
+    metrics = tuple(dict.fromkeys(one.metric for one in differences))
+    by = {(one.metric, one.stratum or "all"): one for one in differences}
 
     def values(part: str) -> tuple[tuple[float | None, ...], ...]:
         return tuple(tuple(getattr(by.get((metric, label)), part, None) for label in labels) for metric in metrics)
@@ -278,8 +278,8 @@ def _bars(found: Sequence[Difference]) -> Bars:
     )
 
 
-def _method(pairs: Pairs, found: Sequence[Difference]) -> Note:
-    tests = sum(one.p is not None for one in found)
+def _method(pairs: Pairs, differences: Sequence[Difference]) -> Note:
+    tests = sum(one.p is not None for one in differences)
     return Note(
         f"A pair is a scenario that both were judged on: {_scenarios(pairs)}. Means: over the seeds of an attack and "
         "rate, then over these. Interval: Student's t over seeds. Test: exact sign-flip permutation test of the paired "

@@ -74,9 +74,9 @@ def _heat(
     values: list[tuple[float | None, ...]] = []
     marked: set[tuple[int, int]] = set()
     for at, scenarios in enumerate(rows):
-        found = [_cell(one, metric, scenarios) for one in shown]
-        values.append(tuple(value for value, _ in found))
-        marked |= {(at, column) for column, (_, failed) in enumerate(found) if failed}
+        cells = [_cell(one, metric, scenarios) for one in shown]
+        values.append(tuple(value for value, _ in cells))
+        marked |= {(at, column) for column, (_, failed) in enumerate(cells) if failed}
     counted = [v for at, row in enumerate(values) for c, v in enumerate(row) if v is not None and (at, c) not in marked]
     high = max(counted, default=1.0)
     low, high = _ENDS.get(metric, (min(*counted, high - _WIDTH) if counted else 0.0, high))
@@ -97,10 +97,10 @@ def _heat(
 
 def _cell(configuration: ComparedConfiguration, metric: str, scenarios: "Names") -> tuple[float | None, bool]:
     """The mean over the seeds whose attack works; where none does, over all, and True."""
-    found = configuration.cells.loc[configuration.cells.index.isin(scenarios)]
-    working = found[~found["attack_failed"]]
-    failed = working.empty and not found.empty
-    value = (found if failed else working)[metric].mean()
+    cells = configuration.cells.loc[configuration.cells.index.isin(scenarios)]
+    working = cells[~cells["attack_failed"]]
+    failed = working.empty and not cells.empty
+    value = (cells if failed else working)[metric].mean()
     return (None if value != value else float(value)), failed
 
 

@@ -74,21 +74,21 @@ def to_judge(search: Results, by: By) -> list[int]:
 
 def section(search: Results, judged: Results, by: By) -> Section:
     """The answer: a table by group, and what it comes to."""
-    found = folds(search, by)
+    held = folds(search, by)
     table = _Judgement(search, judged, by)
     rows: list[tuple[Cell, ...]] = []
     strong = []
-    for fold in found:
+    for fold in held:
         strong.append(len(rows))
         rows += table.rows(fold)
-    means = table.means(found)
+    means = table.means(held)
     strong.append(len(rows))
-    rows += [(f"mean of {len(table.counted(found))}" if not place else "", *row) for place, row in enumerate(means)]
+    rows += [(f"mean of {len(table.counted(held))}" if not place else "", *row) for place, row in enumerate(means)]
     objective = search.goal.objectives[0]
     return Section(
         "holdout",
         {"attack": "An attack it never saw", "rate": "A poison rate it never saw", "seed": "Seeds it never saw"}[by],
-        table.lead(found),
+        table.lead(held),
         (
             Table(
                 "holdout",
@@ -100,7 +100,7 @@ def section(search: Results, judged: Results, by: By) -> Section:
                 left=2,
                 strong=tuple(strong),
             ),
-            *_notes(search, judged, by, found, table),
+            *_notes(search, judged, by, held, table),
         ),
         search.command,
     )
@@ -120,16 +120,16 @@ class _Judgement:
         # With `--until isolate` no setting has a model, and CA and ASR are those of the undefended one alone.
         self.metrics = [name for name in names.HEADLINE if self._cells[name].notna().any()]
 
-    def counted(self, found: Sequence[Fold]) -> list[Fold]:
+    def counted(self, held: Sequence[Fold]) -> list[Fold]:
         """The folds that say something: the attack works there, and there was something to tune on."""
         working = set(self._cells["group"])
-        return [fold for fold in found if fold.held_out in working and fold.tuned is not None]
+        return [fold for fold in held if fold.held_out in working and fold.tuned is not None]
 
     def settings(self, fold: Fold) -> dict[str, int | None]:
         """Label -> trial of the search."""
         tuned = "tuned on other seeds" if self._by == "seed" else _TUNED
-        found = {tuned: fold.tuned, "paper default": self._default}
-        return found if self._by == "seed" else {**found, "tuned on it (oracle)": fold.oracle}
+        chosen = {tuned: fold.tuned, "paper default": self._default}
+        return chosen if self._by == "seed" else {**chosen, "tuned on it (oracle)": fold.oracle}
 
     def cells(self, trial: int | None, fold: Fold, seen: bool = False) -> "pandas.DataFrame":
         """Of a setting on the group that is held out, or on the others."""
@@ -151,13 +151,13 @@ class _Judgement:
         label = f"{fold.held_out}{' ATTACK FAILED' if failed else ''}"
         asr = _mean(own[names.ASR_UNDEFENDED].dropna())
         plain = "undefended" if names.ASR in self.metrics else f"undefended (ASR {format_number(asr)})"
-        found: list[tuple[Cell, ...]] = [(label, plain, *cells, None, None, None)]
+        lines: list[tuple[Cell, ...]] = [(label, plain, *cells, None, None, None)]
         for name, trial in self.settings(fold).items():
             if failed or trial is None:
                 continue
             cells = [spread(self.cells(trial, fold)[metric]) for metric in self.metrics]
-            found.append(("", f"{name} (#{trial})", *cells, self.value(trial, fold), *self._gap(name, trial, fold)))
-        return found
+            lines.append(("", f"{name} (#{trial})", *cells, self.value(trial, fold), *self._gap(name, trial, fold)))
+        return lines
 
     def _gap(self, name: str, trial: int | None, fold: Fold) -> tuple[float | None, float | None]:
         """The objective on the groups that a setting was tuned on, and how much worse it is on the one held out."""
@@ -165,10 +165,10 @@ class _Judgement:
         value = self.value(trial, fold)
         return seen, None if seen is None or value is None else self.sign * (seen - value)
 
-    def means(self, found: Sequence[Fold]) -> list[tuple[Cell, ...]]:
+    def means(self, held: Sequence[Fold]) -> list[tuple[Cell, ...]]:
         """Every setting over the folds that count: the mean of their groups' means."""
         rows: list[tuple[Cell, ...]] = []
-        counted = self.counted(found)
+        counted = self.counted(held)
         for place, name in enumerate(self.settings(counted[0]) if counted else ()):
             chosen = [(fold, list(self.settings(fold).values())[place]) for fold in counted]
             metrics = [
@@ -180,9 +180,9 @@ class _Judgement:
             rows.append((name, *metrics, _mean(values), seen, gap))
         return rows
 
-    def lead(self, found: Sequence[Fold]) -> str:
+    def lead(self, held: Sequence[Fold]) -> str:
         """The answer in words."""
-        counted = self.counted(found)
+        counted = self.counted(held)
         if not counted:
             return "No attack works on the seeds of the judgement, so nothing can be said."
         tuned = [self.value(fold.tuned, fold) for fold in counted]
@@ -214,7 +214,7 @@ def _numbers(search: Results, judged: Results) -> Mapping[int | None, int]:
     return {number: known[point] for number, point in points.items() if point in known}
 
 
-def _notes(search: Results, judged: Results, by: By, found: Sequence[Fold], table: _Judgement) -> list[Note]:
+def _notes(search: Results, judged: Results, by: By, held: Sequence[Fold], table: _Judgement) -> list[Note]:
     notes = [
         Note(
             f"{len(search.complete)} configurations, drawn by {search.config.sampler} before any was judged; a "
@@ -223,7 +223,7 @@ def _notes(search: Results, judged: Results, by: By, found: Sequence[Fold], tabl
     ]
     if len(judged.seeds) < 2:
         notes.append(Note("One seed was judged, so there is no spread; --judge-seeds takes several.", "warning"))
-    left_out = [fold.held_out for fold in found if fold not in table.counted(found)]
+    left_out = [fold.held_out for fold in held if fold not in table.counted(held)]
     if left_out:
         notes.append(
             Note(f"Left out of the means, since the attack fails undefended: {', '.join(left_out)}.", "warning")

@@ -72,7 +72,7 @@ class Importances:
     """
 
     axes: tuple[Axis, ...] = ()
-    found: tuple[Importance, ...] = ()
+    each: tuple[Importance, ...] = ()
     why_none: str = ""
 
     @property
@@ -82,7 +82,7 @@ class Importances:
 
     def of(self, metric: str, scenario: str = ALL) -> Importance | None:
         """One of them."""
-        return next((one for one in self.found if (one.metric, one.scenario) == (metric, scenario)), None)
+        return next((one for one in self.each if (one.metric, one.scenario) == (metric, scenario)), None)
 
 
 def importances(results: Results) -> Importances:
@@ -187,12 +187,12 @@ def importance_section(results: Results, computed: Importances) -> Section:
     if computed.why_none:
         items: tuple[Item, ...] = (Note(f"No importances: {computed.why_none}.", "warning"),)
         return Section("importance", title, "This study cannot tell.", items, command)
-    fewest = min(one.trials for one in computed.found)
+    fewest = min(one.trials for one in computed.each)
     notes: list[Item] = [Note(_HOW)]
     if fewest < ENOUGH * len(computed.axes):
         notes.append(Note(_TOO_FEW.format(trials=fewest, axes=len(computed.axes)), "warning"))
     objective = results.goal.objectives[0]
-    metrics = list(dict.fromkeys([objective, *(one.metric for one in computed.found)]))
+    metrics = list(dict.fromkeys([objective, *(one.metric for one in computed.each)]))
     metrics = [metric for metric in metrics if computed.of(metric)]
     items = (
         *notes,
@@ -245,7 +245,7 @@ def _together(computed: Importances, metrics: Sequence[str]) -> Table:
 
 def _by_scenario(computed: Importances, metric: str) -> Table:
     rows = []
-    for one in computed.found:
+    for one in computed.each:
         if one.metric == metric:
             cells = range(len(computed.axes))
             rows.append((one.scenario, FANOVA, *(_interval(one.shares, at) for at in cells)))
@@ -271,7 +271,7 @@ def _bars(computed: Importances, metrics: Sequence[str]) -> Bars:
 
 
 def _heat(computed: Importances, metric: str) -> Heat:
-    of = [one for one in computed.found if one.metric == metric]
+    of = [one for one in computed.each if one.metric == metric]
     values = tuple(
         tuple(None if one.shares is None else float(one.shares.alone[at]) for one in of)
         for at in range(len(computed.axes))

@@ -66,8 +66,8 @@ def _scatter(results: Results, reached: "pandas.DataFrame", on_front: "pandas.Da
     groups = {results.best: results.best_name, results.default: "paper default"}
     xs, ys = reached[x].to_dict(), reached[y].to_dict()
 
-    def points(found: Sequence[int]) -> list[Point]:
-        return [Point(f"#{number}", groups.get(number, "trial"), xs[number], ys[number]) for number in found]
+    def points(trials: Sequence[int]) -> list[Point]:
+        return [Point(f"#{number}", groups.get(number, "trial"), xs[number], ys[number]) for number in trials]
 
     numbers = [int(number) for number in reached.index]
     plain = [number for number in numbers if number not in groups]

@@ -71,17 +71,17 @@ def _lead(results: Results, compared: Sequence[ComparedConfiguration]) -> str:
 
 def _standing(results: Results, top: ComparedConfiguration) -> str:
     """Where the best stands among the trials."""
-    found = results.complete["value"]
+    values = results.complete["value"]
     if len(results.goal.objectives) > 1:
         default = ", the paper's default" if top.trial == results.default else ""
         return (
-            f"{len(results.front)} of {len(found)} trials lie on the Pareto front of {results.goal.text}; "
+            f"{len(results.front)} of {len(values)} trials lie on the Pareto front of {results.goal.text}; "
             f"the knee of the front, the trial nearest to the ideal point, is #{top.trial}{default}"
         )
-    value = float(found.to_dict()[top.trial])
-    ties = int((found == value).sum()) - 1
+    value = float(values.to_dict()[top.trial])
+    ties = int((values == value).sum()) - 1
     others = f", as {'are' if ties > 1 else 'is'} {ties} other{'s' if ties > 1 else ''}" if ties else ""
-    return f"Of {len(found)} trials {top.label} is the best{others}: {results.goal.text} {format_objective(value)}"
+    return f"Of {len(values)} trials {top.label} is the best{others}: {results.goal.text} {format_objective(value)}"
 
 
 def _words(configuration: ComparedConfiguration) -> str:
@@ -143,9 +143,9 @@ def _points(results: Results) -> Table:
         (
             config.symbol(field),
             *(format_value(trials[number][field]) for number in dict.fromkeys(columns)),
-            f"{found}{f', {name} at the edge' if _is_at_edge(found, trials[top][field]) else ''}",
+            f"{searched}{f', {name} at the edge' if _is_at_edge(searched, trials[top][field]) else ''}",
         )
-        for field, found in results.ranges.items()
+        for field, searched in results.ranges.items()
     )
     header = ("hyperparameter", *(labels[number] for number in dict.fromkeys(columns)), "searched")
     return Table("settings", "Hyperparameters", header, rows)
@@ -164,17 +164,17 @@ def _is_at_edge(searched: Range, value: Any) -> bool:
 
 def _warnings(results: Results) -> list[Note]:
     """What limits every answer of this study."""
-    found = [*_of_state(results), *_of_design(results)]
+    texts = [*_of_state(results), *_of_design(results)]
     failed = [str(name) for name in results.scenarios.index[results.scenarios["attack_failed"]]]
     if failed:
         more = f" and {len(failed) - _SHOWN_FAILURES} more" if len(failed) > _SHOWN_FAILURES else ""
-        found.append(
+        texts.append(
             f"The attack fails even undefended on {', '.join(failed[:_SHOWN_FAILURES])}{more}: marked, and counted "
             "neither for nor against a defense."
         )
     if results.damaged:
-        found.append(f"{len(results.damaged)} files of results cannot be read and are left out; see the failures.")
-    return [Note(text, "warning") for text in found]
+        texts.append(f"{len(results.damaged)} files of results cannot be read and are left out; see the failures.")
+    return [Note(text, "warning") for text in texts]
 
 
 def _of_state(results: Results) -> list[str]:
@@ -191,15 +191,15 @@ def _of_state(results: Results) -> list[str]:
 
 def _of_design(results: Results) -> list[str]:
     """What its design does not allow to say."""
-    found: list[str] = []
+    texts: list[str] = []
     trials = len(results.complete)
     if trials == 1:
-        found.append("A single trial is complete: nothing can be said of hyperparameters.")
+        texts.append("A single trial is complete: nothing can be said of hyperparameters.")
     if len(results.seeds) == 1:
-        found.append("One seed only: differences below what a seed changes cannot be told from chance.")
+        texts.append("One seed only: differences below what a seed changes cannot be told from chance.")
     if trials > 1:
-        found.append(
+        texts.append(
             f"The {results.best_name} of {trials} trials is judged on the scenarios that it was picked on, so what it "
             "reaches is optimistic; a hold-out tells what it is worth on others."
         )
-    return found
+    return texts

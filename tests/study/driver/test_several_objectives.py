@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from desk import BAD, GOOD, Desk, Outcome, judged, rows_of
 from small_study import empty_ledger, save_npz, small_plan
+from study.driver.summary import joint_text
 
 from defenses.registry import UserError
 from search_spaces.space import Choice, Float, SearchSpace
 from study.config.config import StudyConfig, resolve
 from study.config.objectives import Direction, Goal, aggregate, parse_objectives
 from study.datasets.images import Images
-from study.driver.summary import joint_text
 from study.ledger.ledger import Ledger
 from study.ledger.selection import best_over_all, pareto_front
 
