@@ -73,14 +73,14 @@ def _list() -> int:
     from study.attacks import ATTACKS
     from study.attacks.groups import GROUPS
     from study.datasets import DATASETS
-    from study.scenarios.oracle_defenses import INSTRUMENTS
+    from study.scenarios.oracle_defenses import ORACLE_DEFENSES
 
     ablations = [name for name in SEARCH_SPACES if SEARCH_SPACES[name].paper]
     searched = [[name, SEARCH_SPACES.describe(name)] for name in SEARCH_SPACES if name not in ablations]
     print_line(table(["space", ""], searched, left=2) + "\n")
     grids = [[name, SEARCH_SPACES[name].paper, SEARCH_SPACES.describe(name)] for name in ablations]
     print_line(table(["space of one table or figure", "makes anew", ""], grids, left=3) + "\n")
-    for registry in (DEFENSES, INSTRUMENTS, ATTACKS, DATASETS):
+    for registry in (DEFENSES, ORACLE_DEFENSES, ATTACKS, DATASETS):
         rows = [[name, registry.describe(name)] for name in registry]
         print_line(table([registry.kind, ""], rows, left=2) + "\n")
         if registry is ATTACKS:

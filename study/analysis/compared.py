@@ -52,16 +52,16 @@ def compared_configurations(results: Results) -> list[ComparedConfiguration]:
     compared = [ComparedConfiguration(UNDEFENDED, _undefended(results))]
     default, best = results.default, results.best
     if default is not None:
-        compared.append(ComparedConfiguration(DEFAULT, _cells_of(results, default), default))
+        compared.append(ComparedConfiguration(DEFAULT, _trial_cells(results, default), default))
     if best is not None and best != default:
-        compared.append(ComparedConfiguration(f"{results.best_name} (#{best})", _cells_of(results, best), best))
+        compared.append(ComparedConfiguration(f"{results.best_name} (#{best})", _trial_cells(results, best), best))
     own = own_best(results)
     if own is not None and len(results.scenarios) > 1:
         compared.append(ComparedConfiguration(OWN_BEST, own))
     return compared
 
 
-def _cells_of(results: Results, trial: int) -> "pandas.DataFrame":
+def _trial_cells(results: Results, trial: int) -> "pandas.DataFrame":
     return results.evaluations[results.evaluations["trial"] == trial].set_index("scenario")
 
 

@@ -154,7 +154,7 @@ def evaluate_scenario(
     """Runs a defense on a scenario and judges it beside the undefended model.
 
     Args:
-        defense: a key of `defenses.DEFENSES` or `study.scenarios.oracle_defenses.INSTRUMENTS`.
+        defense: a key of `defenses.DEFENSES` or `study.scenarios.oracle_defenses.ORACLE_DEFENSES`.
         config: fields of its Config; the rest have the paper's values.
         until: ``"isolate"`` judges flags alone and trains no final model.
     """

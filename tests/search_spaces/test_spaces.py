@@ -11,7 +11,7 @@ from defenses.config import Config
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Choice, Float, Int, Range, SearchSpace, finite_values
 from study.config.config import PRESETS
-from study.scenarios.oracle_defenses import INSTRUMENTS, find_defense
+from study.scenarios.oracle_defenses import ORACLE_DEFENSES, find_defense
 
 SPACES = sorted(SEARCH_SPACES)
 RANGES = [(name, field) for name in SPACES for field in SEARCH_SPACES[name].ranges]
@@ -28,7 +28,7 @@ def fields(space: SearchSpace) -> set[str]:
 
 
 def test_spaces_and_defenses_belong_together() -> None:
-    assert {SEARCH_SPACES[name].defense for name in SPACES} == {*DEFENSES, *INSTRUMENTS}
+    assert {SEARCH_SPACES[name].defense for name in SPACES} == {*DEFENSES, *ORACLE_DEFENSES}
     for name in SPACES:
         assert SEARCH_SPACES[name].name == name
         assert find_defense(SEARCH_SPACES[name].defense).name == SEARCH_SPACES[name].defense

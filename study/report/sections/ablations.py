@@ -14,7 +14,7 @@ from study.cli.numbers import format_number, format_value
 from study.config.paper_deviations import changes_line
 from study.report.elements import Cell, Curves, Item, Line, Note, Section, Table, slug
 from study.report.formatting import spread
-from study.scenarios.oracle_defenses import INSTRUMENTS
+from study.scenarios.oracle_defenses import ORACLE_DEFENSES
 from tracking import names
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def _lead(results: Results, view: View, working: "pandas.DataFrame") -> str:
 
 def _notes(results: Results) -> Iterator[Note]:
     yield Note("All of these numbers are oracles: they are computed from ground truth that a defender does not have.")
-    if results.defense in INSTRUMENTS:
+    if results.defense in ORACLE_DEFENSES:
         yield Note(f"{results.defense} is told which samples are poisoned: it is an instrument, and no defense.")
     changes = changes_line(results.config.preset, load_changes(results))
     if changes:

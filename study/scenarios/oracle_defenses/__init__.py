@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from study.scenarios.oracle_defenses.api import OracleDefense
     from study.scenarios.poison import PoisonedDataset
 
-INSTRUMENTS: "Registry[type[OracleDefense]]" = Registry(
+ORACLE_DEFENSES: "Registry[type[OracleDefense]]" = Registry(
     "instrument (told the ground truth)",
     {
         "pipd_fault_ratio": (
@@ -30,55 +30,55 @@ INSTRUMENTS: "Registry[type[OracleDefense]]" = Registry(
 
 
 def check_defense(name: str) -> str:
-    """Returns the name, or raises `UserError` where it is neither a defense's nor an instrument's."""
-    return name if name in INSTRUMENTS else DEFENSES.check(name)
+    """Returns the name, or raises `UserError` where it is neither a defense's nor an oracle defense's."""
+    return name if name in ORACLE_DEFENSES else DEFENSES.check(name)
 
 
 def find_defense(name: str) -> "type[Defense]":
-    """A defense or an instrument; the latter cannot run before it is told the ground truth.
+    """A defense or an oracle defense; the latter cannot run before it is told the ground truth.
 
     Raises:
         UserError: there is none of that name.
     """
-    return INSTRUMENTS[name] if name in INSTRUMENTS else DEFENSES.find(name)
+    return ORACLE_DEFENSES[name] if name in ORACLE_DEFENSES else DEFENSES.find(name)
 
 
 def describe_defense(name: str) -> str:
-    """What a defense or an instrument is, in a line.
+    """What a defense or an oracle defense is, in a line.
 
     Raises:
         UserError: there is none of that name.
     """
-    return INSTRUMENTS.describe(name) if name in INSTRUMENTS else DEFENSES.describe(check_defense(name))
+    return ORACLE_DEFENSES.describe(name) if name in ORACLE_DEFENSES else DEFENSES.describe(check_defense(name))
 
 
 def make_defense(name: str, config: Mapping[str, Any], poisoned: "PoisonedDataset") -> "Defense":
-    """A defense that is ready to run on a dataset; an instrument is told here what is poisoned.
+    """A defense that is ready to run on a dataset; an oracle defense is told here what is poisoned.
 
     Args:
         config: fields of its Config; the rest have the paper's values.
 
     Raises:
-        UserError: an instrument is to run on data whose poison nobody marked, or that have none.
+        UserError: an oracle defense is to run on data whose poison nobody marked, or that have none.
     """
     kind: type[Defense] = find_defense(name)
-    if name in INSTRUMENTS:
+    if name in ORACLE_DEFENSES:
         if not poisoned.poison_known or not poisoned.poison_mask.any():
             raise UserError(_needs_truth(name, "these data"))
-        kind = INSTRUMENTS[name].with_ground_truth(poisoned.poison_mask)
+        kind = ORACLE_DEFENSES[name].with_ground_truth(poisoned.poison_mask)
     return kind(kind.config_type.from_mapping(config))
 
 
 def check_truth(name: str, without: Sequence[str]) -> None:
-    """Refuses an instrument on scenarios that do not tell which samples are poisoned.
+    """Refuses an oracle defense on scenarios that do not tell which samples are poisoned.
 
     Args:
         without: names of such scenarios.
 
     Raises:
-        UserError: the defense is an instrument, and there is such a scenario.
+        UserError: the defense is an oracle defense, and there is such a scenario.
     """
-    if name in INSTRUMENTS and without:
+    if name in ORACLE_DEFENSES and without:
         raise UserError(_needs_truth(name, without[0]))
 
 

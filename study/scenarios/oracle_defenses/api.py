@@ -1,4 +1,4 @@
-"""Instruments: experiments of the papers that are told which samples are poisoned, which no defense may be."""
+"""Oracle defenses: experiments of the papers that are told which samples are poisoned, which no defense may be."""
 
 import dataclasses
 from typing import Any, ClassVar, Self, cast
@@ -10,7 +10,7 @@ from defenses.api import Defense, Outputs, Params, Stage, StageContext
 
 
 def _not_given(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
-    raise RuntimeError("an instrument runs once it was given the ground truth: see Instrument.given")
+    raise RuntimeError("an oracle defense runs once it was given the ground truth: see OracleDefense.with_ground_truth")
 
 
 GROUND_TRUTH = Stage(
@@ -33,7 +33,7 @@ class OracleDefense(Defense):
 
     @classmethod
     def with_ground_truth(cls, poison_mask: NDArray[np.bool_]) -> type[Self]:
-        """The same instrument, knowing which samples are poisoned.
+        """The same oracle defense, knowing which samples are poisoned.
 
         Args:
             poison_mask: bool [N].

@@ -23,7 +23,7 @@ from study.config.config import CommonConfig, StudyConfig, resolve
 from study.datasets import DATASETS
 from study.evaluate import EvaluateConfig
 from study.run import main
-from study.scenarios.oracle_defenses import INSTRUMENTS
+from study.scenarios.oracle_defenses import ORACLE_DEFENSES
 
 
 def parsed(*arguments: str, model: type[CommonConfig] = StudyConfig) -> Any:
@@ -350,7 +350,7 @@ def test_the_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"pipd", "pipd_wide", "qt", "no_defense"} <= first_words
     assert set(ATTACKS) | set(DATASETS) <= first_words
     assert {"badnets", "sig", "clean", "digits", "npz"} <= first_words
-    assert set(SEARCH_SPACES) | set(DEFENSES) | set(INSTRUMENTS) <= first_words
+    assert set(SEARCH_SPACES) | set(DEFENSES) | set(ORACLE_DEFENSES) <= first_words
     grid = next(line for line in found.splitlines() if line.startswith("pipd.clustering "))
     assert grid.split("  ")[-1] == SEARCH_SPACES.describe("pipd.clustering")
     assert "PIPD, Table 8" in grid

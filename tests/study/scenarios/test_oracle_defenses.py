@@ -22,7 +22,7 @@ from defenses.training.inference import predict_array, sample_losses
 from study.attacks.badnets import BadNets
 from study.datasets.images import Images
 from study.scenarios.evaluation import evaluate_scenario
-from study.scenarios.oracle_defenses import INSTRUMENTS, check_defense, find_defense, make_defense
+from study.scenarios.oracle_defenses import ORACLE_DEFENSES, check_defense, find_defense, make_defense
 from study.scenarios.oracle_defenses.backdoor_class import ClassTotals
 from study.scenarios.oracle_defenses.fault_ratio import draw_subset
 from study.scenarios.poison import PoisonedDataset, poison
@@ -43,8 +43,8 @@ def keys(defense: str, config: dict[str, Any], poisoned: PoisonedDataset, contex
 
 
 def test_defenses_stay_free_of_instruments() -> None:
-    assert not set(DEFENSES) & set(INSTRUMENTS)
-    for name in INSTRUMENTS:
+    assert not set(DEFENSES) & set(ORACLE_DEFENSES)
+    for name in ORACLE_DEFENSES:
         assert find_defense(name).name == check_defense(name) == name
         assert find_defense(name).stages[0].name == "ground_truth"
     with pytest.raises(UserError, match="unknown defense 'pip'"):
