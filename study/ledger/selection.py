@@ -17,7 +17,7 @@ Rule = Literal["default", "best"]
 RULES: tuple[Rule, ...] = ("default", "best")
 """The rules that a user names; a trial's number is one too."""
 
-_DIGITS = 12  # of a distance: below, two distances that are equal differ by rounding
+_DIGITS = 12  # of a value or a distance: below, two that are equal differ by rounding
 
 
 class Trial(Protocol):
@@ -81,7 +81,9 @@ def front(trials: Iterable[AnyTrial], directions: Sequence[Direction]) -> list[A
     Needs ground truth. A trial with an undefined objective is left out; of equal ones the first number stays.
     """
     comparable = [trial for trial in _complete(trials) if _are_defined(trial.values, len(directions))]
-    return [comparable[at] for at in pareto_front([_defined(trial.values) for trial in comparable], directions)]
+    # Means of the same numbers in another order are equal, and differ in the last digit: that decides nothing.
+    values = [[round(value, _DIGITS) for value in _defined(trial.values)] for trial in comparable]
+    return [comparable[at] for at in pareto_front(values, directions)]
 
 
 def best_over_all(trials: Iterable[AnyTrial], directions: Sequence[Direction]) -> AnyTrial | None:
@@ -259,7 +261,7 @@ def _together(values: Sequence[float | None], direction: Direction, how: How) ->
     if not known:
         return None
     if how == "mean":
-        return math.fsum(known) / len(known)  # exact, so that equal values in another order are equal
+        return math.fsum(known) / len(known)
     return min(known) if direction == "maximize" else max(known)
 
 

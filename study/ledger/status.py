@@ -1,10 +1,12 @@
 """Where a study stands, gathered from its folder alone. A driver may be writing it, and any file may be damaged."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from study.ledger import selection
 from study.ledger.lock import holder
 from study.ledger.manifest import Manifest, read_manifest
 from study.ledger.records import ScenarioRecord, is_trial_path, read_scenario, read_trial
@@ -106,12 +108,18 @@ class StudyStatus:
     @property
     def front(self) -> list[SnapshotTrial]:
         """The best trial; several that none beats where there are several objectives."""
-        return self.ledger.front() if self.ledger else []
+        return selection.front(self._comparable, self.ledger.directions) if self.ledger else []
 
     @property
     def best(self) -> SnapshotTrial | None:
         """The best trial; where there are several objectives, the knee of their front."""
-        return self.ledger.best_or_knee() if self.ledger else None
+        return selection.best_or_knee(self._comparable, self.ledger.directions) if self.ledger else None
+
+    @property
+    def _comparable(self) -> list[SnapshotTrial]:
+        """The trials, less those whose results cannot be read whole: they count nowhere else either."""
+        planned = set(self.manifest.scenarios) if self.manifest else set()
+        return [t for t in self.trials if not self.judged or planned <= set(self.judged.get(t.key, ()))]
 
     @property
     def has_knee(self) -> bool:
@@ -145,19 +153,20 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
         damage.append(str(error))
     outbox = _outbox(folder / OUTBOX, damage)
     judged = _records(folder / POINTS, damage) if records else {}
-    best = ledger.best_or_knee() if ledger else None
-    return StudyStatus(
+    status = StudyStatus(
         folder=folder,
         driver=driver,
         manifest=manifest,
         ledger=ledger,
         outbox=outbox,
         judged={key: sorted(of_point) for key, of_point in judged.items()},
-        scenarios=_progress(judged, manifest.scenarios if manifest else (), best.key if best else ""),
         damage=tuple(damage),
         resume_command=manifest.resume_command(out) if manifest else "",
         parts=tuple(read_status(part, out, records=False) for part in children if (part / MANIFEST).is_file()),
     )
+    best = status.best
+    planned = manifest.scenarios if manifest else ()
+    return dataclasses.replace(status, scenarios=_progress(judged, planned, best.key if best else ""))
 
 
 def _outbox(path: Path, damage: list[str]) -> Waiting:

@@ -103,3 +103,18 @@ def test_the_driver(out: Path) -> None:
     progress = TrialProgress(plan, ledger, 0, lambda: "1 of 2 CPUs")
     assert progress._best == f"Pareto front of 3, its knee #{KNEE}"
     progress.close()
+
+
+def test_a_damaged_record_takes_its_trial_out_of_every_face(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_study(tmp_path / "one", trials=8, objective="overall_score")
+    best = read_results(tmp_path, "one").best
+    assert best is not None
+    key = str(read_results(tmp_path, "one").trials.at[best, "key"])
+    next(path for path in sorted((folder / "points" / key).glob("*.json")) if path.name != "result.json").write_text(
+        "{"
+    )
+    second = read_results(tmp_path, "one").best
+    assert second not in (None, best)
+    assert status.main(["one", "--out", str(tmp_path), "--json"]) == 0
+    assert [trial["number"] for trial in json.loads(capsys.readouterr().out)["best"]] == [second]
+    assert Closing(read_results(tmp_path, "one")).text().startswith(f"Best of 7 trials: #{second}, ")

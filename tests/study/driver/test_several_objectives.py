@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from desk import BAD, GOOD, Desk, Outcome, judged, rows_of
 from small_study import empty_ledger, save_npz, small_plan
-from study.driver.summary import joint_text
 
 from defenses.registry import UserError
 from search_spaces.space import Choice, Float, SearchSpace
@@ -19,6 +18,7 @@ from study.config.objectives import Direction, Goal, aggregate, parse_objectives
 from study.datasets.images import Images
 from study.ledger.ledger import Ledger
 from study.ledger.selection import best_over_all, pareto_front
+from study.report.sections.closing import joint_text
 
 SPACE = SearchSpace("toy", "pipd", {"beta": Float(0.0, 6.0, "why"), "statistic": Choice(("max", "mean"), "why")})
 BOTH: tuple[Direction, Direction] = ("minimize", "maximize")

@@ -209,3 +209,19 @@ def test_the_paper_s_default_needs_no_value() -> None:
     assert number(paper_default(known)) == 1
     assert paper_default(known[:1]) is None
     assert by_number(known, 7) is None
+
+
+def test_means_that_differ_by_rounding_alone_are_equal() -> None:
+    trials = [
+        Candidate(
+            0, "complete", ((0.3 + 0.2 + 0.1) / 3,), scenarios=dict(zip("abc", ((0.3,), (0.2,), (0.1,)), strict=True))
+        ),
+        Candidate(
+            1, "complete", ((0.1 + 0.2 + 0.3) / 3,), scenarios=dict(zip("abc", ((0.1,), (0.2,), (0.3,)), strict=True))
+        ),
+    ]
+    assert trials[0].values != trials[1].values, "the sums differ in their last digit"
+    assert best_or_knee(trials, ("maximize",)) is trials[0]
+    chosen = mean_best(trials, ("maximize",))
+    assert chosen is not None
+    assert chosen.number == 0
