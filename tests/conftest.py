@@ -47,21 +47,26 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-LONGEST_FILES = (
+STARTS_RAY = {
     "test_study_end_to_end",
-    "test_driver",
     "test_security",
     "test_begun_before",
-    "test_attack_contract",
-    "test_gpu_memory",
-    "test_attack_issba",
     "test_pruning_ray",
-    "test_defenses",
-)
-"""Files that take longest, the longest first: two workers that take a file each then end at about the same time."""
+    "test_gpu_memory",
+    "test_cluster",
+    "test_per_scenario",
+    "test_holdout",
+}
+"""Files outside `faults` whose tests start Ray. Two at once keep each other waiting; beside others they cost little."""
+
+
+def starts_ray(item: pytest.Item) -> bool:
+    """Whether a test's file starts Ray."""
+    return item.path.parent.name == "faults" or item.path.stem in STARTS_RAY
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest files first, and leaves the order within a file and of all others as it is."""
-    order = {name: at for at, name in enumerate(LONGEST_FILES)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    """For `-n 2 --dist loadgroup`: one worker takes all that starts Ray, first; the other takes the rest by files."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray(item) else item.path.stem))
+    items.sort(key=lambda item: not starts_ray(item))
