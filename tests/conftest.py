@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Before anything imports Ray or MLflow: tests neither report usage nor leave the machine.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -60,13 +61,25 @@ STARTS_RAY = {
 """Files outside `faults` whose tests start Ray. Two at once keep each other waiting; beside others they cost little."""
 
 
-def starts_ray(item: pytest.Item) -> bool:
-    """Whether a test's file starts Ray."""
-    return item.path.parent.name == "faults" or item.path.stem in STARTS_RAY
+def starts_ray(path: Path) -> bool:
+    """Whether a file's tests start Ray."""
+    return path.parent.name == "faults" or path.stem in STARTS_RAY
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n 2 --dist loadgroup`: one worker takes all that starts Ray, first; the other takes the rest by files."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if starts_ray(item) else item.path.stem))
-    items.sort(key=lambda item: not starts_ray(item))
+    """Puts what starts Ray first: it takes longest."""
+    items.sort(key=lambda item: not starts_ray(item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """For `-n 2`: one worker takes all that starts Ray, the other the rest, a file at a time."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class RayApart(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "ray" if starts_ray(Path(path)) else path
+
+    config.option.loadscopereorder = False
+    return RayApart(config, log)
