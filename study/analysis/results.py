@@ -15,7 +15,7 @@ from study.config.config import SPACE_FILLING, StudyConfig
 from study.config.objectives import Goal, scores
 from study.ledger import selection
 from study.ledger.manifest import Manifest, ScenarioParts, read_manifest
-from study.ledger.records import ScenarioRecord, read_scenario, scenario_paths
+from study.ledger.records import ScenarioRecord, read_scenario, scenario_path, scenario_paths
 from study.ledger.snapshot import SnapshotTrial, is_finished, read_ledger
 from study.ledger.study_folder import LEDGER, POINTS, find_study
 from tracking import names
@@ -108,17 +108,21 @@ class Results:
         columns = self.evaluations[["trial", "scenario", *self.goal.objectives]]
         for trial, scenario, *values in columns.itertuples(index=False):
             reached.setdefault(int(trial), {})[scenario] = tuple(values)
-        labels = self.goal.labels if len(self.goal.objectives) > 1 else ("value",)
         return tuple(
             selection.Candidate(
                 number=int(str(number)),
                 state=str(row["state"]),
-                values=tuple(row[label] for label in labels),
+                values=tuple(row[label] for label in self.objective_columns),
                 paper_default=bool(row["paper_default"]),
                 scenarios=reached.get(int(str(number)), {}),
             )
             for number, row in self.trials[whole].iterrows()
         )
+
+    @property
+    def objective_columns(self) -> tuple[str, ...]:
+        """Columns of `trials` that hold the objectives."""
+        return self.goal.labels if len(self.goal.objectives) > 1 else ("value",)
 
     @property
     def default(self) -> int | None:
@@ -164,7 +168,7 @@ class Results:
     def series(self, trial: int, scenario: str) -> dict[str, list[float]]:
         """Per-epoch or per-round values of a cell, by ``stage.name``; read from disk each time."""
         key = str(self.trials.loc[trial, "key"])
-        record = read_scenario(self.folder / POINTS / key / f"{scenario}.json")
+        record = read_scenario(scenario_path(self.folder / POINTS / key, scenario))
         return record.series if record is not None else {}
 
 

@@ -194,14 +194,15 @@ class StudyDriver:
         """Writes the summary, shows it unless told not to, tells MLflow, and waits for it a little."""
         results = load_results(self.folder, self.folder.parent)
         closing = Closing(results)
+        text = closing.text()
         folder = self.folder / "summary"
         folder.mkdir(exist_ok=True)
-        (folder / names.SUMMARY_TXT).write_text(closing.text() + "\n")
+        (folder / names.SUMMARY_TXT).write_text(text + "\n")
         (folder / names.RESULTS_CSV).write_text(results_csv(results))
         best = " ".join(f"#{trial}" for trial in results.front) or "none"
-        self.records.study_ends(status, closing.metrics(), folder, closing.text(), best)
-        if show and results.trials["state"].isin(["complete", "fail"]).any():
-            print_line(f"\n{closing.text()}")
+        self.records.study_ends(status, closing.metrics(), folder, text, best)
+        if show and ((results.trials["state"] == "complete").any() or len(closing.failed)):
+            print_line(f"\n{text}")
         self.sent = self._sender.close(flush_seconds)
         return closing
 

@@ -15,7 +15,6 @@ from typing import Any
 from urllib.parse import quote
 
 from study.config.objectives import Direction
-from study.ledger import selection
 
 KEY, REASON, RETRY_OF, PAPER_DEFAULT = "point_key", "reason", "retry_of", "paper_default"
 LOST = "the study was stopped while this trial ran"
@@ -63,14 +62,6 @@ class LedgerSnapshot:
 
     directions: tuple[Direction, ...]
     trials: tuple[SnapshotTrial, ...]
-
-    def front(self) -> list[SnapshotTrial]:
-        """The trials that no other beats in all objectives; see `study.ledger.selection.front`."""
-        return selection.front(self.trials, self.directions)
-
-    def best_or_knee(self) -> SnapshotTrial | None:
-        """The best trial, of several objectives the knee of the front; see `study.ledger.selection.best_or_knee`."""
-        return selection.best_or_knee(self.trials, self.directions)
 
 
 def read_ledger(path: Path) -> LedgerSnapshot:

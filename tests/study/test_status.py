@@ -19,7 +19,7 @@ from study import run, status
 from study.cli.options import given_options
 from study.config.config import StudyConfig, resolve
 from study.ledger.lock import holder, study_lock
-from study.ledger.selection import best_over_all
+from study.ledger.selection import best_or_knee, best_over_all, front
 from study.ledger.snapshot import read_ledger
 
 
@@ -107,8 +107,9 @@ def test_the_best_is_the_ledger_s(direction: str, best: int, tmp_path: Path) -> 
     ledger = open_ledger(tmp_path, direction)
     for value in (-0.5, 0.25, 0.25, None):
         ledger.tell(ledger.ask()[0], (value, "" if value is not None else "broken"))
-    (found,) = read_ledger(tmp_path / "study.db").front()
-    assert read_ledger(tmp_path / "study.db").best_or_knee() == found
+    file = read_ledger(tmp_path / "study.db")
+    (found,) = front(file.trials, file.directions)
+    assert best_or_knee(file.trials, file.directions) == found
     row = best_over_all(ledger.rows(), (direction,))  # type: ignore[arg-type]
     assert row is not None
     assert found.number == row.number == best
@@ -125,7 +126,10 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
     ledger = read_ledger(tmp_path / "study.db")
     assert ledger.directions == ("minimize", "maximize")
     assert [trial.number for trial in study.best_trials] == [0, 2, 3]
-    assert [trial.number for trial in ledger.front()] == [0, 2]  # of equals the first, as in the summary
+    assert [trial.number for trial in front(ledger.trials, ledger.directions)] == [
+        0,
+        2,
+    ]  # of equals the first, as in the summary
 
 
 WRITE = """

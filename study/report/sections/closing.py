@@ -5,7 +5,7 @@ The tables are sections of the same results that analyze, report and compare rea
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_spaces import SEARCH_SPACES
 from study.analysis.fixed_fields import load_changes, load_fields
@@ -19,6 +19,9 @@ from study.report.elements import Cell, Table
 from study.report.text import table_lines
 from study.scenarios.oracle_defenses import find_defense
 from tracking import names
+
+if TYPE_CHECKING:
+    import pandas
 
 NOTHING = "no trial has finished yet"
 
@@ -42,10 +45,10 @@ class Closing:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self._reached = _evaluations(results)
         self._own = selection.best_per_scenario(results.candidates, results.goal.directions[0])
         self.scenarios = results.manifest.scenarios or tuple(map(str, results.scenarios.index))
         self.compared = self._compared()
+        self._reached = _evaluations(results, {*(trial for _, trial in self.compared), *self._own.values()})
 
     @property
     def _several(self) -> bool:
@@ -66,8 +69,7 @@ class Closing:
 
     def values(self, trial: int) -> list[float]:
         """The objectives of a complete trial."""
-        labels = self.results.goal.labels if self._several else ("value",)
-        return [float(str(self.results.trials.at[trial, label])) for label in labels]
+        return [float(str(self.results.trials.at[trial, label])) for label in self.results.objective_columns]
 
     def headline(self) -> str:
         """Which trial is the best and what it reaches; of several objectives, how large the front is and its knee."""
@@ -118,11 +120,10 @@ class Closing:
 
     def _front_table(self) -> str:
         """A line a trial: what it reached and where it lies."""
-        fields = list(self.results.ranges)
         rows = tuple(
             (label, *map(format_objective, self.values(trial)), *self.point(trial)) for label, trial in self.compared
         )
-        header = ("trial", *self.results.goal.objectives, *map(self._symbol, fields))
+        header = ("trial", *self.results.goal.objectives, *self.symbols())
         return table_lines(Table("front", "", header, rows, left=1))
 
     def point(self, trial: int) -> list[str]:
@@ -205,10 +206,15 @@ class Closing:
             )
         return [*lines, *self._failures()]
 
+    @property
+    def failed(self) -> "pandas.DataFrame":
+        """The trials that failed for good, by number."""
+        trials = self.results.trials
+        return trials[(trials["state"] == "fail") & ~trials["reason"].isin(["", LOST])]
+
     def _failures(self) -> list[str]:
         """Trials that failed, and those whose records were damaged since."""
-        trials = self.results.trials
-        failed = trials[(trials["state"] == "fail") & ~trials["reason"].isin(["", LOST])]
+        trials, failed = self.results.trials, self.failed
         lines = []
         if len(failed):
             reason = str(failed["reason"].iloc[0]).strip().splitlines()[-1]
@@ -276,14 +282,14 @@ def joint_text(closings: Sequence[Closing]) -> str:
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
 
 
-def _evaluations(results: Results) -> dict[tuple[int, str], Evaluation]:
-    """Trial and scenario -> what was reached, of complete trials."""
-    whole = results.evaluations[results.evaluations["trial"].isin(results.complete.index)]
+def _evaluations(results: Results, trials: set[int]) -> dict[tuple[int, str], Evaluation]:
+    """Trial and scenario -> what was reached, of the trials that are shown."""
+    shown = results.evaluations[results.evaluations["trial"].isin(trials)]
     return {
         (int(row["trial"]), str(row["scenario"])): Evaluation(
             {name: _defined(row[name]) for name in names.METRICS}, bool(row["attack_failed"])
         )
-        for row in whole.to_dict("records")
+        for row in shown.to_dict("records")
     }
 
 

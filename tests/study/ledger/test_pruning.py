@@ -25,6 +25,7 @@ from study.driver.pruner import Pruner
 from study.driver.worker import KEY, POINT
 from study.ledger.pruning import Pruning, Step, Stopped, build_steps, parse_pruning
 from study.ledger.records import TrialRecord, read_trial, write_record
+from study.ledger.selection import front
 from study.ledger.snapshot import LOST, read_ledger
 from study.ledger.study_folder import studies
 from study.ledger.trial_row import TrialRow
@@ -308,7 +309,7 @@ def test_a_stopped_trial_counts_as_tried_and_is_never_the_best(make: MakeDesk) -
     assert [found.number for found in desk.ledger.front()] == [2]
     file = read_ledger(desk.folder / "study.db")
     assert (file.trials[1].state, file.trials[1].values, file.trials[1].finished) == ("pruned", None, True)
-    assert [trial.number for trial in file.front()] == [2]
+    assert [trial.number for trial in front(file.trials, file.directions)] == [2]
 
 
 def test_a_sampler_sees_what_it_had_reached(make: MakeDesk) -> None:
