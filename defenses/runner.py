@@ -26,6 +26,7 @@ from defenses.api import (
 )
 from defenses.config import Config
 from defenses.models import ModelSpec, load_model
+from defenses.numerics import numerics
 from defenses.storage.atomic_files import canonical
 from defenses.storage.checkpoint import Checkpoint
 from defenses.storage.store import Artifact, Store, build_digest
@@ -33,7 +34,10 @@ from defenses.storage.store import Artifact, Store, build_digest
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and how a defense runs. Everything but `device`, `store` and `progress` is part of each stage's key."""
+    """Where and how a defense runs. Everything but `store` and `progress` is part of each stage's key.
+
+    Of the device that is what decides a sum (`defenses.numerics`), torch's threads in this process included.
+    """
 
     store: Store
     model: ModelSpec
@@ -80,6 +84,7 @@ def stage_identity(
         "params": stage_params(stage, config),
         "model": dataclasses.asdict(context.model),
         "precision": context.precision,
+        "numerics": numerics(context.device),
         "seed": context.seed,
         "dataset": fingerprint,
         "inputs": dict(inputs),

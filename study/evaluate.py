@@ -36,7 +36,6 @@ class EvaluateConfig(CommonConfig):
     poison_rate: PoisonRate = Field(0.1, description="poisoned share of the training set, in (0, 0.5]")
     seed: int = Field(0, description="seed of the scenario")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
-    threads: int | None = Field(None, description="torch threads; all cores by default", ge=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,8 +76,7 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     check_places(config)
     if target is not None and not to_stdout:
         check_file(target, "--json")
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    torch.set_num_threads(config.threads)
     environment = build_evaluation_context(config, space, device, settle_precision(config.precision, device))
     attack, own_rate = split_rate(config.attack)
     scenario = build_scenario(attack, own_rate or config.poison_rate, config.seed, config)

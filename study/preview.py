@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from defenses.storage.atomic_files import disk_errors
@@ -34,6 +35,7 @@ def write_preview(path: Path, config: StudyConfig) -> None:
     """
     check_file(path, "--preview")
     check_places(config)
+    torch.set_num_threads(config.threads)
     images = load_dataset(dataset_spec(config))
     store = open_store(config.store_place)
     scenarios = {scenario.attack: scenario for scenario in build_scenarios(config) if scenario.parsed.poisons}

@@ -89,10 +89,13 @@ def _list() -> int:
 
 
 def _plan(config: StudyConfig) -> "Plan":
+    import torch
+
     from study.planning.devices import check_cpus, settle_device, settle_precision
     from study.planning.plan import make_plan
 
-    check_cpus(config.cpus_per_trial, remote=config.address is not None)
+    torch.set_num_threads(config.threads)  # what is in the store is asked for as the workers will ask for it
+    check_cpus(config.cpus, remote=config.address is not None)
     device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
     return make_plan(config, device, gpus, settle_precision(config.precision, device))
 

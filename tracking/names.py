@@ -71,6 +71,8 @@ METRICS = (
 )
 """What one scenario is judged by; `study.scenarios.metrics` defines each."""
 
+COMPUTED_ON = "computed_on"  # a scenario's parameter: processor or GPU, threads and torch, which decide sums
+
 COST_BUILT = "cost/built_seconds"  # what the stages took when they were built: the method's honest cost
 COST_WALL = "cost/wall_seconds"  # what this run spent
 COST_HITS = "cost/stages_from_store"

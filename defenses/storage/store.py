@@ -23,6 +23,7 @@ import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
 
+from defenses.numerics import describe_machine
 from defenses.registry import UserError
 from defenses.storage.atomic_files import canonical, disk_errors, write_atomic
 from defenses.storage.checkpoint import SECONDS, Checkpoint, remove_checkpoints
@@ -59,12 +60,14 @@ class Artifact:
         folder: where it lies.
         built_seconds: what building it took, in all processes if some were killed and it went on.
         digests: output name -> content digest.
+        built_by: the machine that built it, see `defenses.numerics.describe_machine`; empty for an entry of before.
     """
 
     folder: Path
     built_seconds: float
     digests: dict[str, str]
     files: dict[str, str]
+    built_by: dict[str, Any]
 
     def load(self, name: str) -> Any:
         """One output. Arrays are read-only."""
@@ -214,6 +217,7 @@ class Store:
             "files": files,
             "sha256": {file: _sha256(folder / file) for file in files.values()},
             "describe": describe,
+            "built_by": describe_machine(),
         }
         write_atomic(folder / "meta.json", json.dumps(meta | {"checksum": _checksum(meta)}, indent=1))
 
@@ -244,7 +248,7 @@ def _intact(folder: Path, text: bytes) -> Artifact | None:
             return None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return Artifact(folder, meta["built_seconds"], meta["digests"], meta["files"])
+    return Artifact(folder, meta["built_seconds"], meta["digests"], meta["files"], meta.get("built_by", {}))
 
 
 def _plain_file(name: str) -> bool:

@@ -64,6 +64,7 @@ class CommonConfig(BaseModel):
     width: int = Field(16, description="channels of the network's first stage; 64 in the papers", ge=1)
     blocks: tuple[int, ...] = Field((1, 1, 1, 1), description="residual blocks a stage; 2,2,2,2 makes 18 layers")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto takes bf16 where the hardware has it")
+    threads: int = Field(1, description="torch threads on a CPU; another number gives other results", ge=1)
     asr_floor: float = Field(0.9, description="an attack whose undefended ASR is lower has failed", ge=0, le=1)
     until: Literal["isolate"] | None = Field(None, description="stop once samples are flagged; no final model")
     store: Path | str | None = Field(
@@ -137,7 +138,9 @@ class StudyConfig(CommonConfig):
         allow_inf_nan=False,
     )
     search_seed: int = Field(0, description="seed of the sampler")
-    cpus_per_trial: float = Field(1.0, description="CPU cores a trial", gt=0, allow_inf_nan=False)
+    cpus_per_trial: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="CPU cores a trial; by default as many as --threads"
+    )
     gpus_per_trial: Annotated[float, Field(ge=0, allow_inf_nan=False)] | Literal["auto"] | None = Field(
         None,
         description="share of a GPU a trial, such as 0.25; auto measures it; by default a whole one where there is one",
@@ -156,6 +159,11 @@ class StudyConfig(CommonConfig):
         if isinstance(given, dict) and given.get("holdout") and "sampler" not in given:
             return {**given, "sampler": "qmc"}
         return given
+
+    @property
+    def cpus(self) -> float:
+        """CPU cores that a trial is given."""
+        return float(self.threads) if self.cpus_per_trial is None else self.cpus_per_trial
 
     @property
     def study_name(self) -> str:

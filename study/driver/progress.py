@@ -29,7 +29,7 @@ def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
         f"test, {images.image_size} px, {images.num_classes} classes",
         "scenarios": " ".join(scenario.name for scenario in plan.scenarios),
         "search": f"{plan.objective}, {plan.config.sampler}, over {', '.join(plan.space.ranges) or 'nothing'}",
-        "machine": f"{resources}; a trial has {plan.config.cpus_per_trial:g} CPUs and {plan.gpus:g} GPUs, on "
+        "machine": f"{resources}; a trial has {plan.config.cpus:g} CPUs and {plan.gpus:g} GPUs, on "
         f"{environment.device} in {environment.precision}",
         "results": f"{folder} ({shutil.disk_usage(folder).free >> 30} GiB free)",
         "store": str(environment.store),

@@ -93,4 +93,4 @@ def in_use() -> str:
 
 def trial_resources(plan: Plan) -> dict[str, float]:
     """What Ray sets aside for a trial."""
-    return {"cpu": plan.config.cpus_per_trial, "gpu": plan.gpus}
+    return {"cpu": plan.config.cpus, "gpu": plan.gpus}

@@ -31,9 +31,9 @@ def build_shared(plan: Plan) -> Undefended:
         networks = build.stage != "poison" or bool(build.scenario.parsed.trained)
         needs_gpu = networks and plan.environment.device == "cuda"
         gpus = 1.0 if needs_gpu else 0.0
-        task = build_stage.options(num_cpus=plan.config.cpus_per_trial, num_gpus=gpus, name=build.label)
+        task = build_stage.options(num_cpus=plan.config.cpus, num_gpus=gpus, name=build.label)
         needs = [references[position] for position in build.needs]
-        place = WorkerEnvironment(torch_threads(plan), gpus, code_hash())
+        place = WorkerEnvironment(plan.config.threads, gpus, code_hash())
         references.append(task.remote(build, plan.environment, images, place, board, *needs))
     bar = Bar(len(references), "shared stages", unit="stage")
     waiting = {reference: build for reference, build in zip(references, plan.builds, strict=True)}
@@ -75,8 +75,3 @@ def task_result(reference: Any, label: str) -> Any:
 def _running(steps: dict[str, tuple[int, int]], unfinished: set[str]) -> str:
     shown = [f"{label} {step}/{total}" for label, (step, total) in steps.items() if label in unfinished]
     return ", ".join(shown[:2])
-
-
-def torch_threads(plan: Plan) -> int:
-    """Torch threads a trial: its CPU share, at least one."""
-    return max(1, int(plan.config.cpus_per_trial))

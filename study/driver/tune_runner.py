@@ -17,7 +17,7 @@ from study.code_version import code_hash
 from study.driver import gpu_memory
 from study.driver.ray_nodes import alive, concurrency, trial_resources
 from study.driver.searcher import MAX_WORKER_RESTARTS, LedgerSearcher, StaysHere
-from study.driver.stage_builder import task_result, torch_threads
+from study.driver.stage_builder import task_result
 from study.driver.worker import (
     GPUS,
     KEY,
@@ -101,7 +101,7 @@ def run_trials(
     if remaining == 0:
         return
     studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, plan.config.until)
-    task = TrialTask(*studied, points, torch_threads(plan), code_hash())
+    task = TrialTask(*studied, points, plan.config.threads, code_hash())
     images = cached_images(plan.environment.dataset)
     if plan.config.gpus_per_trial == "auto":
         plan = dataclasses.replace(plan, gpus=_measure(plan, task))
@@ -134,7 +134,7 @@ class _Resources:
     """What Ray sets aside for a trial: its configuration says which share of a GPU it is tried with."""
 
     def __init__(self, plan: Plan) -> None:
-        self._cpus = plan.config.cpus_per_trial
+        self._cpus = plan.config.cpus
 
     def __call__(self, config: dict[str, Any]) -> tune.PlacementGroupFactory:
         """As Ray Tune wants it."""
@@ -146,7 +146,7 @@ def _measure(plan: Plan, task: TrialTask) -> float:
     shared = {build.stage for build in plan.builds}
     own = {stage.name for stage in plan.defense.stages} - shared
     images = ray.put(cached_images(plan.environment.dataset))
-    measure = measure_share.options(num_cpus=plan.config.cpus_per_trial, num_gpus=1)
+    measure = measure_share.options(num_cpus=plan.config.cpus, num_gpus=1)
     share = float(task_result(measure.remote(task, plan.default_point, own, images), "the trial that is measured"))
     print_line(f"A trial gets {share:g} of a GPU, by what the paper's default took at its peak.")
     return share

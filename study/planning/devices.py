@@ -46,7 +46,9 @@ def check_cpus(wanted: float, remote: bool) -> None:
     """
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if not remote and wanted > here:
-        raise UserError(f"--cpus-per-trial must be at most {here}, the cores of this machine, got {wanted:g}")
+        raise UserError(
+            f"--cpus-per-trial, by default --threads, must be at most {here}, the cores of this machine, got {wanted:g}"
+        )
 
 
 def settle_precision(wanted: str, device: str) -> str:

@@ -12,7 +12,7 @@ from study.planning.shared_stages import Build
 from study.scenarios.evaluation import cached_images
 from study.scenarios.oracle_defenses import find_defense
 from study.scenarios.scenario import model_spec, stage_seed
-from study.scenarios.stored_poison import stored_poison, trigger_key
+from study.scenarios.stored_poison import poison_key, stored_poison, trigger_key
 
 
 def describe(plan: Plan) -> str:
@@ -52,19 +52,17 @@ def _variant(build: Build, plan: Plan) -> str:
 
 
 def _state(build: Build, plan: Plan, store: Store) -> str:
-    images = cached_images(plan.environment.dataset)
-    if build.stage == "trigger" and store.find("trigger", trigger_key(build.scenario, images)) is not None:
+    images, device = cached_images(plan.environment.dataset), torch.device(plan.environment.device)
+    if build.stage == "trigger" and store.find("trigger", trigger_key(build.scenario, images, device)) is not None:
         return "in the store"
-    if store.find("poison", build.scenario.key(images)) is None or build.stage == "trigger":
+    if store.find("poison", poison_key(build.scenario, images, device)) is None or build.stage == "trigger":
         return "to build"
     if build.stage == "poison":
         return "in the store"
     environment = plan.environment
-    poisoned, _ = stored_poison(build.scenario, images, store)
+    poisoned, _ = stored_poison(build.scenario, images, store, device)
     spec = model_spec(environment.model, environment.width, environment.blocks, images, poisoned.suspect)
-    context = RunContext(
-        store, spec, stage_seed(build.scenario), torch.device(environment.device), environment.precision
-    )
+    context = RunContext(store, spec, stage_seed(build.scenario), device, environment.precision)
     defense = find_defense(build.defense)
     config = defense.config_type.from_mapping(build.config)
     missing = missing_stages(defense(config), poisoned.suspect.fingerprint, context, build.stage)

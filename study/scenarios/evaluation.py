@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from defenses import DEFENSES
 from defenses.api import DefenseResult, Progress, StageRun, silent
 from defenses.models import load_model
+from defenses.numerics import describe_numerics, numerics
 from defenses.runner import RunContext, run_defense, run_stages
 from defenses.signals import signals
 from defenses.storage.atomic_files import canonical
@@ -26,7 +27,7 @@ from study.scenarios import metrics
 from study.scenarios.oracle_defenses import make_defense
 from study.scenarios.poison import PoisonedDataset
 from study.scenarios.scenario import Scenario, model_spec, stage_seed
-from study.scenarios.stored_poison import stored_poison, stored_trigger
+from study.scenarios.stored_poison import poison_key, stored_poison, stored_trigger
 from tracking import names
 
 JUDGE_VERSION = 1  # raise it when a metric of the undefended model would change
@@ -131,9 +132,10 @@ def prepare(
         precision=environment.precision,
         progress=progress,
     )
-    artifact = store.find("poison", scenario.key(images))
+    key = poison_key(scenario, images, device)
+    artifact = store.find("poison", key)
     built = artifact.built_seconds if artifact else 0.0
-    run = StageRun("poison", scenario.key(images), hit, time.perf_counter() - started, built)
+    run = StageRun("poison", key, hit, time.perf_counter() - started, built)
     return poisoned, context, (*trained, run)
 
 
@@ -177,7 +179,11 @@ def evaluate_scenario(
             *(run for run in result.stages if run.key not in listed),
             *snapshot_runs,
         ),
-        meta={**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint},
+        meta={
+            **poisoned.meta,
+            "fingerprint": poisoned.suspect.fingerprint,
+            names.COMPUTED_ON: describe_numerics(context.device),
+        },
         attack_failed=floor is not None and floor < environment.asr_floor,
         wall_seconds=time.perf_counter() - started,
         scores=result.scores,
@@ -226,7 +232,7 @@ def _judge_flags(
 
 
 def judge_undefended(
-    poisoned: PoisonedDataset, poison_key: str, context: RunContext, environment: EvaluationContext
+    poisoned: PoisonedDataset, poison: str, context: RunContext, environment: EvaluationContext
 ) -> tuple[dict[str, float | None], tuple[StageRun, ...]]:
     """CA and ASR of plain training on the scenario; trained and judged once, whoever asks.
 
@@ -236,9 +242,7 @@ def judge_undefended(
     no_defense = DEFENSES["no_defense"]
     config = no_defense.config_type.from_mapping(environment.undefended)
     done = run_stages(no_defense(config), poisoned.suspect, context)["standard_training"]
-    key = hashlib.sha256(
-        canonical([JUDGE_VERSION, done.digests["weights"], context.precision, poison_key]).encode()
-    ).hexdigest()
+    key = _judge_key(done.digests["weights"], poison, context)
 
     def build() -> dict[str, Any]:
         result = DefenseResult(None, None, load_model(context.model, done.load("weights")))
@@ -252,8 +256,14 @@ def judge_undefended(
     return artifact.load("metrics"), (done.run, judged)
 
 
+def _judge_key(weights: str, poison: str, context: RunContext) -> str:
+    """Names what judging weights of this digest on poisoned data of this key gives."""
+    identity = [JUDGE_VERSION, weights, context.precision, poison, numerics(context.device)]
+    return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
 def judge_snapshots(
-    result: DefenseResult, poisoned: PoisonedDataset, poison_key: str, context: RunContext
+    result: DefenseResult, poisoned: PoisonedDataset, poison: str, context: RunContext
 ) -> tuple[dict[str, list[float]], tuple[StageRun, ...]]:
     """CA and ASR of a model as it was trained, before the first epoch and after each; judged once, whoever asks.
 
@@ -263,9 +273,7 @@ def judge_snapshots(
     snapshots = result.snapshots
     if snapshots is None:
         return {}, ()
-    key = hashlib.sha256(
-        canonical([JUDGE_VERSION, snapshots.digest, context.precision, poison_key]).encode()
-    ).hexdigest()
+    key = _judge_key(snapshots.digest, poison, context)
 
     def build() -> dict[str, Any]:
         series: dict[str, list[float]] = {}

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from defenses.api import Progress, StageRun, SuspectDataset, silent
+from defenses.numerics import numerics
 from defenses.storage.atomic_files import canonical
 from defenses.storage.store import Artifact, Store
 from study.attacks.support.fitting import FitContext
@@ -18,11 +19,21 @@ from study.scenarios.scenario import Scenario
 CPU = torch.device("cpu")
 
 
-def trigger_key(scenario: Scenario, images: Images) -> str:
+def trigger_key(scenario: Scenario, images: Images, device: torch.device = CPU) -> str:
     """Names what an attack trains for a scenario: the same at every poison rate."""
-    identity = scenario.identity(images)
+    identity = _identity(scenario, images, device)
     del identity["poison_rate"]
     return hashlib.sha256(canonical(identity).encode()).hexdigest()
+
+
+def poison_key(scenario: Scenario, images: Images, device: torch.device = CPU) -> str:
+    """Names a scenario's poisoned data in the store."""
+    return hashlib.sha256(canonical(_identity(scenario, images, device)).encode()).hexdigest()
+
+
+def _identity(scenario: Scenario, images: Images, device: torch.device) -> dict[str, Any]:
+    """What a scenario is, and what computes it: attacks blend in floats, and some train networks."""
+    return {**scenario.identity(images), "numerics": numerics(device)}
 
 
 def stored_trigger(
@@ -33,9 +44,9 @@ def stored_trigger(
     Nothing for attacks that train nothing, and for scenarios whose poisoned data are there already without it.
     """
     attack = scenario.parsed
-    key = trigger_key(scenario, images)
+    key = trigger_key(scenario, images, device)
     known = store.find("trigger", key)
-    if not attack.trained or (known is None and store.find("poison", scenario.key(images)) is not None):
+    if not attack.trained or (known is None and store.find("poison", poison_key(scenario, images, device)) is not None):
         return []
     context = FitContext(scenario.seed, scenario.target_label, device, store, progress)
 
@@ -61,7 +72,10 @@ def stored_poison(
     else poisoned, all.
     """
     artifact, hit = store.get_or_build(
-        "poison", scenario.key(images), lambda: _outputs(scenario, images, store, device), scenario.identity(images)
+        "poison",
+        poison_key(scenario, images, device),
+        lambda: _outputs(scenario, images, store, device),
+        _identity(scenario, images, device),
     )
     return _read_back(artifact, images), hit
 

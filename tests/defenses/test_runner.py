@@ -341,12 +341,18 @@ def test_a_key_changes_with_everything_else_the_stage_depends_on(
 
 
 @pytest.mark.parametrize(("name", "stage_name"), STAGES)
-def test_where_it_runs_is_no_part_of_a_key(make_context: MakeContext, name: str, stage_name: str) -> None:
+def test_what_computes_it_is_part_of_a_key_and_where_it_is_kept_is_not(
+    make_context: MakeContext, name: str, stage_name: str
+) -> None:
     stage, config, context = stage_of(name, stage_name), DEFENSES[name].config_type(), make_context()
-    elsewhere = dataclasses.replace(
-        make_context(folder="another"), device=torch.device("cuda"), progress=lambda *_: None
-    )
+    elsewhere = dataclasses.replace(make_context(folder="another"), progress=lambda *_: None)
     assert key(stage, config, elsewhere) == key(stage, config, context)
+    assert key(stage, config, dataclasses.replace(context, device=torch.device("cuda"))) != key(stage, config, context)
+    of_one_thread = key(stage, config, context)
+    torch.set_num_threads(2)
+    assert key(stage, config, context) != of_one_thread
+    torch.set_num_threads(1)
+    assert key(stage, config, context) == of_one_thread
 
 
 def test_a_defense_refuses_anothers_config() -> None:

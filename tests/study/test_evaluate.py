@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from small_study import save_npz
 
+from study.config.config import StudyConfig
 from study.datasets.images import Images
-from study.evaluate import main
+from study.evaluate import EvaluateConfig, main
 
 TINY = ("pre_isolation_epochs=2", "pre_isolation_lr=0.01", "selective_epochs=1", "batch_size=32")
 CACHED = {
@@ -180,3 +181,26 @@ def test_a_whole_run_needs_no_ray_mlflow_or_optuna(report: dict[str, Any], optio
     found = json.loads((tmp_path / "report.json").read_text())
     assert not any(stage["hit"] for stage in found["stages"])
     assert found["metrics"] == report["metrics"], "another process and another store give the same numbers"
+
+
+def test_other_threads_take_nothing_from_the_store_that_they_did_not_build(
+    options: list[str], report: dict[str, Any], tmp_path: Path
+) -> None:
+    """Their sums are others, and what they decide can be the opposite: so they are other cells."""
+    path = tmp_path / "two.json"
+    assert main([*options, "--threads", "2", "--json", str(path)]) == 0
+    other = json.loads(path.read_text(encoding="utf-8"))
+    assert not any(stage["hit"] for stage in other["stages"])
+    assert not {stage["key"] for stage in other["stages"]} & {stage["key"] for stage in report["stages"]}
+    assert "1 thread," in report["data"]["computed_on"]
+    assert "2 threads," in other["data"]["computed_on"]
+
+
+def test_a_study_and_a_cell_train_on_the_same_threads_by_default() -> None:
+    study, cell = StudyConfig(), EvaluateConfig()
+    assert study.threads == cell.threads == 1
+    assert study.cpus == 1
+    assert StudyConfig(threads=2).cpus == 2
+    assert StudyConfig(threads=2).identity != study.identity
+    assert StudyConfig(cpus_per_trial=2).identity == study.identity
+    assert StudyConfig(cpus_per_trial=2).threads == 1

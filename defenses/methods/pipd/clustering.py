@@ -57,10 +57,12 @@ def _fisher_jenks(scores: Scores, seed: int) -> Mask:
 def _by_centres(method: str) -> Callable[[Scores, int], Mask]:
     def split(scores: Scores, seed: int) -> Mask:
         from sklearn import cluster
+        from threadpoolctl import threadpool_limits
 
         if scores.min() == scores.max():
             return np.zeros(len(scores), dtype=bool)
-        fitted = getattr(cluster, method)(n_clusters=2, random_state=seed, n_init=10).fit(scores[:, None])
+        with threadpool_limits(1):  # its own threads are as many as there are cores, and add up in any order
+            fitted = getattr(cluster, method)(n_clusters=2, random_state=seed, n_init=10).fit(scores[:, None])
         upper: Mask = fitted.labels_ == int(np.argmax(fitted.cluster_centers_[:, 0]))
         return upper
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from defenses.api import Outputs, Progress, StageRun, silent
+from defenses.numerics import numerics
 from defenses.seeds import SeedPart, derive_seed, generator
 from defenses.storage.atomic_files import canonical
 from defenses.storage.checkpoint import Checkpoint
@@ -47,7 +48,7 @@ class FitContext:
         build: Callable[["FitContext"], Outputs],
         version: int = 1,
     ) -> Outputs:
-        """A trained part of an attack, built once a dataset, seed and options, whatever the poison rate.
+        """A trained part of an attack, built once a dataset, seed, options and machine, whatever the poison rate.
 
         Args:
             stage: its name; attacks that name the same one with the same options share it.
@@ -63,6 +64,7 @@ class FitContext:
             "options": dict(depends_on),
             "seed": self.seed,
             "dataset": images.fingerprint,
+            "numerics": numerics(self.device),
         }
         key = hashlib.sha256(canonical(identity).encode()).hexdigest()
         started = time.perf_counter()

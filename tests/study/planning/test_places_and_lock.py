@@ -161,7 +161,7 @@ def test_more_cores_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1})
     devices.check_cpus(2, remote=False)
     devices.check_cpus(64, remote=True)  # a cluster is asked once it is reached
-    with pytest.raises(UserError, match=r"--cpus-per-trial must be at most 2, the cores of this machine, got 2\.5"):
+    with pytest.raises(UserError, match=r"--cpus-per-trial, by default --threads, must be at most 2, .* got 2\.5"):
         devices.check_cpus(2.5, remote=False)
 
 
