@@ -1,5 +1,6 @@
 """Ranges of hyperparameters. The only file that speaks Optuna's language of distributions."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,16 @@ class SearchSpace:
         """The point of the paper: the searched fields as a config has them."""
         return {name: getattr(config, name) for name in self.ranges}
 
+    @property
+    def size(self) -> int | None:
+        """How many points it has; None where a field takes any number in a range."""
+        counts = [_count(own) for own in self.ranges.values()]
+        finite = [count for count in counts if count is not None]
+        return math.prod(finite) if len(finite) == len(counts) else None
+
+    def __contains__(self, point: Mapping[str, Value]) -> bool:
+        return point.keys() == self.ranges.keys() and all(point[name] in own for name, own in self.ranges.items())
+
     def suggest(self, trial: "Trial") -> dict[str, Value]:
         """A point drawn by a trial's sampler."""
         return {name: field_range.suggest(trial, name) for name, field_range in self.ranges.items()}
@@ -172,6 +183,22 @@ class SearchSpace:
             study={"sampler": "grid", **study},
             paper=paper,
         )
+
+
+def all_values(field_range: Range) -> tuple[Value, ...] | None:
+    """All values of a range, in order; None for real numbers between two different ends."""
+    if isinstance(field_range, Choice):
+        return tuple(dict.fromkeys(field_range.options))
+    if isinstance(field_range, Int):
+        return tuple(range(field_range.low, field_range.high + 1))
+    return (field_range.low,) if field_range.low == field_range.high else None
+
+
+def _count(field_range: Range) -> int | None:
+    if isinstance(field_range, Int):  # without listing them
+        return field_range.high - field_range.low + 1
+    values = all_values(field_range)
+    return None if values is None else len(values)
 
 
 def finite_values(field_range: Range) -> tuple[Value, ...] | None:

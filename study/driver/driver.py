@@ -113,6 +113,8 @@ class StudyDriver:
             f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
             f"({config.trials - remaining} done), results in {self.folder}"
         )
+        if self.plan.points_note:
+            print_line(self.plan.points_note)
         with ray_session(config.address):
             if config.verbose:
                 print_error(describe_start(self.plan, self.folder, self.uri, ray_nodes.in_use()))

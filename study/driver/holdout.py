@@ -41,7 +41,7 @@ class HoldOut(CompositeDriver):
         changes = {"holdout": None, "judge_seeds": (), "name": name, "seeds": judge_seeds(config)}
         judged = config.model_copy(update={**changes, "trials": points.size})
         plan = make_plan(judged, self.plan.environment.device, self.plan.gpus, self.plan.environment.precision)
-        return dataclasses.replace(plan, config=judged, grid=points)
+        return dataclasses.replace(plan, config=judged, grid=points, points=0)
 
     def _points(self, search: Results, trials: list[int], name: str) -> Points:
         """The points of the trials; those that an earlier, shorter search had chosen stay in the ledger, and count."""

@@ -67,7 +67,7 @@ class LedgerSearcher(StaysHere, Searcher):
         """The next point; None while only running trials could still bring one; or that there is none."""
         if self._again and not self.disk_full:
             chosen = self._again.pop(0)
-        elif self.disk_full or self._ledger.remaining(self._target) <= len(self._running):
+        elif self._is_over():
             return None if self._running else Searcher.FINISHED
         else:
             number, point, key = self._ledger.ask()
@@ -75,6 +75,12 @@ class LedgerSearcher(StaysHere, Searcher):
         chosen = dataclasses.replace(chosen, nodes=self._alive())
         self._running[trial_id] = chosen
         return {POINT: json.dumps(chosen.point), KEY: chosen.key, GPUS: chosen.gpus, TRIES: chosen.tries}
+
+    def _is_over(self) -> bool:
+        """No other point is handed out, unless a running trial brings one back."""
+        return bool(
+            self.disk_full or self._ledger.remaining(self._target) <= len(self._running) or self._ledger.used_up()
+        )
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Settles the trial from what it left on disk, unless it is to have more memory."""

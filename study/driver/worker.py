@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import torch
+from filelock import FileLock
 from ray import tune
 
 from defenses.registry import UserError
@@ -206,10 +207,16 @@ class TrialRunner(tune.Trainable):
         return {"done": done, "scenario": scenario.name, "failure": failure, OOM: out_of_memory, "objective": None}
 
     def _scenario(self, scenario: Scenario) -> ScenarioRecord:
-        path = scenario_path(self.folder, scenario.name)
-        known = read_scenario(path)
-        if known is not None:
-            return known
+        """Judges a scenario, or reads what another worker wrote of it.
+
+        One writes, as in the store: a worker that a driver lost sight of may still be at it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.folder / f"{scenario.name}.lock"):
+            path = scenario_path(self.folder, scenario.name)
+            return read_scenario(path) or self._judged(scenario, path)
+
+    def _judged(self, scenario: Scenario, path: Path) -> ScenarioRecord:
         result = evaluate_scenario(
             self.task.defense, {**self.task.base, **self.point}, scenario, self.task.environment, self.task.until
         )

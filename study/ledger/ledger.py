@@ -53,6 +53,7 @@ class Ledger:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space, self._key_of = space, key_of
+        self._points: SearchSpace | Grid | Points = space if grid is None else grid
         self._directions: list[Direction] = [directions] if isinstance(directions, str) else [*directions]
         self._storage = optuna.storages.RDBStorage(sqlite_url(path))
         self._study = optuna.create_study(
@@ -63,7 +64,7 @@ class Ledger:
             return
         # A resumed sampler must not repeat the suggestions that its first run started with.
         told = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = make_sampler(sampler, derive_seed(seed, "sampler", told) % 2**32, planned)
+        self._study.sampler = make_sampler(sampler, space, derive_seed(seed, "sampler", told) % 2**32, planned)
 
     def recover_interrupted(self, outcome_of: Callable[[str], Outcome | None]) -> tuple[int, int]:
         """Settles what an earlier driver left running.
@@ -125,8 +126,19 @@ class Ledger:
         attributes = self._study.user_attrs
         return {int(name.removeprefix(prefix)): str(attributes[name]) for name in attributes if name.startswith(prefix)}
 
+    def used_up(self) -> bool:
+        """Whether each point that the sampler can propose has a trial, and none waits to be handed out."""
+        trials = self._study.get_trials(deepcopy=False)
+        if self._points.size is None or self._points.size > len(trials):
+            return False
+        if any(trial.state == TrialState.WAITING for trial in trials):
+            return False
+        points = [settled_point(trial) for trial in trials]
+        whole = [point for point in points if point.keys() == self._space.ranges.keys() and point in self._points]
+        return len({tuple(point[name] for name in self._space.ranges) for point in whole}) >= self._points.size
+
     def ask(self) -> tuple[int, dict[str, Value], str]:
-        """The next point: its trial's number, its values and its key."""
+        """The next point, which no other trial has unless `used_up`: its trial's number, its values and its key."""
         trial = self._study.ask(self._space.distributions())
         point = dict(trial.params)
         key = self._key_of(point)

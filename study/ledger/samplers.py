@@ -1,19 +1,23 @@
-"""What proposes the next point: Optuna's samplers, a grid, and NSGA-II without copies."""
+"""What proposes the next point: Optuna's samplers or a grid, each point once."""
 
+import itertools
+import math
+import random
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from search_spaces.space import SearchSpace
-from study.ledger.grid import Grid, Points
+from defenses.seeds import derive_seed
+from search_spaces.space import SearchSpace, all_values
+from study.ledger.grid import LARGEST, Grid, Points
 
 _STARTUP_SHARE = 0.4  # of the planned trials: TPE needs some to learn from, and a short study must still learn
-_CHILDREN = 20  # that NSGA-II may draw for one that is new
+_DRAWS = 20  # for a point that no trial has, before the rest of the space is listed
 _GENERATIONS = 5  # that the planned trials are to make at least: NSGA-II learns between generations alone
 
 
@@ -50,22 +54,74 @@ class GridSampler(BaseSampler):
         raise RuntimeError(f"the grid of {self._grid.size} points is used up")
 
 
-class FreshNSGA2(NSGAIISampler):
-    """NSGA-II without copies: a child that equals an earlier point would tell nothing, since trials repeat exactly."""
+class EachPointOnce(BaseSampler):
+    """A sampler whose points no other trial has: trials repeat exactly, so that a copy would tell nothing.
+
+    It draws whole points, each field that the sampler leaves open included, and draws again where a trial has the point
+    already. Where that goes on, as in a small space or once a search has settled, it takes one of those that are left.
+
+    Args:
+        base: draws the points, over the whole space from the first one.
+        seed: of the choice among those that are left.
+    """
+
+    def __init__(self, base: BaseSampler, space: SearchSpace, seed: int) -> None:
+        self._base, self._space, self._random = base, space, random.Random(seed)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All fields."""
+        return self._space.distributions()
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """A child that no trial has had; after some tries none, and the point is drawn at random."""
+        """A point that no trial has or is queued with; any, if there is no other."""
         tried = _tried(study, trial, search_space)
-        for _ in range(_CHILDREN):
-            child = super().sample_relative(study, trial, search_space)
-            if child:  # what was mutated is left out, to be drawn later: drawn here, or it might make a copy
-                for name in [name for name in search_space if name not in child]:
-                    child[name] = self.sample_independent(study, trial, name, search_space[name])
-            if tuple(child.get(name) for name in search_space) not in tried:
-                return child
-        return {}
+        point = self._draw(study, trial, search_space)
+        if "fixed_params" in trial.system_attrs:  # it was queued: what is drawn here is not used
+            return point
+        for _ in range(_DRAWS):
+            if tuple(point.values()) not in tried:
+                return point
+            point = self._draw(study, trial, search_space)
+        return self._left(tried) or point
+
+    def _draw(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        drawn = self._base.sample_relative(study, trial, search_space) if search_space else {}
+        return {
+            name: drawn[name] if name in drawn else self._base.sample_independent(study, trial, name, distribution)
+            for name, distribution in search_space.items()
+        }
+
+    def _left(self, tried: set[tuple[Any, ...]]) -> dict[str, Any] | None:
+        """One of the points that no trial has; None where there are none, or too many to list."""
+        if (self._space.size or math.inf) > LARGEST:
+            return None
+        values = [all_values(own) or () for own in self._space.ranges.values()]
+        left = [point for point in itertools.product(*values) if point not in tried]
+        return dict(zip(self._space.ranges, self._random.choice(left), strict=True)) if left else None
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A field by itself, of a trial that was queued without it."""
+        return self._base.sample_independent(study, trial, param_name, param_distribution)
+
+    def reseed_rng(self) -> None:
+        """Passed on."""
+        self._base.reseed_rng()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Passed on."""
+        self._base.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Passed on: NSGA-II and TPE keep what they learn here."""
+        self._base.after_trial(study, trial, state, values)
 
 
 def _tried(study: optuna.Study, trial: FrozenTrial, fields: Collection[str]) -> set[tuple[Any, ...]]:
@@ -74,8 +130,12 @@ def _tried(study: optuna.Study, trial: FrozenTrial, fields: Collection[str]) -> 
     return {tuple(point[name] for name in fields) for point in points if point.keys() == set(fields)}
 
 
-def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
+def make_sampler(name: str, space: SearchSpace, seed: int, planned: int) -> BaseSampler:
     """TPE or NSGA-II to search; random or quasi-Monte-Carlo to cover the space, which sensitivity analysis needs."""
+    return EachPointOnce(_base_sampler(name, seed, planned), space, derive_seed(seed, "points that are left"))
+
+
+def _base_sampler(name: str, seed: int, planned: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "random":
@@ -83,7 +143,7 @@ def make_sampler(name: str, seed: int, planned: int) -> BaseSampler:
         if name == "qmc":
             return QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
         if name == "nsga2":
-            return FreshNSGA2(population_size=min(50, max(4, planned // _GENERATIONS)), seed=seed)
+            return NSGAIISampler(population_size=min(50, max(4, planned // _GENERATIONS)), seed=seed)
         startup = max(4, round(planned * _STARTUP_SHARE))
         return TPESampler(
             seed=seed,

@@ -43,6 +43,7 @@ class Plan:
         gpus: a trial's.
         grid: what the sampler ``grid`` goes through, or points that were chosen before; None for every other sampler.
         pruning: how trials are stopped early; None when they are not.
+        points: how many there are where that is less than the trials asked for; 0 otherwise.
     """
 
     config: StudyConfig
@@ -56,11 +57,18 @@ class Plan:
     gpus: float
     grid: Grid | Points | None = None
     pruning: Pruning | None = None
+    points: int = 0
 
     @property
     def objective(self) -> str:
         """What it searches for, in a few words."""
         return self.goal.text
+
+    @property
+    def points_note(self) -> str:
+        """That the space is smaller than the trials asked for; empty where it is not."""
+        points = f"{self.points} points" if self.points > 1 else "1 point"
+        return f"The space has {points} in all, so the study ends after as many trials." if self.points else ""
 
     @property
     def defense(self) -> type[Defense]:
@@ -223,9 +231,11 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     builds = shared_builds(scenarios, defense, space, base, environment)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
     grid = build_grid(config, space)
-    if grid is not None:
-        config = config.model_copy(update={"trials": count_grid_trials(grid, config, space, base)})
-    return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid, pruning)
+    trials = count_trials(space if grid is None else grid, config, space, base)
+    wanted = config.trials if grid is None or "trials" in config.model_fields_set else 0
+    points = trials if trials < wanted else 0
+    config = config.model_copy(update={"trials": trials})
+    return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid, pruning, points)
 
 
 def build_goal(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> Goal:
@@ -260,11 +270,15 @@ def build_grid(config: StudyConfig, space: SearchSpace) -> Grid | None:
     return None
 
 
-def count_grid_trials(grid: Grid, config: StudyConfig, space: SearchSpace, base: Mapping[str, Any]) -> int:
-    """The trials of a study on a grid: its points, and the paper's default beside them where it is none of them.
+def count_trials(points: Grid | SearchSpace, config: StudyConfig, space: SearchSpace, base: Mapping[str, Any]) -> int:
+    """The trials of a study: as many as were asked for, and no more than there are points.
 
-    Fewer when somebody asked for fewer; the preset's number is no wish.
+    The paper's default is one beside them where it is none of them. A grid without a number asked for is whole; the
+    preset's number is no wish.
     """
+    if points.size is None:
+        return config.trials
     default = space.default(find_defense(space.defense).config_type.from_mapping(base))
-    whole = grid.size + (default not in grid)
-    return min(whole, config.trials) if "trials" in config.model_fields_set else whole
+    whole = points.size + (default not in points)
+    is_asked = isinstance(points, SearchSpace) or "trials" in config.model_fields_set
+    return min(whole, config.trials) if is_asked else whole
