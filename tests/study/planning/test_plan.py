@@ -284,3 +284,17 @@ def test_a_dry_run_starts_nothing_and_tells_what_is_there(make: PlanMaker) -> No
 
 def test_what_no_stage_reads_is_not_searched(make: PlanMaker) -> None:
     assert set(make().space.ranges) - set(make(until="isolate").space.ranges) == {"ascent_weight"}
+
+
+def test_no_more_trials_are_planned_than_there_are_points(make: PlanMaker) -> None:
+    five = {name: ISOLATION[name] for name in ("isolation_rate", "clean_rate", "beta", "channels_per_tap", "rounds")}
+    plan = make(set={**TINY_PIPD, **five}, until="isolate", trials=6)  # max or mean is all that is left
+    assert list(plan.space.ranges) == ["channel_statistic"]
+    assert (plan.config.trials, plan.points) == (2, 2)
+    note = "The space has 2 points in all, so the study ends after as many trials."
+    assert note in describe(plan)
+    assert make(set={**TINY_PIPD, **five}, until="isolate", trials=2).points == 0
+    nothing_left = make(set={**TINY_PIPD, **five, "channel_statistic": "max"}, until="isolate", trials=6)
+    assert (nothing_left.config.trials, nothing_left.points) == (1, 1)
+    assert make(trials=6).points == 0
+    assert make(trials=6).points_note == ""
