@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from defenses.registry import UserError, nearest
+from defenses.text_numbers import parse_real, parse_whole
 
 
 def param(
@@ -92,15 +93,12 @@ def _parse(text: str, expected: Any) -> Any:
         return tuple(
             _parse(part.strip(), typing.get_args(expected)[0]) for part in text.strip("()[] ").split(",") if part
         )
-    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    words: dict[str, Any] = {"true": True, "false": False, "none": None, "nan": math.nan, "inf": math.inf}
     if text.lower() in words:
         return words[text.lower()]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
+    whole = parse_whole(text)
+    number = parse_real(text) if whole is None else whole
+    return text if number is None else number
 
 
 def _parse_union(text: str, options: Sequence[Any]) -> Any:

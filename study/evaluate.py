@@ -23,7 +23,7 @@ from study.cli.terminal import (
     print_line,
     table,
 )
-from study.config.config import CommonConfig, PoisonRate, resolve
+from study.config.config import CommonConfig, PoisonRate, Seed, resolve
 from study.scenarios.oracle_defenses import check_defense, find_defense
 from tracking import names
 
@@ -34,7 +34,7 @@ class EvaluateConfig(CommonConfig):
     defense: str = Field("pipd", description="no_defense, pipd, qt or another, see study.run --list")
     attack: str = Field("badnets", description="an attack, with options as name:option=value")
     poison_rate: PoisonRate = Field(0.1, description="poisoned share of the training set, in (0, 0.5]")
-    seed: int = Field(0, description="seed of the scenario")
+    seed: Seed = Field(0, description="seed of the scenario")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
 
 

@@ -1,6 +1,7 @@
 """Named sets of attacks with the rates of the papers' tables: ``--attacks pipd_table6``."""
 
 from defenses.registry import UserError, nearest
+from defenses.text_numbers import parse_real
 from study.attacks import ATTACKS
 
 PIPD_TABLE6 = (
@@ -38,10 +39,7 @@ def split_rate(text: str) -> tuple[str, float | None]:
     name, at, rate = name.partition("@")
     if not at:
         return text, None
-    try:
-        value = float(rate)
-    except ValueError:
-        value = 0.0
+    value = parse_real(rate) or 0.0
     if not 0 < value <= 0.5:
         raise UserError(f"a poison rate after '@' must lie in (0, 0.5], got {text!r}: write {name}@0.05")
     return name + colon + options, value

@@ -93,10 +93,20 @@ def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict
         if value is None:
             continue
         if _is_dict(declared.annotation):
-            value = dict(_assignment(text, name) for text in value)
+            value = _assignments(value, name)
         elif is_tuple(declared.annotation):
             value = [part.strip() for text in value for part in text.split(",") if part.strip()]
         given[name] = value
+    return given
+
+
+def _assignments(texts: list[str], option: str) -> dict[str, str]:
+    given: dict[str, str] = {}
+    for text in texts:
+        field, value = _assignment(text, option)
+        if field in given:
+            raise UserError(f"--{option} names {field!r} more than once: keep one of the two")
+        given[field] = value
     return given
 
 

@@ -6,10 +6,11 @@ from typing import Any
 from defenses.registry import UserError
 
 _DEPTH = 10  # of brackets
+_NOTHING = ("", "~", "null")  # without quotes
 
 
 def load_plain_yaml(path: Path) -> Any:
-    """What a file holds: nothing in it can run code, refer to itself, or be larger than it looks.
+    """What a file holds, values as text or None: nothing in it runs code, refers to itself, or is larger than it looks.
 
     Raises:
         UserError: it cannot be read, or is no plain YAML.
@@ -19,7 +20,7 @@ def load_plain_yaml(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
         _check_plain(text, path)
-        return yaml.safe_load(text)
+        return _plain(yaml.compose(text, yaml.BaseLoader), path)
     except OSError as error:
         raise UserError(f"--config must name a readable YAML file, got {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -32,6 +33,29 @@ def load_plain_yaml(path: Path) -> Any:
         raise UserError(f"{path} must be plain YAML: {error}") from error
 
 
+def _plain(node: Any, path: Path) -> Any:
+    """Text, lists and dictionaries of a node; what type a text has is for the option to say that it is given to.
+
+    YAML's own rules would read ``1:30`` as ninety, ``010`` as eight, ``no`` as a truth value and ``1e-1`` as text.
+    """
+    import yaml
+
+    if isinstance(node, yaml.SequenceNode):
+        return [_plain(element, path) for element in node.value]
+    if isinstance(node, yaml.MappingNode):
+        content: dict[str, Any] = {}
+        for key, value in node.value:
+            name = _plain(key, path)
+            if not isinstance(name, str):
+                raise UserError(f"{path} must have plain words before a colon, got {name!r}")
+            if name in content:
+                raise UserError(f"{path} names {name!r} more than once: keep one of the two")
+            content[name] = _plain(value, path)
+        return content
+    nothing = node is None or (node.style is None and node.value.lower() in _NOTHING)
+    return None if nothing else node.value
+
+
 def _check_plain(text: str, path: Path) -> None:
     """Refuses YAML whose size or depth would use up the memory or the day; it stops at the first sign of either."""
     import yaml
@@ -39,6 +63,8 @@ def _check_plain(text: str, path: Path) -> None:
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if getattr(event, "tag", None) is not None:
+            raise UserError(f"{path} must be plain YAML, without tags, got {event.tag}: write the value alone")
         if isinstance(event, yaml.AliasEvent):
             raise UserError(f"{path} must be plain YAML, without aliases (*name): write the value again")
         if depth > _DEPTH:

@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from defenses.registry import UserError, nearest
 from defenses.storage.remote import is_url
@@ -14,6 +23,7 @@ from search_spaces import SEARCH_SPACES
 from study.cli.options import explain, is_tuple, shortened
 from study.cli.yaml_file import load_plain_yaml
 from study.config.objectives import parse_objectives
+from study.config.typed import typed
 
 
 def _rate(value: float) -> float:
@@ -39,6 +49,19 @@ def _objectives(value: str | None) -> str | None:
     return ",".join(parse_objectives(value))  # without directions: asr and asr:min are the same study
 
 
+def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = [value for position, value in enumerate(values) if value in values[:position]]
+    if twice:
+        raise ValueError(f"each value is given once, and {twice[0]} is there more than once: leave it out")
+    return values
+
+
+def _declared(model: type[BaseModel], name: str) -> Any:
+    """A field's type without its bounds, which the model checks."""
+    return model.model_fields[name].annotation
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 OUT = Path("runs")
 """The folder of all studies, unless another is named."""
 M = TypeVar("M", bound="CommonConfig")
@@ -73,6 +96,12 @@ class CommonConfig(BaseModel):
     out: Path = Field(OUT, description="folder for results")
     set: dict[str, str] = Field({}, description="fields of the defense's Config to fix")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _typed(cls, value: Any, info: ValidationInfo) -> Any:
+        """Text is read by our rule: pydantic takes ``0-4`` for minus four."""
+        return typed(value, _declared(cls, str(info.field_name)))
+
     @field_validator("*")
     @classmethod
     def _no_nul(cls, value: Any) -> Any:
@@ -99,10 +128,12 @@ class StudyConfig(CommonConfig):
         description="attacks or groups, see --list; badnets@0.05 has a rate of its own",
         min_length=1,
     )
-    poison_rates: tuple[PoisonRate, ...] = Field(
+    poison_rates: Annotated[tuple[PoisonRate, ...], AfterValidator(_different)] = Field(
         (0.1,), description="poisoned shares of the training set, in (0, 0.5]", min_length=1
     )
-    seeds: tuple[int, ...] = Field((0,), description="seeds of the scenarios", min_length=1)
+    seeds: Annotated[tuple[Seed, ...], AfterValidator(_different)] = Field(
+        (0,), description="seeds of the scenarios, such as 0 1 2 or 0-4", min_length=1
+    )
     trials: int = Field(10, description="configurations to try; raising it extends a study", ge=1)
     objective: Annotated[str | None, AfterValidator(_objectives)] = Field(
         None, description="what is maximised or minimised; several make a Pareto front: asr:min,ca:max"
@@ -114,7 +145,7 @@ class StudyConfig(CommonConfig):
         description="search without each attack or rate in turn, then judge what was chosen on it, with seeds that no "
         "search saw; the sampler is then qmc, random or grid",
     )
-    judge_seeds: tuple[int, ...] = Field(
+    judge_seeds: Annotated[tuple[Seed, ...], AfterValidator(_different)] = Field(
         (), description="seeds of the scenarios that --holdout judges on; by default as many as --seeds, after the last"
     )
     sampler: Literal["tpe", "nsga2", "random", "qmc", "grid"] = Field(
@@ -137,7 +168,7 @@ class StudyConfig(CommonConfig):
         gt=1,
         allow_inf_nan=False,
     )
-    search_seed: int = Field(0, description="seed of the sampler")
+    search_seed: Seed = Field(0, description="seed of the sampler")
     cpus_per_trial: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="CPU cores a trial; by default as many as --threads"
     )
@@ -297,7 +328,12 @@ def read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     content = load_plain_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} must hold 'key: value' lines, got {type(content).__name__}")
-    options = {str(key).replace("-", "_"): value for key, value in content.items()}
+    options: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name in options:
+            raise UserError(f"{path} names {name!r} more than once: keep one of the two")
+        options[name] = value
     for key in options:
         if key not in model.model_fields:
             raise UserError(f"{path}: unknown option {key!r}: {nearest(key, model.model_fields)}see --help")

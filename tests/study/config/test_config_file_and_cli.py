@@ -112,8 +112,8 @@ def test_options_of_a_single_cell(yaml_file: Path) -> None:
     ("arguments", "parts"),
     [
         (["--trial", "3"], ["unknown option --trial", "did you mean '--trials'?", "--help"]),
-        (["--trials", "x"], ["--trials", "integer", "'x'"]),
-        (["--trials", "0"], ["--trials", "1", "'0'"]),
+        (["--trials", "x"], ["--trials", "whole number", "'x'"]),
+        (["--trials", "0"], ["--trials", "1", "got 0"]),
         (["--trials"], ["--trials"]),
         (["--trials", "3", "--trials", "5"], ["--trials", "more than once"]),
         (["--seeds", "3", "--seeds", "5"], ["--seeds", "more than once", "all its values"]),
@@ -123,8 +123,8 @@ def test_options_of_a_single_cell(yaml_file: Path) -> None:
         (["--poison-rates", "0"], ["--poison-rates", "(0, 0.5]", "got 0"]),
         (["--poison-rates", "0.1", "0.6"], ["--poison-rates", "(0, 0.5]", "got 0.6"]),
         (["--poison-rates", "-1"], ["--poison-rates", "(0, 0.5]", "got -1"]),
-        (["--poison-rates", "nan"], ["--poison-rates", "(0, 0.5]", "got nan"]),
-        (["--poison-rates", "inf"], ["--poison-rates", "(0, 0.5]", "got inf"]),
+        (["--poison-rates", "nan"], ["--poison-rates", "number", "'nan'"]),
+        (["--poison-rates", "inf"], ["--poison-rates", "number", "'inf'"]),
         (["--poison-rates", "ten"], ["--poison-rates", "number", "'ten'"]),
         (["--name", "../x"], ["--name", "letters, digits", "'../x'"]),
         (["--name", ".hidden"], ["--name", "starts with a letter or digit", "'.hidden'"]),
@@ -134,11 +134,11 @@ def test_options_of_a_single_cell(yaml_file: Path) -> None:
         (["--name", "a\nb"], ["--name", r"'a\nb'"]),
         (["--set", "rounds"], ["--set", "FIELD=VALUE", "'rounds'"]),
         (["--set", "=3"], ["--set", "FIELD=VALUE", "'=3'"]),
-        (["--target-label", "-1"], ["--target-label", "'-1'"]),
-        (["--asr-floor", "1.5"], ["--asr-floor", "'1.5'"]),
+        (["--target-label", "-1"], ["--target-label", "got -1"]),
+        (["--asr-floor", "1.5"], ["--asr-floor", "got 1.5"]),
         (["--asr-floor", "nan"], ["--asr-floor", "'nan'"]),
-        (["--cpus-per-trial", "0"], ["--cpus-per-trial", "'0'"]),
-        (["--gpus-per-trial", "-0.5"], ["--gpus-per-trial", "'-0.5'"]),
+        (["--cpus-per-trial", "0"], ["--cpus-per-trial", "got 0"]),
+        (["--gpus-per-trial", "-0.5"], ["--gpus-per-trial", "got -0.5"]),
         (["--until", "isolat"], ["--until", "did you mean 'isolate'?"]),
     ],
 )
@@ -161,7 +161,17 @@ def test_a_wrong_option_is_answered_in_one_line(arguments: list[str], parts: lis
         ("\ttrials: 3\n", ["must be plain YAML"]),
         ("name: \x00\n", ["must be plain YAML"]),
         ("set: [rounds=3]\n", ["--set", "dictionary"]),
-        ("name: 2026-01-01\n", ["--name", "string"]),
+        ("name: [a]\n", ["--name", "string"]),
+        ("trials: !!int 5\n", ["without tags", "int"]),
+        ("trials: 5\ntrials: 6\n", ["'trials' more than once"]),
+        ("poison-rates: 0.1\npoison_rates: 0.2\n", ["'poison_rates' more than once"]),
+        ("set: {rounds: 5, rounds: 6}\n", ["'rounds' more than once"]),
+        ("trials: 1:30\n", ["--trials", "whole number", "'1:30'"]),  # ninety, by YAML's own rules
+        ("trials: 5.0\n", ["--trials", "whole number", "'5.0'"]),
+        ("trials: true\n", ["--trials", "whole number", "'true'"]),
+        ("trials: 1_0\n", ["--trials", "whole number", "'1_0'"]),
+        ("per_scenario: 1\n", ["--per-scenario", "true or false", "'1'"]),
+        ("{1: 2}: 3\n", ["plain words before a colon"]),
     ],
 )
 def test_a_wrong_file_is_answered_in_one_line(content: str, parts: list[str], yaml_file: Path) -> None:
@@ -366,3 +376,66 @@ def test_help_tells_the_kind_and_the_default_of_an_option(capsys: pytest.Capture
     assert (
         "--until isolate stop once samples are flagged; no final model --store PATH" in shown
     )  # no default: no brackets
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds"),
+    [
+        (["0-4"], (0, 1, 2, 3, 4)),
+        (["7", "0-2", "9"], (7, 0, 1, 2, 9)),
+        (["3-3"], (3,)),
+        (["0,2-3"], (0, 2, 3)),
+    ],
+)
+def test_a_range_of_seeds_is_all_of_them(words: list[str], seeds: tuple[int, ...], yaml_file: Path) -> None:
+    assert parsed("--seeds", *words).seeds == seeds
+    yaml_file.write_text(f"seeds: [{', '.join(words)}]\n")
+    assert parsed("--config", str(yaml_file)).seeds == seeds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--seeds", "4-0"], ["--seeds", "runs upwards", "'4-0'"]),
+        (["--seeds", "0-1000000"], ["--seeds", "at most 1000", "'0-1000000'"]),
+        (["--seeds", "0--4"], ["--seeds", "'0--4'"]),
+        (["--seeds", "1_0"], ["--seeds", "whole number", "'1_0'"]),
+        (["--seeds", "\u0663"], ["--seeds", "whole number"]),  # a three that int() reads
+        (["--seeds", "1.0"], ["--seeds", "whole number", "'1.0'"]),
+        (["--seeds", "9" * 30], ["--seeds", "less than"]),
+        (["--seeds", "9" * 5000], ["--seeds", "whole number"]),
+        (["--seeds", "0", "1", "0"], ["--seeds", "0 is there more than once"]),
+        (["--poison-rates", "0.1", "0.10"], ["--poison-rates", "0.1 is there more than once"]),
+        (["--poison-rates", "0.1-0.3"], ["--poison-rates", "must be a number", "'0.1-0.3'"]),
+        (["--trials", "0-4"], ["--trials", "whole number", "'0-4'"]),
+        (["--threads", "0"], ["--threads", "got 0"]),
+        (["--cpus-per-trial", "1_0"], ["--cpus-per-trial", "must be a number", "'1_0'"]),
+        (["--gpus-per-trial", "some"], ["--gpus-per-trial", "must be a number or auto", "'some'"]),
+        (["--resolution", "rounds=0-4"], ["--resolution", "whole number", "'0-4'"]),
+        (["--set", "rounds=3", "rounds=4"], ["--set", "'rounds' more than once"]),
+        (["--resolution", "beta=3", "--resolution", "beta=4"], ["--resolution", "'beta' more than once"]),
+    ],
+)
+def test_numbers_are_read_as_they_are_written(arguments: list[str], parts: list[str]) -> None:
+    message = refusal(*arguments)
+    assert all(part in message for part in parts), message
+
+
+def test_text_of_a_file_has_the_type_of_its_option(yaml_file: Path) -> None:
+    yaml_file.write_text(
+        "name: 2026-01-01\ntrials: 010\npoison_rates: [1e-1, .2]\nper_scenario: yes\nuntil:\nmodel: ~\n"
+        "cpus_per_trial: 0.5\ngpus_per_trial: auto\nset: {rounds: 5, taps: 'blocks'}\nresolution: {beta: 4}\n"
+    )
+    config = parsed("--config", str(yaml_file))
+    assert (config.name, config.trials, config.poison_rates) == ("2026-01-01", 10, (0.1, 0.2))
+    assert (config.per_scenario, config.until, config.model) == (True, None, None)
+    assert (config.cpus_per_trial, config.gpus_per_trial) == (0.5, "auto")
+    assert (config.set, config.resolution) == ({"rounds": "5", "taps": "blocks"}, {"beta": 4})
+
+
+@pytest.mark.parametrize("text", ["1_0", "\u0663", " ", "0x10", "1e", "--1", "0-4"])
+def test_a_field_of_a_defense_is_read_by_the_same_rule(text: str) -> None:
+    with pytest.raises(UserError, match="rounds must be of type int"):
+        PIPDConfig.from_text({"rounds": text})
+    with pytest.raises(UserError, match="beta must be of type float"):
+        PIPDConfig.from_text({"beta": text})
