@@ -20,6 +20,7 @@ from study.cli.options import Parser, add_options, given_options
 from study.cli.terminal import (
     EpochProgress,
     duration,
+    print_error,
     print_line,
     table,
 )
@@ -64,6 +65,7 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
 
     from study.attacks.groups import split_rate
     from study.planning.devices import settle_precision
+    from study.planning.idle_options import check_options_act, idle_fields
     from study.planning.places import check_file, check_places
     from study.planning.plan import build_evaluation_context, build_scenario, fixed_fields
     from study.planning.scenario_checks import check_scenarios
@@ -80,6 +82,9 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     environment = build_evaluation_context(config, space, device, settle_precision(config.precision, device))
     attack, own_rate = split_rate(config.attack)
     scenario = build_scenario(attack, own_rate or config.poison_rate, config.seed, config)
+    check_options_act(config, [scenario.attack])
+    if note := idle_fields(config, find_defense(config.defense)):
+        print_error(f"warning: {note}")
     check_scenarios([scenario], cached_images(environment.dataset), environment)
     started = time.perf_counter()
     progress = EpochProgress()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from defenses.registry import UserError, nearest
 from study.analysis.results import Results, read_results
+from study.cli.paths import expand_home
 from study.ledger.study_folder import OUTBOX, POINTS
 from tracking import names
 from tracking.destination import Target, tracking_target
@@ -29,7 +30,7 @@ def load_study(path: Path | str) -> "Study":
     Raises:
         UserError: there is no study, it cannot be read, or nothing was judged in it yet.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = expand_home(Path(path)).resolve()
     return Study(read_results(folder.parent, folder.name))
 
 

@@ -18,6 +18,7 @@ from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from study.cli.command import EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED, run_command
 from study.cli.options import Parser, add_options, given_options
+from study.cli.paths import expand_home
 from study.cli.terminal import duration, print_error, print_line, show_logs, table
 from study.config.config import StudyConfig, resolve
 
@@ -92,12 +93,16 @@ def _plan(config: StudyConfig) -> "Plan":
     import torch
 
     from study.planning.devices import check_cpus, settle_device, settle_precision
+    from study.planning.idle_options import idle_fields
     from study.planning.plan import make_plan
 
     torch.set_num_threads(config.threads)  # what is in the store is asked for as the workers will ask for it
     check_cpus(config.cpus, remote=config.address is not None)
     device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
-    return make_plan(config, device, gpus, settle_precision(config.precision, device))
+    plan = make_plan(config, device, gpus, settle_precision(config.precision, device))
+    if note := idle_fields(config, plan.defense):
+        print_error(f"warning: {note}")
+    return plan
 
 
 def _dry_run(config: StudyConfig) -> int:
@@ -109,8 +114,10 @@ def _dry_run(config: StudyConfig) -> int:
 
 def _study(config: StudyConfig) -> int:
     from study.ledger.lock import refuse_if_held, study_lock
+    from study.ledger.study_folder import check_study_folder
 
-    refuse_if_held(config.out.expanduser() / config.study_name, config.study_name)  # before torch and the data load
+    check_study_folder(expand_home(config.out) / config.study_name, config.store_place)
+    refuse_if_held(expand_home(config.out) / config.study_name, config.study_name)  # before torch and the data load
 
     from study.planning.places import check_places
 

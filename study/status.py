@@ -1,6 +1,7 @@
 """`python -m study.status [NAME]`: where a study stands. Reads its folder, starts nothing, disturbs no driver."""
 
 import json
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -163,7 +164,7 @@ def _waiting(state: StudyStatus) -> str:
     what = f"{state.outbox.records} records wait for MLflow"
     if state.driver is not None:
         return f"{what}; the driver sends them"
-    out = "" if state.folder.parent == OUT else f" --out {state.folder.parent}"
+    out = "" if state.folder.parent == OUT else f" --out {shlex.quote(str(state.folder.parent))}"
     return f"{what}; to send them:  python -m study.sync {state.folder.name}{out}"
 
 

@@ -28,9 +28,18 @@ def is_url(place: object) -> bool:
 
 
 def cache_folder(url: str) -> Path:
-    """This node's own folder for what lies behind a URL, below the user's cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / _CACHE / hashlib.sha256(url.encode()).hexdigest()[:16]
+    """This node's own folder for what lies behind a URL, below the user's cache.
+
+    Raises:
+        UserError: there is no home folder for it.
+    """
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:
+        raise UserError(
+            "a store behind a URL needs a cache folder, and this user has no home: set XDG_CACHE_HOME"
+        ) from None
+    return base / _CACHE / hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 class Remote:

@@ -1,6 +1,7 @@
 """How every command ends: its exit codes, and what a person is told when it is refused or stopped."""
 
 import logging
+import sys
 from collections.abc import Callable
 
 from defenses.registry import UserError
@@ -23,6 +24,8 @@ def run_command(work: Callable[[], int], stopped: str = "stopped", warnings: boo
     else:
         logging.basicConfig(level=logging.ERROR)
     try:
+        if sys.platform == "win32":
+            raise UserError("studies run on Linux and macOS, whose file locks they need, got Windows: use WSL 2")
         return work()
     except UserError as error:
         print_exception(error)

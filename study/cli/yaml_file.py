@@ -63,8 +63,9 @@ def _check_plain(text: str, path: Path) -> None:
     depth = 0
     for event in yaml.parse(text, yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if getattr(event, "tag", None) is not None:
-            raise UserError(f"{path} must be plain YAML, without tags, got {event.tag}: write the value alone")
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise UserError(f"{path} must be plain YAML, without tags, got {tag}: write the value alone")
         if isinstance(event, yaml.AliasEvent):
             raise UserError(f"{path} must be plain YAML, without aliases (*name): write the value again")
         if depth > _DEPTH:

@@ -21,6 +21,7 @@ from defenses.registry import UserError, nearest
 from defenses.storage.remote import is_url
 from search_spaces import SEARCH_SPACES
 from study.cli.options import explain, is_tuple, shortened
+from study.cli.paths import expand_home
 from study.cli.yaml_file import load_plain_yaml
 from study.config.objectives import parse_objectives
 from study.config.typed import typed
@@ -116,7 +117,7 @@ class CommonConfig(BaseModel):
         """The store's folder, absolute, or its URL."""
         if is_url(self.store):
             return str(self.store)
-        return Path(self.store or self.out / "store").expanduser().resolve()
+        return expand_home(Path(self.store or self.out / "store")).resolve()
 
 
 class StudyConfig(CommonConfig):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from defenses.registry import Registry, UserError
 from defenses.seeds import derive_seed
+from study.cli.paths import expand_home
 from study.datasets.images import Images
 
 Loader = Callable[["DatasetSpec"], Images]
@@ -55,7 +56,7 @@ class DatasetSpec:
     @property
     def path(self) -> Path:
         """The part of the name after the colon."""
-        return Path(self.name.partition(":")[2]).expanduser()
+        return expand_home(Path(self.name.partition(":")[2]))
 
 
 def load_dataset(spec: DatasetSpec) -> Images:

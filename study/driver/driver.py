@@ -1,8 +1,9 @@
 """The driver of one study: opens its files, builds what is shared, runs what is missing, settles each trial, closes."""
 
 import dataclasses
+import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from study.ledger.grid import Points
 from study.ledger.ledger import Ledger
 from study.ledger.manifest import Manifest, ScenarioParts, keep_manifest
 from study.ledger.result_reader import NO_ATTACK, ResultReader
+from study.ledger.snapshot import LOST
 from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SCRATCH, check_no_links
+from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from study.report.results_csv import results_csv
 from study.report.sections.closing import Closing
@@ -52,6 +55,14 @@ def claim_folder(plan: Plan, folder: Path) -> None:
         code_version=code_version(),
     )
     keep_manifest(folder, manifest)
+
+
+def why_no_result(rows: Sequence[TrialRow]) -> str:
+    """Why a study has nothing to tell, where every trial that ended failed; empty otherwise."""
+    ended = [row for row in rows if row.state in ("complete", "pruned") or (row.state == "fail" and row.reason != LOST)]
+    if not ended or any(row.state != "fail" for row in ended):
+        return ""
+    return f"every trial failed; the last one said: {last_line(ended[-1].reason)}"
 
 
 class StudyDriver:
@@ -108,7 +119,7 @@ class StudyDriver:
         if ingested or queued:
             print_line(f"Going on: {ingested} finished results taken in, {queued} interrupted trials queued again.")
         if remaining == 0:
-            return ""
+            return why_no_result(self.ledger.rows())
         print_line(
             f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
             f"({config.trials - remaining} done), results in {self.folder}"
@@ -159,7 +170,7 @@ class StudyDriver:
             failed = [row for row in self.ledger.rows() if row.reason]
             last = last_line(failed[-1].reason)
             return f"the first {MAX_FAILURES_AT_START} trials all failed; the last one said: {last}"
-        return ""
+        return why_no_result(self.ledger.rows())
 
     def _guarded(self, keep: Callable[..., None]) -> Callable[..., None]:
         """Bookkeeping whose failure ends the study: Ray Tune, which calls it, would take it for the trial's own."""
@@ -221,4 +232,5 @@ class StudyDriver:
     def look_line(self) -> str:
         """How to look at the study in MLflow."""
         local = self.uri.startswith("sqlite")
-        return f"Look at every trial:  {'mlflow ui --backend-store-uri ' if local else ''}{self.uri}"
+        address = f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}" if local else self.uri
+        return f"Look at every trial:  {address}"

@@ -1,6 +1,5 @@
 """One driver a study: a lock that the kernel lets go of when its holder dies, however it dies."""
 
-import fcntl
 import os
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from defenses.registry import UserError
+from study.ledger.study_folder import LOCK
 
 _TRIES, _PAUSE_SECONDS = 4, 0.05
 
@@ -20,7 +20,7 @@ def study_lock(folder: Path, name: str) -> Iterator[None]:
     Raises:
         UserError: another driver holds it.
     """
-    with _open(folder / "lock") as file:
+    with _open(folder / LOCK) as file:
         if not _taken(file):
             file.seek(0)
             raise _taken_by(file.read().strip() or "?", name)
@@ -42,6 +42,8 @@ def _open(path: Path) -> IO[str]:
 
 def _taken(file: IO[str]) -> bool:
     """Takes the lock. A few tries: who looks whether a study is being run holds it for an instant."""
+    import fcntl  # none on Windows, where `study.cli.command` refuses in a line
+
     for _ in range(_TRIES):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,8 +72,10 @@ def _taken_by(process: str, name: str) -> UserError:
 
 def holder(folder: Path) -> str | None:
     """The process that holds a study now, ``?`` where it does not say; None when nobody does."""
+    import fcntl
+
     try:
-        with (folder / "lock").open() as file:
+        with (folder / LOCK).open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -19,6 +19,7 @@ from study.config.objectives import Direction
 KEY, REASON, RETRY_OF, PAPER_DEFAULT = "point_key", "reason", "retry_of", "paper_default"
 LOST = "the study was stopped while this trial ran"
 
+_SCHEMA = 12  # of Optuna's tables
 _WAIT_SECONDS = 5.0  # for a driver in the middle of a write, which takes milliseconds
 _BESIDES = ("-journal", "-wal", "-shm")
 
@@ -103,7 +104,23 @@ def _read(path: Path, mode: str = "ro") -> LedgerSnapshot:
         return _ledger(database)
 
 
+def _check_schema(database: sqlite3.Connection) -> None:
+    """Optuna's tables are read as this version of its schema has them; another could mean something else by them.
+
+    Raises:
+        ValueError: they are of another.
+    """
+    row = database.execute("select schema_version, library_version from version_info").fetchone()
+    if row is None or row[0] != _SCHEMA:
+        schema, library = row or ("none", "?")
+        raise ValueError(
+            f"its tables must be of Optuna's schema {_SCHEMA}, got {schema} of Optuna {library}: use an Optuna and a "
+            "release of this tool that belong together"
+        )
+
+
 def _ledger(database: sqlite3.Connection) -> LedgerSnapshot:
+    _check_schema(database)
     rows = database.execute("select direction from study_directions order by objective").fetchall()
     directions: tuple[Direction, ...] = tuple("minimize" if name == "MINIMIZE" else "maximize" for (name,) in rows)
     reasons = dict(database.execute("select key, value_json from study_user_attributes").fetchall())

@@ -5,10 +5,13 @@ import os
 from pathlib import Path
 
 from defenses.registry import UserError, nearest
+from study.cli.paths import expand_home
 from study.config.config import OUT
 
 SEARCH, JUDGE = ".search", ".judge"  # the two studies that one with --holdout is made of: its name and this
 MANIFEST, LEDGER, OUTBOX, POINTS, SCRATCH = "study.json", "study.db", "outbox.jsonl", "points", "ray"
+LOCK = "lock"
+_OWN_NAMES = ("store", "mlflow.db", "mlflow-artifacts", "latest")  # beside the studies, or for one of them
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +21,7 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 
 def parse_out(namespace: argparse.Namespace) -> Path:
     """What was given for it."""
-    return namespace.out or OUT
+    return expand_home(namespace.out or OUT)
 
 
 def studies(out: Path) -> list[Path]:
@@ -46,6 +49,30 @@ def find_study(out: Path, name: str) -> Path:
             f"({'known: ' + ', '.join(folders) if folders else 'there is none'}; another folder is named with --out)"
         )
     return folders[name]
+
+
+def check_study_folder(folder: Path, store: Path | str) -> None:
+    """Refuses a name whose folder is something else: the tool's own, the store's, or anybody's.
+
+    Args:
+        folder: that the study would have.
+        store: the folder of the store, absolute, or its URL.
+
+    Raises:
+        UserError: what lies there.
+    """
+    folder = folder.resolve()
+    if folder.name in _OWN_NAMES:
+        raise UserError(f"--name must be none of {', '.join(_OWN_NAMES)}, which mean something else: choose another")
+    if isinstance(store, Path) and (folder == store or folder in store.parents or store in folder.parents):
+        raise UserError(
+            f"--name must not be the folder of the store or hold it, and {store} is it: choose another name"
+        )
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--name must be new or a study's, and {folder} is a file: choose another")
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held - {LOCK} and not held & {MANIFEST, LEDGER}:
+        raise UserError(f"--name must be new or a study's, and {folder} holds {min(held - {LOCK})}: choose another")
 
 
 def check_no_links(folder: Path) -> None:

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from defenses.api import Defense
 from defenses.registry import UserError
 from study.attacks.given import Given
@@ -32,12 +35,20 @@ def measurable(scenarios: Sequence[Scenario], images: Images) -> frozenset[str]:
         attack = scenario.parsed
         if isinstance(attack, Given):
             received = attack.read(images, scenario.target_label)
-            mask = received.poison_mask
-            known |= set() if mask is None else {names.FPR, names.TPR, names.AUROC} if mask.any() else {names.FPR}
+            known |= set() if received.poison_mask is None else _of_mask(received.poison_mask)
             known |= {names.ASR} if len(received.triggered_labels) else set()
+        elif scenario.poison_rate > 0:
+            victims = scenario.parsed.victims(images.test_labels, scenario.target_label)
+            known |= {names.FPR, names.TPR, names.AUROC} | ({names.ASR} if len(victims) else set())
         else:
-            known |= EVERYTHING if scenario.poison_rate > 0 else {names.FPR}
+            known |= {names.FPR}
     return frozenset(known)
+
+
+def _of_mask(poisoned: NDArray[np.bool_]) -> set[str]:
+    """What flags can be judged by: a rate needs samples that it is a share of."""
+    rates = ({names.TPR} if poisoned.any() else set()) | (set() if poisoned.all() else {names.FPR})
+    return rates | {names.AUROC} if len(rates) == 2 else rates
 
 
 def check_objective(
@@ -64,6 +75,14 @@ def check_objective(
     raise UserError(f"objective {objective!r} cannot be measured, since {obstacle}: {way_out} {' or '.join(possible)}")
 
 
+def _reason(missing: set[str]) -> str:
+    if missing == {names.ASR}:
+        return "nothing is poisoned, or no test image of another class could carry the trigger"
+    if missing == {names.FPR}:
+        return "every image is poisoned, or nobody marked what is"
+    return "nothing is poisoned, or nobody marked what is"
+
+
 def _obstacle(objective: str, until: str | None, defense: type[Defense], measured: frozenset[str]) -> str:
     """Why a study does not measure an objective; empty when it does."""
     if defense.flagged is None and (until == "isolate" or objective in _NEED_FLAGS):
@@ -74,5 +93,5 @@ def _obstacle(objective: str, until: str | None, defense: type[Defense], measure
         return f"a model of {defense.name} has no quarantine classes to leave out"
     missing = _PARTS.get(objective, {objective}) - measured
     if missing:
-        return f"no scenario tells {' or '.join(sorted(missing))}: nothing is poisoned, or nobody marked what is"
+        return f"no scenario tells {' or '.join(sorted(missing))}: {_reason(missing)}"
     return ""

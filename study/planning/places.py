@@ -8,6 +8,7 @@ from pathlib import Path
 
 from defenses.registry import UserError
 from defenses.storage.remote import Remote
+from study.cli.paths import expand_home
 from study.config.config import CommonConfig, StudyConfig
 
 _LEAST_FREE_BYTES = 500 << 20  # a default study writes about 100 MB; Ray's own log and spill folders need room too
@@ -24,7 +25,7 @@ def check_folder(folder: Path, option: str) -> Path:
             f"{option} must be a folder, since a study's ledger needs file locks, got the URL {folder}: mount it, and "
             "name the folder; --store alone may be a URL"
         )
-    resolved = folder.expanduser().resolve()
+    resolved = expand_home(folder).resolve()
     try:
         resolved.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=resolved):
@@ -67,7 +68,10 @@ def check_home() -> None:
     Raises:
         UserError: the home folder is missing or read-only.
     """
-    home = Path.home()
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user without an entry, and without HOME
+        raise UserError("Ray needs a home folder, and this user has none: set HOME to a folder") from None
     token = home / ".ray"
     place = token if token.exists() else home
     try:

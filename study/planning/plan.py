@@ -15,6 +15,7 @@ from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace, Value
 from study.attacks import ATTACKS
 from study.attacks.groups import expand
+from study.cli.paths import expand_home
 from study.config.config import CommonConfig, StudyConfig
 from study.config.objectives import Goal, parse_objectives
 from study.config.paper_deviations import Change, preset_changes
@@ -22,6 +23,7 @@ from study.datasets import DATASETS, DatasetSpec
 from study.ledger.grid import Grid, Points, make_grid
 from study.ledger.pruning import Pruning, parse_pruning
 from study.planning.holdout_rules import check_holdout
+from study.planning.idle_options import check_options_act
 from study.planning.measurable import check_objective, measurable
 from study.planning.scenario_checks import check_scenarios
 from study.planning.shared_stages import Build, shared_builds
@@ -159,7 +161,7 @@ def attack_text(name: str, config: CommonConfig) -> str:
     fields = {field.name for field in dataclasses.fields(ATTACKS[kind].config_type)}
     for option, value in options.items():
         if value is not None and option in fields and f":{option}=" not in name:
-            name += f":{option}={value.expanduser().resolve()}"
+            name += f":{option}={expand_home(value).resolve()}"
     return name
 
 
@@ -220,6 +222,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     space = space.without((*config.set, *(space.ranges.keys() - read)))
     environment = build_evaluation_context(config, space, device, precision)
     scenarios = build_scenarios(config)
+    check_options_act(config, [scenario.attack for scenario in scenarios])
     images = cached_images(environment.dataset)
     check_scenarios(scenarios, images, environment)
     goal = build_goal(config, defense, measurable(scenarios, images))

@@ -167,3 +167,76 @@ def test_what_only_a_worker_would_notice_is_refused_before(arguments: list[str],
 
 def test_an_objective_that_no_scenario_defines_is_refused(refused: Run) -> None:
     assert "no scenario tells tpr" in refused("--attacks", "clean", "--objective", "isolation_score")
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "parts"),
+    [
+        # Nothing but the target class in the test set: no image is left that could be drawn to it.
+        ({"test_labels": np.zeros(64, np.int64)}, ["--objective", "asr"], ["no scenario tells asr", "another class"]),
+        ({"test_labels": np.zeros(64, np.int64)}, ["--objective", "overall_score"], ["no scenario tells asr"]),
+        (
+            {"poison_mask": np.ones(128, bool)},
+            ["--attacks", "given", "--objective", "fpr"],
+            ["no scenario tells fpr", "every image is poisoned"],
+        ),
+        (
+            {"poison_mask": np.ones(128, bool)},
+            ["--attacks", "given", "--objective", "auroc"],
+            ["no scenario tells auroc"],
+        ),
+        ({"poison_mask": np.ones(128, bool)}, ["--attacks", "given", "--until", "isolate"], ["cannot be measured"]),
+    ],
+)
+def test_an_objective_that_the_data_cannot_tell_is_refused(
+    changes: dict[str, np.ndarray], arguments: list[str], parts: list[str], refused: Run, images: Images, tmp_path: Path
+) -> None:
+    line = refused(*arguments, images=save_npz(tmp_path / "data.npz", images, **changes))
+    assert all(part in line for part in parts), line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--image-size", "16"], ["--image-size changes nothing", "npz"]),
+        (["--trigger-image", "p.png"], ["--trigger-image changes nothing", "blended_image"]),
+        (["--attacks", "badnets", "sig", "--trigger-dir", "d"], ["--trigger-dir changes nothing", "refool"]),
+        (["--store", "~nobody_of_this_name/store"], ["~nobody_of_this_name", "home folder"]),
+        (["--attacks", "blended_image", "--trigger-image", "~nobody_of_this_name/p.png"], ["home folder"]),
+    ],
+)
+def test_what_cannot_act_is_refused(arguments: list[str], parts: list[str], refused: Run) -> None:
+    line = refused(*arguments)
+    assert all(part in line for part in parts), line
+
+
+def test_a_home_that_is_not_there_is_none_of_a_dataset(refused: Run) -> None:
+    assert "home folder" in refused(images="npz:~nobody_of_this_name/data.npz")
+    line = refused(out=Path("~nobody_of_this_name/runs"))
+    assert all(part in line for part in ("~nobody_of_this_name", "home folder", "whole path"))
+
+
+def test_a_field_that_nothing_reads_is_told(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folders = ["--dry-run", "--dataset", dataset, "--out", str(tmp_path / "out")]
+    assert main([*folders, "--until", "isolate", "--set", "selective_epochs=3", "rounds=2"]) == 0
+    line = "warning: --set selective_epochs changes nothing: no stage of pipd reads it with --until isolate\n"
+    assert capsys.readouterr().err == line
+    assert main([*folders, "--set", "selective_epochs=3"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["store", "mlflow.db", "mlflow-artifacts", "latest"])
+def test_a_name_of_the_tools_own_is_refused(name: str, refused: Run) -> None:
+    assert "--name must be none of store, mlflow.db, mlflow-artifacts, latest" in refused("--name", name)
+
+
+def test_a_name_whose_folder_is_something_else_is_refused(refused: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "photos").mkdir(parents=True)
+    (out / "photos" / "cat.png").write_text("mine")
+    (out / "notes").write_text("mine")
+    assert "holds cat.png" in refused("--name", "photos")
+    assert "is a file" in refused("--name", "notes")
+    assert "folder of the store" in refused("--name", "kept", "--store", str(out / "kept"))
+    assert "folder of the store" in refused("--name", "kept", "--store", str(out / "kept" / "below"))
+    assert sorted(path.name for path in out.rglob("*")) == ["cat.png", "notes", "photos"]

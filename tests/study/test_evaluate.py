@@ -140,7 +140,7 @@ def test_the_clean_control_takes_no_rate(options: list[str], capsys: pytest.Capt
         (["--poison-rate", "0"], ["--poison-rate", "(0, 0.5]"]),
         (["--target-label", "4"], ["--target-label", "[0, 3]"]),
         (["--set", "round=3"], ["'round'", "did you mean 'rounds'?"]),
-        (["--threads", "0"], ["--threads", "'0'"]),
+        (["--threads", "0"], ["--threads", "got 0"]),
         (["--spaces", "pipd"], ["unknown option --spaces"]),
     ],
 )

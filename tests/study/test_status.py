@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -326,3 +327,19 @@ def test_an_unknown_study_is_refused(name: str, said: str, mine: Path, capsys: p
 def test_a_missing_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status.main(["--out", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith("error: --out must be the folder of a study's results, got ")
+
+
+def test_a_ledger_of_another_schema_is_said_to_be_one(mine: Path) -> None:
+    """Optuna's tables are read without Optuna, so a release that means something else by them must not be misread."""
+    with sqlite3.connect(mine / "study.db") as database:
+        database.execute("update version_info set schema_version = 13, library_version = '9.0'")
+    with pytest.raises(ValueError, match=r"schema 12, got 13 of Optuna 9\.0"):
+        read_ledger(mine / "study.db")
+
+
+def test_commands_to_copy_hold_with_a_space_in_the_path(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill_outbox(mine)
+    commands = [line for line in show(mine, capsys).splitlines() if "python -m study" in line]
+    assert len(commands) == 2
+    for line in commands:
+        assert str(mine.parent) in shlex.split(line[line.index("python") :])

@@ -21,6 +21,12 @@ def interrupt() -> int:
     raise KeyboardInterrupt
 
 
+def test_windows_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.platform", "win32")
+    assert run_command(lambda: 0) == EXIT_BAD_INPUT
+    assert "Linux and macOS" in capsys.readouterr().err
+
+
 def test_each_end_has_its_code_and_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(lambda: 4) == 4
     assert capsys.readouterr() == ("", "")

@@ -63,7 +63,7 @@ def test_scenarios_are_a_product_with_one_clean_control_a_seed(make: PlanMaker) 
 
 
 def test_scenarios_that_are_named_twice_are_run_once(make: PlanMaker) -> None:
-    assert len(make(attacks=("badnets", "badnets"), seeds=(3, 3), poison_rates=(0.1, 0.1)).scenarios) == 1
+    assert len(make(attacks=("badnets", "badnets@0.1"), seeds=(3,), poison_rates=(0.1,)).scenarios) == 1
 
 
 def test_names_of_scenarios_are_names_of_files() -> None:

@@ -13,6 +13,7 @@ from small_study import save_npz, small_plan
 from defenses.signals import SIGNALS
 from study.cli.terminal import duration, table
 from study.datasets.images import Images
+from study.driver.driver import why_no_result
 from study.ledger.records import TrialRecord, write_record
 from study.ledger.result_reader import NO_ATTACK
 from study.ledger.snapshot import LOST
@@ -159,6 +160,16 @@ def test_failed_trials_are_counted_with_the_first_reason(make: MakeDesk) -> None
     text = desk.closing().text()
     assert text.startswith("Best of 1 trials")
     assert "2 trials failed; the first, #1: ValueError: no good" in text
+
+
+def test_a_study_whose_every_trial_failed_says_why_and_one_with_a_result_does_not(make: MakeDesk) -> None:
+    desk = make()
+    assert why_no_result(desk.ledger.rows()) == ""
+    desk.failure("Traceback\nRuntimeError: broken")
+    desk.ledger.ask()  # one that is still running
+    assert why_no_result(desk.ledger.rows()) == "every trial failed; the last one said: RuntimeError: broken"
+    desk.trial(judged(1.0, 0.0, 0.9, 0.1), judged(1.0, 0.0, 0.9, 0.1))
+    assert why_no_result(desk.ledger.rows()) == ""
 
 
 def test_an_interrupted_trial_is_no_failed_one(make: MakeDesk) -> None:

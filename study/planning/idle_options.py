@@ -1,0 +1,47 @@
+"""Options that cannot act: what somebody set and nothing reads. Left unsaid, it would be credited with a result."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from defenses.api import Defense
+from defenses.registry import UserError
+from study.attacks import ATTACKS
+from study.config.config import CommonConfig
+
+_OF_ATTACKS = {"trigger_image": "image", "trigger_dir": "trigger_dir"}
+
+
+def check_options_act(config: CommonConfig, attacks: Sequence[str]) -> None:
+    """Refuses a size for images that have one, and a picture that no attack takes.
+
+    Args:
+        attacks: as in a scenario, ``name:option=value``.
+
+    Raises:
+        UserError: the option, and why it changes nothing.
+    """
+    kind = config.dataset.partition(":")[0]
+    if "image_size" in config.model_fields_set and kind != "folder":
+        raise UserError(f"--image-size changes nothing with --dataset {kind}, whose images have one size: leave it out")
+    kinds = [ATTACKS.find(attack.partition(":")[0]).config_type for attack in attacks]
+    taken = {field.name for config_type in kinds for field in dataclasses.fields(config_type)}
+    for option, field in _OF_ATTACKS.items():
+        if getattr(config, option) is not None and field not in taken:
+            words = option.replace("_", "-")
+            takers = [
+                name for name in ATTACKS if field in {f.name for f in dataclasses.fields(ATTACKS[name].config_type)}
+            ]
+            raise UserError(
+                f"--{words} changes nothing, since none of {', '.join(attacks)} takes it: leave it out, or take one of "
+                f"{', '.join(takers)}"
+            )
+
+
+def idle_fields(config: CommonConfig, defense: type[Defense]) -> str:
+    """What is to be said of fields that are set and that no stage of this run reads; empty where there are none."""
+    stages = defense.stages_until(config.until)
+    idle = sorted(set(config.set) - {name for stage in stages for name in stage.reads})
+    if not idle:
+        return ""
+    until = f" with --until {config.until}" if config.until else ""
+    return f"--set {' '.join(idle)} changes nothing: no stage of {defense.name} reads it{until}"
