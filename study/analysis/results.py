@@ -161,6 +161,11 @@ class Results:
         return [str(name) for name in self.scenarios.index[~self.scenarios["attack_failed"]]]
 
     @property
+    def machines(self) -> list[str]:
+        """What its cells were computed on: more than one where it went on elsewhere, or on nodes of several kinds."""
+        return sorted({str(name) for name in self.evaluations["computed_on"]} - {""})
+
+    @property
     def seeds(self) -> list[int]:
         """Of the scenarios."""
         return sorted(int(seed) for seed in self.scenarios["seed"].unique())
@@ -315,6 +320,7 @@ def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None)
         "seed": parts.seed,
         "stratum": record.scenario.rpartition("-s")[0],
         "attack_failed": record.attack_failed,
+        "computed_on": str(record.meta.get(names.COMPUTED_ON, "")),
         **dict.fromkeys(names.METRICS),
         **scores(record.metrics),
         "built_seconds": record.built_seconds,
@@ -323,7 +329,7 @@ def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None)
 
 
 _EVALUATION = (
-    *("trial", "scenario", "attack", "poison_rate", "seed", "stratum", "attack_failed"),
+    *("trial", "scenario", "attack", "poison_rate", "seed", "stratum", "attack_failed", "computed_on"),
     *names.METRICS,
     *scores({}),
     *("built_seconds", "wall_seconds"),

@@ -17,15 +17,16 @@ def sections(results: Results) -> list[Section]:
     manifest = read_manifest(results.folder)
     whole = results.config.holdout  # the folder is that of its search
     again = results.command if whole else manifest.whole_study().resume_command(results.folder.parent)
-    items: list[Item] = [_versions(manifest)]
+    items: list[Item] = [_versions(manifest, results.machines)]
     changes = _changes(results)
     if changes.rows:
         items.append(changes)
     items.append(
         Note(
-            "The same command on a finished study runs nothing again; with another --out it makes the study anew. On a "
-            "CPU a trial gives the same numbers bit for bit; which trials a search asks for depends on the order in "
-            "which earlier ones finish.",
+            "The same command on a finished study runs nothing again; with another --out it makes the study anew. On "
+            "the same kind of processor, with the same threads and torch, a trial gives the same numbers bit for bit; "
+            "on another it can give the opposite, and several seeds tell how often. Which trials a search asks for "
+            "depends on the order in which earlier ones finish.",
             "footnote",
         )
     )
@@ -44,17 +45,20 @@ def sections(results: Results) -> list[Section]:
     return [Section("reproduce", "Reproduce", f"{lead} {scale}", tuple(items), again)]
 
 
-def _versions(manifest: Manifest) -> Table:
+def _versions(manifest: Manifest, machines: list[str]) -> Table:
     from study.code_version import code_version
 
     made, now = manifest.code_version, code_version()
     rows: list[tuple[Cell, ...]] = [
         ("this framework, when the study was last started", made),
         ("this framework, when this report was written", now),
+        *(("computed on", machine) for machine in machines),
         ("Python", platform.python_version()),
         *((name, _version(name)) for name in _LIBRARIES),
     ]
     other = "" if made == now else " The code has changed since: results may, too."
+    if len(machines) > 1:
+        other += " Its cells were computed on several kinds of machine, and the same cell differs between them."
     return Table(
         "versions",
         f"Versions. A study records its own code; the libraries are those that this report was written with.{other}",
