@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable
 
 from defenses.registry import UserError
-from study.cli.terminal import print_error, print_exception, show_logs
+from study.cli.terminal import print_error, print_exception, replace_unencodable, show_logs
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_UNREACHABLE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 3, 4, 130, 143
 """Done; bad input or a full disk; no trial can work; MLflow cannot be reached; Ctrl-C; SIGTERM."""
@@ -18,6 +18,7 @@ def run_command(work: Callable[[], int], stopped: str = "stopped", warnings: boo
         stopped: what is told when it is interrupted.
         warnings: whether warnings that are logged are shown; a command that tells of damage itself does without.
     """
+    replace_unencodable()
     if warnings:
         show_logs()
     else:

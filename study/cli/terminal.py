@@ -1,5 +1,6 @@
 """What a person sees: lines, bars and aligned tables, with or without a terminal."""
 
+import io
 import logging
 import os
 import sys
@@ -18,10 +19,21 @@ _OPTIONS = {
     "blocks": "--blocks",
     "store": "--store",
     "place": "--store, --out",
+    "tracking": "--tracking-uri",
 }
 """What a rule of the library is about -> the option of a command that sets it."""
 
 _SILENT_SECONDS = 600.0  # at most, where steps take long
+
+
+def replace_unencodable() -> None:
+    """Shows a question mark for what the encoding of a stream cannot say, such as β under an ASCII locale.
+
+    Python would raise an error for it on standard output. On standard error it writes an escape by itself.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
 
 
 def print_line(text: str = "") -> None:

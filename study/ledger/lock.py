@@ -33,7 +33,8 @@ def study_lock(folder: Path, name: str) -> Iterator[None]:
 def _open(path: Path) -> IO[str]:
     """The lock's file. A link is refused: whatever it names would be emptied."""
     try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644), "a+")
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        return os.fdopen(handle, "a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(
             f"a study's lock must be a plain file that can be written, got {path}: {error.strerror}"
@@ -71,7 +72,7 @@ def _taken_by(process: str, name: str) -> UserError:
 def holder(folder: Path) -> str | None:
     """The process that holds a study now, ``?`` where it does not say; None when nobody does."""
     try:
-        with (folder / "lock").open() as file:
+        with (folder / "lock").open(encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
