@@ -14,6 +14,7 @@ from search_spaces import SEARCH_SPACES
 from study.cli.options import explain, is_tuple, shortened
 from study.cli.yaml_file import load_plain_yaml
 from study.config.objectives import parse_objectives
+from tracking.destination import absolute_address
 
 
 def _rate(value: float) -> float:
@@ -37,6 +38,10 @@ def _objectives(value: str | None) -> str | None:
     if value is None:
         return None
     return ",".join(parse_objectives(value))  # without directions: asr and asr:min are the same study
+
+
+def _address(value: str | None) -> str | None:
+    return None if value is None else absolute_address(value)  # of a file: later commands run in other folders
 
 
 OUT = Path("runs")
@@ -145,7 +150,9 @@ class StudyConfig(CommonConfig):
     name: Annotated[str | None, AfterValidator(_name)] = Field(
         None, description="name of the study; by default made from its settings"
     )
-    tracking_uri: str | None = Field(None, description="MLflow server or sqlite:/// file; by default one below --out")
+    tracking_uri: Annotated[str | None, AfterValidator(_address)] = Field(
+        None, description="MLflow server or sqlite:/// file; by default one below --out"
+    )
     address: str | None = Field(None, description="Ray cluster to run on: auto or HOST:PORT; by default this machine")
     verbose: int = Field(0, description="a line for each scenario and trial; -vv shows libraries' logs too", ge=0, le=2)
 

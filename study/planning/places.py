@@ -9,6 +9,7 @@ from pathlib import Path
 from defenses.registry import UserError
 from defenses.storage.remote import Remote
 from study.config.config import CommonConfig, StudyConfig
+from tracking.destination import check_database, tracking_target
 
 _LEAST_FREE_BYTES = 500 << 20  # a default study writes about 100 MB; Ray's own log and spill folders need room too
 
@@ -82,7 +83,7 @@ def check_home() -> None:
 
 
 def check_places(config: CommonConfig) -> Path:
-    """The results folder, checked; the store's as well."""
+    """The results folder, checked; the store's and MLflow's as well."""
     out = check_folder(config.out, "--out")
     check_room(out)
     if isinstance(place := config.store_place, str):
@@ -90,5 +91,6 @@ def check_places(config: CommonConfig) -> Path:
     elif config.store is not None:
         check_room(check_folder(place, "--store"))
     if isinstance(config, StudyConfig):
+        check_database(tracking_target(config.tracking_uri, config.space, out), make=True)
         check_home()
     return out
