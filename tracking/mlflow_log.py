@@ -76,9 +76,10 @@ class RunLog:
         except (Refused, UserError):
             raise
         except Exception as error:
-            if passes(error):
+            refusal = refused_address(error)
+            if refusal is None and passes(error):
                 raise
-            raise refused_address(error) or AddressRefused(short_reason(error)) from error
+            raise refusal or AddressRefused(short_reason(error)) from error
 
     def _open_experiment(self, artifact_location: str | None) -> str:
         from mlflow import MlflowException
@@ -93,12 +94,17 @@ class RunLog:
                 if experiment is None:
                     raise
         self._check(experiment)
-        location = str(experiment.artifact_location)
-        folder = local_folder(location)
-        if folder is not None and location != artifact_location and not (folder.is_absolute() and folder.is_dir()):
-            # MLflow would make it, and nobody would look for the files there: it is another machine's, or is gone.
-            raise unknown_folder(location)
+        if str(experiment.artifact_location) != artifact_location:
+            self._check_folder(experiment)
         return str(experiment.experiment_id)
+
+    def _check_folder(self, experiment: Any) -> None:
+        """Refuses a folder that MLflow would make, and in which nobody would look: another machine's, or one gone."""
+        folder = local_folder(str(experiment.artifact_location))
+        if folder is None or (folder.is_absolute() and folder.is_dir()):
+            return
+        if database_file(self._uri) is None or self.client.search_runs([experiment.experiment_id], max_results=1):
+            raise unknown_folder(str(experiment.artifact_location))
 
     def _check(self, experiment: Any) -> None:
         if experiment.lifecycle_stage == "deleted":
