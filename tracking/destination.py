@@ -91,6 +91,7 @@ def check_database(target: Target, make: bool) -> None:
     if database is None:
         return
     try:
+        str(database).encode()
         if make:
             database.parent.mkdir(parents=True, exist_ok=True)
         if database.is_dir() or (database.exists() and not _is_database(database)):
@@ -99,6 +100,9 @@ def check_database(target: Target, make: bool) -> None:
             pass
         if database.exists() and not os.access(database, os.W_OK):
             raise PermissionError(None, "Permission denied")
+    except UnicodeEncodeError as error:
+        name = ascii(str(database))
+        raise _refused(f"must be text under this locale, got {name}", "name another, or set LC_ALL=C.UTF-8") from error
     except OSError as error:
         raise _refused(
             f"must be that of a database that can be written, got {database}: {error.strerror}",

@@ -351,9 +351,8 @@ class Sender:
             delivery = deliver(self._run_log, self._outbox, record, position)
             if delivery.refused:
                 what = f"refuses {record.name!r}: {delivery.refused}"
-                self._warn(
-                    "record", what, f"it waits in {self._outbox.path}, as do others like it, and all else is sent"
-                )
+                waits = f"it waits in {self._outbox.path}, as do others like it, until the next run or study.sync"
+                self._warn("record", what, f"{waits} tries it again, and all else is sent")
 
 
 def _storable(text: str, length: int) -> str:

@@ -121,3 +121,17 @@ def test_a_study_is_refused_before_it_starts(
     assert line.startswith("error: MLflow's address ")
     assert line.endswith("(--tracking-uri)")
     assert not list(tmp_path.glob("**/mlruns")) + list(tmp_path.glob("*.db"))
+
+
+@pytest.mark.parametrize("options", [("--out", "runs/caf\udce9"), ("--tracking-uri", "sqlite:///caf\udce9/x.db")])
+def test_a_name_that_is_no_text_is_refused(
+    options: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_plan", None)
+    out = () if "--out" in options else ("--out", "runs")
+    assert run.main([*out, *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "LC_ALL=C.UTF-8" in line
+    assert "caf\\udce9" in line
+    assert not list(tmp_path.rglob("*caf*"))
