@@ -21,6 +21,7 @@ from study.cli.options import Parser, add_options, given_options
 from study.cli.paths import expand_home
 from study.cli.terminal import duration, print_error, print_line, show_logs, table
 from study.config.config import StudyConfig, resolve
+from tracking.destination import tracking_target
 
 if TYPE_CHECKING:
     from study.planning.plan import Plan
@@ -53,6 +54,7 @@ def _run(namespace: Namespace) -> int:
     config = resolve(StudyConfig, given_options(namespace, StudyConfig), namespace.config)
     show_logs(config.verbose)
     SEARCH_SPACES.check(config.space)
+    tracking_target(config.tracking_uri, config.space, config.out.absolute())  # refuses what is no address
     return _dry_run(config) if namespace.dry_run else _study(config)
 
 

@@ -1,8 +1,9 @@
 """`python -m study.sync [NAME]`: sends MLflow what it could not be sent while the study ran."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from defenses.registry import UserError
 from study.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_UNREACHABLE, run_command
@@ -11,8 +12,13 @@ from study.cli.terminal import Bar, print_error, print_exception, print_line
 from study.ledger.lock import holder, study_lock
 from study.ledger.manifest import read_manifest
 from study.ledger.study_folder import OUTBOX, add_out, check_no_links, find_study, parse_out, studies
-from tracking.destination import Target, tracking_target
+from tracking.delivery import Delivery, deliver
+from tracking.destination import Target, check_database, tracking_target
 from tracking.outbox import Outbox, look
+from tracking.refusals import Refused, short_reason
+
+if TYPE_CHECKING:
+    from tracking.mlflow_log import RunLog
 
 _LINES = 10  # of progress where there is no terminal
 
@@ -20,7 +26,7 @@ _EPILOG = """\
 Sending twice changes nothing, and what was sent is not sent again. Another --tracking-uri than the study's gets all of
 it from the start, except files that the study's own server has taken already.
 Exit codes: 0 everything has arrived; 2 bad input, or a driver runs the study and sends it itself; 4 MLflow cannot be
-reached or takes no records, and what is left waits for the next call; 130 interrupted, likewise.
+reached, or refuses all records or some, and what is left waits for the next call; 130 interrupted, likewise.
 """
 
 
@@ -56,7 +62,8 @@ def _sync(folder: Path, uri: str | None) -> int:
         check_no_links(folder)
         with study_lock(folder, folder.name):
             own = _own_target(folder)
-            target = tracking_target(uri, own.experiment, folder.resolve().parent) if uri else own
+            target = own if uri is None else tracking_target(uri, own.experiment, folder.resolve().parent)
+            check_database(target, make=uri is not None)
             return _send(folder, target, own=target.uri == own.uri)
     except (UserError, OSError) as error:
         print_exception(error)
@@ -76,45 +83,76 @@ def _own_target(folder: Path) -> Target:
 
 
 def _send(folder: Path, target: Target, own: bool) -> int:
+    from tracking.mlflow_log import follow_database, open_log
+
     path = folder / OUTBOX
     outbox = Outbox(path, "" if own else target.uri)
     damaged = look(path).damaged
     if damaged:
         print_error(f"warning: {damaged} lines of {path} cannot be read; what they said is sent anew by the next run")
+    follow_database(target)
     waiting = sum(1 for _ in outbox.pending())
-    if not waiting:
+    # Whether a database still is the one that took the records is soon told; a server is not asked for nothing.
+    if not waiting and not (outbox.sent and target.database is not None):
         print_line(f"{folder.name}: everything has arrived at {target.uri} already")
-        return 0
-    bar = Bar(waiting, folder.name, unit="record")
+        return EXIT_DONE
     try:
-        missing = _deliver(outbox, target, own, bar, max(1, waiting // _LINES))
+        run_log = open_log(target, outbox)
+        waiting = sum(1 for _ in outbox.pending())
+        deliveries = _deliver(run_log, outbox, waiting, keep=not own)
+    except UserError:
+        raise
     except Exception as error:  # whatever MLflow raises: the outbox keeps what it did not take
-        bar.close()
         left = sum(1 for _ in outbox.pending())
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        print_error(
-            f"error: MLflow at {target.uri} must be reachable and take records, and it did not ({reason}): "
-            f"{left} of {waiting} wait in {path}; give the same command once it is back, or name another --tracking-uri"
-        )
+        print_error(f"error: {_complaint(error, target.uri)}: {left} of {waiting} wait in {path}; {_way_out(error)}")
         return EXIT_UNREACHABLE
-    bar.close()
-    print_line(f"{folder.name}: {waiting} records have arrived at {target.uri}")
-    if missing and not own:
-        print_error(f"warning: the files of {missing} of them are only where they were sent before, at the study's own")
-    return 0
+    return _tell(folder, target, deliveries)
 
 
-def _deliver(outbox: Outbox, target: Target, own: bool, bar: Bar, step: int) -> int:
-    """Sends everything. Returns how many records had files that are no longer here."""
-    from tracking.mlflow_log import RunLog, deliver
+def _complaint(error: Exception, uri: str) -> str:
+    if isinstance(error, Refused):
+        return f"MLflow at {uri} must take records, and refuses what it is sent ({error})"
+    return f"MLflow at {uri} must be reachable and take records, and it did not ({short_reason(error)})"
 
-    run_log = RunLog(target.uri, target.experiment, target.artifacts)
-    missing = 0
-    for count, (record, position) in enumerate(outbox.pending(), start=1):
-        missing += bool(record.artifacts) and not Path(record.artifacts).is_dir()
-        deliver(run_log, outbox, record, position, keep=not own)
-        bar.advance(1, record.name if count % step == 0 else "")
-    return missing
+
+def _way_out(error: Exception) -> str:
+    when = "that is mended" if isinstance(error, Refused) else "it is back"
+    return f"give the same command once {when}, or name another --tracking-uri"
+
+
+def _deliver(run_log: "RunLog", outbox: Outbox, waiting: int, keep: bool) -> dict[str, Delivery]:
+    """Sends everything. Returns what became of each record, by its name and place."""
+    bar = Bar(waiting, outbox.path.parent.name, unit="record")
+    step = max(1, waiting // _LINES)
+    deliveries = {}
+    try:
+        for count, (record, position) in enumerate(outbox.pending(), start=1):
+            delivery = deliver(run_log, outbox, record, position, keep)
+            deliveries[f"{record.name!r} (line that ends at byte {position})"] = delivery
+            bar.advance(1, record.name if count % step == 0 else "")
+    finally:
+        bar.close()
+    return deliveries
+
+
+def _tell(folder: Path, target: Target, deliveries: Mapping[str, Delivery]) -> int:
+    refused = {name: delivery.refused for name, delivery in deliveries.items() if delivery.refused}
+    arrived = len(deliveries) - len(refused)
+    if deliveries:
+        print_line(f"{folder.name}: {arrived} records have arrived at {target.uri}")
+    else:
+        print_line(f"{folder.name}: everything has arrived at {target.uri} already")
+    elsewhere = sum(delivery.elsewhere for delivery in deliveries.values())
+    if elsewhere:
+        print_error(f"warning: the files of {elsewhere} of them are only where they were sent before")
+    if not refused:
+        return EXIT_DONE
+    name, reason = next(iter(refused.items()))
+    print_error(
+        f"error: MLflow at {target.uri} must take every record, and {len(refused)} of {len(deliveries)} wait in "
+        f"{folder / OUTBOX}, the first of them {name}: {reason}; give the same command once that is mended"
+    )
+    return EXIT_UNREACHABLE
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def write_flags(
         header="index,score,label,flagged" + ",is_poison" * len(truth),
         comments="",
     )
-    csv.write_text(text.getvalue())
+    csv.write_text(text.getvalue(), encoding="utf-8")
     arrays: dict[str, NDArray[np.generic]] = {
         "flagged": flagged,
         "labels": labels,

@@ -3,21 +3,32 @@
 import getpass
 import hashlib
 import logging
-import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
+from defenses.registry import UserError
 from tracking import names
-from tracking.destination import Target
+from tracking.artifact_root import local_folder, renew_artifact_root
+from tracking.delivery import deliver
+from tracking.destination import Target, database_file
+from tracking.environment import quiet_mlflow
 from tracking.outbox import Outbox, Record
+from tracking.refusals import (
+    AddressRefused,
+    RecordRefused,
+    Refused,
+    deleted_experiment,
+    passes,
+    refused_address,
+    short_reason,
+    unknown_folder,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,18 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _RETRY_SECONDS = (1, 2, 5, 15, 60)
+_AGAIN_SECONDS = (1, 2)  # between tries of a record that fails though MLflow answers
 _IDLE_SECONDS = 0.25
-_PARAM_LENGTH = 6000  # what MLflow's stores accept
+_PARAM_LENGTH, _TAG_LENGTH, _DATASET_LENGTH, _NAME_LENGTH = 6000, 8000, 500, 250  # what MLflow's stores accept
 _BATCH = 1000  # metrics a request
-
-
-def quiet_mlflow() -> None:
-    """Settings that must be made before MLflow is imported: no telemetry, no unpickling, short waits for a server."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # whatever is set: nothing here loads a model
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
 class RunLog:
@@ -46,6 +49,11 @@ class RunLog:
         uri: of the tracking server or ``sqlite:///`` file.
         experiment: its name; made when it is missing.
         artifact_location: where a new experiment keeps artifacts; None leaves it to a server.
+
+    Raises:
+        AddressRefused: MLflow answers, and will take nothing that is sent there.
+        UserError: the database was moved without its artifacts.
+        Exception: whatever MLflow raises when it cannot be reached.
     """
 
     def __init__(self, uri: str, experiment: str, artifact_location: str | None) -> None:
@@ -58,26 +66,85 @@ class RunLog:
             logging.getLogger("mlflow.store.db.utils").setLevel(
                 logging.CRITICAL
             )  # with a traceback, where we tell it too
-        with _alone(uri):
-            self.client: MlflowClient = MlflowClient(tracking_uri=uri)
-            self.experiment_id: str = self._experiment(experiment, artifact_location)
+        self._uri, self._name = uri, experiment
         self._runs: dict[str, str] = {}
+        try:
+            with _alone(uri):
+                follow_database(Target(uri, experiment, artifact_location))
+                self.client: MlflowClient = MlflowClient(tracking_uri=uri)
+                self.experiment_id: str = self._open_experiment(artifact_location)
+        except (Refused, UserError):
+            raise
+        except Exception as error:
+            refusal = refused_address(error)
+            if refusal is None and passes(error):
+                raise
+            raise refusal or AddressRefused(short_reason(error)) from error
 
-    def _experiment(self, name: str, artifact_location: str | None) -> str:
+    def _open_experiment(self, artifact_location: str | None) -> str:
         from mlflow import MlflowException
 
-        if experiment := self.client.get_experiment_by_name(name):
-            return str(experiment.experiment_id)
-        tags = {names.TAG_EXPERIMENT_KIND: names.MODEL_TRAINING}
-        try:
-            return str(self.client.create_experiment(name, artifact_location, tags))
-        except MlflowException:  # another driver was quicker
-            if experiment := self.client.get_experiment_by_name(name):
-                return str(experiment.experiment_id)
-            raise
+        experiment = self.client.get_experiment_by_name(self._name)
+        if experiment is None:
+            tags = {names.TAG_EXPERIMENT_KIND: names.MODEL_TRAINING}
+            try:
+                return str(self.client.create_experiment(self._name, artifact_location, tags))
+            except MlflowException:  # another driver was quicker
+                experiment = self.client.get_experiment_by_name(self._name)
+                if experiment is None:
+                    raise
+        self._check(experiment)
+        if str(experiment.artifact_location) != artifact_location:
+            self._check_folder(experiment)
+        return str(experiment.experiment_id)
+
+    def _check_folder(self, experiment: Any) -> None:
+        """Refuses a folder that MLflow would make, and in which nobody would look: another machine's, or one gone."""
+        folder = local_folder(str(experiment.artifact_location))
+        if folder is None or (folder.is_absolute() and folder.is_dir()):
+            return
+        if database_file(self._uri) is None or self.client.search_runs([experiment.experiment_id], max_results=1):
+            raise unknown_folder(str(experiment.artifact_location))
+
+    def _check(self, experiment: Any) -> None:
+        if experiment.lifecycle_stage == "deleted":
+            raise deleted_experiment(self._name, str(experiment.experiment_id), self._uri)
 
     def take(self, record: Record) -> str:
-        """Logs one record and gives the run's id. Taking a record twice changes nothing."""
+        """Logs one record and gives the run's id. Taking a record twice changes nothing.
+
+        Raises:
+            AddressRefused: MLflow answers, and will take nothing that is sent there.
+            RecordRefused: it does not take this one.
+            Exception: whatever MLflow raises when it cannot be reached.
+        """
+        pauses = iter(_AGAIN_SECONDS)
+        while True:
+            try:
+                return self._take(record)
+            except Exception as error:
+                refusal = self._refusal(error)
+                if refusal is None:
+                    raise
+                self._runs.clear()  # a run may have been deleted meanwhile
+                pause = next(pauses, None) if passes(error) else None
+                if pause is None:
+                    raise refusal from error
+                time.sleep(pause)
+
+    def _refusal(self, error: Exception) -> Refused | None:
+        """What an error means: None for an outage, in which MLflow does not even tell of the experiment."""
+        if (refusal := refused_address(error)) is not None:
+            return refusal
+        try:
+            self._check(self.client.get_experiment(self.experiment_id))
+        except Refused as refusal:
+            return refusal
+        except Exception as unanswered:
+            return None if passes(unanswered) else AddressRefused(short_reason(unanswered))
+        return RecordRefused(short_reason(error))
+
+    def _take(self, record: Record) -> str:
         from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
         run_id = self._run_id(record)
@@ -86,15 +153,17 @@ class RunLog:
             metrics += [Metric(name, value, record.time_ms, step) for step, value in enumerate(values)]
         # MLflow refuses a whole batch for a param that changed: the first value stands.
         held = self.client.get_run(run_id).data.params if record.params else {}
-        params = [Param(name, value[:_PARAM_LENGTH]) for name, value in record.params.items() if name not in held]
-        tags = [RunTag(name, value) for name, value in record.tags.items()]
+        told = {name: value for name, value in record.params.items() if name not in held}
+        params = [Param(name, _storable(value, _PARAM_LENGTH)) for name, value in told.items()]
+        tags = [RunTag(name, _storable(value, _TAG_LENGTH)) for name, value in record.tags.items()]
         self.client.log_batch(run_id, metrics=metrics[:_BATCH], params=params, tags=tags)
         for start in range(_BATCH, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
         if record.dataset is not None:
             name, digest = record.dataset
-            # MLflow's digests are short; the whole fingerprint is a tag.
-            self.client.log_inputs(run_id, [DatasetInput(Dataset(name, digest[:32], "local", "{}"))])
+            # MLflow's digests are short; the whole fingerprint is a tag. A long name is told by its end.
+            dataset = Dataset(_storable(name[-_DATASET_LENGTH:], _DATASET_LENGTH), digest[:32], "local", "{}")
+            self.client.log_inputs(run_id, [DatasetInput(dataset)])
         if record.artifacts and Path(record.artifacts).is_dir():
             self.client.log_artifacts(run_id, record.artifacts)
         if record.status != "RUNNING":
@@ -104,15 +173,21 @@ class RunLog:
     def _run_id(self, record: Record) -> str:
         known = self._runs.get(record.run) or self._find(record.run)
         if known is None:
-            tags = {names.TAG_RUN_KEY: record.run, names.TAG_RUN_HASH: _hash(record.run), names.TAG_NAME: record.name}
-            if record.parent is not None:
-                tags[names.TAG_PARENT] = self._runs.get(record.parent) or self._find(record.parent) or ""
+            name = _storable(record.name, _NAME_LENGTH)
+            tags = {names.TAG_RUN_KEY: _storable(record.run, _TAG_LENGTH), names.TAG_RUN_HASH: _hash(record.run)}
             tags |= {names.TAG_SOURCE: "study.run", names.TAG_SOURCE_TYPE: "LOCAL", names.TAG_USER: _user()}
+            if record.parent is not None:
+                tags[names.TAG_PARENT] = self._parent_id(record.parent, record.time_ms)
             start = record.start_ms or record.time_ms
-            created = self.client.create_run(self.experiment_id, start, tags, record.name)
+            created = self.client.create_run(self.experiment_id, start, tags | {names.TAG_NAME: name}, name)
             known = created.info.run_id
         self._runs[record.run] = known
         return known
+
+    def _parent_id(self, run_key: str, time_ms: int) -> str:
+        """The run that another is nested in; made where what told of it was refused, or is damaged."""
+        bare = Record(run_key, None, run_key.split("/")[0], time_ms)
+        return self._runs.get(run_key) or self._run_id(bare)
 
     def _find(self, run_key: str) -> str | None:
         run_id = _find_run(self.client, self.experiment_id, run_key)
@@ -120,11 +195,53 @@ class RunLog:
             self._runs[run_key] = run_id
         return run_id
 
+    def knows(self, run_key: str) -> bool:
+        """Whether a run was ever created here, even if somebody deleted it since."""
+        return _find_run(self.client, self.experiment_id, run_key, deleted=True) is not None
 
-def _find_run(client: "MlflowClient", experiment_id: str, run_key: str) -> str | None:
+    def has_files(self, run_key: str) -> bool:
+        """Whether a run has artifacts."""
+        run_id = self._runs.get(run_key) or self._find(run_key)
+        return run_id is not None and bool(self.client.list_artifacts(run_id))
+
+
+def _find_run(client: "MlflowClient", experiment_id: str, run_key: str, deleted: bool = False) -> str | None:
+    from mlflow.entities import ViewType
+
     query = f"tags.`{names.TAG_RUN_HASH}` = '{_hash(run_key)}'"
-    runs = client.search_runs([experiment_id], query, max_results=1)
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    runs = client.search_runs([experiment_id], query, view, max_results=1)
     return str(runs[0].info.run_id) if runs else None
+
+
+def open_log(target: Target, outbox: Outbox) -> RunLog:
+    """MLflow, for an outbox. One that has none of what it took before, as another or a new one, is sent all of it.
+
+    Raises:
+        Exception: what `RunLog` raises.
+    """
+    run_log = RunLog(target.uri, target.experiment, target.artifacts)
+    first = next(outbox.passed_on(), None)
+    if first is not None and not run_log.knows(first.run):
+        told = (
+            "MLflow at %s has nothing of what was sent from %s before: all of it is sent, but files that went elsewhere"
+        )
+        log.warning(told, target.uri, outbox.path)
+        outbox.start_over()
+    return run_log
+
+
+def follow_database(target: Target) -> None:
+    """Points the runs of a database file that was moved or copied to the folder of artifacts that lies beside it now.
+
+    Raises:
+        UserError: artifacts were left behind.
+    """
+    if target.database is None or target.artifacts is None:
+        return
+    for earlier in renew_artifact_root(target.database, target.artifacts):
+        here = local_folder(target.artifacts)
+        log.warning("%s was moved: its runs' files are looked for in %s now, and not in %s", target.uri, here, earlier)
 
 
 def fetch_artifact(target: Target, run_key: str, artifact: str, folder: Path) -> Path | None:
@@ -140,12 +257,13 @@ def fetch_artifact(target: Target, run_key: str, artifact: str, folder: Path) ->
     Raises:
         Exception: whatever MLflow raises when it cannot be reached.
     """
-    if target.uri.startswith("sqlite:///") and not _database_file(target.uri).is_file():
+    if target.database is not None and not target.database.is_file():
         return None  # MLflow would make one
     quiet_mlflow()
     from mlflow import MlflowClient
 
     with _alone(target.uri):
+        follow_database(target)
         client = MlflowClient(tracking_uri=target.uri)
         experiment = client.get_experiment_by_name(target.experiment)
     run_id = _find_run(client, experiment.experiment_id, run_key) if experiment else None
@@ -160,44 +278,20 @@ def fetch_artifact(target: Target, run_key: str, artifact: str, folder: Path) ->
 @contextmanager
 def _alone(uri: str) -> Iterator[None]:
     """Lets one process at a time open a database file: of several that make its tables at once, all but one die."""
-    if not uri.startswith("sqlite:///"):
+    database = database_file(uri)
+    if database is None:
         yield
         return
-    database = _database_file(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_name(f"{database.name}.lock")):
         yield
 
 
-def _database_file(uri: str) -> Path:
-    from sqlalchemy import make_url
-
-    return Path(str(make_url(uri).database))
-
-
-def deliver(run_log: RunLog, outbox: Outbox, record: Record, position: int, keep: bool = False) -> None:
-    """Takes a record in, marks it as sent, and removes its artifacts here unless they are to be kept.
-
-    Artifacts lie below the outbox. A record that names another folder was not written by a study: sending that
-    folder would give it away, and then remove it.
-    """
-    if record.artifacts and not _below(Path(record.artifacts), outbox.path.parent):
-        log.warning("%s names files outside its study, which are left alone: %s", outbox.path, record.artifacts)
-        record = replace(record, artifacts="")
-    run_log.take(record)
-    outbox.mark(position)
-    if record.artifacts and not (keep or record.keep_artifacts):
-        shutil.rmtree(record.artifacts, ignore_errors=True)
-
-
-def _below(path: Path, folder: Path) -> bool:
-    return path.resolve() != folder.resolve() and path.resolve().is_relative_to(folder.resolve())
-
-
 class Sender:
     """A thread that sends an outbox to MLflow as it grows.
 
-    An unreachable server costs one warning; what could not be sent stays in the outbox for the next start.
+    An unreachable server costs one warning; what could not be sent stays in the outbox for the next start. So does
+    what MLflow refuses, which costs one warning too, and holds up nothing else.
 
     Args:
         outbox: what to send.
@@ -206,10 +300,10 @@ class Sender:
 
     def __init__(self, outbox: Outbox, uri: str, experiment: str, artifact_location: str | None) -> None:
         self._outbox = outbox
-        self._target = (uri, experiment, artifact_location)
+        self._target = Target(uri, experiment, artifact_location)
         self._run_log: RunLog | None = None
         self._closing = threading.Event()
-        self._warned = False
+        self._warned: set[str] = set()
         self._thread = threading.Thread(target=self._send_all, name="mlflow-sender", daemon=True)
         self._thread.start()
 
@@ -220,21 +314,14 @@ class Sender:
         return next(self._outbox.pending(), None) is None
 
     def _send_all(self) -> None:
-        failures = 0
+        failures, again = 0, True  # at the start, and once more at the end, what was refused is tried again
         while True:
             closing = self._closing.is_set()  # read before sending: what came before closing is always sent
             try:
-                self._send_pending()
-                failures = 0
+                self._send_pending(refused=again or closing)
+                failures, again = 0, False
             except Exception as error:  # whatever MLflow raises, the study must go on
-                if not self._warned:
-                    log.warning(
-                        "MLflow at %s cannot be reached (%s); results wait in %s and are sent when it is back",
-                        self._target[0],
-                        str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
-                        self._outbox.path,
-                    )
-                    self._warned = True
+                self._tell(error)
                 if closing:
                     return
                 self._closing.wait(_RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)])
@@ -244,16 +331,38 @@ class Sender:
                 return
             self._closing.wait(_IDLE_SECONDS)
 
-    def _send_pending(self) -> None:
-        for record, position in self._outbox.pending():
-            if self._run_log is None:
-                self._run_log = RunLog(*self._target)
-            deliver(self._run_log, self._outbox, record, position)
+    def _tell(self, error: Exception) -> None:
+        if isinstance(error, Refused | UserError):
+            what, later = f"refuses what it is sent: {error}", "are sent once that is mended"
+        else:
+            what, later = f"cannot be reached ({short_reason(error)})", "are sent when it is back"
+        self._warn(what.split()[0], what, f"results wait in {self._outbox.path} and {later}")
+
+    def _warn(self, kind: str, what: str, later: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            log.warning("MLflow at %s %s; %s", self._target.uri, what, later)
+
+    def _send_pending(self, refused: bool) -> None:
+        if self._run_log is None and next(self._outbox.pending(refused), None) is not None:
+            self._run_log = open_log(self._target, self._outbox)
+        for record, position in self._outbox.pending(refused):
+            assert self._run_log is not None
+            delivery = deliver(self._run_log, self._outbox, record, position)
+            if delivery.refused:
+                what = f"refuses {record.name!r}: {delivery.refused}"
+                waits = f"it waits in {self._outbox.path}, as do others like it, until the next run or study.sync"
+                self._warn("record", what, f"{waits} tries it again, and all else is sent")
+
+
+def _storable(text: str, length: int) -> str:
+    """A text as a database takes it: not too long, and without what UTF-8 or a text column cannot hold."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")[:length]
 
 
 def _hash(run_key: str) -> str:
     """A key as MLflow's filters can take it: they have no way to write every character."""
-    return hashlib.sha256(run_key.encode()).hexdigest()
+    return hashlib.sha256(run_key.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _user() -> str:

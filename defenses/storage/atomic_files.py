@@ -19,10 +19,13 @@ def canonical(value: Any) -> str:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Writes a file so that a reader, or a crash at any moment, finds the old content or the new, never a part."""
+    """Writes a file so that a reader, or a crash at any moment, finds the old content or the new, never a part.
+
+    The file is UTF-8. What that cannot say, as parts of a file's name may be under another locale, is escaped.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -76,7 +76,7 @@ class Artifact:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 class Store:
@@ -270,7 +270,7 @@ def _write_payload(folder: Path, stem: str, value: Any) -> str:
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in value.items()}
         safetensors.torch.save_file(tensors, folder / f"{stem}.safetensors")
         return f"{stem}.safetensors"
-    (folder / f"{stem}.json").write_text(canonical(value))
+    (folder / f"{stem}.json").write_text(canonical(value), encoding="utf-8")
     return f"{stem}.json"
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 
 from defenses.registry import UserError
-from study.cli.terminal import print_error, print_exception, show_logs
+from study.cli.terminal import open_closed_streams, print_error, print_exception, replace_unencodable, show_logs
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_UNREACHABLE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 3, 4, 130, 143
 """Done; bad input or a full disk; no trial can work; MLflow cannot be reached; Ctrl-C; SIGTERM."""
@@ -19,6 +19,8 @@ def run_command(work: Callable[[], int], stopped: str = "stopped", warnings: boo
         stopped: what is told when it is interrupted.
         warnings: whether warnings that are logged are shown; a command that tells of damage itself does without.
     """
+    open_closed_streams()
+    replace_unencodable()
     if warnings:
         show_logs()
     else:

@@ -1,5 +1,6 @@
 """What a person sees: lines, bars and aligned tables, with or without a terminal."""
 
+import io
 import logging
 import os
 import sys
@@ -18,10 +19,32 @@ _OPTIONS = {
     "blocks": "--blocks",
     "store": "--store",
     "place": "--store, --out",
+    "tracking": "--tracking-uri",
 }
 """What a rule of the library is about -> the option of a command that sets it."""
 
 _SILENT_SECONDS = 600.0  # at most, where steps take long
+
+
+def open_closed_streams() -> None:
+    """Gives a process that was started with a closed stream (``>&-``) one that nobody reads.
+
+    Otherwise the next file that is opened, such as the ledger, would get the stream's number, and what a library prints
+    would be written into it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # the lowest number that is free is taken
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def replace_unencodable() -> None:
+    """Shows a question mark for what the encoding of a stream cannot say, such as β under an ASCII locale.
+
+    Python would raise an error for it on standard output. On standard error it writes an escape by itself.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="replace")
 
 
 def print_line(text: str = "") -> None:

@@ -25,6 +25,7 @@ from study.cli.paths import expand_home
 from study.cli.yaml_file import load_plain_yaml
 from study.config.objectives import parse_objectives
 from study.config.typed import typed
+from tracking.destination import absolute_address
 
 
 def _rate(value: float) -> float:
@@ -60,6 +61,10 @@ def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _declared(model: type[BaseModel], name: str) -> Any:
     """A field's type without its bounds, which the model checks."""
     return model.model_fields[name].annotation
+
+
+def _address(value: str | None) -> str | None:
+    return None if value is None else absolute_address(value)  # of a file: later commands run in other folders
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -180,7 +185,9 @@ class StudyConfig(CommonConfig):
     name: Annotated[str | None, AfterValidator(_name)] = Field(
         None, description="name of the study; by default made from its settings"
     )
-    tracking_uri: str | None = Field(None, description="MLflow server or sqlite:/// file; by default one below --out")
+    tracking_uri: Annotated[str | None, AfterValidator(_address)] = Field(
+        None, description="MLflow server or sqlite:/// file; by default one below --out"
+    )
     address: str | None = Field(None, description="Ray cluster to run on: auto or HOST:PORT; by default this machine")
     verbose: int = Field(0, description="a line for each scenario and trial; -vv shows libraries' logs too", ge=0, le=2)
 

@@ -67,7 +67,7 @@ def _load(archive: _Archive, spec: DatasetSpec) -> Images:
                 f"or unpack {archive.url} there, or name the folder's parent with --data-dir"
             )
         _download(archive, spec)
-    classes = tuple(name for name in (folder / archive.names).read_text().split() if name)
+    classes = tuple(name for name in (folder / archive.names).read_text(encoding="utf-8").split() if name)
     train = _records(folder, archive.train, archive.label_bytes)
     test = _records(folder, archive.test, archive.label_bytes)
     return Images.of(*train, *test, classes)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
 
+from defenses.storage.atomic_files import write_atomic
 from study.cli.terminal import print_line
 from study.driver.driver import StudyDriver, claim_folder
 from study.ledger.lock import study_lock
@@ -72,7 +73,7 @@ class CompositeDriver(ABC):
         text = self.text()
         folder = self.folder / "summary"
         folder.mkdir(exist_ok=True)
-        (folder / names.SUMMARY_TXT).write_text(text + "\n")
+        write_atomic(folder / names.SUMMARY_TXT, text + "\n")
         print_line(f"\n{text}")
 
     def closing_lines(self, took: str) -> str:

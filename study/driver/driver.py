@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from defenses.storage.atomic_files import full_disk_errors
+from defenses.storage.atomic_files import full_disk_errors, write_atomic
 from study.analysis.results import load_results
 from study.cli.numbers import format_number
 from study.cli.terminal import last_line, print_error, print_line
@@ -210,8 +210,8 @@ class StudyDriver:
         text = closing.text()
         folder = self.folder / "summary"
         folder.mkdir(exist_ok=True)
-        (folder / names.SUMMARY_TXT).write_text(text + "\n")
-        (folder / names.RESULTS_CSV).write_text(results_csv(results))
+        write_atomic(folder / names.SUMMARY_TXT, text + "\n")
+        write_atomic(folder / names.RESULTS_CSV, results_csv(results))
         best = " ".join(f"#{trial}" for trial in results.front) or "none"
         self.records.study_ends(status, closing.metrics(), folder, text, best)
         if show and ((results.trials["state"] == "complete").any() or len(closing.failed)):

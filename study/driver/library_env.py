@@ -2,7 +2,7 @@
 
 import os
 
-from tracking.mlflow_log import quiet_mlflow
+from tracking.environment import quiet_mlflow
 
 _RAY = {
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from defenses.storage.atomic_files import write_atomic
 from study.code_version import code_version
 from study.config.config import NOT_IDENTITY
 from study.config.objectives import aggregate
@@ -94,7 +95,7 @@ class MlflowRecords:
                 tags=self._scenario_tags(record),
                 metrics={**_defined(record.metrics), **_costs(record)},
                 series=record.series,
-                artifacts=record.artifacts,
+                artifacts=self._place(self._points / key / record.scenario) if record.artifacts else "",
                 status="FINISHED",
             )
         )
@@ -109,6 +110,10 @@ class MlflowRecords:
             names.TAG_HITS: f"{record.stored_stages} of {len(record.stages)}",
             names.TAG_ATTACK_FAILED: str(record.attack_failed).lower(),
         }
+
+    def _place(self, folder: Path) -> str:
+        """A folder as it is named in a record, which must hold after the study was moved: within the study's own."""
+        return folder.relative_to(self._points.parent).as_posix()
 
     def _open_trial(self, key: str, start_ms: int) -> None:
         if key not in self._opened:
@@ -155,12 +160,12 @@ class MlflowRecords:
         return tags
 
     def _write_config(self, key: str, config: Mapping[str, Any]) -> str:
-        """The file that goes with a trial; gives its folder."""
+        """The file that goes with a trial; gives its folder, as a record names it."""
         folder = self._points / key / "trial"
         folder.mkdir(parents=True, exist_ok=True)
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
-        (folder / names.CONFIG_YAML).write_text(yaml.safe_dump(plain, sort_keys=False))
-        return str(folder)
+        write_atomic(folder / names.CONFIG_YAML, yaml.safe_dump(plain, sort_keys=False))
+        return self._place(folder)
 
     def study_ends(self, status: str, metrics: dict[str, float], artifacts: Path, summary: str, best: str) -> None:
         """The study ended, and how; the summary becomes the run's description."""
@@ -172,7 +177,7 @@ class MlflowRecords:
                 time_ms=now_ms(),
                 tags={names.TAG_BEST: best, names.TAG_NOTE: names.as_note(summary)},
                 metrics=metrics,
-                artifacts=str(artifacts),
+                artifacts=self._place(artifacts),
                 keep_artifacts=True,
                 status=status,
             )

@@ -222,7 +222,7 @@ class TrialRunner(tune.Trainable):
         )
         folder = self.folder / scenario.name
         write_artifacts(folder, result)
-        record = build_record(result, folder)
+        record = build_record(result, folder.relative_to(self.task.points.parent))  # holds when the study is moved
         write_record(path, record)
         return record
 

@@ -33,7 +33,8 @@ def study_lock(folder: Path, name: str) -> Iterator[None]:
 def _open(path: Path) -> IO[str]:
     """The lock's file. A link is refused: whatever it names would be emptied."""
     try:
-        return os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644), "a+")
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        return os.fdopen(handle, "a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(
             f"a study's lock must be a plain file that can be written, got {path}: {error.strerror}"
@@ -75,7 +76,7 @@ def holder(folder: Path) -> str | None:
     import fcntl
 
     try:
-        with (folder / LOCK).open() as file:
+        with (folder / LOCK).open(encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:

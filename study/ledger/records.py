@@ -24,7 +24,8 @@ class ScenarioRecord:
     """What is kept of one scenario of a trial.
 
     Attributes:
-        artifacts: folder with the files for tracking, until they are taken.
+        artifacts: folder with the files for tracking, until they are taken, as a path within the study's own folder;
+            whole in records of earlier versions; empty for none.
 
     Raises:
         UserError: a metric is no finite number; nothing that is kept, compared or shown may hold one.
@@ -123,7 +124,7 @@ _ADAPTERS: dict[type, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (
 
 def _read(path: Path, kind: type[R]) -> R | None:
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         if content["sha256"] == _checksum(content["record"]):
             record = kind(**content["record"])  # a TypeError when another version wrote other fields
             checked: R = _ADAPTERS[kind].validate_python(vars(record))

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from defenses.registry import UserError
 from defenses.storage.remote import Remote
 from study.cli.paths import expand_home
 from study.config.config import CommonConfig, StudyConfig
+from tracking.destination import check_database, tracking_target
+from tracking.mlflow_log import follow_database
 
 _LEAST_FREE_BYTES = 500 << 20  # a default study writes about 100 MB; Ray's own log and spill folders need room too
 
@@ -35,6 +38,21 @@ def check_folder(folder: Path, option: str) -> Path:
             f"{option} must be a folder that can be written, got {resolved}: {error.strerror}; choose another"
         ) from error
     return resolved
+
+
+def check_name(folder: Path, option: str) -> None:
+    """Refuses a folder whose name is no text: databases are opened by text.
+
+    Raises:
+        UserError: its name is not in the encoding of the locale, or of this computer's file names.
+    """
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{option} must be a folder whose whole name is text under this locale "
+            f"({sys.getfilesystemencoding()}), got {str(folder)!a}: name another, or set LC_ALL=C.UTF-8"
+        ) from error
 
 
 def check_file(path: Path, option: str) -> None:
@@ -86,7 +104,9 @@ def check_home() -> None:
 
 
 def check_places(config: CommonConfig) -> Path:
-    """The results folder, checked; the store's as well."""
+    """The results folder, checked; the store's and MLflow's as well."""
+    if isinstance(config, StudyConfig):
+        check_name(config.out, "--out")
     out = check_folder(config.out, "--out")
     check_room(out)
     if isinstance(place := config.store_place, str):
@@ -94,5 +114,8 @@ def check_places(config: CommonConfig) -> Path:
     elif config.store is not None:
         check_room(check_folder(place, "--store"))
     if isinstance(config, StudyConfig):
+        target = tracking_target(config.tracking_uri, config.space, out)
+        check_database(target, make=True)
+        follow_database(target)
         check_home()
     return out

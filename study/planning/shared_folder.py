@@ -16,7 +16,7 @@ def leave_mark(places: Sequence[Path | str], mark: str, code: str) -> str:
             if isinstance(place, str):
                 Remote(place).write_mark(mark)
             else:
-                (place / mark).write_text(mark)
+                (place / mark).write_text(mark, encoding="utf-8")
     except UserError as error:
         return str(error)
     except OSError as error:
@@ -44,7 +44,7 @@ def _has_mark(place: Path | str, mark: str) -> bool:
     if isinstance(place, str):
         return Remote(place).has_mark(mark)
     try:
-        return (place / mark).read_text() == mark
+        return (place / mark).read_text(encoding="utf-8") == mark
     except OSError:
         return False
 

@@ -9,9 +9,11 @@ from study.ledger.lock import study_lock
 from study.ledger.manifest import Manifest, read_manifest
 from study.ledger.study_folder import OUTBOX, check_no_links
 from tracking import names
-from tracking.destination import Target, tracking_target
+from tracking.delivery import deliver
+from tracking.destination import Target, check_database, tracking_target
 from tracking.mlflow_log import now_ms
 from tracking.outbox import Outbox, Record
+from tracking.refusals import RecordRefused
 
 REPORT = "report"
 
@@ -42,7 +44,8 @@ def log_pictures(folder: Path) -> None:
     """Sends what `write_pictures` wrote to the study's run in MLflow, and whatever else waits in its outbox.
 
     Raises:
-        UserError: another process holds the study, or what it was started with cannot be read.
+        UserError: another process holds the study, what it was started with cannot be read, or its MLflow is no place
+            to write to.
         Exception: whatever MLflow raises; the record then waits in the outbox for `study.sync`.
     """
     with study_lock(folder, folder.name):
@@ -54,7 +57,7 @@ def log_pictures(folder: Path) -> None:
                 parent=None,
                 name=folder.name,
                 time_ms=now_ms(),
-                artifacts=str((folder / REPORT).resolve()),
+                artifacts=REPORT,
                 keep_artifacts=True,
             )
         )
@@ -70,8 +73,10 @@ def _readable(folder: Path) -> Manifest:
 
 
 def _send(outbox: Outbox, target: Target) -> None:
-    from tracking.mlflow_log import RunLog, deliver
+    from tracking.mlflow_log import open_log
 
-    run_log = RunLog(target.uri, target.experiment, target.artifacts)
-    for record, position in outbox.pending():
-        deliver(run_log, outbox, record, position)
+    check_database(target, make=False)
+    run_log = open_log(target, outbox)
+    refused = [deliver(run_log, outbox, *waiting).refused for waiting in outbox.pending()]
+    if any(refused):
+        raise RecordRefused(next(filter(None, refused)))

@@ -1,6 +1,8 @@
 """What could not be sent while a study ran arrives later, whole and once."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -190,6 +192,148 @@ def test_an_unknown_study_is_refused(mine: Path, capsys: pytest.CaptureFixture[s
 def test_nothing_to_send_asks_no_server(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_log, "RunLog", None)
     assert send(mine, "--tracking-uri", "http://127.0.0.1:9") == 0
+
+
+# A study's folder that is no longer where it was
+
+
+def forget() -> None:
+    """Within one process MLflow remembers where the files of a run lie; a later command is another one."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()
+
+
+def as_before(outbox: Outbox) -> None:
+    """Makes an outbox one of an earlier version, whose records held whole paths."""
+    folder = outbox.path.parent
+    lines = [json.loads(line) for line in outbox.path.read_text().splitlines()]
+    whole = [line | {"artifacts": str(folder / line["artifacts"]) if line["artifacts"] else ""} for line in lines]
+    outbox.path.write_text("".join(json.dumps(line) + "\n" for line in whole))
+
+
+@pytest.mark.parametrize("records", ["whole paths", "paths within the study"])
+@pytest.mark.parametrize("how", ["moved", "copied"])
+def test_files_are_sent_from_where_the_study_is_now(how: str, records: str, mine: Path, tmp_path: Path) -> None:
+    outbox, _ = fill_outbox(mine)
+    if records == "whole paths":
+        as_before(outbox)
+    else:
+        within = [line.replace(f"{mine}/", "") for line in outbox.path.read_text().splitlines()]
+        outbox.path.write_text("\n".join(within) + "\n")
+    here = tmp_path / "archive" / "runs"
+    (shutil.move if how == "moved" else shutil.copytree)(mine.parent, here)
+    before = sorted(mine.parent.rglob("*"))
+    assert send(here / "mine") == 0
+    check_whole(own_log(here / "mine"), tmp_path / "files")
+    assert not list((here / "mine" / "points").glob("*/badnets")), "what arrived is not kept twice"
+    assert sorted(mine.parent.rglob("*")) == before, "where it came from nothing is written or removed"
+    assert mine.exists() == (how == "copied")
+
+
+def test_what_was_sent_is_found_after_a_move(mine: Path, tmp_path: Path) -> None:
+    fill_outbox(mine)
+    assert send(mine) == 0
+    here = tmp_path / "moved"
+    shutil.move(mine.parent, here)
+    forget()
+    assert send(here / "mine") == 0
+    check_whole(own_log(here / "mine"), tmp_path / "files")
+    assert not mine.parent.exists()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_database_that_has_nothing_of_a_study_is_sent_all_of_it(
+    waits: bool, mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill_outbox(mine)
+    assert send(mine) == 0
+    capsys.readouterr()
+    here = tmp_path / "others"  # where other studies have a database of their own
+    here.mkdir()
+    (here / "mlflow.db").write_bytes(empty_database())
+    shutil.move(mine, here / "mine")
+    if waits:
+        Outbox(here / "mine" / "outbox.jsonl").append(Record("study/x", None, "mine", 6_000, status="FINISHED"))
+    assert send(here / "mine") == 0
+    captured = capsys.readouterr()
+    assert f"mine: {8 + waits} records have arrived at sqlite:///" in captured.out
+    assert "the files of 2 of them are only where they were sent before" in captured.err
+    log = own_log(here / "mine")
+    assert {run.data.tags[names.TAG_RUN_KEY] for run in log.client.search_runs([log.experiment_id])} == RUNS
+    assert send(here / "mine") == 0
+    assert "everything has arrived" in capsys.readouterr().out
+
+
+def test_files_that_are_lost_are_told_and_their_record_waits(
+    mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outbox, (files, _) = fill_outbox(mine)
+    files.rename(tmp_path / "elsewhere")
+    for _ in range(2):
+        assert send(mine) == sync.EXIT_UNREACHABLE
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert "the first of them 'badnets'" in line
+        assert f"its files are not in the study's folder: put {files} back" in line
+    assert [record.run for record, _ in outbox.pending()] == ["scenario/k0/badnets"]
+    (tmp_path / "elsewhere").rename(files)
+    assert send(mine) == 0
+    check_whole(own_log(mine), tmp_path / "files")
+
+
+def test_one_record_that_is_refused_holds_up_no_other(
+    mine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outbox, _ = fill_outbox(mine)
+    take = RunLog._take
+
+    def refuse(self: RunLog, record: Record) -> str:
+        if record.run == "scenario/k0/badnets":
+            from mlflow import MlflowException
+
+            raise MlflowException.invalid_parameter_value("no such name")
+        return take(self, record)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RunLog, "_take", refuse)
+        assert send(mine) == sync.EXIT_UNREACHABLE
+    captured = capsys.readouterr()
+    assert captured.out.startswith("mine: 7 records have arrived")
+    assert "1 of 8 wait in" in captured.err
+    assert "no such name; give the same command once that is mended" in captured.err
+    assert len(list(outbox.pending())) == 1
+    assert send(mine) == 0
+    check_whole(own_log(mine), tmp_path / "files")
+
+
+def test_a_deleted_experiment_is_told_with_its_way_out(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill_outbox(mine)
+    log = RunLog(f"sqlite:///{mine.parent / 'mlflow.db'}", "pipd", (mine.parent / "mlflow-artifacts").as_uri())
+    log.client.delete_experiment(log.experiment_id)
+    assert send(mine) == sync.EXIT_UNREACHABLE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "must take records, and refuses what it is sent (its experiment 'pipd' was deleted; restore it" in line
+    assert "8 of 8 wait in" in line
+    log.client.restore_experiment(log.experiment_id)
+    assert send(mine) == 0
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "", "sqlite:///x.db?timeout=60", "sqlite:////proc/x.db"])
+def test_a_wrong_address_is_refused(uri: str, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fill_outbox(mine)
+    assert send(mine, "--tracking-uri", uri) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: MLflow's address ")
+
+
+def test_a_database_whose_folder_is_gone_is_not_made_again(
+    mine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_settings(mine, tracking_uri=f"sqlite:///{tmp_path / 'gone' / 'x.db'}")
+    fill_outbox(mine)
+    assert send(mine) == 2
+    assert "name the place where it is now (--tracking-uri)" in capsys.readouterr().err
+    assert not (tmp_path / "gone").exists()
 
 
 @pytest.mark.slow

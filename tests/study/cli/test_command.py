@@ -1,16 +1,21 @@
 """How a command ends: its exit code and its one line, with the option that a rule of the library is about."""
 
+import io
+import os
 import pickle
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from checkout import ROOT
+from checkout import PYTHONPATH, ROOT
 
 from defenses.config import Config, param
 from defenses.models import ModelSpec
 from defenses.registry import UserError
 from study.cli.command import EXIT_BAD_INPUT, EXIT_INTERRUPTED, run_command
+from study.cli.terminal import print_error, print_line
 
 
 def refuse() -> int:
@@ -56,3 +61,40 @@ def test_what_an_error_is_about_survives_a_worker() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "defenses").rglob("*.py")), ids=lambda path: path.name)
 def test_the_library_names_no_option(path: Path) -> None:
     assert not re.search(r"[\"' (]--[a-z]", path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("ascii", "? beta, ?"), ("latin-1", "? beta, \xe9"), ("utf-8", "β beta, é")]
+)
+def test_what_a_stream_cannot_say_is_replaced(encoding: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2)]
+    monkeypatch.setattr("sys.stdout", streams[0])
+    monkeypatch.setattr("sys.stderr", streams[1])
+
+    def work() -> int:
+        print_line("β beta, é")
+        print_error("β beta, é")
+        return 0
+
+    assert run_command(work) == 0
+    for stream in streams:
+        assert stream.buffer.getvalue().decode(encoding) == f"{shown}\n"  # type: ignore[attr-defined]
+
+
+def test_a_closed_stream_takes_what_is_printed_and_no_file_its_number(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom study.cli.command import run_command\nfrom study.cli.terminal import print_line\n"
+        "def work():\n    with open(sys.argv[1], 'w') as file:\n        print_line('lost')\n"
+        "        print('lost as well')\n        file.write(str(file.fileno()))\n    return 0\n"
+        "sys.exit(run_command(work))"
+    )
+    path = tmp_path / "file"
+    command = [sys.executable, "-c", script, str(path)]
+    shell = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        timeout=60,
+    )
+    assert shell.returncode == 0
+    assert int(path.read_text(encoding="utf-8")) > 2

@@ -1,16 +1,16 @@
 """A study that the version before the rooms began (`begun_before/`, made by it): read, told, and gone on with."""
 
 import json
-import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
-from checkout import PYTHONPATH
+from odd_places import ASCII, EMPTY_VARIABLES, NO_HOME, PROXIES
 
 from study.analyze import main as analyze
 from study.compare import main as compare
@@ -19,6 +19,10 @@ from study.ledger.manifest import read_manifest
 from study.ledger.snapshot import read_ledger
 from study.report.__main__ import main as report
 from study.status import main as status
+from tracking.destination import sqlite_url
+from tracking.mlflow_log import RunLog
+from tracking.names import CONFIG_YAML, TAG_RUN_KEY
+from tracking.outbox import Outbox
 
 MADE = Path(__file__).parent / "begun_before"
 BEST = 1
@@ -61,17 +65,39 @@ def test_it_is_analyzed_compared_and_reported(runs: Path, capsys: pytest.Capture
 
 
 @pytest.mark.ray
+@pytest.mark.surroundings
+@pytest.mark.filterwarnings("ignore")
 def test_it_goes_on(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_ledger(runs / "begun" / "study.db").trials
     results = {path: path.read_bytes() for path in runs.glob("begun/points/*/*.json")}
     command = read_manifest(runs / "begun").resume_command(Path("runs")).replace("--trials 3", "--trials 4")
     words = [sys.executable, *shlex.split(command)[1:]]
-    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    surroundings = ASCII.and_(NO_HOME).and_(PROXIES).and_(EMPTY_VARIABLES)
+    done = subprocess.run(
+        words, env=surroundings.environment, capture_output=True, encoding="ascii", timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stderr.splitlines() if "UnicodeEncodeError" in line or "Traceback" in line]
     assert "4 trials (3 done)" in done.stdout
     after = read_ledger(runs / "begun" / "study.db").trials
     assert after[:3] == before
     assert [trial.state for trial in after] == ["complete"] * 4
     assert after[3].key not in {trial.key for trial in before}
     assert {path: path.read_bytes() for path in results} == results, "what was judged is not judged again"
+    check_sent(runs / "begun", done.stderr)
+
+
+def check_sent(study: Path, told: str) -> None:
+    """The database beside the study is a new one: it has all of it, but files that went to the earlier one."""
+    assert "has nothing of what was sent from" in told
+    assert list(Outbox(study / "outbox.jsonl").pending()) == []
+    assert "β" in (study / "summary" / "summary.txt").read_text(encoding="utf-8")
+    log = RunLog(sqlite_url(study.parent / "mlflow.db"), "pipd", (study.parent / "mlflow-artifacts").as_uri())
+    runs = {run.data.tags[TAG_RUN_KEY]: run for run in log.client.search_runs([log.experiment_id])}
+    assert Counter(key.split("/")[0] for key in runs) == {"study": 1, "trial": 4, "scenario": 4}
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    files = {key: {item.path for item in log.client.list_artifacts(run.info.run_id)} for key, run in runs.items()}
+    last = json.loads((study / "outbox.jsonl").read_text().splitlines()[-2])
+    assert files[last["run"]] == {CONFIG_YAML}, "of the trial that was run here"
+    assert last["artifacts"] == f"points/{last['run'].split('/')[-1]}/trial"
+    assert sum(paths == {"flags", "plots", "attack"} for paths in files.values()) == 1

@@ -319,7 +319,7 @@ def test_mlflow_that_is_away_costs_one_line(
     (told,) = capsys.readouterr().err.strip().splitlines()
     assert "no route" in told
     assert "study.sync mine" in told
-    assert [record.artifacts for record, _ in Outbox(copied / "outbox.jsonl").pending()] == [str(copied / "report")]
+    assert [record.artifacts for record, _ in Outbox(copied / "outbox.jsonl").pending()] == ["report"]
 
 
 @pytest.mark.usefixtures("no_drawing")

@@ -1,0 +1,55 @@
+"""Hands a record with its files to MLflow, once, and lets go of what has arrived."""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tracking.outbox import Outbox, Record, find_files
+from tracking.refusals import RecordRefused
+
+if TYPE_CHECKING:
+    from tracking.mlflow_log import RunLog
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of a record that was sent.
+
+    Attributes:
+        refused: why it keeps waiting; empty where it was taken whole.
+        elsewhere: its files are only where they were sent before.
+    """
+
+    refused: str = ""
+    elsewhere: bool = False
+
+
+def deliver(run_log: "RunLog", outbox: Outbox, record: Record, position: int, keep: bool = False) -> Delivery:
+    """Takes a record in, marks it as sent, and removes its artifacts here unless they are to be kept.
+
+    Artifacts lie below the outbox. A record that names another folder was not written by a study: sending that
+    folder would give it away, and then remove it. A record that is refused, or whose files are nowhere, keeps waiting.
+
+    Raises:
+        AddressRefused: MLflow takes nothing that is sent there.
+        Exception: whatever MLflow raises when it cannot be reached.
+    """
+    files = find_files(record.artifacts, outbox.path.parent) if record.artifacts else None
+    try:
+        run_log.take(replace(record, artifacts=str(files or "")))
+    except RecordRefused as refusal:
+        outbox.refuse(position)
+        return Delivery(refused=str(refusal))
+    missing = bool(record.artifacts) and files is None
+    if missing and Path(record.artifacts).is_absolute() and Path(record.artifacts).is_dir():
+        outbox.refuse(position)
+        return Delivery(refused=f"it names files outside its study, which are left alone: {record.artifacts}")
+    elsewhere = missing and not run_log.has_files(record.run)
+    if elsewhere and not outbox.was_sent(position):
+        outbox.refuse(position)
+        return Delivery(refused=f"its files are not in the study's folder: put {record.artifacts} back")
+    outbox.mark(position)
+    if files is not None and not (keep or record.keep_artifacts):
+        shutil.rmtree(files, ignore_errors=True)
+    return Delivery(elsewhere=elsewhere)
