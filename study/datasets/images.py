@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from defenses.registry import UserError
 
+_LONGEST_NAME = 60  # characters of a class's name that are shown
+
 
 @dataclass(frozen=True)
 class Images:
@@ -32,6 +34,11 @@ class Images:
     def num_classes(self) -> int:
         """K."""
         return len(self.classes)
+
+    def class_text(self, label: int) -> str:
+        """A label as people read it: its number, and its class's name where that says more."""
+        name = printable_name(self.classes[label])
+        return str(label) if name == str(label) else f"{label} ({name})"
 
     @property
     def image_size(self) -> int:
@@ -69,6 +76,13 @@ class Images:
             digest.update(str(array.shape).encode())
             digest.update(np.ascontiguousarray(array).data)
         return cls(train_images, train_labels, test_images, test_labels, classes, digest.hexdigest())
+
+
+def printable_name(name: str) -> str:
+    """The name of a class in one short line; it comes from a file, and may hold anything."""
+    text = name.encode("utf-8", "replace").decode()
+    line = "".join(character if character.isprintable() else "?" for character in text)
+    return line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…"
 
 
 def _check_split(split: str, images: NDArray[Any], labels: NDArray[Any], num_classes: int) -> None:
