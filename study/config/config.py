@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from defenses.registry import UserError, nearest
 from defenses.storage.remote import is_url
@@ -39,10 +48,20 @@ def _objectives(value: str | None) -> str | None:
     return ",".join(parse_objectives(value))  # without directions: asr and asr:min are the same study
 
 
+def _target(value: object) -> object:
+    """A class's number where the text is one, else its name."""
+    is_number = isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]+", value.strip())
+    label = int(str(value)) if is_number else value
+    if isinstance(label, bool) or not isinstance(label, int | str) or (isinstance(label, int) and label < 0):
+        raise ValueError(f"a target is a class's number, from 0, or its name, got {shortened(repr(value))}")
+    return label
+
+
 OUT = Path("runs")
 """The folder of all studies, unless another is named."""
 M = TypeVar("M", bound="CommonConfig")
 PoisonRate = Annotated[float, AfterValidator(_rate)]
+TargetLabel = Annotated[str | int, BeforeValidator(_target)]
 
 
 class CommonConfig(BaseModel):
@@ -57,7 +76,9 @@ class CommonConfig(BaseModel):
     train_size: int | None = Field(None, description="class-balanced subset of the training images", gt=0)
     test_size: int | None = Field(None, description="class-balanced subset of the test images", gt=0)
     image_size: int = Field(32, description="px that the images of a folder are resized to", ge=8, le=1024)
-    target_label: int = Field(0, description="the class the attacker wants", ge=0)
+    target_label: TargetLabel = Field(
+        0, description="the class the attacker wants: its number from 0, or its name (name:7 where that is a number)"
+    )
     trigger_image: Path | None = Field(None, description="picture for blended_image instead of the one that is drawn")
     trigger_dir: Path | None = Field(None, description="folder of photographs for refool instead of drawn reflections")
     model: str | None = Field(None, description="resnet18 or preact_resnet18; the defense's own by default")

@@ -7,9 +7,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.registry import UserError
+from defenses.registry import UserError, nearest
 
 _LONGEST_NAME = 60  # characters of a class's name that are shown
+_SHOWN = 20  # classes that an error names
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,28 @@ class Images:
     def num_classes(self) -> int:
         """K."""
         return len(self.classes)
+
+    def find_class(self, name: str) -> int:
+        """The number of a class by its name, or by ``name:`` and its name.
+
+        Raises:
+            UserError: no class, or more than one, is called so.
+        """
+        plain = name if name in self.classes else name.removeprefix("name:")
+        numbers = [number for number, known in enumerate(self.classes) if known == plain]
+        if not numbers:
+            shown = [printable_name(known) for known in self.classes]
+            more = ", ..." if len(shown) > _SHOWN else ""
+            raise UserError(
+                f"--target-label must be the number or the name of a class, got {printable_name(plain)!r}: "
+                f"{nearest(plain, shown)}(classes: {', '.join(shown[:_SHOWN])}{more})"
+            )
+        if len(numbers) > 1:
+            raise UserError(
+                f"--target-label must be one class, and {printable_name(plain)!r} is the name of "
+                f"{', '.join(map(str, numbers[:_SHOWN]))}: give a number"
+            )
+        return numbers[0]
 
     def class_text(self, label: int) -> str:
         """A label as people read it: its number, and its class's name where that says more."""

@@ -27,6 +27,7 @@ from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SCRATCH, check_no_
 from study.planning.plan import Plan
 from study.report.results_csv import results_csv
 from study.report.sections.closing import Closing
+from study.scenarios.evaluation import cached_images
 from tracking import names
 from tracking.destination import tracking_target
 from tracking.mlflow_log import Sender
@@ -40,7 +41,11 @@ def claim_folder(plan: Plan, folder: Path) -> None:
         UserError: it does, or there is a link in it.
     """
     check_no_links(folder)
-    parts = [ScenarioParts(scenario.name, **dataclasses.asdict(scenario)) for scenario in plan.scenarios]
+    images = cached_images(plan.environment.dataset)
+    parts = [
+        ScenarioParts(scenario.name, **dataclasses.asdict(scenario), target=scenario.target_text(images))
+        for scenario in plan.scenarios
+    ]
     manifest = Manifest(
         identity=plan.config.identity,
         data=plan.data_keys,
@@ -111,7 +116,7 @@ class StudyDriver:
             return ""
         print_line(
             f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
-            f"({config.trials - remaining} done), results in {self.folder}"
+            f"({config.trials - remaining} done), target class {self.plan.target}, results in {self.folder}"
         )
         with ray_session(config.address):
             if config.verbose:

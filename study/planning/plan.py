@@ -23,7 +23,7 @@ from study.ledger.grid import Grid, Points, make_grid
 from study.ledger.pruning import Pruning, parse_pruning
 from study.planning.holdout_rules import check_holdout
 from study.planning.measurable import check_objective, measurable
-from study.planning.scenario_checks import check_scenarios
+from study.planning.scenario_checks import check_scenarios, tell_misread
 from study.planning.shared_stages import Build, shared_builds
 from study.scenarios.evaluation import EvaluationContext, cached_images
 from study.scenarios.oracle_defenses import check_truth, find_defense
@@ -61,6 +61,12 @@ class Plan:
     def objective(self) -> str:
         """What it searches for, in a few words."""
         return self.goal.text
+
+    @property
+    def target(self) -> str:
+        """The class the attacker wants, by number and name; the same in all scenarios that have one."""
+        images = cached_images(self.environment.dataset)
+        return max(self.scenarios, key=lambda scenario: scenario.poison_rate).target_text(images)
 
     @property
     def defense(self) -> type[Defense]:
@@ -181,7 +187,18 @@ def _sets_rates(config: StudyConfig) -> bool:
 def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonConfig) -> Scenario:
     """A scenario of a configuration; an attack that poisons nothing itself has no rate."""
     rate = poison_rate if ATTACKS.find(attack.partition(":")[0]).poisons else 0.0
-    return Scenario(attack_text(attack, config), rate, config.target_label, seed, config.preset)
+    return Scenario(attack_text(attack, config), rate, target_number(config), seed, config.preset)
+
+
+def target_number(config: CommonConfig) -> int:
+    """The class the attacker wants; the images are loaded where it is given by name.
+
+    Raises:
+        UserError: no class, or more than one, has that name.
+    """
+    if isinstance(config.target_label, int):
+        return config.target_label
+    return cached_images(dataset_spec(config)).find_class(config.target_label)
 
 
 def default_objective(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> str:
@@ -214,6 +231,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     scenarios = build_scenarios(config)
     images = cached_images(environment.dataset)
     check_scenarios(scenarios, images, environment)
+    tell_misread(config.target_label, images)
     goal = build_goal(config, defense, measurable(scenarios, images))
     for scenario in scenarios if config.per_scenario else ():  # each has a search of its own, for what it tells
         build_goal(config, defense, measurable((scenario,), images))

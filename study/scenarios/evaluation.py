@@ -177,7 +177,7 @@ def evaluate_scenario(
             *(run for run in result.stages if run.key not in listed),
             *snapshot_runs,
         ),
-        meta={**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint},
+        meta=_meta(poisoned, cached_images(environment.dataset)),
         attack_failed=floor is not None and floor < environment.asr_floor,
         wall_seconds=time.perf_counter() - started,
         scores=result.scores,
@@ -186,6 +186,15 @@ def evaluate_scenario(
         poison_mask=poisoned.poison_mask if poisoned.poison_known else None,
         preview=poisoned.preview,
     )
+
+
+def _meta(poisoned: PoisonedDataset, images: Images) -> dict[str, Any]:
+    """What is told of the data: beside counts, what the attacker wants images to be called."""
+    meta = {**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint}
+    targets = np.unique(poisoned.triggered_labels).tolist()
+    if targets:
+        meta["target_class"] = images.class_text(targets[0]) if len(targets) == 1 else f"{len(targets)} classes"
+    return meta
 
 
 def judge(result: DefenseResult, poisoned: PoisonedDataset, context: RunContext) -> dict[str, float | None]:

@@ -103,6 +103,7 @@ def _studied(results: Results) -> Table:
         ("search space", f"{results.space}: {', '.join(results.ranges) or 'nothing is searched'}"),
         ("attacks", ", ".join(dict.fromkeys(scenarios["attack"]))),
         ("poison rates", ", ".join(f"{rate:g}" for rate in sorted(scenarios["poison_rate"].dropna().unique()))),
+        ("target class", results.manifest.target),
         ("seeds", ", ".join(map(str, results.seeds))),
         ("preset", f"{config.preset}: {config.dataset}, width {config.width}"),
         ("trials", counts),
