@@ -64,6 +64,11 @@ class Images:
         return str(label) if name == str(label) else f"{label} ({name})"
 
     @property
+    def test_fingerprint(self) -> str:
+        """sha256 of the test images and labels alone."""
+        return _fingerprint(self.test_images, self.test_labels)
+
+    @property
     def image_size(self) -> int:
         """Side of the images in px."""
         return int(self.train_images.shape[1])
@@ -93,12 +98,17 @@ class Images:
             raise UserError(
                 f"train and test images must have one size, got {train_images.shape[1:3]} and {test_images.shape[1:3]}"
             )
-        digest = hashlib.sha256()
-        arrays: list[NDArray[Any]] = [train_images, train_labels, test_images, test_labels]
-        for array in arrays:
-            digest.update(str(array.shape).encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return cls(train_images, train_labels, test_images, test_labels, classes, digest.hexdigest())
+        digest = _fingerprint(train_images, train_labels, test_images, test_labels)
+        return cls(train_images, train_labels, test_images, test_labels, classes, digest)
+
+
+def _fingerprint(*arrays: NDArray[Any]) -> str:
+    """sha256 of arrays of any dtype and shape [...], in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def printable_name(name: str) -> str:

@@ -124,8 +124,14 @@ class StudyDriver:
             ray_nodes.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
             failed = self._attack_failures(build_shared(self.plan))
             if failed and len(failed) == len(self.plan.scenarios):
-                return f"{NO_ATTACK} (undefended ASR below {config.asr_floor:g}): use a larger rate or more epochs"
+                way_out = "more epochs" if self._all_received else "a larger rate or more epochs"
+                return f"{NO_ATTACK} (undefended ASR below {config.asr_floor:g}): use {way_out}"
             return self._run_trials(remaining)
+
+    @property
+    def _all_received(self) -> bool:
+        """Others have poisoned all data: no option changes the rate."""
+        return all(scenario.parsed.received for scenario in self.plan.scenarios)
 
     def _attack_failures(self, undefended: Undefended) -> list[str]:
         """Names of the scenarios whose attack does not work, each with a warning."""

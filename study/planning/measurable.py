@@ -74,5 +74,8 @@ def _obstacle(objective: str, until: str | None, defense: type[Defense], measure
         return f"a model of {defense.name} has no quarantine classes to leave out"
     missing = _PARTS.get(objective, {objective}) - measured
     if missing:
-        return f"no scenario tells {' or '.join(sorted(missing))}: nothing is poisoned, or nobody marked what is"
+        return (
+            f"no scenario tells {' or '.join(sorted(missing))}: nothing is poisoned, or the file of a given set has no "
+            "poison_mask or test_triggered_images"
+        )
     return ""

@@ -92,7 +92,8 @@ class Plan:
         environment = dataclasses.asdict(self.environment)
         for where in ("store", "device"):
             del environment[where]
-        del environment["dataset"]["data_dir"], environment["dataset"]["download"]
+        for how in ("data_dir", "download", "at_most"):  # what is read, `data_keys` tells
+            del environment["dataset"][how]
         identity = {
             "defense": self.space.defense,
             "config": dataclasses.asdict(self.full_config(point)),
@@ -127,6 +128,7 @@ def dataset_spec(config: CommonConfig) -> DatasetSpec:
         image_size=config.image_size,
         data_dir=config.data_dir,
         download=config.download,
+        at_most=tuple(split for split in ("train", "test") if f"{split}_size" not in config.model_fields_set),
     )
 
 
@@ -185,8 +187,18 @@ def _sets_rates(config: StudyConfig) -> bool:
 
 
 def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonConfig) -> Scenario:
-    """A scenario of a configuration; an attack that poisons nothing itself has no rate."""
-    rate = poison_rate if ATTACKS.find(attack.partition(":")[0]).poisons else 0.0
+    """A scenario of a configuration; an attack that poisons nothing itself has no rate.
+
+    Raises:
+        UserError: an unknown attack or class, or a size that a given training set cannot have.
+    """
+    kind = ATTACKS.find(attack.partition(":")[0])
+    if kind.received and "train_size" in config.model_fields_set and config.train_size is not None:
+        raise UserError(
+            f"--train-size changes nothing for {attack}, whose training set is taken whole, as its file has it: leave "
+            "it out, or save a smaller file"
+        )
+    rate = poison_rate if kind.poisons else 0.0
     return Scenario(attack_text(attack, config), rate, target_number(config), seed, config.preset)
 
 
@@ -204,7 +216,7 @@ def target_number(config: CommonConfig) -> int:
 def default_objective(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> str:
     """The objective that suits what a study measures; `known` as `measurable` gives it."""
     flags = defense.flagged is not None and names.FPR in known
-    if flags and config.until == "isolate":
+    if defense.flagged is not None and config.until == "isolate":
         return names.ISOLATION_SCORE if names.TPR in known else names.FPR
     if flags and names.TPR in known and names.ASR in known:
         return names.OVERALL_SCORE

@@ -28,6 +28,7 @@ from study.scenarios.poison import PoisonedDataset
 from study.scenarios.scenario import Scenario, model_spec, stage_seed
 from study.scenarios.stored_poison import stored_poison, stored_trigger
 from tracking import names
+from tracking.artifacts import Flags
 
 JUDGE_VERSION = 1  # raise it when a metric of the undefended model would change
 
@@ -65,7 +66,8 @@ class EvaluationResult:
         metrics: by name; undefined ones are None.
         series: per-epoch or per-round values, by ``stage.name``.
         stages: every stage that took part, the poisoning and the undefended model included.
-        scores, flagged, labels, poison_mask: over the training set; no mask where nobody knows what is poisoned.
+        scores, flagged, labels, poison_mask, cover_mask: over the training set; no masks where nobody knows what is
+            poisoned.
         attack_failed: the undefended ASR lies below the floor.
     """
 
@@ -80,7 +82,16 @@ class EvaluationResult:
     flagged: NDArray[np.bool_] | None = field(repr=False, default=None)
     labels: NDArray[np.int64] | None = field(repr=False, default=None)
     poison_mask: NDArray[np.bool_] | None = field(repr=False, default=None)
+    cover_mask: NDArray[np.bool_] | None = field(repr=False, default=None)
     preview: NDArray[np.uint8] | None = field(repr=False, default=None)
+
+    @property
+    def flags(self) -> Flags | None:
+        """Who was flagged, with the ground truth; None for a defense that flags nothing."""
+        if self.flagged is None or self.labels is None:
+            return None
+        fingerprint = self.meta["fingerprint"]
+        return Flags(self.flagged, self.scores, self.labels, self.poison_mask, fingerprint, self.cover_mask)
 
 
 class ImageCache:
@@ -184,6 +195,7 @@ def evaluate_scenario(
         flagged=result.flagged,
         labels=poisoned.suspect.labels,
         poison_mask=poisoned.poison_mask if poisoned.poison_known else None,
+        cover_mask=poisoned.cover_mask if poisoned.poison_known else None,
         preview=poisoned.preview,
     )
 

@@ -170,7 +170,8 @@ def _received(images: Images, attack: Given, target_label: int) -> PoisonedDatas
     poison_mask = nothing if received.poison_mask is None else received.poison_mask
     cover_mask = nothing if received.cover_mask is None else received.cover_mask & ~poison_mask
     shown = received.images[poison_mask][:PREVIEW_IMAGES]
-    meta: dict[str, Any] = {"n_train": len(received.labels), "clean_fingerprint": images.fingerprint}
+    # Which training images are clean the file alone could tell: of the data that were loaded, the test set is.
+    meta: dict[str, Any] = {"n_train": len(received.labels), "test_fingerprint": images.test_fingerprint}
     if received.poison_mask is not None:
         meta |= {
             "n_poison": int(poison_mask.sum()),

@@ -1,5 +1,6 @@
 """Labels are related to what exists: classes are bounded by the images, and those without images are told of."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,14 @@ def test_a_class_is_shown_by_number_and_name(tmp_path: Path, images: Images) -> 
     assert load(tmp_path, images).class_text(2) == "2"  # the name says no more
     assert printable_name("a\nb\x1b[31m\udcff") == "a?b?[31m?"
     assert printable_name("x" * 99) == "x" * 59 + "…"
+
+
+@pytest.mark.parametrize(("size", "taken"), [(64, 64), (10_000, 128), (127, 128)])
+def test_a_size_that_nobody_asked_for_is_at_most(tmp_path: Path, images: Images, size: int, taken: int) -> None:
+    labels = images.train_labels.copy()
+    labels[0] = 1  # class 0 has 31 of 128
+    spec = DatasetSpec(save_npz(tmp_path / "data.npz", images, train_labels=labels), train_size=size)
+    assert len(load_dataset(dataclasses.replace(spec, at_most=("train",))).train_labels) == taken
+    if taken != size:
+        with pytest.raises(UserError, match="--train-size"):
+            load_dataset(dataclasses.replace(spec, at_most=("test",)))
