@@ -195,7 +195,7 @@ def evaluate_scenario(
         flagged=result.flagged,
         labels=poisoned.suspect.labels,
         poison_mask=poisoned.poison_mask if poisoned.poison_known else None,
-        cover_mask=poisoned.cover_mask if poisoned.poison_known else None,
+        cover_mask=poisoned.cover_mask if poisoned.covers_known else None,
         preview=poisoned.preview,
     )
 

@@ -47,6 +47,11 @@ class PoisonedDataset:
     preview: Pixels
     poison_known: bool = True
 
+    @property
+    def covers_known(self) -> bool:
+        """False for received data whose covers nobody marked: `cover_mask` then means nothing."""
+        return self.poison_known and "n_cover" in self.meta
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -175,8 +180,8 @@ def _received(images: Images, attack: Given, target_label: int) -> PoisonedDatas
     if received.poison_mask is not None:
         meta |= {
             "n_poison": int(poison_mask.sum()),
-            "n_cover": int(cover_mask.sum()),
             "effective_rate": float(poison_mask.mean()),
+            **({} if received.cover_mask is None else {"n_cover": int(cover_mask.sum())}),
         }
     return PoisonedDataset(
         suspect=SuspectDataset.of(received.images, received.labels, images.num_classes),

@@ -222,6 +222,13 @@ def test_a_target_that_the_file_does_not_have_is_refused(images: Images, tmp_pat
     small_plan(dataset, tmp_path, attacks=("given",), target_label=2)
 
 
+def test_covers_are_known_where_the_file_marks_them(images: Images, tmp_path: Path) -> None:
+    for changes, known in (({}, False), ({"cover_mask": np.zeros(128, dtype=bool)}, True)):
+        given_file(tmp_path / "t.npz", images, made(images), **changes)
+        assert poison(images, parse_attack(f"given:file={tmp_path / 't.npz'}"), 0.0, 1, 0).covers_known is known
+    assert made(images).covers_known
+
+
 def test_what_is_not_known_to_be_clean_is_not_called_so(images: Images, tmp_path: Path) -> None:
     given_file(tmp_path / "t.npz", images, made(images))
     meta = poison(images, parse_attack(f"given:file={tmp_path / 't.npz'}"), 0.0, 1, 0).meta
