@@ -6,8 +6,9 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -26,7 +27,11 @@ from study.cli.terminal import (
 )
 from study.config.config import CommonConfig, PoisonRate, Seed, resolve
 from study.scenarios.oracle_defenses import check_defense, find_defense
+from study.scenarios.untold import untold
 from tracking import names
+
+if TYPE_CHECKING:
+    from tracking.artifacts import Flags
 
 
 class EvaluateConfig(CommonConfig):
@@ -49,35 +54,87 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options from a file, with the same names")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole result here; - for standard output")
+    parser.add_argument(
+        "--flags", type=Path, metavar="FILE", help="write who was flagged, and the scores, as .csv or .npz"
+    )
     add_options(parser, EvaluateConfig)
 
     def work() -> int:
         namespace = parser.parse_args(arguments)
         config = resolve(EvaluateConfig, given_options(namespace, EvaluateConfig), namespace.config)
         check_defense(config.defense)
-        return _evaluate(config, namespace.json)
+        return _evaluate(config, Targets(namespace.json, namespace.flags))
 
     return run_command(work, "stopped; finished stages are in the store and the same command goes on from there")
 
 
-def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
+@dataclass(frozen=True)
+class Targets:
+    """Files that are written; None for those that nobody asked for.
+
+    Attributes:
+        json: the whole result; ``-`` is standard output.
+        flags: who was flagged.
+    """
+
+    json: Path | None
+    flags: Path | None
+
+    @property
+    def to_stdout(self) -> bool:
+        """Standard output holds JSON and nothing else."""
+        return self.json is not None and str(self.json) == "-"
+
+    def check(self, defense: str) -> None:
+        """Refuses now what could not be written once the work is done.
+
+        Raises:
+            UserError: a file that cannot be written, or flags of a defense that flags nothing.
+        """
+        from study.planning.places import check_file
+
+        if self.json is not None and not self.to_stdout:
+            check_file(self.json, "--json")
+        if self.flags is None:
+            return
+        if self.flags.suffix.lower() not in (".csv", ".npz"):
+            raise UserError(f"--flags must name a file that ends in .csv or .npz, got {self.flags}: rename it")
+        if find_defense(defense).flagged is None:
+            raise UserError(f"--flags writes who was flagged, and {defense} flags nothing: leave it out")
+        check_file(self.flags, "--flags")
+
+    def write(self, report: dict[str, Any], flags: "Flags | None") -> None:
+        """Writes the files, and JSON on standard output if that was asked for."""
+        from defenses.storage.atomic_files import disk_errors, write_atomic
+        from tracking.artifacts import write_flags_file
+
+        text = json.dumps(report, indent=1) + "\n"
+        if self.to_stdout:
+            sys.stdout.write(text)
+        elif self.json is not None:
+            with disk_errors(self.json):
+                write_atomic(self.json, text)
+        if self.flags is not None and flags is not None:
+            with disk_errors(self.flags):
+                write_flags_file(self.flags, flags)
+
+
+def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
     import torch
 
     from study.attacks.groups import split_rate
     from study.planning.devices import settle_precision
     from study.planning.idle_options import check_options_act, idle_fields
-    from study.planning.places import check_file, check_places
+    from study.planning.places import check_places
     from study.planning.plan import build_evaluation_context, build_scenario, fixed_fields
-    from study.planning.scenario_checks import check_scenarios
+    from study.planning.scenario_checks import check_scenarios, tell_misread
     from study.scenarios.evaluation import cached_images, evaluate_scenario
 
-    to_stdout = target is not None and str(target) == "-"
+    targets.check(config.defense)
     space = _load_space(config.defense)
     fields = fixed_fields(config, space)
     device = _device(config.device)
     check_places(config)
-    if target is not None and not to_stdout:
-        check_file(target, "--json")
     torch.set_num_threads(config.threads)
     environment = build_evaluation_context(config, space, device, settle_precision(config.precision, device))
     attack, own_rate = split_rate(config.attack)
@@ -85,19 +142,18 @@ def _evaluate(config: EvaluateConfig, target: Path | None) -> int:
     check_options_act(config, [scenario.attack])
     if note := idle_fields(config, find_defense(config.defense)):
         print_error(f"warning: {note}")
-    check_scenarios([scenario], cached_images(environment.dataset), environment)
+    images = cached_images(environment.dataset)
+    check_scenarios([scenario], images, environment)
+    tell_misread(config.target_label, images)
     started = time.perf_counter()
     progress = EpochProgress()
     result = evaluate_scenario(config.defense, fields, scenario, environment, config.until, progress)
     progress.close()
     defense = find_defense(config.defense)
     report = _report(result, dataclasses.asdict(defense.config_type.from_mapping(fields)), config, environment)
-    if target is not None and not to_stdout:
-        _write(target, report)
-    if to_stdout:
-        sys.stdout.write(json.dumps(report, indent=1) + "\n")
-    else:
-        print_line(_text(report, time.perf_counter() - started))
+    targets.write(report, result.flags)
+    if not targets.to_stdout:
+        print_line(_text(report, scenario.name, time.perf_counter() - started))
     return 0
 
 
@@ -148,22 +204,29 @@ def _report(result: Any, defense_config: dict[str, Any], config: EvaluateConfig,
     }
 
 
-def _write(target: Path, report: dict[str, Any]) -> None:
-    from defenses.storage.atomic_files import disk_errors, write_atomic
+def _headline(report: dict[str, Any], name: str) -> str:
+    """Which defense, and what it was put to."""
+    scenario, data = report["scenario"], report["data"]
+    rate = scenario["poison_rate"] or data.get("effective_rate")
+    parts = [
+        f"attack {scenario['attack']}",
+        f"poison rate {rate:.4g}" if rate else "",
+        f"seed {scenario['seed']}",
+        f"target class {data['target_class']}" if "target_class" in data else "",
+        f"{report['environment']['dataset']}, preset {report['environment']['preset']}",
+    ]
+    return f"{report['defense']} on {name}: {', '.join(filter(None, parts))}"
 
-    with disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(target, json.dumps(report, indent=1) + "\n")
 
-
-def _text(report: dict[str, Any], seconds: float) -> str:
+def _text(report: dict[str, Any], name: str, seconds: float) -> str:
     metrics = report["metrics"]
     undefended = {"ca": metrics.get("ca_undefended"), "asr": metrics.get("asr_undefended")}
     rows = [
-        ["undefended", *(format_number(undefended.get(name), 4) for name in names.HEADLINE)],
-        [report["defense"], *(format_number(metrics.get(name), 4) for name in names.HEADLINE)],
+        ["undefended", *(format_number(undefended.get(metric), 4) for metric in names.HEADLINE)],
+        [report["defense"], *(format_number(metrics.get(metric), 4) for metric in names.HEADLINE)],
     ]
-    lines = [table(["model", *(name.upper() for name in names.HEADLINE)], rows)]
+    heading = table(["model", *(metric.upper() for metric in names.HEADLINE)], rows)
+    lines = [_headline(report, name), "", heading, *untold(report["scenario"]["attack"], metrics)]
     if report["attack_failed"]:
         lines.append("ATTACK FAILED: it does not work undefended either, so no defense is credited for it")
     stages = ", ".join(

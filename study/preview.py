@@ -11,10 +11,11 @@ from defenses.storage.store import Store, open_store
 from study.attacks.api import TEST, TRAIN, Pixels, selection_order
 from study.attacks.support.fitting import FitContext
 from study.config.config import StudyConfig
-from study.datasets import load_dataset
 from study.datasets.images import Images
 from study.planning.places import check_file, check_places
-from study.planning.plan import build_scenarios, dataset_spec
+from study.planning.plan import build_scenarios, dataset_spec, target_number
+from study.planning.scenario_checks import check_target, tell_misread
+from study.scenarios.evaluation import cached_images
 from study.scenarios.poison import apply_in_chunks
 from study.scenarios.scenario import Scenario
 
@@ -25,8 +26,8 @@ _PAPER, _INK = "#ffffff", "#222222"
 _BLOCKS = ("clean", "as poison in training", "difference x 10", "with the trigger at test")
 
 
-def write_preview(path: Path, config: StudyConfig) -> None:
-    """Draws a row for each attack of a configuration and writes the picture as PNG.
+def write_preview(path: Path, config: StudyConfig) -> str:
+    """Draws a row for each attack of a configuration and writes the picture as PNG. Returns its target, as text.
 
     All dirty-label attacks show the same images. Trained parts come from the store, or are trained and kept there.
 
@@ -36,12 +37,16 @@ def write_preview(path: Path, config: StudyConfig) -> None:
     check_file(path, "--preview")
     check_places(config)
     torch.set_num_threads(config.threads)
-    images = load_dataset(dataset_spec(config))
+    images = cached_images(dataset_spec(config))
     store = open_store(config.store_place)
     scenarios = {scenario.attack: scenario for scenario in build_scenarios(config) if scenario.parsed.poisons}
+    for scenario in scenarios.values():
+        check_target(scenario, images)
+    tell_misread(config.target_label, images)
     rows = [(name, _blocks(scenario, images, store)) for name, scenario in scenarios.items()]
     with disk_errors(path):
         _sheet(rows).save(path, format="PNG")
+    return images.class_text(target_number(config))
 
 
 def _blocks(scenario: Scenario, images: Images, store: Store) -> list[Pixels]:

@@ -85,7 +85,7 @@ def _known(count: int | None) -> str:
 def describe(state: StudyStatus) -> str:
     """Everything about one study, in lines."""
     parts = [
-        _headline(state),
+        "\n".join([_headline(state), *([f"target class {state.manifest.target}"] if state.manifest else [])]),
         overview(state.parts, state.folder.parent) if state.parts else _best(state),
         "" if state.parts else _scenarios(state),
         _list("Running", [_running(state, trial) for trial in state.trials if trial.state == "running"]),
@@ -188,6 +188,7 @@ def as_json(state: StudyStatus) -> dict[str, Any]:
         "trials": {"planned": state.planned, "left": state.left}
         | {name: None if counts is None else counts[name] for name in states},
         "objective": (state.manifest.objective or None) if state.manifest else None,
+        "target": state.manifest.target if state.manifest else None,
         "directions": list(state.ledger.directions) if state.ledger else None,
         "best": [_trial(trial) for trial in state.front],
         "knee": state.best.number if state.has_knee and state.best else None,

@@ -13,59 +13,18 @@ from tracking import names
 _CLEAN, _POISON, _INK = "#4477aa", "#cc3311", "#222222"
 
 
-def write_flags(
-    folder: Path,
-    scores: NDArray[np.float64] | None,
-    flagged: NDArray[np.bool_],
-    labels: NDArray[np.int64],
-    poison_mask: NDArray[np.bool_] | None,
-    fingerprint: str,
-) -> None:
-    """``flags/flagged.csv``, a row a training image, and ``flags/scores.npz`` with the same as arrays.
-
-    Args:
-        folder: of the run's artifacts.
-        scores: float64 [N], or None for a defense that only flags.
-        poison_mask: bool [N], ground truth that the study knows and the defense does not; None writes no such column.
-        fingerprint: of the suspect dataset that the rows index.
-    """
-    csv, npz = folder / names.FLAGGED_CSV, folder / names.SCORES_NPZ
-    csv.parent.mkdir(parents=True, exist_ok=True)
-    shown = np.full(len(flagged), np.nan) if scores is None else scores
-    truth = [] if poison_mask is None else [poison_mask]
-    table = np.column_stack([np.arange(len(flagged)), shown, labels, flagged, *truth])
-    text = io.StringIO()
-    np.savetxt(
-        text,
-        table,
-        fmt=["%d", "%.9g", *["%d"] * (table.shape[1] - 2)],
-        delimiter=",",
-        header="index,score,label,flagged" + ",is_poison" * len(truth),
-        comments="",
-    )
-    csv.write_text(text.getvalue(), encoding="utf-8")
-    arrays: dict[str, NDArray[np.generic]] = {
-        "flagged": flagged,
-        "labels": labels,
-        "dataset_fingerprint": np.array(fingerprint),
-    }
-    if poison_mask is not None:
-        arrays["is_poison"] = poison_mask
-    if scores is not None:
-        arrays["scores"] = scores
-    np.savez_compressed(npz, allow_pickle=False, **arrays)
-
-
 @dataclass(frozen=True)
 class Flags:
-    """Who was flagged on a scenario, as `write_flags` kept it.
+    """Who was flagged on a scenario.
 
     Attributes:
         flagged: bool [N].
         scores: float64 [N], higher = more suspicious; None for a defense that only flags.
         labels: int64 [N], as received.
-        is_poison: bool [N], ground truth; None where nobody marked the poison.
+        is_poison: bool [N], ground truth that the study knows and the defense does not; None where nobody marked the
+            poison.
         fingerprint: of the suspect dataset that the rows index.
+        is_cover: bool [N], images with a trigger and their own label; None where nobody knows, and in older files.
     """
 
     flagged: NDArray[np.bool_]
@@ -73,11 +32,75 @@ class Flags:
     labels: NDArray[np.int64]
     is_poison: NDArray[np.bool_] | None
     fingerprint: str
+    is_cover: NDArray[np.bool_] | None = None
 
     @property
     def indices(self) -> NDArray[np.int64]:
         """The flagged samples' positions in the training set, ascending: int64 [M]."""
         return np.flatnonzero(self.flagged)
+
+    @property
+    def _truth(self) -> dict[str, NDArray[np.bool_]]:
+        """The masks that are known, by column."""
+        known = {"is_poison": self.is_poison, "is_cover": self.is_cover}
+        return {name: mask for name, mask in known.items() if mask is not None}
+
+
+def write_flags(
+    folder: Path,
+    scores: NDArray[np.float64] | None,
+    flagged: NDArray[np.bool_],
+    labels: NDArray[np.int64],
+    poison_mask: NDArray[np.bool_] | None,
+    fingerprint: str,
+    cover_mask: NDArray[np.bool_] | None = None,
+) -> None:
+    """``flags/flagged.csv``, a row a training image, and ``flags/scores.npz`` with the same as arrays.
+
+    Args:
+        folder: of the run's artifacts.
+        scores: float64 [N], or None for a defense that only flags.
+        poison_mask, cover_mask: bool [N], ground truth; None writes no such column.
+        fingerprint: of the suspect dataset that the rows index.
+    """
+    flags = Flags(flagged, scores, labels, poison_mask, fingerprint, cover_mask)
+    (folder / names.FLAGGED_CSV).parent.mkdir(parents=True, exist_ok=True)
+    for name in (names.FLAGGED_CSV, names.SCORES_NPZ):
+        write_flags_file(folder / name, flags)
+
+
+def write_flags_file(path: Path, flags: Flags) -> None:
+    """Flags as a table where the file's name ends in ``.csv``, else as an npz of arrays."""
+    if path.suffix.lower() == ".csv":
+        path.write_text(_as_csv(flags), encoding="utf-8")
+        return
+    arrays: dict[str, NDArray[np.generic]] = {
+        "flagged": flags.flagged,
+        "labels": flags.labels,
+        "dataset_fingerprint": np.array(flags.fingerprint),
+        **flags._truth,
+    }
+    if flags.scores is not None:
+        arrays["scores"] = flags.scores
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _as_csv(flags: Flags) -> str:
+    """A row a training image."""
+    truth = flags._truth
+    shown = np.full(len(flags.flagged), np.nan) if flags.scores is None else flags.scores
+    table = np.column_stack([np.arange(len(shown)), shown, flags.labels, flags.flagged, *truth.values()])
+    text = io.StringIO()
+    np.savetxt(
+        text,
+        table,
+        fmt=["%d", "%.9g", *["%d"] * (table.shape[1] - 2)],
+        delimiter=",",
+        header=",".join(["index", "score", "label", "flagged", *truth]),
+        comments="",
+    )
+    return text.getvalue()
 
 
 def read_flags(path: Path) -> Flags:
@@ -95,6 +118,7 @@ def read_flags(path: Path) -> Flags:
                 arrays["labels"],
                 arrays.get("is_poison"),
                 str(arrays["dataset_fingerprint"]),
+                arrays.get("is_cover"),
             )
     except (KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error

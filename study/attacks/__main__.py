@@ -46,8 +46,8 @@ def _preview(namespace: Namespace) -> int:
 
     given = {"attacks": (_ONE_ROW,), **given_options(namespace, StudyConfig)}
     config = resolve(StudyConfig, given)
-    write_preview(namespace.preview, config)
-    print_line(f"drawn: {namespace.preview}")
+    target = write_preview(namespace.preview, config)
+    print_line(f"drawn: {namespace.preview}, target class {target}")
     return 0
 
 

@@ -19,7 +19,7 @@ from study.attacks.api import Attack, AttackConfig, Pixels, State
 from study.attacks.support.cartoon import draw_cartoon
 from study.attacks.support.fitting import FitContext
 from study.attacks.support.pixels import Values, blend
-from study.datasets.image_files import open_picture, readable
+from study.datasets.image_files import as_rgb, open_picture, readable, special_reading
 from study.datasets.images import Images
 
 
@@ -84,11 +84,17 @@ class BlendedImage(_Blended):
 
 
 def picture_identity(path: str) -> str:
-    """The sha256 of a picture, or an empty string for the cartoon; `UserError` when it cannot be read."""
+    """What a picture is read to: the sha256 of the file, and what is done to it beyond that; empty for the cartoon.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     if not path:
         return ""
+    with open_picture(path, _complaint(path)) as picture:
+        special = special_reading(picture)
     with readable(_complaint(path)):
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return " ".join(filter(None, [hashlib.sha256(Path(path).read_bytes()).hexdigest(), special]))
 
 
 def picture_at(path: str, size: int) -> Values:
@@ -105,5 +111,5 @@ def _read_picture(path: str, size: int) -> Pixels:
     from PIL import Image, ImageOps
 
     with open_picture(path, _complaint(path)) as file:
-        square = ImageOps.fit(file.convert("RGB"), (size, size), Image.Resampling.BOX)
+        square = ImageOps.fit(as_rgb(file), (size, size), Image.Resampling.BOX)
     return np.asarray(square)

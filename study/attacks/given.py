@@ -1,6 +1,7 @@
 """Data that somebody else has poisoned: any defense runs on them, and is judged as far as the file allows."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from study.datasets.images import Images
 from study.datasets.npz import read_arrays, read_images, read_labels
 
 _REQUIRED = ("train_images", "train_labels")
-_OPTIONAL = ("poison_mask", "cover_mask", "original_labels", "test_triggered_images", "test_triggered_labels")
+_TRIGGERED = ("test_triggered_images", "test_triggered_labels", "test_triggered_original_labels")
+_OPTIONAL = ("poison_mask", "cover_mask", "original_labels", *_TRIGGERED)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Received:
         images: uint8 [N, H, W, 3].
         labels, original_labels: int64 [N]; the same where the file does not tell the originals.
         poison_mask, cover_mask: bool [N], or None where nobody marked them.
-        triggered_images, triggered_labels: uint8 [M, H, W, 3] and int64 [M]; M = 0 where there are none.
+        triggered_images, triggered_labels: uint8 [M, H, W, 3] and int64 [M]; M = 0 where there are none. Those that
+            have the attacker's label anyway are left out, where the file tells their own labels.
     """
 
     images: Pixels
@@ -64,14 +67,15 @@ class Given(Attack):
 
     def check(self, images: Images) -> None:
         """Reads the whole file and refuses what does not fit."""
-        self.read(images, 0)
+        self.read(images, None)
 
-    def read(self, images: Images, target_label: int) -> Received:
+    def read(self, images: Images, target_label: int | None) -> Received:
         """The file's content, checked against the clean data.
 
         Args:
             images: the clean data; only their test set, size and classes are used.
-            target_label: what triggered test images should be called where the file does not say.
+            target_label: what triggered test images should be called where the file does not say; None where nobody
+                asks.
 
         Raises:
             UserError: no file, a missing array, or one of another type, length, image size or class.
@@ -81,24 +85,41 @@ class Given(Attack):
         path = Path(self.config.file)
         arrays = read_arrays(path, _REQUIRED, _OPTIONAL)
         train = read_images(arrays["train_images"], "train_images")
-        labels = read_labels(arrays["train_labels"], "train_labels")
-        triggered = train[:0]
-        if "test_triggered_images" in arrays:
-            triggered = read_images(arrays["test_triggered_images"], "test_triggered_images")
-        wanted = np.full(len(triggered), target_label, dtype=np.int64)
-        if "test_triggered_labels" in arrays:
-            wanted = read_labels(arrays["test_triggered_labels"], "test_triggered_labels")
-        original = read_labels(arrays.get("original_labels", labels), "original_labels")
-        for name, checked, count in (
-            ("train_labels", labels, len(train)),
-            ("original_labels", original, len(train)),
-            ("test_triggered_labels", wanted, len(triggered)),
-        ):
-            _check_labels(path, name, checked, count, images.num_classes)
-        for name, pixels in (("train_images", train), ("test_triggered_images", triggered)):
-            _check_size(path, name, pixels, images)
+        _check_size(path, "train_images", train, images)
+        labels = _labels(path, arrays, "train_labels", len(train), images)
+        original = _labels(path, {"original_labels": labels, **arrays}, "original_labels", len(train), images)
+        triggered, wanted = self._triggered(path, arrays, images, target_label)
+        if target_label is not None and len(triggered) and not np.isin(wanted, labels).all():
+            missing = images.class_text(int(wanted[~np.isin(wanted, labels)][0]))
+            raise UserError(
+                f"{path}: triggered test images must be wanted as a class with training images, and {missing} has "
+                "none: write their test_triggered_labels, or name the class with --target-label"
+            )
         masks = [_mask(path, name, arrays.get(name), len(train)) for name in ("poison_mask", "cover_mask")]
         return Received(train, labels, original, masks[0], masks[1], triggered, wanted)
+
+    def _triggered(
+        self, path: Path, arrays: dict[str, NDArray[Any]], images: Images, target_label: int | None
+    ) -> tuple[Pixels, Labels]:
+        """Triggered test images and what they should be called; none that are called so anyway, where that is known."""
+        triggered = images.test_images[:0]
+        if "test_triggered_images" in arrays:
+            triggered = read_images(arrays["test_triggered_images"], "test_triggered_images")
+        _check_size(path, "test_triggered_images", triggered, images)
+        default = np.full(len(triggered), target_label or 0, dtype=np.int64)
+        told = {"test_triggered_labels": default, **arrays}
+        wanted = _labels(path, told, "test_triggered_labels", len(triggered), images)
+        if "test_triggered_original_labels" in arrays and not self.config.include_target:
+            own = _labels(path, arrays, "test_triggered_original_labels", len(triggered), images)
+            triggered, wanted = triggered[own != wanted], wanted[own != wanted]
+        return triggered, wanted
+
+
+def _labels(path: Path, arrays: Mapping[str, NDArray[Any]], name: str, count: int, images: Images) -> Labels:
+    """The labels of that name, int64 [count], in the range of the data's classes."""
+    labels = read_labels(arrays[name], name)
+    _check_labels(path, name, labels, count, images.num_classes)
+    return labels
 
 
 def _check_labels(path: Path, name: str, labels: Labels, count: int, num_classes: int) -> None:

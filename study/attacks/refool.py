@@ -17,7 +17,7 @@ from defenses.registry import UserError
 from study.attacks.api import TEST, TRAIN, Attack, AttackConfig, Pixels, State
 from study.attacks.support.fitting import FitContext
 from study.attacks.support.pixels import Values, to_uint8
-from study.attacks.support.reflections import content_hash, find_photographs, paint, read_photographs
+from study.attacks.support.reflections import content_hash, find_photographs, paint, read_photographs, tell_passed_over
 from study.datasets.images import Images
 
 _PAPER_SIZE = 32  # px of the images for which shifts are given
@@ -76,6 +76,7 @@ class Refool(Attack):
                 )
         if self.config.trigger_dir:
             find_photographs(self.config.trigger_dir, self.config.pool_size)
+            tell_passed_over(self.config.trigger_dir)
 
     def fit(self, images: Images, context: FitContext) -> State:
         """The pictures, the same for training and test, and what each image gets of them."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -19,6 +20,7 @@ from pydantic import (
 
 from defenses.registry import UserError, nearest
 from defenses.storage.remote import is_url
+from defenses.text_numbers import parse_whole
 from search_spaces import SEARCH_SPACES
 from study.cli.options import explain, is_tuple, shortened
 from study.cli.paths import expand_home
@@ -67,11 +69,21 @@ def _address(value: str | None) -> str | None:
     return None if value is None else absolute_address(value)  # of a file: later commands run in other folders
 
 
+def _target(value: object) -> object:
+    """A class's number where the text is one, else its name."""
+    number = parse_whole(value) if isinstance(value, str) else None
+    label = value if number is None else number
+    if isinstance(label, bool) or not isinstance(label, int | str) or (isinstance(label, int) and label < 0):
+        raise ValueError(f"a target is a class's number, from 0, or its name, got {shortened(repr(value))}")
+    return label
+
+
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 OUT = Path("runs")
 """The folder of all studies, unless another is named."""
 M = TypeVar("M", bound="CommonConfig")
 PoisonRate = Annotated[float, AfterValidator(_rate)]
+TargetLabel = Annotated[str | int, BeforeValidator(_target)]
 
 
 class CommonConfig(BaseModel):
@@ -86,7 +98,9 @@ class CommonConfig(BaseModel):
     train_size: int | None = Field(None, description="class-balanced subset of the training images", gt=0)
     test_size: int | None = Field(None, description="class-balanced subset of the test images", gt=0)
     image_size: int = Field(32, description="px that the images of a folder are resized to", ge=8, le=1024)
-    target_label: int = Field(0, description="the class the attacker wants", ge=0)
+    target_label: TargetLabel = Field(
+        0, description="the class the attacker wants: its number from 0, or its name (name:7 where that is a number)"
+    )
     trigger_image: Path | None = Field(None, description="picture for blended_image instead of the one that is drawn")
     trigger_dir: Path | None = Field(None, description="folder of photographs for refool instead of drawn reflections")
     model: str | None = Field(None, description="resnet18 or preact_resnet18; the defense's own by default")

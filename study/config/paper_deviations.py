@@ -40,6 +40,11 @@ def preset_changes(config: StudyConfig, config_type: type[Config], base: Mapping
     paper |= {name: getattr(default, name) for name in base}
     here |= base
     docs |= {field.name: field.metadata["doc"] for field in dataclasses.fields(config_type)}
+    of_preset = PRESETS.get(config.preset, {})
+    if config.dataset != of_preset.get("dataset"):  # a preset's sizes are made for its own data
+        for name in ("train_size", "test_size"):
+            if here[name] is not None and here[name] == of_preset.get(name):
+                here[name] = f"at most {here[name]}"
     return [
         Change(name, _text(paper[name]), _text(here[name]), docs[name], name in config.set)
         for name in paper

@@ -1,6 +1,7 @@
 """Clean image datasets, all uint8 in memory: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE``, ``folder:DIR``."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from defenses.seeds import derive_seed
 from study.cli.paths import expand_home
 from study.datasets.images import Images
 
+log = logging.getLogger(__name__)
+_SHOWN = 5  # classes that a message names
 Loader = Callable[["DatasetSpec"], Images]
 
 DATASETS: Registry[Loader] = Registry(
@@ -36,6 +39,7 @@ class DatasetSpec:
     Attributes:
         name: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE`` or ``folder:DIR``.
         train_size, test_size: class-balanced subsets; None for all.
+        at_most: splits (``train``, ``test``) whose size nobody asked for: data that cannot give it are taken whole.
         image_size: side in px that a folder's images are resized to; ignored elsewhere.
         data_dir: where downloads lie.
         download: fetch what is missing; never done unasked.
@@ -47,6 +51,7 @@ class DatasetSpec:
     image_size: int = 32
     data_dir: Path = Path(".data")
     download: bool = False
+    at_most: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -71,16 +76,77 @@ def load_dataset(spec: DatasetSpec) -> Images:
         raise UserError(f"dataset {kind!r} needs a path: write --dataset {kind}:PATH")
     if kind not in ("npz", "folder") and spec.name != kind:
         raise UserError(f"dataset {kind!r} takes nothing after its name, got {spec.name!r}: write --dataset {kind}")
-    loaded = DATASETS[kind](spec)
-    train = balanced_subset(loaded.train_labels, spec.train_size, loaded.num_classes, "train")
-    test = balanced_subset(loaded.test_labels, spec.test_size, loaded.num_classes, "test")
-    return Images.of(
-        loaded.train_images[train],
-        loaded.train_labels[train],
-        loaded.test_images[test],
-        loaded.test_labels[test],
-        loaded.classes,
-    )
+    try:
+        loaded = DATASETS[kind](spec)
+        _check_classes(spec.name, loaded)
+        train = _subset(spec, loaded.train_labels, spec.train_size, loaded.num_classes, "train")
+        test = _subset(spec, loaded.test_labels, spec.test_size, loaded.num_classes, "test")
+        return Images.of(
+            loaded.train_images[train],
+            loaded.train_labels[train],
+            loaded.test_images[test],
+            loaded.test_labels[test],
+            loaded.classes,
+        )
+    except MemoryError as error:
+        raise UserError(
+            f"{spec.name} must fit into memory, and does not: use a smaller set or smaller images"
+        ) from error
+
+
+def _check_classes(name: str, loaded: Images) -> None:
+    """Refuses data with a single class, and tells of classes without images: their numbers may be shifted by one.
+
+    Raises:
+        UserError: fewer than two classes have training images.
+    """
+    counts = {
+        "training": np.bincount(loaded.train_labels, minlength=loaded.num_classes),
+        "test": np.bincount(loaded.test_labels, minlength=loaded.num_classes),
+    }
+    filled = np.flatnonzero(counts["training"])
+    if len(filled) < 2:
+        only = ", ".join(map(loaded.class_text, filled.tolist()))
+        raise UserError(f"{name} must have training images of at least 2 classes, got those of class {only} alone")
+    for split, count in counts.items():
+        empty = np.flatnonzero(count == 0).tolist()
+        if empty:
+            log.warning(
+                "%s: %d of %d classes have no %s images: %s%s",
+                name,
+                len(empty),
+                loaded.num_classes,
+                split,
+                listed(list(map(loaded.class_text, empty))),
+                "; labels count from 0, without gaps" if split == "training" else "",
+            )
+
+
+def listed(texts: Sequence[str]) -> str:
+    """A few of them, and how many more there are."""
+    more = [f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else []
+    return ", ".join([*texts[:_SHOWN], *more])
+
+
+def _subset(
+    spec: DatasetSpec, labels: NDArray[np.int64], size: int | None, num_classes: int, split: str
+) -> NDArray[np.int64] | slice:
+    """As `balanced_subset`; all, and a warning, where a size that nobody asked for cannot be given."""
+    try:
+        return balanced_subset(labels, size, num_classes, split)
+    except UserError:
+        if split not in spec.at_most:
+            raise
+    if size is not None and size < len(labels):
+        log.warning(
+            "%s: it has not the preset's %d %s images, as many of each class: all %d are taken; --%s-size for fewer",
+            spec.name,
+            size,
+            split,
+            len(labels),
+            split,
+        )
+    return slice(None)
 
 
 def balanced_subset(

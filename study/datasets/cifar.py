@@ -60,14 +60,14 @@ def load_cifar100(spec: DatasetSpec) -> Images:
 
 def _load(archive: _Archive, spec: DatasetSpec) -> Images:
     folder = spec.data_dir / archive.folder
-    if not (folder / archive.names).exists():
+    if not (folder / archive.names).is_file():
         if not spec.download:
             raise UserError(
                 f"dataset {spec.name!r} was looked for in {folder.resolve()} and is not there: add --download, "
                 f"or unpack {archive.url} there, or name the folder's parent with --data-dir"
             )
         _download(archive, spec)
-    classes = tuple(name for name in (folder / archive.names).read_text(encoding="utf-8").split() if name)
+    classes = tuple((folder / archive.names).read_text(encoding="utf-8", errors="replace").split())
     train = _records(folder, archive.train, archive.label_bytes)
     test = _records(folder, archive.test, archive.label_bytes)
     return Images.of(*train, *test, classes)

@@ -7,7 +7,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.registry import UserError
+from defenses.registry import UserError, nearest
+
+_LONGEST_NAME = 60  # characters of a class's name that are shown
+_SHOWN = 20  # classes that an error names
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,38 @@ class Images:
     def num_classes(self) -> int:
         """K."""
         return len(self.classes)
+
+    def find_class(self, name: str) -> int:
+        """The number of a class by its name, or by ``name:`` and its name.
+
+        Raises:
+            UserError: no class, or more than one, is called so.
+        """
+        plain = name if name in self.classes else name.removeprefix("name:")
+        numbers = [number for number, known in enumerate(self.classes) if known == plain]
+        if not numbers:
+            shown = [printable_name(known) for known in self.classes]
+            more = ", ..." if len(shown) > _SHOWN else ""
+            raise UserError(
+                f"--target-label must be the number or the name of a class, got {printable_name(plain)!r}: "
+                f"{nearest(plain, shown)}(classes: {', '.join(shown[:_SHOWN])}{more})"
+            )
+        if len(numbers) > 1:
+            raise UserError(
+                f"--target-label must be one class, and {printable_name(plain)!r} is the name of "
+                f"{', '.join(map(str, numbers[:_SHOWN]))}: give a number"
+            )
+        return numbers[0]
+
+    def class_text(self, label: int) -> str:
+        """A label as people read it: its number, and its class's name where that says more."""
+        name = printable_name(self.classes[label])
+        return str(label) if name == str(label) else f"{label} ({name})"
+
+    @property
+    def test_fingerprint(self) -> str:
+        """sha256 of the test images and labels alone."""
+        return _fingerprint(self.test_images, self.test_labels)
 
     @property
     def image_size(self) -> int:
@@ -63,12 +98,24 @@ class Images:
             raise UserError(
                 f"train and test images must have one size, got {train_images.shape[1:3]} and {test_images.shape[1:3]}"
             )
-        digest = hashlib.sha256()
-        arrays: list[NDArray[Any]] = [train_images, train_labels, test_images, test_labels]
-        for array in arrays:
-            digest.update(str(array.shape).encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return cls(train_images, train_labels, test_images, test_labels, classes, digest.hexdigest())
+        digest = _fingerprint(train_images, train_labels, test_images, test_labels)
+        return cls(train_images, train_labels, test_images, test_labels, classes, digest)
+
+
+def _fingerprint(*arrays: NDArray[Any]) -> str:
+    """sha256 of arrays of any dtype and shape [...], in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def printable_name(name: str) -> str:
+    """The name of a class in one short line; it comes from a file, and may hold anything."""
+    text = name.encode("utf-8", "replace").decode()
+    line = "".join(character if character.isprintable() else "?" for character in text)
+    return line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…"
 
 
 def _check_split(split: str, images: NDArray[Any], labels: NDArray[Any], num_classes: int) -> None:

@@ -1,7 +1,5 @@
 """Datasets in one npz file, laid out as MedMNIST lays out its own."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +11,6 @@ from study.datasets import DatasetSpec
 from study.datasets.images import Images
 
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
-# What zipfile, zlib and numpy raise for a file that is damaged, encrypted, or says that it is larger than the memory.
-_UNREADABLE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    EOFError,
-    AttributeError,
-    MemoryError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    KeyError,
-    OverflowError,
-)
 
 
 def load(spec: DatasetSpec) -> Images:
@@ -37,15 +21,41 @@ def load(spec: DatasetSpec) -> Images:
     """
     arrays = read_arrays(spec.path, KEYS, optional=("classes",))
     labels = {split: read_labels(arrays[f"{split}_labels"], f"{split}_labels") for split in ("train", "test")}
-    count = 1 + int(max(label.max(initial=0) for label in labels.values()))
-    classes = tuple(str(name) for name in arrays.get("classes", np.arange(count)).tolist())
+    count = 1 + max(int(label.max(initial=0)) for label in labels.values())
+    classes = read_classes(arrays["classes"]) if "classes" in arrays else None
+    most = len(labels["train"])
+    if (count if classes is None else len(classes)) > most > 0:
+        raise UserError(
+            f"{spec.path} must have no more classes than training images, got "
+            + (f"labels up to {count - 1}" if classes is None else f"{len(classes)} names in classes")
+            + f" and {most} images: count labels from 0, without gaps"
+        )
     return Images.of(
         read_images(arrays["train_images"], "train_images"),
         labels["train"],
         read_images(arrays["test_images"], "test_images"),
         labels["test"],
-        classes,
+        tuple(map(str, range(min(count, most + 1)))) if classes is None else classes,
     )
+
+
+def read_classes(array: NDArray[Any]) -> tuple[str, ...]:
+    """Names of classes from text, bytes or whole numbers [K].
+
+    Raises:
+        UserError: another shape or dtype, or bytes that are no UTF-8.
+    """
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        raise UserError(
+            f"classes must be a list of names, one a class, got {array.dtype} {list(array.shape)}: "
+            "save it as numpy.array([name, ...])"
+        )
+    try:
+        return tuple(name.decode() if isinstance(name, bytes) else str(name) for name in array.tolist())
+    except UnicodeDecodeError as error:
+        raise UserError(
+            "classes must be text, got bytes that are no UTF-8: save it as numpy.array([name, ...])"
+        ) from error
 
 
 def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, NDArray[Any]]:
@@ -69,12 +79,13 @@ def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...]
                         f"(it holds {', '.join(file.files) or 'nothing'})"
                     )
                 return {key: _array(file, key) for key in (*required, *optional) if key in file.files}
-    except _UNREADABLE as error:
-        raise UserError(f"{path} must be an npz file as numpy.savez writes it: {error}") from error
     except UserError:
         raise
-    except ValueError as error:
-        raise UserError(f"{path} must hold plain arrays, no Python objects: {error}") from error
+    except Exception as error:  # numpy and zipfile raise whatever they stumble on in a damaged or hostile file
+        if "allow_pickle" in str(error):
+            raise UserError(f"{path} must hold plain arrays, no Python objects: {error}") from error
+        reason = str(error) or type(error).__name__
+        raise UserError(f"{path} must be an npz file as numpy.savez writes it: {reason}") from error
 
 
 def _array(file: Any, key: str) -> NDArray[Any]:
@@ -111,4 +122,6 @@ def read_labels(array: NDArray[Any], name: str) -> NDArray[np.int64]:
         array = array[:, 0]
     if array.ndim != 1:
         raise UserError(f"{name} must have the shape [N] or [N, 1], got {list(array.shape)}")
+    if array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise UserError(f"{name} must be numbers of classes, got {array.max()}: count labels from 0, without gaps")
     return array.astype(np.int64)

@@ -30,6 +30,7 @@ from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from study.report.results_csv import results_csv
 from study.report.sections.closing import Closing
+from study.scenarios.evaluation import cached_images
 from tracking import names
 from tracking.destination import tracking_target
 from tracking.mlflow_log import Sender
@@ -43,7 +44,11 @@ def claim_folder(plan: Plan, folder: Path) -> None:
         UserError: it does, or there is a link in it.
     """
     check_no_links(folder)
-    parts = [ScenarioParts(scenario.name, **dataclasses.asdict(scenario)) for scenario in plan.scenarios]
+    images = cached_images(plan.environment.dataset)
+    parts = [
+        ScenarioParts(scenario.name, **dataclasses.asdict(scenario), target=scenario.target_text(images))
+        for scenario in plan.scenarios
+    ]
     manifest = Manifest(
         identity=plan.config.identity,
         data=plan.data_keys,
@@ -122,7 +127,7 @@ class StudyDriver:
             return why_no_result(self.ledger.rows())
         print_line(
             f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
-            f"({config.trials - remaining} done), results in {self.folder}"
+            f"({config.trials - remaining} done), target class {self.plan.target}, results in {self.folder}"
         )
         if self.plan.points_note:
             print_line(self.plan.points_note)
@@ -132,8 +137,14 @@ class StudyDriver:
             ray_nodes.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
             failed = self._attack_failures(build_shared(self.plan))
             if failed and len(failed) == len(self.plan.scenarios):
-                return f"{NO_ATTACK} (undefended ASR below {config.asr_floor:g}): use a larger rate or more epochs"
+                way_out = "more epochs" if self._all_received else "a larger rate or more epochs"
+                return f"{NO_ATTACK} (undefended ASR below {config.asr_floor:g}): use {way_out}"
             return self._run_trials(remaining)
+
+    @property
+    def _all_received(self) -> bool:
+        """Others have poisoned all data: no option changes the rate."""
+        return all(scenario.parsed.received for scenario in self.plan.scenarios)
 
     def _attack_failures(self, undefended: Undefended) -> list[str]:
         """Names of the scenarios whose attack does not work, each with a warning."""

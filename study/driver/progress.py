@@ -28,6 +28,7 @@ def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
         "images": f"{environment.dataset.name}: {len(images.train_labels)} to train and {len(images.test_labels)} to "
         f"test, {images.image_size} px, {images.num_classes} classes",
         "scenarios": " ".join(scenario.name for scenario in plan.scenarios),
+        "target": f"class {plan.target}",
         "search": f"{plan.objective}, {plan.config.sampler}, over {', '.join(plan.space.ranges) or 'nothing'}",
         "machine": f"{resources}; a trial has {plan.config.cpus:g} CPUs and {plan.gpus:g} GPUs, on "
         f"{environment.device} in {environment.precision}",

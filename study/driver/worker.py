@@ -249,8 +249,9 @@ def write_artifacts(folder: Path, result: EvaluationResult) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if result.preview is not None:
         artifacts.write_preview(folder, result.preview)
-    if result.flagged is None or result.labels is None:
+    flags = result.flags
+    if flags is None:
         return
-    fingerprint = result.meta["fingerprint"]
-    artifacts.write_flags(folder, result.scores, result.flagged, result.labels, result.poison_mask, fingerprint)
-    artifacts.write_plots(folder, result.scores, result.flagged, result.poison_mask, result.scenario.name)
+    known = (flags.scores, flags.flagged, flags.labels, flags.is_poison, flags.fingerprint, flags.is_cover)
+    artifacts.write_flags(folder, *known)
+    artifacts.write_plots(folder, flags.scores, flags.flagged, flags.is_poison, result.scenario.name)

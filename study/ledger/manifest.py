@@ -23,7 +23,11 @@ _WORST = "worst "  # before the objectives of a study that goes by its worst sce
 
 @dataclass(frozen=True)
 class ScenarioParts:
-    """Of what a scenario is made: its name alone does not always tell."""
+    """Of what a scenario is made: its name alone does not always tell.
+
+    Attributes:
+        target: the target label with its class's name; empty in a study that is too old to say, and without a target.
+    """
 
     name: str
     attack: str
@@ -31,6 +35,7 @@ class ScenarioParts:
     seed: int
     target_label: int = 0
     preset: str = "smoke"
+    target: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,13 @@ class Manifest:
         """How many trials the last command asked for; None where nobody knows."""
         planned = self.settings.get("trials")
         return planned if isinstance(planned, int) else None
+
+    @property
+    def target(self) -> str:
+        """The class the attacker wants, by number and, where it is known, by name."""
+        poisoned = [part for part in self.parts if part.poison_rate] or self.parts
+        told = dict.fromkeys(str(part.target or part.target_label) for part in poisoned)
+        return ", ".join(told) or str(self.settings.get("target_label", 0))
 
     def scenario_parts(self, name: str) -> ScenarioParts | None:
         """The parts of a scenario; None where the file does not tell."""

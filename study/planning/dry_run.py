@@ -29,7 +29,7 @@ def describe(plan: Plan) -> str:
         for name, searched in plan.space.ranges.items()
     ]
     parts = [
-        f"study {plan.config.study_name}: nothing is started",
+        f"study {plan.config.study_name}: nothing is started\n{plan.config.dataset}, target class {plan.target}",
         "Stages that all trials share, built once:\n"
         + table(["scenario", "stage", "variant", "state"], rows, left=4)
         + f"\n{states['in the store']} in the store, {states['to build']} to build",

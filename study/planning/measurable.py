@@ -80,7 +80,7 @@ def _reason(missing: set[str]) -> str:
         return "nothing is poisoned, or no test image of another class could carry the trigger"
     if missing == {names.FPR}:
         return "every image is poisoned, or nobody marked what is"
-    return "nothing is poisoned, or nobody marked what is"
+    return "nothing is poisoned, or the file of a given set has no poison_mask or test_triggered_images"
 
 
 def _obstacle(objective: str, until: str | None, defense: type[Defense], measured: frozenset[str]) -> str:

@@ -25,7 +25,7 @@ from study.ledger.pruning import Pruning, parse_pruning
 from study.planning.holdout_rules import check_holdout
 from study.planning.idle_options import check_options_act
 from study.planning.measurable import check_objective, measurable
-from study.planning.scenario_checks import check_scenarios
+from study.planning.scenario_checks import check_scenarios, tell_misread
 from study.planning.shared_stages import Build, shared_builds
 from study.scenarios.evaluation import EvaluationContext, cached_images
 from study.scenarios.oracle_defenses import check_truth, find_defense
@@ -73,6 +73,12 @@ class Plan:
         return f"The space has {points} in all, so the study ends after as many trials." if self.points else ""
 
     @property
+    def target(self) -> str:
+        """The class the attacker wants, by number and name; the same in all scenarios that have one."""
+        images = cached_images(self.environment.dataset)
+        return max(self.scenarios, key=lambda scenario: scenario.poison_rate).target_text(images)
+
+    @property
     def defense(self) -> type[Defense]:
         """The defense under study."""
         return find_defense(self.space.defense)
@@ -96,7 +102,8 @@ class Plan:
         environment = dataclasses.asdict(self.environment)
         for where in ("store", "device"):
             del environment[where]
-        del environment["dataset"]["data_dir"], environment["dataset"]["download"]
+        for how in ("data_dir", "download", "at_most"):  # what is read, `data_keys` tells
+            del environment["dataset"][how]
         identity = {
             "defense": self.space.defense,
             "config": dataclasses.asdict(self.full_config(point)),
@@ -131,6 +138,7 @@ def dataset_spec(config: CommonConfig) -> DatasetSpec:
         image_size=config.image_size,
         data_dir=config.data_dir,
         download=config.download,
+        at_most=tuple(split for split in ("train", "test") if f"{split}_size" not in config.model_fields_set),
     )
 
 
@@ -189,15 +197,36 @@ def _sets_rates(config: StudyConfig) -> bool:
 
 
 def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonConfig) -> Scenario:
-    """A scenario of a configuration; an attack that poisons nothing itself has no rate."""
-    rate = poison_rate if ATTACKS.find(attack.partition(":")[0]).poisons else 0.0
-    return Scenario(attack_text(attack, config), rate, config.target_label, seed, config.preset)
+    """A scenario of a configuration; an attack that poisons nothing itself has no rate.
+
+    Raises:
+        UserError: an unknown attack or class, or a size that a given training set cannot have.
+    """
+    kind = ATTACKS.find(attack.partition(":")[0])
+    if kind.received and "train_size" in config.model_fields_set and config.train_size is not None:
+        raise UserError(
+            f"--train-size changes nothing for {attack}, whose training set is taken whole, as its file has it: leave "
+            "it out, or save a smaller file"
+        )
+    rate = poison_rate if kind.poisons else 0.0
+    return Scenario(attack_text(attack, config), rate, target_number(config), seed, config.preset)
+
+
+def target_number(config: CommonConfig) -> int:
+    """The class the attacker wants; the images are loaded where it is given by name.
+
+    Raises:
+        UserError: no class, or more than one, has that name.
+    """
+    if isinstance(config.target_label, int):
+        return config.target_label
+    return cached_images(dataset_spec(config)).find_class(config.target_label)
 
 
 def default_objective(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> str:
     """The objective that suits what a study measures; `known` as `measurable` gives it."""
     flags = defense.flagged is not None and names.FPR in known
-    if flags and config.until == "isolate":
+    if defense.flagged is not None and config.until == "isolate":
         return names.ISOLATION_SCORE if names.TPR in known else names.FPR
     if flags and names.TPR in known and names.ASR in known:
         return names.OVERALL_SCORE
@@ -225,6 +254,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     check_options_act(config, [scenario.attack for scenario in scenarios])
     images = cached_images(environment.dataset)
     check_scenarios(scenarios, images, environment)
+    tell_misread(config.target_label, images)
     goal = build_goal(config, defense, measurable(scenarios, images))
     for scenario in scenarios if config.per_scenario else ():  # each has a search of its own, for what it tells
         build_goal(config, defense, measurable((scenario,), images))

@@ -1,5 +1,6 @@
 """Whether the scenarios of a study can be made, found out before anything is started."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,8 @@ from study.scenarios.evaluation import EvaluationContext
 from study.scenarios.poison import select
 from study.scenarios.scenario import Scenario
 
+log = logging.getLogger(__name__)
+
 
 def check_scenarios(scenarios: Sequence[Scenario], images: Images, environment: EvaluationContext) -> None:
     """Refuses a network that cannot be built, and scenarios that cannot be made, by their first failure.
@@ -24,18 +27,53 @@ def check_scenarios(scenarios: Sequence[Scenario], images: Images, environment: 
     """
     ModelSpec(environment.model, environment.width, environment.blocks, images.num_classes, images.image_size)
     for scenario in scenarios:
-        if not 0 <= scenario.target_label < images.num_classes:
-            raise UserError(
-                f"--target-label must lie in [0, {images.num_classes - 1}] for this dataset, "
-                f"got {scenario.target_label}"
-            )
-        attack = scenario.parsed
-        select(images.train_labels, attack, scenario.poison_rate, scenario.target_label, scenario.seed)
+        check_target(scenario, images)
+        attack, target = scenario.parsed, scenario.target_label
+        named = images.class_text(target)
+        select(images.train_labels, attack, scenario.poison_rate, target, scenario.seed, named)
     for scenario in {scenario.attack: scenario for scenario in scenarios}.values():
         attack = scenario.parsed
         attack.check(images)
         if attack.poisons and not attack.trained:
             _try_trigger(attack, images, FitContext(scenario.seed, scenario.target_label))
+
+
+def check_target(scenario: Scenario, images: Images) -> None:
+    """Refuses a target that is no class, or, where the attack is ours, one without training images.
+
+    Raises:
+        UserError: which rule it breaks, and a class that keeps it.
+    """
+    target = scenario.target_label
+    if not 0 <= target < images.num_classes:
+        raise UserError(
+            f"--target-label must lie in [0, {images.num_classes - 1}] for this dataset, or be the name of a class, "
+            f"got {target}"
+        )
+    if scenario.parsed.poisons and not (images.train_labels == target).any():
+        first = images.class_text(int(images.train_labels.min()))
+        raise UserError(
+            f"--target-label must be a class with training images, and {images.class_text(target)} has none: "
+            f"the first that has is {first}"
+        )
+
+
+def tell_misread(wanted: str | int, images: Images) -> None:
+    """Warns where a number was given for the target and another class has that number as its name.
+
+    Args:
+        wanted: as it was given.
+    """
+    text = str(wanted)
+    if isinstance(wanted, int) and text in images.classes and images.classes[wanted] != text:
+        log.warning(
+            "--target-label %s is class %s; the class called %s is number %d: name:%s is that one",
+            text,
+            images.class_text(wanted),
+            text,
+            images.classes.index(text),
+            text,
+        )
 
 
 def _try_trigger(attack: Attack, images: Images, context: FitContext) -> None:

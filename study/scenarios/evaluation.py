@@ -29,6 +29,7 @@ from study.scenarios.poison import PoisonedDataset
 from study.scenarios.scenario import Scenario, model_spec, stage_seed
 from study.scenarios.stored_poison import poison_key, stored_poison, stored_trigger
 from tracking import names
+from tracking.artifacts import Flags
 
 JUDGE_VERSION = 1  # raise it when a metric of the undefended model would change
 
@@ -66,7 +67,8 @@ class EvaluationResult:
         metrics: by name; undefined ones are None.
         series: per-epoch or per-round values, by ``stage.name``.
         stages: every stage that took part, the poisoning and the undefended model included.
-        scores, flagged, labels, poison_mask: over the training set; no mask where nobody knows what is poisoned.
+        scores, flagged, labels, poison_mask, cover_mask: over the training set; no masks where nobody knows what is
+            poisoned.
         attack_failed: the undefended ASR lies below the floor.
     """
 
@@ -81,7 +83,16 @@ class EvaluationResult:
     flagged: NDArray[np.bool_] | None = field(repr=False, default=None)
     labels: NDArray[np.int64] | None = field(repr=False, default=None)
     poison_mask: NDArray[np.bool_] | None = field(repr=False, default=None)
+    cover_mask: NDArray[np.bool_] | None = field(repr=False, default=None)
     preview: NDArray[np.uint8] | None = field(repr=False, default=None)
+
+    @property
+    def flags(self) -> Flags | None:
+        """Who was flagged, with the ground truth; None for a defense that flags nothing."""
+        if self.flagged is None or self.labels is None:
+            return None
+        fingerprint = self.meta["fingerprint"]
+        return Flags(self.flagged, self.scores, self.labels, self.poison_mask, fingerprint, self.cover_mask)
 
 
 class ImageCache:
@@ -179,19 +190,26 @@ def evaluate_scenario(
             *(run for run in result.stages if run.key not in listed),
             *snapshot_runs,
         ),
-        meta={
-            **poisoned.meta,
-            "fingerprint": poisoned.suspect.fingerprint,
-            names.COMPUTED_ON: describe_numerics(context.device),
-        },
+        meta=_meta(poisoned, cached_images(environment.dataset), context),
         attack_failed=floor is not None and floor < environment.asr_floor,
         wall_seconds=time.perf_counter() - started,
         scores=result.scores,
         flagged=result.flagged,
         labels=poisoned.suspect.labels,
         poison_mask=poisoned.poison_mask if poisoned.poison_known else None,
+        cover_mask=poisoned.cover_mask if poisoned.covers_known else None,
         preview=poisoned.preview,
     )
+
+
+def _meta(poisoned: PoisonedDataset, images: Images, context: RunContext) -> dict[str, Any]:
+    """What is told beside the metrics: of the data counts and what the attacker wants images to be called."""
+    computed_on = describe_numerics(context.device)
+    meta = {**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint, names.COMPUTED_ON: computed_on}
+    targets = np.unique(poisoned.triggered_labels).tolist()
+    if targets:
+        meta["target_class"] = images.class_text(targets[0]) if len(targets) == 1 else f"{len(targets)} classes"
+    return meta
 
 
 def judge(result: DefenseResult, poisoned: PoisonedDataset, context: RunContext) -> dict[str, float | None]:

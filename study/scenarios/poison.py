@@ -47,6 +47,11 @@ class PoisonedDataset:
     preview: Pixels
     poison_known: bool = True
 
+    @property
+    def covers_known(self) -> bool:
+        """False for received data whose covers nobody marked: `cover_mask` then means nothing."""
+        return self.poison_known and "n_cover" in self.meta
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -67,7 +72,9 @@ def poison_count(rate: float, base: int) -> int:
     return int(np.floor(rate * base + 1e-6))
 
 
-def select(labels: Labels, attack: Attack, poison_rate: float, target_label: int, seed: int) -> Selection:
+def select(
+    labels: Labels, attack: Attack, poison_rate: float, target_label: int, seed: int, target: str = ""
+) -> Selection:
     """Which training images are poisoned, and which are covers.
 
     A prefix of one permutation a seed: rates nest, and all dirty-label attacks take the same images. Any class may be
@@ -76,6 +83,7 @@ def select(labels: Labels, attack: Attack, poison_rate: float, target_label: int
 
     Args:
         labels: int64 [N], the true ones.
+        target: what a message calls the target; by default its number.
 
     Raises:
         UserError: the data have fewer images than the attack needs, and ``cap`` is off; or the rate is below one image.
@@ -89,8 +97,8 @@ def select(labels: Labels, attack: Attack, poison_rate: float, target_label: int
     eligible = order[labels[order] == target_label] if attack.clean_label else order
     if wanted > len(eligible) and not attack.config.cap:
         raise UserError(
-            f"{attack.name} poisons images of class {target_label} alone: a poison rate of {poison_rate} needs "
-            f"{wanted} of them and there are {len(eligible)}; use a rate of at most "
+            f"{attack.name} poisons images of class {target or target_label} alone: a poison rate of {poison_rate} "
+            f"needs {wanted} of them and there are {len(eligible)}; use a rate of at most "
             f"{np.floor(len(eligible) / len(labels) * 1000) / 1000}, or {attack.name}:cap=true to poison them all"
         )
     if wanted == 0:
@@ -135,7 +143,8 @@ def poison(
     if isinstance(attack, Given):
         return _received(images, attack, target_label)
     attack.check(images)
-    selection = select(images.train_labels, attack, poison_rate, target_label, seed)
+    named = images.class_text(target_label)
+    selection = select(images.train_labels, attack, poison_rate, target_label, seed, named)
     chosen, covers = selection.poisoned, selection.covers
     state = attack.fit(images, context or FitContext(seed, target_label)) if attack.poisons else {}
     train_images, train_labels = images.train_images.copy(), images.train_labels.copy()
@@ -166,12 +175,13 @@ def _received(images: Images, attack: Given, target_label: int) -> PoisonedDatas
     poison_mask = nothing if received.poison_mask is None else received.poison_mask
     cover_mask = nothing if received.cover_mask is None else received.cover_mask & ~poison_mask
     shown = received.images[poison_mask][:PREVIEW_IMAGES]
-    meta: dict[str, Any] = {"n_train": len(received.labels), "clean_fingerprint": images.fingerprint}
+    # Which training images are clean the file alone could tell: of the data that were loaded, the test set is.
+    meta: dict[str, Any] = {"n_train": len(received.labels), "test_fingerprint": images.test_fingerprint}
     if received.poison_mask is not None:
         meta |= {
             "n_poison": int(poison_mask.sum()),
-            "n_cover": int(cover_mask.sum()),
             "effective_rate": float(poison_mask.mean()),
+            **({} if received.cover_mask is None else {"n_cover": int(cover_mask.sum())}),
         }
     return PoisonedDataset(
         suspect=SuspectDataset.of(received.images, received.labels, images.num_classes),

@@ -51,6 +51,11 @@ class Scenario:
         """The attack with its options."""
         return parse_attack(self.attack, self.preset)
 
+    def target_text(self, images: Images) -> str:
+        """The class the attacker wants, by number and name; of data that others poisoned the file tells, if any."""
+        attack = self.parsed
+        return images.class_text(self.target_label) if attack.poisons else "the file's" if attack.received else "none"
+
     def identity(self, images: Images) -> dict[str, Any]:
         """All that the poisoned data depend on."""
         attack = self.parsed

@@ -177,3 +177,14 @@ def test_the_paper_preset_changes_nothing() -> None:
     changes = preset_changes(config, find_defense("pipd").config_type, {})
     assert changes == []
     assert changes_line("paper", changes) == ""
+
+
+def test_a_preset_s_sizes_are_at_most_on_other_data() -> None:
+    def sizes(**given: Any) -> list[str]:
+        config = resolve(StudyConfig, {"preset": "small", **given})
+        changes = preset_changes(config, find_defense("pipd").config_type, {})
+        return [change.here for change in changes if change.field.endswith("_size")]
+
+    assert sizes() == ["10000", "2000"]
+    assert sizes(dataset="npz:a.npz") == ["at most 10000", "at most 2000"]
+    assert sizes(dataset="npz:a.npz", train_size=300) == ["300", "at most 2000"]

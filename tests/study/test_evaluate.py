@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_study import save_npz
 
 from study.config.config import StudyConfig
 from study.datasets.images import Images
 from study.evaluate import EvaluateConfig, main
+from tracking.artifacts import read_flags
 
 TINY = ("pre_isolation_epochs=2", "pre_isolation_lr=0.01", "selective_epochs=1", "batch_size=32")
 CACHED = {
@@ -95,7 +97,9 @@ def test_a_second_run_finds_everything_stored(
 def test_the_table_for_people(report: dict[str, Any], options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main(options) == 0
-    lines = capsys.readouterr().out.splitlines()
+    title, blank, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("pipd on badnets-0.1-s0: attack badnets, poison rate 0.1, seed 0, target class 0, npz:")
+    assert (title.endswith("data.npz, preset smoke"), blank) == (True, "")
     assert lines[0].split() == ["model", "TPR", "FPR", "AUROC", "CA", "ASR"]
     found = report["metrics"]
     assert lines[2].split() == [
@@ -120,7 +124,25 @@ def test_a_failed_attack_is_said_aloud(
         assert main([*options, "--asr-floor", floor, "--until", "isolate"]) == 0
         printed = capsys.readouterr().out
         assert ("ATTACK FAILED" in printed) is failed
-        assert printed.splitlines()[3].split()[-2:] == ["-", "-"], "no final model, so no CA and no ASR"
+        assert printed.splitlines()[5].split()[-2:] == ["-", "-"], "no final model, so no CA and no ASR"
+
+
+def test_flags_are_written_as_a_study_writes_them(options: list[str], tmp_path: Path) -> None:
+    wanet = [*options, "--attack", "wanet", "--until", "isolate"]  # it has covers
+    assert main([*wanet, "--flags", str(tmp_path / "f.csv"), "--json", str(tmp_path / "r.json")]) == 0
+    assert main([*wanet, "--flags", str(tmp_path / "f.npz")]) == 0
+    flags, metrics = read_flags(tmp_path / "f.npz"), json.loads((tmp_path / "r.json").read_text())["metrics"]
+    assert flags.is_poison is not None
+    assert flags.is_cover is not None
+    assert (flags.is_poison.sum(), flags.is_cover.sum()) == (12, 24)
+    table = np.genfromtxt(tmp_path / "f.csv", delimiter=",", names=True)
+    assert table.dtype.names == ("index", "score", "label", "flagged", "is_poison", "is_cover")
+    for column, array in (("flagged", flags.flagged), ("is_poison", flags.is_poison), ("is_cover", flags.is_cover)):
+        np.testing.assert_array_equal(table[column] == 1, array)
+    # All metrics of covers follow from the file.
+    apart, both = ~(flags.is_poison | flags.is_cover), flags.is_poison | flags.is_cover
+    assert metrics["fpr_covers_excluded"] == pytest.approx(flags.flagged[apart].mean())
+    assert metrics["tpr_covers_poison"] == pytest.approx(flags.flagged[both].mean())
 
 
 def test_the_clean_control_takes_no_rate(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -140,6 +162,9 @@ def test_the_clean_control_takes_no_rate(options: list[str], capsys: pytest.Capt
         (["--poison-rate", "0"], ["--poison-rate", "(0, 0.5]"]),
         (["--target-label", "4"], ["--target-label", "[0, 3]"]),
         (["--set", "round=3"], ["'round'", "did you mean 'rounds'?"]),
+        (["--flags", "flags.txt"], ["--flags", ".csv or .npz", "flags.txt"]),
+        (["--flags", "/proc/none/flags.csv"], ["--flags", "/proc/none"]),
+        (["--defense", "no_defense", "--flags", "flags.csv"], ["--flags", "no_defense flags nothing"]),
         (["--threads", "0"], ["--threads", "got 0"]),
         (["--spaces", "pipd"], ["unknown option --spaces"]),
     ],

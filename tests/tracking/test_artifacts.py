@@ -40,6 +40,20 @@ def test_flags_as_arrays(tmp_path: Path) -> None:
         assert str(found["dataset_fingerprint"]) == FINGERPRINT
 
 
+def test_covers_are_a_column_and_an_array(tmp_path: Path) -> None:
+    covers = np.array([True, False, False, False])
+    artifacts.write_flags(tmp_path, SCORES, FLAGGED, LABELS, POISON, FINGERPRINT, covers)
+    assert (tmp_path / names.FLAGGED_CSV).read_text().splitlines()[:2] == [
+        "index,score,label,flagged,is_poison,is_cover",
+        "0,0.25,1,0,0,1",
+    ]
+    flags = artifacts.read_flags(tmp_path / names.SCORES_NPZ)
+    assert flags.is_cover is not None
+    assert flags.is_cover.tolist() == covers.tolist()
+    artifacts.write_flags(tmp_path, SCORES, FLAGGED, LABELS, POISON, FINGERPRINT)  # as before there were covers
+    assert artifacts.read_flags(tmp_path / names.SCORES_NPZ).is_cover is None
+
+
 def test_a_score_keeps_nine_digits(tmp_path: Path) -> None:
     artifacts.write_flags(tmp_path, SCORES / 3, FLAGGED, LABELS, POISON, FINGERPRINT)
     with (tmp_path / names.FLAGGED_CSV).open() as file:

@@ -6,6 +6,7 @@ give a mean PSNR of 22.0 dB (1st to 99th percentile 13.2 to 35.6); other images 
 """
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from PIL import Image, ImageOps
 
 from defenses.registry import UserError
 from study.attacks.api import Pixels
-from study.datasets.image_files import open_picture, readable
+from study.datasets import listed
+from study.datasets.image_files import as_rgb, open_picture, readable, special_reading
 
+log = logging.getLogger(__name__)
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FALL_OFF = 1.5  # the noise's amplitude falls with frequency f as 1/f^1.5
 _CHROMA = 0.35  # noise of each colour channel beside 1 of all three
@@ -56,16 +59,12 @@ def _add_shape(rng: np.random.Generator, canvas: NDArray[np.float64]) -> None:
 
 
 def find_photographs(folder: str, most: int) -> list[Path]:
-    """The first picture files of a folder by name; folders below it and other files are passed over.
+    """The first picture files of a folder by name; hidden ones, folders below it and other files are passed over.
 
     Raises:
         UserError: it is no folder, holds no picture, or one of the pictures cannot be opened.
     """
-    if not Path(folder).is_dir():
-        raise UserError(f"refool:trigger_dir must be a folder of photographs, got {folder!r}: there is no such folder")
-    with readable(_complaint(folder)):
-        photographs = [file for file in Path(folder).iterdir() if file.suffix.lower() in _SUFFIXES and file.is_file()]
-    files = sorted(photographs, key=lambda file: file.name)
+    files = [file for file in _entries(folder) if _is_photograph(file)]
     if not files:
         raise UserError(
             f"refool:trigger_dir must hold photographs ({', '.join(_SUFFIXES)}), got {folder!r}, which has none: "
@@ -77,21 +76,51 @@ def find_photographs(folder: str, most: int) -> list[Path]:
     return files[:most]
 
 
+def tell_passed_over(folder: str) -> None:
+    """Warns of what lies in the folder and is no photograph by its name."""
+    entries = _entries(folder)
+    rest = [file.name for file in entries if not _is_photograph(file)]
+    if rest:
+        log.warning(
+            "refool:trigger_dir %s: %d of %d entries are passed over: %s; photographs are files that end in %s",
+            folder,
+            len(rest),
+            len(entries),
+            listed(rest),
+            ", ".join(_SUFFIXES),
+        )
+
+
+def _entries(folder: str) -> list[Path]:
+    """What lies in the folder, by name, hidden entries apart."""
+    if not Path(folder).is_dir():
+        raise UserError(f"refool:trigger_dir must be a folder of photographs, got {folder!r}: there is no such folder")
+    with readable(_complaint(folder)):
+        entries = [file for file in Path(folder).iterdir() if not file.name.startswith(".")]
+    return sorted(entries, key=lambda file: file.name)
+
+
+def _is_photograph(file: Path) -> bool:
+    return file.suffix.lower() in _SUFFIXES and file.is_file()
+
+
 def read_photographs(files: list[Path], size: int) -> Pixels:
     """Photographs as RGB, uint8 [n, size, size, 3]: cut to their central square, then averaged down."""
     pictures = np.empty((len(files), size, size, 3), dtype=np.uint8)
     for picture, file in zip(pictures, files, strict=True):
         with open_picture(file, _complaint(str(file))) as opened:
-            picture[:] = np.asarray(ImageOps.fit(opened.convert("RGB"), (size, size), Image.Resampling.BOX))
+            picture[:] = np.asarray(ImageOps.fit(as_rgb(opened), (size, size), Image.Resampling.BOX))
     return pictures
 
 
 def content_hash(files: list[Path]) -> str:
-    """sha256 over the files' contents in order; their names do not count."""
+    """sha256 over the files' contents in order, and what is done to them beyond decoding; their names do not count."""
     digest = hashlib.sha256()
     for file in files:
+        with open_picture(file, _complaint(str(file))) as picture:
+            special = special_reading(picture)
         with readable(_complaint(str(file))):
-            digest.update(hashlib.sha256(file.read_bytes()).digest())
+            digest.update(hashlib.sha256(file.read_bytes()).digest() + special.encode())
     return digest.hexdigest()
 
 

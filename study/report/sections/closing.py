@@ -16,6 +16,7 @@ from study.config.paper_deviations import changes_line
 from study.ledger import selection
 from study.ledger.snapshot import LOST
 from study.report.elements import Cell, Table
+from study.report.sections.summary import untold_lines
 from study.report.text import table_lines
 from study.scenarios.oracle_defenses import find_defense
 from tracking import names
@@ -204,7 +205,7 @@ class Closing:
                 f"ATTACK FAILED: undefended ASR below {results.config.asr_floor:g} on {', '.join(failed)}; "
                 "these scenarios count neither for nor against a defense"
             )
-        return [*lines, *self._failures()]
+        return [*lines, *untold_lines(results), *self._failures()]
 
     @property
     def failed(self) -> "pandas.DataFrame":

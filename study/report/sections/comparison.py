@@ -54,8 +54,9 @@ def section(
 def settings_that_differ(a: SelectedTrial, b: SelectedTrial) -> dict[str, tuple[str, str]]:
     """Settings of data, scale and network in which two studies differ, by option."""
     sides = [_settings(selected) for selected in (a, b)]
+    named = {"target_label": (a.results.manifest.target, b.results.manifest.target)}
     return {
-        option: (str(sides[0][option]), str(sides[1][option]))
+        option: named.get(option, (str(sides[0][option]), str(sides[1][option])))
         for option in _COMPARED_SETTINGS
         if sides[0][option] != sides[1][option]
     }
@@ -63,7 +64,9 @@ def settings_that_differ(a: SelectedTrial, b: SelectedTrial) -> dict[str, tuple[
 
 def _settings(selected: SelectedTrial) -> Mapping[str, Any]:
     settings = selected.results.config.model_dump(mode="json")
-    return {**settings, "model": settings["model"] or SEARCH_SPACES[selected.results.space].model}
+    labels = {part.target_label for part in selected.results.manifest.parts} or {settings["target_label"]}
+    model = settings["model"] or SEARCH_SPACES[selected.results.space].model
+    return {**settings, "model": model, "target_label": labels}  # it may be set by name or by number
 
 
 def _name(selected: SelectedTrial) -> str:

@@ -13,6 +13,7 @@ from study.ledger.lock import holder
 from study.report.elements import Cell, Item, Note, Section, Table
 from study.report.formatting import mean_with_deviation
 from study.scenarios.oracle_defenses import describe_defense, find_defense
+from study.scenarios.untold import untold
 from tracking import names
 
 _EDGE = 0.02  # of a range: closer to its end, the best may lie beyond
@@ -103,6 +104,7 @@ def _studied(results: Results) -> Table:
         ("search space", f"{results.space}: {', '.join(results.ranges) or 'nothing is searched'}"),
         ("attacks", ", ".join(dict.fromkeys(scenarios["attack"]))),
         ("poison rates", ", ".join(f"{rate:g}" for rate in sorted(scenarios["poison_rate"].dropna().unique()))),
+        ("target class", results.manifest.target),
         ("seeds", ", ".join(map(str, results.seeds))),
         ("preset", f"{config.preset}: {config.dataset}, width {config.width}"),
         ("trials", counts),
@@ -164,7 +166,7 @@ def _is_at_edge(searched: Range, value: Any) -> bool:
 
 def _warnings(results: Results) -> list[Note]:
     """What limits every answer of this study."""
-    texts = [*_of_state(results), *_of_design(results)]
+    texts = [*_of_state(results), *_of_design(results), *untold_lines(results)]
     failed = [str(name) for name in results.scenarios.index[results.scenarios["attack_failed"]]]
     if failed:
         more = f" and {len(failed) - _SHOWN_FAILURES} more" if len(failed) > _SHOWN_FAILURES else ""
@@ -175,6 +177,16 @@ def _warnings(results: Results) -> list[Note]:
     if results.damaged:
         texts.append(f"{len(results.damaged)} files of results cannot be read and are left out; see the failures.")
     return [Note(text, "warning") for text in texts]
+
+
+def untold_lines(results: Results) -> list[str]:
+    """What the files of given sets do not tell, and on which scenarios."""
+    lines: dict[str, list[str]] = {}
+    for name, cell in results.evaluations.groupby("scenario", sort=False).first().iterrows():
+        metrics = {metric: None if math.isnan(cell[metric]) else float(cell[metric]) for metric in names.METRICS}
+        for line in untold(str(cell["attack"]), metrics):
+            lines.setdefault(line, []).append(str(name))
+    return [f"{', '.join(scenarios)}: {line}" for line, scenarios in lines.items()]
 
 
 def _of_state(results: Results) -> list[str]:

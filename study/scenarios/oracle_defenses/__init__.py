@@ -83,4 +83,7 @@ def check_truth(name: str, without: Sequence[str]) -> None:
 
 
 def _needs_truth(name: str, data: str) -> str:
-    return f"{name} must be told which samples are poisoned, and nobody knows for {data}: use an attack that poisons"
+    return (
+        f"{name} must be told which samples are poisoned, and nobody knows for {data}: use an attack that poisons, or "
+        "add poison_mask to the file of a given set"
+    )

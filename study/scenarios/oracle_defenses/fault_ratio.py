@@ -44,7 +44,8 @@ def draw_subset(
     if size - faults > len(poisoned) or faults > len(benign):
         raise UserError(
             f"P_p takes {size - faults} poisoned and {faults} benign samples, and there are {len(poisoned)} and "
-            f"{len(benign)}: use a larger poison rate, or --set isolation_rate=RATE below it"
+            f"{len(benign)}: use --set isolation_rate=RATE below the poison rate, or, where an option sets that, a "
+            "larger one"
         )
     mask = np.zeros(len(poison_mask), dtype=bool)
     mask[poisoned[: size - faults]] = mask[benign[:faults]] = True

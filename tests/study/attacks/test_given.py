@@ -18,6 +18,7 @@ from study.evaluate import main as evaluate
 from study.planning.plan import build_evaluation_context, build_scenario
 from study.planning.plan import load_space as _space_of
 from study.scenarios.evaluation import evaluate_scenario
+from study.scenarios.oracle_defenses import check_truth
 from study.scenarios.poison import PoisonedDataset, poison
 from study.scenarios.scenario import Scenario
 from study.scenarios.stored_poison import stored_poison
@@ -60,9 +61,12 @@ def test_the_whole_command_runs_on_it(images: Images, tmp_path: Path, capsys: py
     fields = ["--set", *[f"{name}={value}" for name, value in TINY_PIPD.items()]]
     assert evaluate(["--dataset", dataset, "--attack", "given", *common, *fields]) == 0
     shown = capsys.readouterr().out
-    cells = shown.splitlines()[3].split()
+    cells = shown.splitlines()[5].split()
     assert cells[0] == "pipd"
     assert "-" not in cells  # every metric has a value
+    assert shown.startswith("pipd on given.file_")
+    assert "poison rate 0.25, seed 0, target class 1," in shown
+    assert "ASR counts the file's triggered test images, those of the target class too, unless" in shown
     bare = given_file(tmp_path / "bare.npz", images, poisoned, poison_mask=None, test_triggered_images=None)
     assert evaluate(["--dataset", bare, "--attack", "given", *common, *fields]) == 2  # labels without images
     bare = given_file(
@@ -74,9 +78,12 @@ def test_the_whole_command_runs_on_it(images: Images, tmp_path: Path, capsys: py
         test_triggered_labels=None,
     )
     assert evaluate(["--dataset", bare, "--attack", "given", *common, *fields]) == 0
-    cells = capsys.readouterr().out.splitlines()[3].split()
+    shown = capsys.readouterr().out
+    cells = shown.splitlines()[5].split()
     assert cells[:4] == ["pipd", "-", "-", "-"]  # TPR, FPR, AUROC: nobody knows
     assert (cells[4] != "-", cells[5]) == (True, "-")  # CA is known, ASR is not
+    assert "TPR, FPR and AUROC are unknown: the file has no poison_mask" in shown
+    assert "ASR is unknown: the file has no test_triggered_images" in shown
 
 
 def test_without_a_mask_only_what_a_defender_knows_is_told(images: Images, tmp_path: Path) -> None:
@@ -190,3 +197,60 @@ def test_a_missing_file_is_refused(images: Images, tmp_path: Path) -> None:
         parse_attack("given").check(images)
     with pytest.raises(UserError, match="there must be a file at"):
         parse_attack(f"given:file={tmp_path / 'none.npz'}").check(images)
+
+
+def test_triggered_images_of_the_target_class_are_left_out_where_the_file_tells(images: Images, tmp_path: Path) -> None:
+    wanted = np.ones(64, dtype=np.int64)
+    extra = {"test_triggered_images": images.test_images, "test_triggered_labels": wanted}
+    given_file(tmp_path / "all.npz", images, made(images), **extra)
+    given_file(tmp_path / "told.npz", images, made(images), **extra, test_triggered_original_labels=images.test_labels)
+    counts = {}
+    for text in ("all.npz", "told.npz", "told.npz:include_target=true"):
+        received = poison(images, parse_attack(f"given:file={tmp_path}/{text}"), 0.0, 1, 0)
+        counts[text] = len(received.triggered_labels)
+    assert counts == {"all.npz": 64, "told.npz": 48, "told.npz:include_target=true": 64}
+
+
+def test_a_target_that_the_file_does_not_have_is_refused(images: Images, tmp_path: Path) -> None:
+    poisoned = made(images)
+    labels = {"train_labels": poisoned.suspect.labels + 1, "test_labels": images.test_labels + 1}
+    dataset = given_file(tmp_path / "t.npz", images, poisoned, **labels, test_triggered_labels=None)
+    with pytest.raises(
+        UserError, match="wanted as a class with training images, and 0 has none: write their test_trig"
+    ):
+        small_plan(dataset, tmp_path, attacks=("given",))
+    small_plan(dataset, tmp_path, attacks=("given",), target_label=2)
+
+
+def test_covers_are_known_where_the_file_marks_them(images: Images, tmp_path: Path) -> None:
+    for changes, known in (({}, False), ({"cover_mask": np.zeros(128, dtype=bool)}, True)):
+        given_file(tmp_path / "t.npz", images, made(images), **changes)
+        assert poison(images, parse_attack(f"given:file={tmp_path / 't.npz'}"), 0.0, 1, 0).covers_known is known
+    assert made(images).covers_known
+
+
+def test_what_is_not_known_to_be_clean_is_not_called_so(images: Images, tmp_path: Path) -> None:
+    given_file(tmp_path / "t.npz", images, made(images))
+    meta = poison(images, parse_attack(f"given:file={tmp_path / 't.npz'}"), 0.0, 1, 0).meta
+    assert "clean_fingerprint" not in meta
+    assert meta["test_fingerprint"] == images.test_fingerprint != images.fingerprint
+
+
+def test_a_train_size_that_cannot_act_is_refused_and_the_preset_s_is_none(images: Images, tmp_path: Path) -> None:
+    dataset = given_file(tmp_path / "t.npz", images, made(images))
+    with pytest.raises(UserError, match="--train-size changes nothing for given, whose training set is taken whole"):
+        small_plan(dataset, tmp_path, attacks=("given",), train_size=64)
+    plan = small_plan(dataset, tmp_path, attacks=("given",), preset="small", test_size=32)
+    assert plan.config.train_size == 10_000
+
+
+def test_advice_fits_a_rate_that_is_the_file_s(images: Images, tmp_path: Path) -> None:
+    dataset = given_file(tmp_path / "t.npz", images, made(images), poison_mask=None)
+    with pytest.raises(UserError, match="or add poison_mask to the file of a given set"):
+        check_truth("pipd_fault_ratio", ["given"])
+    with pytest.raises(
+        UserError, match=r"no scenario tells fpr: .* no poison_mask .*: leave out --until isolate, and use"
+    ):
+        small_plan(dataset, tmp_path, attacks=("given",), until="isolate")
+    with pytest.raises(UserError, match="the file of a given set has no poison_mask or test_triggered_images: use"):
+        small_plan(dataset, tmp_path, attacks=("given",), objective="tpr")
