@@ -205,7 +205,7 @@ def _meta(poisoned: PoisonedDataset, images: Images) -> dict[str, Any]:
     meta = {**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint}
     targets = np.unique(poisoned.triggered_labels).tolist()
     if targets:
-        meta["target_class"] = images.class_text(targets[0]) if len(targets) == 1 else f"{len(targets)} classes"
+        meta["target_class"] = images.class_text(targets[0]) if len(targets) == 1 else f"one of {len(targets)}"
     return meta
 
 
