@@ -208,7 +208,7 @@ def _meta(poisoned: PoisonedDataset, images: Images, context: RunContext) -> dic
     meta = {**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint, names.COMPUTED_ON: computed_on}
     targets = np.unique(poisoned.triggered_labels).tolist()
     if targets:
-        meta["target_class"] = images.class_text(targets[0]) if len(targets) == 1 else f"{len(targets)} classes"
+        meta["target_class"] = images.class_text(targets[0]) if len(targets) == 1 else f"one of {len(targets)}"
     return meta
 
 

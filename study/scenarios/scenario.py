@@ -54,7 +54,9 @@ class Scenario:
     def target_text(self, images: Images) -> str:
         """The class the attacker wants, by number and name; of data that others poisoned the file tells, if any."""
         attack = self.parsed
-        return images.class_text(self.target_label) if attack.poisons else "the file's" if attack.received else "none"
+        return (
+            images.class_text(self.target_label) if attack.poisons else "as in the file" if attack.received else "none"
+        )
 
     def identity(self, images: Images) -> dict[str, Any]:
         """All that the poisoned data depend on."""

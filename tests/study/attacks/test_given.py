@@ -242,6 +242,7 @@ def test_a_train_size_that_cannot_act_is_refused_and_the_preset_s_is_none(images
         small_plan(dataset, tmp_path, attacks=("given",), train_size=64)
     plan = small_plan(dataset, tmp_path, attacks=("given",), preset="small", test_size=32)
     assert plan.config.train_size == 10_000
+    assert plan.target == "as in the file"
 
 
 def test_advice_fits_a_rate_that_is_the_file_s(images: Images, tmp_path: Path) -> None:
