@@ -325,7 +325,7 @@ YAMLS = {
     "aliases": "a: &a [x,x,x,x]\nb: &b [*a,*a,*a,*a]\nattacks: [*b,*b,*b,*b]\n",
     "brackets": "attacks: " + "[" * 5000 + "\n",
     "digits": "trials: " + "1" * 5000 + "\n",
-    "date": "name: 2026-13-45\n",
+    "date": "trials: 2026-13-45\n",
     "nul": 'store: "a\\0b"\n',
     "nul in a list": 'attacks: ["bad\\0nets"]\n',
 }

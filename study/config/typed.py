@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from defenses.text_numbers import parse_real, parse_whole
+from study.cli.options import shortened
 
 LARGEST_RANGE = 1000  # whole numbers that `0-999` stands for
 
@@ -29,7 +30,7 @@ def typed(value: Any, annotation: Any) -> Any:
         return tuple(part for text in parts for part in _elements(text, typing.get_args(annotation)[0]))
     if typing.get_origin(annotation) is dict and isinstance(value, dict):
         return {str(key): typed(part, typing.get_args(annotation)[1]) for key, part in value.items()}
-    if isinstance(value, bool) and bool not in kinds and (int in kinds or float in kinds):
+    if isinstance(value, bool) and not {bool, str} & set(kinds) and {int, float} & set(kinds):
         raise ValueError(f"must be a number, got {str(value).lower()}")
     return _scalar(value, kinds) if isinstance(value, str) else value
 
@@ -50,7 +51,9 @@ def _elements(text: Any, annotation: Any) -> list[Any]:
     if not dash or low is None or high is None:
         return [typed(text, annotation)]
     if not low <= high < low + LARGEST_RANGE:
-        raise ValueError(f"a range runs upwards and holds at most {LARGEST_RANGE} numbers, such as 0-4; got {text!r}")
+        raise ValueError(
+            f"a range runs upwards and holds at most {LARGEST_RANGE} numbers, such as 0-4; got {shortened(repr(text))}"
+        )
     return list(range(low, high + 1))
 
 
@@ -60,12 +63,14 @@ def _scalar(text: str, kinds: tuple[Any, ...]) -> Any:
         return text
     if bool in kinds:
         if text.lower() not in _WORDS:
-            raise ValueError(f"must be true or false, got {text!r}")
+            raise ValueError(f"must be true or false, got {shortened(repr(text))}")
         return _WORDS[text.lower()]
     if int in kinds or float in kinds:
         number = parse_real(text) if float in kinds else parse_whole(text)
         if number is None:
             wanted = "a number" if float in kinds else "a whole number"
-            raise ValueError(f"must be {wanted}{''.join(f' or {word}' for word in literals)}, got {text!r}")
+            raise ValueError(
+                f"must be {wanted}{''.join(f' or {word}' for word in literals)}, got {shortened(repr(text))}"
+            )
         return number
     return text

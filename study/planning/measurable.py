@@ -79,7 +79,7 @@ def _reason(missing: set[str]) -> str:
     if missing == {names.ASR}:
         return "nothing is poisoned, or no test image of another class could carry the trigger"
     if missing == {names.FPR}:
-        return "every image is poisoned, or nobody marked what is"
+        return "every image is poisoned, or the file of a given set has no poison_mask"
     return "nothing is poisoned, or the file of a given set has no poison_mask or test_triggered_images"
 
 

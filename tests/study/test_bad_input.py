@@ -36,7 +36,8 @@ def refused(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert main(["--dataset", images, "--out", str(out), *arguments]) == 2
         printed = capsys.readouterr()
         assert printed.out == ""
-        (line,) = printed.err.splitlines()
+        *told, line = printed.err.splitlines()
+        assert all(other.startswith("WARNING: ") for other in told)
         assert line.startswith("error: ")
         assert "Traceback" not in line
         return line

@@ -134,7 +134,7 @@ def test_options_of_a_single_cell(yaml_file: Path) -> None:
         (["--name", "a\nb"], ["--name", r"'a\nb'"]),
         (["--set", "rounds"], ["--set", "FIELD=VALUE", "'rounds'"]),
         (["--set", "=3"], ["--set", "FIELD=VALUE", "'=3'"]),
-        (["--target-label", "-1"], ["--target-label", "got -1"]),
+        (["--target-label", "-1"], ["--target-label", "'-1'"]),
         (["--asr-floor", "1.5"], ["--asr-floor", "got 1.5"]),
         (["--asr-floor", "nan"], ["--asr-floor", "'nan'"]),
         (["--cpus-per-trial", "0"], ["--cpus-per-trial", "got 0"]),
