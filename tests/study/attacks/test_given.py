@@ -250,7 +250,7 @@ def test_advice_fits_a_rate_that_is_the_file_s(images: Images, tmp_path: Path) -
     with pytest.raises(UserError, match="or add poison_mask to the file of a given set"):
         check_truth("pipd_fault_ratio", ["given"])
     with pytest.raises(
-        UserError, match=r"no scenario tells fpr: .* no poison_mask .*: leave out --until isolate, and use"
+        UserError, match=r"no scenario tells fpr: .* no poison_mask: leave out --until isolate, and use"
     ):
         small_plan(dataset, tmp_path, attacks=("given",), until="isolate")
     with pytest.raises(UserError, match="the file of a given set has no poison_mask or test_triggered_images: use"):
