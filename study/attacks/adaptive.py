@@ -105,6 +105,7 @@ class AdaptivePatch(Attack):
     """One of four faint marks in training; at test the logo in both bottom corners, then the four corner patches."""
 
     name = "adaptive_patch"
+    version = 2
     config_type = AdaptivePatchConfig
     config: AdaptivePatchConfig
 
@@ -160,8 +161,8 @@ class AdaptivePatch(Attack):
 
 
 def _corner_patches(size: int) -> tuple[Values, Values]:
-    """The flip-invariant patches of all four corners, black and white, and where they lie."""
-    signs = corner_signs(size, "madry")
+    """The patches of all four corners, black and white, which no flip changes, and where they lie."""
+    signs = corner_signs(size, "mirrored")
     return np.where(signs > 0, np.float32(255), np.float32(0)), np.abs(signs[..., :1])
 
 
