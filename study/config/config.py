@@ -58,7 +58,9 @@ class CommonConfig(BaseModel):
     test_size: int | None = Field(None, description="class-balanced subset of the test images", gt=0)
     image_size: int = Field(32, description="px that the images of a folder are resized to", ge=8, le=1024)
     target_label: int = Field(0, description="the class the attacker wants", ge=0)
-    trigger_image: Path | None = Field(None, description="picture for blended_image instead of the one that is drawn")
+    trigger_image: Path | None = Field(
+        None, description="picture for blended_image and adaptive_blend instead of the one that is drawn"
+    )
     trigger_dir: Path | None = Field(None, description="folder of photographs for refool instead of drawn reflections")
     model: str | None = Field(None, description="resnet18 or preact_resnet18; the defense's own by default")
     width: int = Field(16, description="channels of the network's first stage; 64 in the papers", ge=1)

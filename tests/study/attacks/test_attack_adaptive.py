@@ -176,7 +176,7 @@ def test_blend_is_exact_within_its_tiles() -> None:
         change = attack.apply(clean, np.arange(8), state, split) - values
         assert np.abs(change - where * alpha * (cartoon - values)).max() <= 0.5 + 1e-4
         assert np.abs(change).max() <= 255 * alpha
-    # By hand: the cartoon's field is (250, 172, 205) in the corner; 100 + 0.2 * 150 = 130, 114.4 and 121.
+    # By hand: the cartoon is (250, 172, 205) in the corner; 100 + 0.2 * 150 = 130, 114.4 and 121.
     assert triggered("adaptive_blend", flat(100), TEST)[0, 0, 0].tolist() == [130, 114, 121]
 
 

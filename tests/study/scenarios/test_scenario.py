@@ -162,6 +162,14 @@ def test_the_key_changes_with_the_content_of_a_trigger_image(images: Images, sto
     assert_equal(found, poison(images, parse_attack(scenario.attack), 0.1, 1, 0))
 
 
+def test_the_drawn_picture_has_its_version_in_the_identity_and_a_users_has_not(images: Images, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "mine.png")
+    for attack in ("blended_image", "adaptive_blend"):
+        assert Scenario(attack, 0.1, 1, 0).identity(images)["options"]["image"] == "cartoon 2"
+        mine = Scenario(f"{attack}:image={tmp_path / 'mine.png'}", 0.1, 1, 0).identity(images)["options"]["image"]
+        assert re.fullmatch(r"[0-9a-f]{64}", mine)
+
+
 def test_the_key_is_the_same_wherever_a_trigger_image_lies(images: Images, tmp_path: Path) -> None:
     keys = set()
     for name in ("one.png", "other.png"):
