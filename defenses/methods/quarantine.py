@@ -189,7 +189,7 @@ class QuarantineLabels:
 
     def _favour_pre_quarantine(self) -> None:
         if self.params.pre_quarantine_label == "multiplied":
-            self.multiplied.copy_(self.pre_quarantine)
+            self.multiplied.copy_(self.pre_quarantine & ~self.released[self.labels])
         else:
             self.epsilon[self.pre_quarantine] = self.params.epsilon_max
 

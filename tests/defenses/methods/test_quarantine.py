@@ -178,13 +178,13 @@ def test_multiplied_labels_that_are_kept_are_the_maximum_in_the_second_phase_and
 
 def test_the_loss_of_labels_that_do_not_sum_to_one(suspect: SuspectDataset, pre: dict[str, Any]) -> None:
     values = {**SHORT, "quarantine_epochs": 1, "batch_size": 64, "pre_quarantine_ratio": 0.25}
-    found = run(QUARANTINE_TRAINING, suspect, pre, **values, pre_quarantine_label="multiplied")
+    trained = run(QUARANTINE_TRAINING, suspect, pre, **values, pre_quarantine_label="multiplied")
     start = cpu_weights(quarantine._two_heads(context(QUARANTINE_TRAINING, suspect), pre["weights"]))
     chosen = np.argsort(pre["sample_losses"], kind="stable")[:5]
     on_class, on_quarantine = np.full(len(suspect), 0.5), np.full(len(suspect), 0.5)
     on_class[chosen], on_quarantine[chosen] = 0.1 * 0.5, 0.9 * 0.5
     expected = dense_loss(start, suspect, on_quarantine, on_class)
-    assert found["series"]["loss"][0] == pytest.approx(expected, rel=1e-4)
+    assert trained["series"]["loss"][0] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_crowded_class_is_released_at_the_listed_epochs_only() -> None:
@@ -255,6 +255,14 @@ def test_a_release_in_the_first_phase_lasts_while_its_samples_are_out_of_quarant
             assert labels.still_released() == pytest.approx(2 / 3)
         labels.after_epoch(9, mask("-----"))
         assert epsilon(labels) == [0.9, 0.1, 0.1, 0.1, 0.1]
+
+
+def test_a_release_ends_the_multiplied_labels_of_its_class() -> None:
+    labels = state(dynamic_epochs=10, release_epochs=(5,), release_threshold=0.5, pre_quarantine_label="multiplied")
+    labels.after_epoch(5, mask("-QQ--"))
+    labels.after_epoch(6, mask("-----"))
+    assert both_shares(labels) == [*[(0.9, 0.1)] * 3, *[(0.6, 0.4)] * 2]
+    assert labels.still_released() == 1
 
 
 @pytest.mark.parametrize("dynamic_epochs", [3, 10])
