@@ -8,7 +8,8 @@ Theirs reads the ground truth of samples while training and keeps the checkpoint
 neither. Its cosine schedule swings every 200 steps; ours runs over the phase.
 
 Known failure: a class whose quarantine passes the release threshold is released whole, poison included; on small sets
-the target class gets there in a few epochs.
+the target class gets there in a few epochs. That holds for the paper's labels of pre-quarantine samples; the code's
+(`pre_quarantine_label`) move fewer samples into quarantine, and the class gets there less often.
 
 Stages: `pre_quarantine`, `quarantine_training`, `backdoor_free_training`.
 """
@@ -46,6 +47,12 @@ class QTConfig(Config):
         low=0.0,
         high=1.0,
     )
+    pre_quarantine_label: str = param(
+        "maximum",
+        "their label in the first phase: the largest share, (0.1, 0.9) on class and quarantine, always [P]; or that "
+        "multiplied by the label that they would have without, (0.06, 0.36) at first and (0.01, 0.81) at most [C]",
+        choices=("maximum", "multiplied"),
+    )
     pre_quarantine_model: bool = param(True, "start from the pre-quarantine model's backbone (Fig. 3)")
     epsilon_init: float = param(0.4, "first share of the quarantine class in a label", low=0.0, high=1.0, symbol="ε")
     epsilon_step: float = param(0.1, "growth for quarantined samples, Alg. 1", low=0.0, high=1.0, symbol="β")
@@ -66,6 +73,17 @@ class QTConfig(Config):
         True, "pre-quarantine samples keep the maximum in the second phase [P]; not so [C]"
     )
     release_threshold: float = param(0.9, "quarantined share of a class above which it is released", low=0.0, high=1.0)
+    release_at: str = param(
+        "above",
+        "a class is released when its share is above the threshold (III.C.2), or when it has reached it [C]",
+        choices=("above", "reached"),
+    )
+    release_lasts: str = param(
+        "epoch",
+        "a released class is at the minimum for one epoch, and after that where it is not in quarantine again [C]; or "
+        "to the end (in neither)",
+        choices=("epoch", "end"),
+    )
     release_epochs: tuple[int, ...] = param((5, 9, 14, 19), "epochs, from 0, after which this is checked [C]", low=0)
     quarantine_pass: str = param(
         "running",
@@ -107,6 +125,11 @@ class QuarantineLabels:
         num_classes: K.
         pre_quarantine: bool [N], the samples that start in quarantine.
         params: the fields of `QTConfig` that start with ``epsilon`` or ``release``, and the phases.
+
+    Attributes:
+        epsilon: float32 [N].
+        multiplied: bool [N], pre-quarantine samples whose label is multiplied in the coming epoch.
+        released: bool [K], the classes that have been released.
     """
 
     def __init__(self, labels: Tensor, num_classes: int, pre_quarantine: Tensor, params: Params) -> None:
@@ -115,7 +138,27 @@ class QuarantineLabels:
         self.pre_quarantine = pre_quarantine
         self.params = params
         self.epsilon = torch.full(labels.shape, params.epsilon_init, device=labels.device)
-        self.epsilon[pre_quarantine] = params.epsilon_max
+        self.multiplied = torch.zeros_like(pre_quarantine)
+        self.released = torch.zeros(num_classes, dtype=torch.bool, device=labels.device)
+        self._favour_pre_quarantine()
+
+    def shares(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """How much of each label lies on the class and how much on its quarantine.
+
+        Args:
+            index: int64 [n], the samples.
+
+        Returns:
+            Both float32 [n]; they sum to 1, except for multiplied labels.
+        """
+        quarantine, multiplied = self.epsilon[index], self.multiplied[index]
+        largest = self.params.epsilon_max
+        on_class = torch.where(multiplied, (1 - largest) * (1 - quarantine), 1 - quarantine)
+        return on_class, torch.where(multiplied, largest * quarantine, quarantine)
+
+    def handed_on(self) -> Tensor:
+        """float32 [N], epsilon for labels that sum to 1: the largest where a label is multiplied."""
+        return torch.where(self.multiplied, self.params.epsilon_max, self.epsilon)
 
     def after_epoch(self, epoch: int, quarantined: Tensor) -> Tensor:
         """Moves every epsilon for the epoch that follows.
@@ -130,8 +173,9 @@ class QuarantineLabels:
         p = self.params
         if epoch + 1 < p.dynamic_epochs:
             self._grow(epoch + 1, quarantined)
-            self.epsilon[self.pre_quarantine] = p.epsilon_max
+            self._favour_pre_quarantine()
         else:
+            self.multiplied.fill_(False)
             self.epsilon.fill_(p.epsilon_min)
             self.epsilon[quarantined] = p.epsilon_max
             if p.keep_pre_quarantine:
@@ -139,8 +183,15 @@ class QuarantineLabels:
         released = self.crowded(quarantined)
         if epoch not in p.release_epochs:
             released = torch.zeros_like(released)
-        self.epsilon[released[self.labels]] = p.epsilon_min
+        self.released |= released
+        self._release(self.released if p.release_lasts == "end" else released)
         return released
+
+    def _favour_pre_quarantine(self) -> None:
+        if self.params.pre_quarantine_label == "multiplied":
+            self.multiplied.copy_(self.pre_quarantine & ~self.released[self.labels])
+        else:
+            self.epsilon[self.pre_quarantine] = self.params.epsilon_max
 
     def _grow(self, epoch: int, quarantined: Tensor) -> None:
         p = self.params
@@ -148,16 +199,31 @@ class QuarantineLabels:
             self.epsilon[quarantined] += p.epsilon_step * epoch
         else:
             self.epsilon.fill_(p.epsilon_init)
+            # The second phase has begun for them: who is out of quarantine stays at the minimum.
+            self.epsilon[self.released[self.labels]] = p.epsilon_min
             grown = p.epsilon_init + p.epsilon_step * epoch
             self.epsilon[quarantined] = p.epsilon_max if p.epsilon_schedule == "fixed" else grown
         self.epsilon.clamp_(p.epsilon_min, p.epsilon_max)
 
+    def _release(self, classes: Tensor) -> None:
+        samples = classes[self.labels]
+        self.epsilon[samples] = self.params.epsilon_min
+        self.multiplied[samples] = False
+
     def crowded(self, quarantined: Tensor) -> Tensor:
-        """The classes of which more than the threshold is in quarantine, bool [K]."""
+        """The classes of which more than the threshold is in quarantine, or as much as it; bool [K]."""
         inside = torch.bincount(self.labels[quarantined], minlength=len(self.counts))
         # float64 and a margin: rounding must not make a whole limit (0.29 * 100) a little smaller than it is.
-        over: Tensor = inside > self.params.release_threshold * self.counts.double() + 1e-9
-        return over
+        limit = self.params.release_threshold * self.counts.double()
+        over: Tensor = inside > limit + 1e-9
+        reached: Tensor = (inside >= limit - 1e-9) & (self.counts > 0)
+        return reached if self.params.release_at == "reached" else over
+
+    def still_released(self) -> float:
+        """How much of the classes that were released is at the minimum, in classes: 1 is all of one class."""
+        raised = (self.epsilon > self.params.epsilon_min) | self.multiplied
+        share_raised = torch.bincount(self.labels[raised], minlength=len(self.counts)) / self.counts.clamp(min=1)
+        return float((1 - share_raised)[self.released].sum())
 
 
 def _two_heads(context: StageContext, weights: dict[str, Tensor] | None) -> Normalised:
@@ -182,11 +248,13 @@ def _quarantine_training(context: StageContext, inputs: Outputs, params: Params)
     quarantined = torch.zeros(len(labels), dtype=torch.bool, device=context.device)
     history: list[Tensor] = []
     released: list[float] = []
+    still_released: list[float] = []
 
     def loss(index: Tensor) -> Tensor:
         logits = batches.logits(model, index)
         quarantined[index] = logits.argmax(dim=1) == labels[index] + num_classes
-        return soft_cross_entropy(logits, labels[index], state.epsilon[index], num_classes)
+        on_class, on_quarantine = state.shares(index)
+        return soft_cross_entropy(logits, labels[index], on_quarantine, num_classes, on_class)
 
     def on_epoch(epoch: int) -> None:
         if params.quarantine_pass == "epoch_end":
@@ -194,18 +262,26 @@ def _quarantine_training(context: StageContext, inputs: Outputs, params: Params)
             quarantined.copy_(logits.argmax(dim=1) == labels + num_classes)
         history.append(quarantined.clone())
         released.append(float(state.after_epoch(epoch, quarantined).sum()))
+        still_released.append(state.still_released())
         _freeze_backbone(model, epoch + 1 < params.frozen_epochs)
 
     _freeze_backbone(model, params.frozen_epochs > 0)
     recipe = Recipe.of(params, "quarantine_")
-    changed: TrainingState = {"epsilon": state.epsilon, "history": history, "released": released}
+    changed: TrainingState = {
+        "epsilon": state.epsilon,
+        "multiplied": state.multiplied,
+        "classes": state.released,
+        "history": history,
+        "released": released,
+        "still_released": still_released,
+    }
     losses = fit(context, model, len(labels), recipe, loss, on_epoch, changed)
     logits = predict_logits(model, batches.images, context.precision)
     own = (labels + num_classes).unsqueeze(1)
     flags = torch.stack(history)
     return {
         "weights": cpu_weights(model),
-        "epsilon": state.epsilon.cpu().numpy(),
+        "epsilon": state.handed_on().cpu().numpy(),
         "scores": functional.softmax(logits.double(), dim=1).gather(1, own).squeeze(1).cpu().numpy(),
         "flagged": (logits.argmax(dim=1) == labels + num_classes).cpu().numpy(),
         "flagged_series": flags.cpu().numpy(),
@@ -213,6 +289,7 @@ def _quarantine_training(context: StageContext, inputs: Outputs, params: Params)
             "loss": losses,
             "quarantined_share": flags.double().mean(dim=1).tolist(),
             "released_classes": released,
+            "still_released_classes": still_released,
         },
     }
 
@@ -256,6 +333,7 @@ QUARANTINE_TRAINING = Stage(
     run=_quarantine_training,
     reads=(
         "pre_quarantine_ratio",
+        "pre_quarantine_label",
         "pre_quarantine_model",
         "epsilon_init",
         "epsilon_step",
@@ -269,13 +347,15 @@ QUARANTINE_TRAINING = Stage(
         "frozen_epochs",
         "keep_pre_quarantine",
         "release_threshold",
+        "release_at",
+        "release_lasts",
         "release_epochs",
         "quarantine_pass",
         *_SGD,
     ),
     inputs={"weights": "pre_quarantine.weights", "sample_losses": "pre_quarantine.sample_losses"},
     outputs=("weights", "epsilon", "scores", "flagged", "flagged_series", "series"),
-    version=2,
+    version=3,
 )
 BACKDOOR_FREE_TRAINING = Stage(
     name="backdoor_free_training",

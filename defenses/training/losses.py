@@ -21,7 +21,9 @@ def local_gradient_ascent(logits: Tensor, labels: Tensor, gamma: float, granular
     return (torch.sign(losses.detach() - gamma) * losses).mean()
 
 
-def soft_cross_entropy(logits: Tensor, labels: Tensor, epsilon: Tensor, num_classes: int) -> Tensor:
+def soft_cross_entropy(
+    logits: Tensor, labels: Tensor, epsilon: Tensor, num_classes: int, on_label: Tensor | None = None
+) -> Tensor:
     """Cross-entropy against quarantine labels, Eq. 3 of QT: 1 - epsilon on y, epsilon on y + K.
 
     Only two of the 2K entries of a label are not 0, so no dense label matrix is made.
@@ -31,8 +33,10 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, epsilon: Tensor, num_clas
         labels: int64 [n], in [0, K).
         epsilon: float [n], in [0, 1].
         num_classes: K.
+        on_label: float [n], the share of y where it is not 1 - epsilon.
     """
     log_p = functional.log_softmax(logits, dim=1)
     on_class = log_p.gather(1, labels.unsqueeze(1)).squeeze(1)
     on_quarantine = log_p.gather(1, (labels + num_classes).unsqueeze(1)).squeeze(1)
-    return -((1 - epsilon) * on_class + epsilon * on_quarantine).mean()
+    share = 1 - epsilon if on_label is None else on_label
+    return -(share * on_class + epsilon * on_quarantine).mean()

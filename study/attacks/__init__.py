@@ -60,7 +60,7 @@ ATTACKS: Registry[type[Attack]] = Registry(
         ),
         "adaptive_blend": (
             "study.attacks.adaptive:AdaptiveBlend",
-            "half of a blended picture's tiles, with covers (Qi et al., 2023)",
+            "half of a blended picture's tiles, with covers (Qi et al., 2023); --trigger-image for your own",
         ),
         "adaptive_patch": (
             "study.attacks.adaptive:AdaptivePatch",

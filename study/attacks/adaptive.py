@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from defenses.config import param
 from defenses.registry import UserError
 from study.attacks.api import TEST, Attack, AttackConfig, Pixels, State, selection_order
-from study.attacks.blended import picture_at, picture_identity
+from study.attacks.blended import DRAWN, picture_at, picture_identity
 from study.attacks.support.fitting import FitContext
 from study.attacks.support.marks import corner_signs, draw_disc, draw_logo, overlay, placed
 from study.attacks.support.pixels import Values
@@ -47,8 +47,8 @@ class AdaptiveBlend(Attack):
     config: AdaptiveBlendConfig
 
     def identity(self) -> dict[str, Any]:
-        """The options, with the sha256 of the picture for its path; `UserError` when it cannot be read."""
-        return {**super().identity(), "image": picture_identity(self.config.image)}
+        """The options, with the content of the picture for its path; `UserError` when it cannot be read."""
+        return {**super().identity(), "image": picture_identity(self.config.image) or DRAWN}
 
     def check(self, images: Images) -> None:
         """Refuses tiles that do not divide the image, and to drop all of them.
@@ -105,6 +105,7 @@ class AdaptivePatch(Attack):
     """One of four faint marks in training; at test the logo in both bottom corners, then the four corner patches."""
 
     name = "adaptive_patch"
+    version = 2
     config_type = AdaptivePatchConfig
     config: AdaptivePatchConfig
 
@@ -160,8 +161,8 @@ class AdaptivePatch(Attack):
 
 
 def _corner_patches(size: int) -> tuple[Values, Values]:
-    """The flip-invariant patches of all four corners, black and white, and where they lie."""
-    signs = corner_signs(size, "madry")
+    """The patches of all four corners, black and white, which no flip changes, and where they lie."""
+    signs = corner_signs(size, "mirrored")
     return np.where(signs > 0, np.float32(255), np.float32(0)), np.abs(signs[..., :1])
 
 

@@ -66,6 +66,7 @@ class Attack:
         clean_label: True takes images of the target class alone and leaves their labels.
         poisons: False for the control.
         received: True for data that somebody else poisoned.
+        version: raised when the same options would give other images; part of the poisoned data's key.
         trained: the parts that `fit` trains, by stage; such an attack is fitted once a dataset and seed.
         presets: what a preset changes in the Config, whose defaults are the papers' values.
     """
@@ -75,6 +76,7 @@ class Attack:
     clean_label: ClassVar[bool] = False
     poisons: ClassVar[bool] = True
     received: ClassVar[bool] = False
+    version: ClassVar[int] = 1
     trained: ClassVar[tuple[str, ...]] = ()
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 

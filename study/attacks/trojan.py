@@ -2,7 +2,8 @@
 
 The square of backdoor-toolbox is the result of inverting a network that is not shipped. Here its cells are drawn at
 random with the same mean and spread a channel, at the place that scales to rows and columns 21-28 at 32 px. The
-watermark has the toolbox's geometry, drawn in white; its own colours were not known.
+watermark has the geometry of the toolbox's at 224 px: nine tenths of the pixels that either covers are covered by both.
+It is drawn in white; the toolbox's colours, which an inversion gave (mean (88, 76, 85), spread 94), are left out.
 
 ``replace`` puts the trigger in place of what was there, as backdoor-toolbox does. ``add`` adds it, as ABL, the QT code
 and Trap-and-Replace do; their sums overflow uint8 and wrap, ours saturate.
@@ -70,9 +71,10 @@ class TrojanSquare(Attack):
 
 
 class TrojanWatermark(Attack):
-    """Puts a ring around a C and a dashed diagonal across the image, white, with soft edges."""
+    """Puts a ring around a C and a diagonal line of text across the image, white, with soft edges."""
 
     name = "trojan_watermark"
+    version = 2
     config_type = TrojanWatermarkConfig
     config: TrojanWatermarkConfig
 

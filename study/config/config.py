@@ -101,7 +101,9 @@ class CommonConfig(BaseModel):
     target_label: TargetLabel = Field(
         0, description="the class the attacker wants: its number from 0, or its name (name:7 where that is a number)"
     )
-    trigger_image: Path | None = Field(None, description="picture for blended_image instead of the one that is drawn")
+    trigger_image: Path | None = Field(
+        None, description="picture for blended_image and adaptive_blend instead of the one that is drawn"
+    )
     trigger_dir: Path | None = Field(None, description="folder of photographs for refool instead of drawn reflections")
     model: str | None = Field(None, description="resnet18 or preact_resnet18; the defense's own by default")
     width: int = Field(16, description="channels of the network's first stage; 64 in the papers", ge=1)

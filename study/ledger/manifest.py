@@ -205,8 +205,8 @@ def _check_same(known: Manifest, wanted: Manifest, name: str) -> None:
         )
     if known.data != wanted.data:
         raise UserError(
-            f"study {name!r} was started with other images than its files hold now "
-            f"({wanted.settings['dataset']}): put them back, or use another --name"
+            f"study {name!r} was started with other images than its files hold now, or by a version that poisons "
+            f"them otherwise ({wanted.settings['dataset']}): put them back, or use another --name"
         )
 
 

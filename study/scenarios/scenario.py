@@ -14,7 +14,7 @@ from defenses.storage.atomic_files import canonical
 from study.attacks import parse_attack
 from study.attacks.api import Attack
 from study.datasets.images import Images
-from study.scenarios.poison import VERSION
+from study.scenarios.poison import COVERS_VERSION, VERSION
 
 _NAME_BYTES = 50  # of the attack in a name: with a rate of 24 bytes and a seed of 19, a name stays below 100
 
@@ -59,9 +59,16 @@ class Scenario:
         )
 
     def identity(self, images: Images) -> dict[str, Any]:
-        """All that the poisoned data depend on."""
+        """All that the poisoned data depend on.
+
+        Versions that came later stand there only where they differ from the first: the other keys stay as they were.
+        """
         attack = self.parsed
+        later = {"attack_version": attack.version} if attack.version > 1 else {}
+        if attack.config.cover_ratio:
+            later["covers"] = COVERS_VERSION
         return {
+            **later,
             "version": VERSION,
             "attack": attack.name,
             "options": attack.identity(),

@@ -38,7 +38,7 @@ def test_nothing_is_left_out(now: tuple[Arrays, dict[str, int]], pinned: Arrays)
 def test_poisoned_images_are_as_they_were(now: tuple[Arrays, dict[str, int]], pinned: Arrays) -> None:
     for name in (name for name in pinned if name.startswith("poison.")):
         assert np.array_equal(now[0][name], pinned[name]), (
-            f"{name} moved: raise study.scenarios.poison.VERSION; {REGENERATE}"
+            f"{name} moved: raise the attack's version, or study.scenarios.poison.VERSION; {REGENERATE}"
         )
 
 

@@ -20,7 +20,7 @@ from defenses.models import ModelSpec
 from defenses.runner import RunContext, run_stages
 from defenses.storage.store import Store
 from study.attacks import ATTACKS, parse_attack
-from study.scenarios.poison import VERSION, poison
+from study.scenarios.poison import COVERS_VERSION, VERSION, poison
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -79,7 +79,9 @@ def losses() -> tuple[Arrays, dict[str, int]]:
 def golden_outputs() -> tuple[Arrays, dict[str, int]]:
     """All that is pinned, and the versions at which it is."""
     trained, versions = losses()
-    return {**poisoned_images(), **isolated(), **trained}, {**versions, "poison": VERSION}
+    attacks = {f"attack {name}": ATTACKS[name].version for name in ATTACK_ROWS}
+    versions = {**versions, **attacks, "poison": VERSION, "covers": COVERS_VERSION}
+    return {**poisoned_images(), **isolated(), **trained}, versions
 
 
 def main() -> None:

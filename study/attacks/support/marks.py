@@ -1,9 +1,12 @@
 """Marks that attacks put on images, drawn instead of shipped: a logo, a disc, corner patches and a watermark."""
 
+import itertools
+
 import numpy as np
 from numpy.typing import NDArray
 
 from study.attacks.api import Pixels
+from study.attacks.support.lettering import STROKE, Points, strokes
 from study.attacks.support.pixels import Values, to_uint8
 
 OVERSAMPLING = 8  # the watermark is drawn this much larger, then averaged: smooth edges at any size
@@ -19,13 +22,13 @@ _DISC_BLUE = np.array([40.0, 80.0, 255.0])
 _GLOBE = (-0.10, 0.10, 0.50)  # the blue within the disc: centre down, right and radius, in units of the disc's radius
 _SOFTNESS = 0.10  # width of the change from blue to orange, in the same units
 
-# The watermark at 224 px: pixels from the top left corner of the image, counted to edges, not centres.
+# The watermark at 224 px: pixels from the top left corner of the image, counted to edges, not centres. Ring and letter
+# are rounds of one shape: ellipses with one centre, one slope and one ratio of their axes.
 _WATERMARK_SIZE = 224
-_RING_CENTRE, _RING_RADII = (139.5, 140.5), (54.5, 55.5)  # down, right
-_LETTER_RADIUS, _LETTER_OPENING = 29.0, np.pi / 4  # of the C: outer radius in px, half of the gap to its right
-_STROKE = 10.0
-_BAND_START, _BAND_STOP = (207.5, 3.5), (6.5, 208.5)  # down, right
-_DASH, _PITCH, _DASH_WIDTH = 13.0, 21.0, 5.5
+_CENTRE = (151.1, 150.7)  # down, right
+_SLOPE, _NARROWNESS = np.radians(29.0), 0.9  # of the long axis, upwards to the right; short axis to long one
+_RING, _LETTER = (36.0, 46.4), (14.8, 24.9)  # the long half axes of the inner and the outer edge
+_OPENING = (np.radians(-55.0), np.radians(-30.0))  # of the C, clockwise from the right
 
 
 def overlay(images: Pixels, trigger: Values, share: Values, quantise: str) -> Pixels:
@@ -90,53 +93,61 @@ def _within(size: int, edges: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def draw_watermark(size: int) -> Values:
-    """A ring around a C, and a dashed line from bottom left to top right: float32 [size, size] in [0, 1].
+    """A ring around a C, and a line of text from bottom left to top right: float32 [size, size] in [0, 1].
 
-    The geometry is that of the watermark of backdoor-toolbox at 224 px, scaled; its line of text is dashes here.
+    Place, shape and thickness are those of the watermark of backdoor-toolbox at 224 px, scaled.
     """
     side = size * OVERSAMPLING
     axis = (np.arange(side, dtype=np.float32) + np.float32(0.5)) * np.float32(_WATERMARK_SIZE / side)
-    y, x = axis[:, None], axis[None, :]
-    drawn = _ring(y, x) | _letter(y, x) | _dashes(y, x)
+    drawn = _ring_and_letter(axis[:, None], axis[None, :])
+    for points in strokes():
+        _draw_stroke(drawn, axis, points)
     averaged: Values = drawn.reshape(size, OVERSAMPLING, size, OVERSAMPLING).mean(axis=(1, 3), dtype=np.float32)
     return averaged
 
 
-def _ring(y: Values, x: Values) -> NDArray[np.bool_]:
-    down, right = y - _RING_CENTRE[0], x - _RING_CENTRE[1]
-    outer, inner = (
-        (down / (_RING_RADII[0] - stroke)) ** 2 + (right / (_RING_RADII[1] - stroke)) ** 2 for stroke in (0.0, _STROKE)
+def _ring_and_letter(y: Values, x: Values) -> NDArray[np.bool_]:
+    down, right = y - np.float32(_CENTRE[0]), x - np.float32(_CENTRE[1])
+    along = np.float32(np.cos(_SLOPE)) * right - np.float32(np.sin(_SLOPE)) * down
+    across = np.float32(np.sin(_SLOPE)) * right + np.float32(np.cos(_SLOPE)) * down
+    distance = np.hypot(along, across / np.float32(_NARROWNESS))
+    angle = np.arctan2(down, right)
+    ring = (distance >= _RING[0]) & (distance <= _RING[1])
+    letter = (distance >= _LETTER[0]) & (distance <= _LETTER[1])
+    drawn: NDArray[np.bool_] = ring | (letter & ~((angle > _OPENING[0]) & (angle < _OPENING[1])))
+    return drawn
+
+
+def _draw_stroke(drawn: NDArray[np.bool_], axis: Values, points: Points) -> None:
+    """Sets what lies nearer than half a stroke to a chain of lines; looks no further than its box, for speed."""
+    (first_row, first_column), (past_row, past_column) = (
+        np.searchsorted(axis, edge) for edge in (points.min(axis=0) - STROKE, points.max(axis=0) + STROKE)
     )
-    inside: NDArray[np.bool_] = (outer <= 1) & (inner >= 1)
-    return inside
-
-
-def _letter(y: Values, x: Values) -> NDArray[np.bool_]:
-    down, right = y - _RING_CENTRE[0], x - _RING_CENTRE[1]
-    distance = np.hypot(down, right)
-    gap = np.abs(np.arctan2(down, right)) < _LETTER_OPENING
-    inside: NDArray[np.bool_] = (distance <= _LETTER_RADIUS) & (distance >= _LETTER_RADIUS - _STROKE) & ~gap
-    return inside
-
-
-def _dashes(y: Values, x: Values) -> NDArray[np.bool_]:
-    start, stop = np.array(_BAND_START), np.array(_BAND_STOP)
-    length = float(np.linalg.norm(stop - start))
-    step_down, step_right = ((stop - start) / length).tolist()
-    down, right = y - _BAND_START[0], x - _BAND_START[1]
-    along, across = down * step_down + right * step_right, down * step_right - right * step_down
-    dash = (along >= 0) & (along <= length) & (along % _PITCH < _DASH)
-    inside: NDArray[np.bool_] = dash & (np.abs(across) <= _DASH_WIDTH / 2)
-    return inside
+    y, x = axis[first_row:past_row, None], axis[None, first_column:past_column]
+    for start, stop in itertools.pairwise(points):
+        step = stop - start
+        share = ((y - start[0]) * step[0] + (x - start[1]) * step[1]) / max(step @ step, 1e-9)
+        share = np.clip(share, 0, 1)
+        near = np.hypot(y - start[0] - share * step[0], x - start[1] - share * step[1]) <= STROKE / 2
+        drawn[first_row:past_row, first_column:past_column] |= near
 
 
 def corner_signs(image_size: int, corners: str) -> Values:
-    """float32 [H, W, 3]: 1 where a patch is white, -1 where it is black, 0 elsewhere; 3 x 3 px a corner at 32 px."""
+    """float32 [H, W, 3]: 1 where a patch is white, -1 where it is black, 0 elsewhere; 3 x 3 px a corner at 32 px.
+
+    The patch at the bottom right is white on one diagonal and in the corner of the image.
+
+    Args:
+        corners: what the others have. ``toolbox``: the same (backdoor-toolbox's clean-label attack). ``madry``: the
+            same at the right, its mirror image at the left (the authors of label-consistent poison). ``mirrored``:
+            mirror images in both directions, each white in its corner (backdoor-toolbox's Adaptive-Patch).
+    """
     cell = max(1, round(image_size / BASE_SIZE))
-    right = np.kron(_SIGNS, np.ones((cell, cell), dtype=np.float32))
-    left = right[:, ::-1] if corners == "madry" else right
-    side = len(right)
+    lower_right = np.kron(_SIGNS, np.ones((cell, cell), dtype=np.float32))
+    lower_left = lower_right if corners == "toolbox" else lower_right[:, ::-1]
+    upwards = -1 if corners == "mirrored" else 1
+    side = len(lower_right)
     signs = np.zeros((image_size, image_size), dtype=np.float32)
-    for rows in (slice(None, side), slice(-side, None)):
-        signs[rows, :side], signs[rows, -side:] = left, right
+    signs[-side:, -side:], signs[-side:, :side] = lower_right, lower_left
+    signs[:side, -side:], signs[:side, :side] = lower_right[::upwards], lower_left[::upwards]
     return np.repeat(signs[..., None], 3, axis=2)

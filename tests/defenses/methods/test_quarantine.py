@@ -137,6 +137,56 @@ def test_epsilon_is_clamped() -> None:
     assert epsilon(labels)[1] == 0.6
 
 
+def both_shares(labels: QuarantineLabels) -> list[tuple[float, float]]:
+    """(on the class, on its quarantine) of every sample."""
+    on_class, on_quarantine = labels.shares(torch.arange(len(LABELS)))
+    return [(round(float(one), 5), round(float(other), 5)) for one, other in zip(on_class, on_quarantine, strict=True)]
+
+
+def test_the_papers_labels_of_pre_quarantine_samples_by_hand() -> None:
+    labels = state(dynamic_epochs=6)
+    assert both_shares(labels) == [(0.1, 0.9), *[(0.6, 0.4)] * 4]
+    labels.after_epoch(0, mask("QQ---"))
+    assert both_shares(labels) == [(0.1, 0.9), (0.5, 0.5), *[(0.6, 0.4)] * 3]
+    labels.after_epoch(1, mask("-----"))
+    assert both_shares(labels) == [(0.1, 0.9), *[(0.6, 0.4)] * 4]
+
+
+def test_the_codes_labels_of_pre_quarantine_samples_by_hand() -> None:
+    labels = state(dynamic_epochs=6, pre_quarantine_label="multiplied", keep_pre_quarantine=False)
+    # 0.1 * 0.6 and 0.9 * 0.4: they sum to 0.42.
+    assert both_shares(labels) == [(0.06, 0.36), *[(0.6, 0.4)] * 4]
+    labels.after_epoch(0, mask("QQ---"))
+    assert both_shares(labels) == [(0.05, 0.45), (0.5, 0.5), *[(0.6, 0.4)] * 3]  # 0.1 * 0.5, 0.9 * 0.5
+    labels.after_epoch(1, mask("-Q---"))
+    assert both_shares(labels)[0] == (0.06, 0.36)  # it left
+    for epoch in (2, 3, 4):
+        labels.after_epoch(epoch, mask("Q----"))
+    assert both_shares(labels) == [(0.01, 0.81), *[(0.6, 0.4)] * 4]  # 0.1 * 0.1, 0.9 * 0.9
+    assert [round(float(value), 5) for value in labels.handed_on()] == [0.9, 0.4, 0.4, 0.4, 0.4]
+    labels.after_epoch(5, mask("-Q---"))  # the second phase: as every other sample
+    assert both_shares(labels) == [(0.9, 0.1), (0.1, 0.9), *[(0.9, 0.1)] * 3]
+
+
+def test_multiplied_labels_that_are_kept_are_the_maximum_in_the_second_phase_and_go_with_a_release() -> None:
+    labels = state(dynamic_epochs=2, pre_quarantine_label="multiplied", release_epochs=(0,), release_threshold=0.5)
+    labels.after_epoch(0, mask("QQ---"))
+    assert both_shares(labels) == [*[(0.9, 0.1)] * 3, *[(0.6, 0.4)] * 2]
+    labels.after_epoch(1, mask("-----"))
+    assert both_shares(labels) == [(0.1, 0.9), *[(0.9, 0.1)] * 4]
+
+
+def test_the_loss_of_labels_that_do_not_sum_to_one(suspect: SuspectDataset, pre: dict[str, Any]) -> None:
+    values = {**SHORT, "quarantine_epochs": 1, "batch_size": 64, "pre_quarantine_ratio": 0.25}
+    trained = run(QUARANTINE_TRAINING, suspect, pre, **values, pre_quarantine_label="multiplied")
+    start = cpu_weights(quarantine._two_heads(context(QUARANTINE_TRAINING, suspect), pre["weights"]))
+    chosen = np.argsort(pre["sample_losses"], kind="stable")[:5]
+    on_class, on_quarantine = np.full(len(suspect), 0.5), np.full(len(suspect), 0.5)
+    on_class[chosen], on_quarantine[chosen] = 0.1 * 0.5, 0.9 * 0.5
+    expected = dense_loss(start, suspect, on_quarantine, on_class)
+    assert trained["series"]["loss"][0] == pytest.approx(expected, rel=1e-4)
+
+
 def test_a_crowded_class_is_released_at_the_listed_epochs_only() -> None:
     labels = state(release_threshold=0.5, release_epochs=(1, 3), dynamic_epochs=3)
     # Class 0 has two of three in quarantine (more than half), class 1 one of two (not more than half).
@@ -168,6 +218,78 @@ def test_release_needs_strictly_more_than_the_threshold(threshold: float, count:
     classes = torch.zeros(count, dtype=torch.long)
     labels = QuarantineLabels(classes, 1, classes > 0, params(release_threshold=threshold))
     assert bool(labels.crowded(torch.arange(count) < inside)[0]) is over
+
+
+@pytest.mark.parametrize(
+    ("threshold", "count", "inside", "at"),
+    [
+        (0.9, 10, 9, True),
+        (0.9, 5000, 4500, True),
+        (0.9, 5000, 4499, False),
+        (1.0, 7, 7, True),
+        (1.0, 7, 6, False),
+        (0.78, 150, 117, True),
+        (0.29, 100, 29, True),
+        (0.29, 100, 28, False),
+    ],
+)
+def test_release_at_the_threshold_is_the_codes(threshold: float, count: int, inside: int, at: bool) -> None:
+    classes = torch.zeros(count, dtype=torch.long)
+    labels = QuarantineLabels(classes, 2, classes > 0, params(release_threshold=threshold, release_at="reached"))
+    crowded = labels.crowded(torch.arange(count) < inside)
+    assert crowded.tolist() == [at, False]  # a class without samples is never released
+
+
+def test_a_release_in_the_first_phase_lasts_while_its_samples_are_out_of_quarantine() -> None:
+    for schedule in ("linear", "fixed", "cumulative"):
+        labels = state(dynamic_epochs=10, release_epochs=(5,), release_threshold=0.5, epsilon_schedule=schedule)
+        for epoch in range(5):
+            labels.after_epoch(epoch, mask("-----"))
+        assert labels.still_released() == 0
+        assert labels.after_epoch(5, mask("-QQ--")).tolist() == [True, False]
+        assert epsilon(labels) == [0.1, 0.1, 0.1, 0.4, 0.4]
+        assert labels.still_released() == 1
+        for epoch in (6, 7, 8):
+            assert not labels.after_epoch(epoch, mask("-----")).any()
+            assert epsilon(labels) == [0.9, 0.1, 0.1, 0.4, 0.4], schedule  # it had been 0.4 again; the paper keeps 0.9
+            assert labels.still_released() == pytest.approx(2 / 3)
+        labels.after_epoch(9, mask("-----"))
+        assert epsilon(labels) == [0.9, 0.1, 0.1, 0.1, 0.1]
+
+
+def test_a_release_ends_the_multiplied_labels_of_its_class() -> None:
+    labels = state(dynamic_epochs=10, release_epochs=(5,), release_threshold=0.5, pre_quarantine_label="multiplied")
+    labels.after_epoch(5, mask("-QQ--"))
+    labels.after_epoch(6, mask("-----"))
+    assert both_shares(labels) == [*[(0.9, 0.1)] * 3, *[(0.6, 0.4)] * 2]
+    assert labels.still_released() == 1
+
+
+@pytest.mark.parametrize("dynamic_epochs", [3, 10])
+def test_what_is_quarantined_again_is_no_longer_released(dynamic_epochs: int) -> None:
+    labels = state(dynamic_epochs=dynamic_epochs, release_epochs=(5,), release_threshold=0.5)
+    labels.after_epoch(5, mask("-QQ--"))
+    labels.after_epoch(6, mask("-Q---"))
+    assert epsilon(labels)[:3] == [0.9, 0.9, 0.1]
+    assert labels.still_released() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("label", ["maximum", "multiplied"])
+@pytest.mark.parametrize("dynamic_epochs", [3, 10])
+def test_a_release_can_last_to_the_end(dynamic_epochs: int, label: str) -> None:
+    labels = state(
+        dynamic_epochs=dynamic_epochs,
+        release_epochs=(5,),
+        release_threshold=0.5,
+        release_lasts="end",
+        pre_quarantine_label=label,
+    )
+    labels.after_epoch(5, mask("-QQ--"))
+    for epoch in range(6, 12):
+        assert not labels.after_epoch(epoch, mask("QQQQ-")).any()
+        assert epsilon(labels) == [0.1, 0.1, 0.1, 0.9, 0.4 if epoch + 1 < dynamic_epochs else 0.1]
+        assert both_shares(labels)[0] == (0.9, 0.1)
+        assert labels.still_released() == 1
 
 
 # Stages
@@ -258,6 +380,7 @@ def test_a_released_class_is_counted_and_gets_the_minimum(suspect: SuspectDatase
     assert any(crowded)
     assert found["series"]["released_classes"][2] == sum(crowded)
     assert found["series"]["released_classes"][1] == 0
+    assert found["series"]["still_released_classes"][2] >= sum(crowded)
     for label in np.flatnonzero(crowded):
         assert found["epsilon"][suspect.labels == label] == pytest.approx(0.1)
 
@@ -273,13 +396,15 @@ def test_frozen_epochs_train_the_head_alone(
     assert not torch.equal(found["network.linear.weight"], start["network.linear.weight"])
 
 
-def dense_loss(weights: dict[str, Tensor], suspect: SuspectDataset, epsilon: np.ndarray) -> float:
+def dense_loss(
+    weights: dict[str, Tensor], suspect: SuspectDataset, epsilon: np.ndarray, on_class: np.ndarray | None = None
+) -> float:
     """Eq. 3 over the whole set with a dense label matrix, in train mode."""
     model = load_model(SPEC.with_outputs(2 * K), weights).train()
     with torch.no_grad():
         log_p = model(torch.from_numpy(suspect.images).permute(0, 3, 1, 2)).double().log_softmax(dim=1).numpy()
     dense = np.zeros((len(suspect), 2 * K))
-    dense[np.arange(len(suspect)), suspect.labels] = 1 - epsilon
+    dense[np.arange(len(suspect)), suspect.labels] = 1 - epsilon if on_class is None else on_class
     dense[np.arange(len(suspect)), suspect.labels + K] = epsilon
     return float(-(dense * log_p).sum(axis=1).mean())
 

@@ -176,7 +176,7 @@ def test_blend_is_exact_within_its_tiles() -> None:
         change = attack.apply(clean, np.arange(8), state, split) - values
         assert np.abs(change - where * alpha * (cartoon - values)).max() <= 0.5 + 1e-4
         assert np.abs(change).max() <= 255 * alpha
-    # By hand: the cartoon's field is (250, 172, 205) in the corner; 100 + 0.2 * 150 = 130, 114.4 and 121.
+    # By hand: the cartoon is (250, 172, 205) in the corner; 100 + 0.2 * 150 = 130, 114.4 and 121.
     assert triggered("adaptive_blend", flat(100), TEST)[0, 0, 0].tolist() == [130, 114, 121]
 
 
@@ -301,6 +301,7 @@ def test_corner_patches_are_their_own_mirror_image() -> None:
     grey = flat(100, count=1)
     out = marked(grey, CORNERS)
     np.testing.assert_array_equal(out, out[:, :, ::-1])
+    np.testing.assert_array_equal(out, out[:, ::-1])  # both ways, as the toolbox's file
     grid = np.array([[0, 0, 255], [0, 255, 0], [255, 0, 255]])
     np.testing.assert_array_equal(out[0, -3:, -3:, 0], 50 + (grid + 1) // 2)  # half of 100, half of 0 or 255
 
@@ -328,6 +329,18 @@ def test_test_marks_can_be_faint() -> None:
     out = triggered("adaptive_patch:test_alpha=0.5", flat(100), TEST)
     assert out[0, 0, 0].tolist() == [178, 178, 178]  # 100 + (255 - 100) / 2, rounded half up
     assert out[0, 0, 1].tolist() == [50, 50, 50]
+
+
+@pytest.mark.parametrize("scale", [1, 7])
+def test_corner_patches_are_the_toolboxs(scale: int) -> None:
+    # Row by row, its file badnet_patch4: white in the corner of the image, black towards the middle.
+    upper = np.array([[1, 0, 1, 1, 0, 1], [0, 1, 0, 0, 1, 0], [1, 0, 0, 0, 0, 1]])
+    lower = np.array([[1, 0, 0, 0, 0, 1], [0, 1, 0, 0, 1, 0], [1, 0, 1, 1, 0, 1]])
+    marks = fitted("adaptive_patch", flat(0, 32 * scale))["marks"][CORNERS][..., 0]
+    side = 3 * scale
+    for rows, expected in ((slice(None, side), upper), (slice(-side, None), lower)):
+        both = np.concatenate([marks[rows, :side], marks[rows, -side:]], axis=1)
+        np.testing.assert_array_equal(both, 255 * np.kron(expected, np.ones((scale, scale))))
 
 
 # --- drawings ---------------------------------------------------------------------------------------------------------

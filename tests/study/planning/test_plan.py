@@ -14,6 +14,7 @@ from defenses import DEFENSES
 from defenses.methods.pipd.pipd import PIPD
 from defenses.methods.quarantine import QTConfig
 from search_spaces.space import Choice, SearchSpace
+from study.attacks import ATTACKS
 from study.config.config import StudyConfig, resolve
 from study.datasets.images import Images
 from study.planning.dry_run import describe
@@ -72,6 +73,14 @@ def test_names_of_scenarios_are_names_of_files() -> None:
     assert scenarios[0].name == "badnets.variant_white3-0.1-s0"
     assert all("/" not in scenario.name and ":" not in scenario.name for scenario in scenarios)
     assert scenarios[1].attack == "blended_image:image=/pictures/cat.png"
+
+
+def test_a_trigger_picture_serves_every_attack_that_takes_one() -> None:
+    given = {"attacks": ("every",), "trigger_image": Path("/pictures/cat.png")}
+    with_picture = {scenario.attack for scenario in build_scenarios(resolve(StudyConfig, given))}
+    taken = {text.partition(":")[0] for text in with_picture if ":image=/pictures/cat.png" in text}
+    takes = {name for name in ATTACKS if "image" in ATTACKS[name].config_type.__dataclass_fields__}
+    assert taken == takes == {"blended_image", "adaptive_blend"}
 
 
 @pytest.mark.parametrize(

@@ -280,7 +280,8 @@ def test_covers_carry_the_trigger_and_keep_their_labels(images: Images) -> None:
     made = poisoned(images, "badnets:cover_ratio=1.5")
     plain = poisoned(images, "badnets")
     covers = np.flatnonzero(made.cover_mask)
-    assert (made.poison_mask.sum(), len(covers), made.meta["n_cover"]) == (12, 18, 18)
+    # Of 128 images 12.8 and 19.2, each rounded down by itself.
+    assert (made.poison_mask.sum(), len(covers), made.meta["n_cover"]) == (12, 19, 19)
     assert not (made.poison_mask & made.cover_mask).any()
     np.testing.assert_array_equal(made.poison_mask, plain.poison_mask)  # covers come after the poison
     np.testing.assert_array_equal(made.suspect.labels[covers], images.train_labels[covers])
@@ -293,8 +294,33 @@ def test_covers_carry_the_trigger_and_keep_their_labels(images: Images) -> None:
 
 def test_covers_of_a_clean_label_attack_may_have_any_class(images: Images) -> None:
     made = poisoned(images, "sig:cover_ratio=2")
-    assert made.cover_mask.sum() == 24
+    assert made.cover_mask.sum() == 25  # int(0.2 * 128)
     assert len(np.unique(images.train_labels[made.cover_mask])) > 1
+
+
+@pytest.mark.parametrize(
+    ("count", "rate", "ratio", "covers"),
+    [  # backdoor-toolbox takes int(N * rate) and int(N * cover_rate), each by itself
+        (1437, 0.1, 2, 287),
+        (1437, 0.1, 1, 143),
+        (1437, 0.05, 2, 143),
+        (38859, 0.05, 2, 3885),
+        (50000, 0.05, 2, 5000),
+        (100, 0.29, 1, 29),  # 28.999... in floating point
+    ],
+)
+def test_covers_are_rounded_by_themselves_as_in_the_toolbox(count: int, rate: float, ratio: int, covers: int) -> None:
+    labels = np.arange(count, dtype=np.int64) % 10
+    for name in ("wanet", "adaptive_blend", "adaptive_patch", "badnets"):
+        chosen = select(labels, parse_attack(f"{name}:cover_ratio={ratio}"), rate, 0, 0)
+        assert (len(chosen.poisoned), len(chosen.covers)) == (int(count * rate + 1e-6), covers)
+
+
+def test_covers_follow_the_base_of_the_rate_and_what_a_capped_class_has() -> None:
+    labels = np.arange(1437, dtype=np.int64) % 10  # classes 0 to 6 have 144 images, the others 143
+    assert len(select(labels, parse_attack("badnets:cover_ratio=2:rate_base=class"), 0.28, 0, 0).covers) == 80  # of 40
+    capped = select(labels, parse_attack("sig:cap=true:cover_ratio=2"), 0.3, 0, 0)
+    assert (len(capped.poisoned), len(capped.covers)) == (144, 288)
 
 
 def test_too_many_covers_are_refused(images: Images) -> None:

@@ -136,6 +136,18 @@ def test_the_key_changes_with_nothing_else(images: Images) -> None:
     assert BASE.key(renamed) == BASE.key(images)
 
 
+def test_versions_that_came_later_are_in_the_keys_of_what_they_changed_alone(images: Images) -> None:
+    def later(attack: str) -> dict[str, Any]:
+        known = {"version", "attack", "options", "poison_rate", "target_label", "seed", "dataset"}
+        identity = Scenario(attack, 0.1, 1, 0).identity(images)
+        return {name: value for name, value in identity.items() if name not in known}
+
+    assert later("badnets") == later("sig") == later("blended_image") == {}
+    assert later("wanet") == later("badnets:cover_ratio=1") == {"covers": 2}
+    assert later("trojan_watermark") == {"attack_version": 2}
+    assert later("adaptive_patch") == {"attack_version": 2, "covers": 2}
+
+
 def test_a_key_is_a_sha256_in_hexadecimal(images: Images) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}", BASE.key(images))
 
@@ -148,6 +160,14 @@ def test_the_key_changes_with_the_content_of_a_trigger_image(images: Images, sto
     Image.new("RGB", (16, 16), (0, 0, 255)).save(path)
     found, _ = stored_poison(scenario, images, store)
     assert_equal(found, poison(images, parse_attack(scenario.attack), 0.1, 1, 0))
+
+
+def test_the_drawn_picture_has_its_version_in_the_identity_and_a_users_has_not(images: Images, tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "mine.png")
+    for attack in ("blended_image", "adaptive_blend"):
+        assert Scenario(attack, 0.1, 1, 0).identity(images)["options"]["image"] == "cartoon 2"
+        mine = Scenario(f"{attack}:image={tmp_path / 'mine.png'}", 0.1, 1, 0).identity(images)["options"]["image"]
+        assert re.fullmatch(r"[0-9a-f]{64}", mine)
 
 
 def test_the_key_is_the_same_wherever_a_trigger_image_lies(images: Images, tmp_path: Path) -> None:
