@@ -101,9 +101,12 @@ class RunLog:
     def _check_folder(self, experiment: Any) -> None:
         """Refuses a folder that MLflow would make, and in which nobody would look: another machine's, or one gone."""
         folder = local_folder(str(experiment.artifact_location))
-        if folder is None or (folder.is_absolute() and folder.is_dir()):
+        if folder is None:
             return
-        if database_file(self._uri) is None or self.client.search_runs([experiment.experiment_id], max_results=1):
+        near = (
+            (folder,) if database_file(self._uri) is None else (folder, *folder.parents[:2])
+        )  # made when it is needed
+        if not (folder.is_absolute() and any(place.is_dir() for place in near)):
             raise unknown_folder(str(experiment.artifact_location))
 
     def _check(self, experiment: Any) -> None:

@@ -212,8 +212,7 @@ def as_before(outbox: Outbox) -> None:
     outbox.path.write_text("".join(json.dumps(line) + "\n" for line in whole))
 
 
-@pytest.mark.parametrize("records", ["whole paths", "paths within the study"])
-@pytest.mark.parametrize("how", ["moved", "copied"])
+@pytest.mark.parametrize(("how", "records"), [("moved", "paths within the study"), ("copied", "whole paths")])
 def test_files_are_sent_from_where_the_study_is_now(how: str, records: str, mine: Path, tmp_path: Path) -> None:
     outbox, _ = fill_outbox(mine)
     if records == "whole paths":

@@ -13,6 +13,7 @@ from tracking.artifact_root import renew_artifact_root
 from tracking.destination import Target, sqlite_url, tracking_target
 from tracking.mlflow_log import RunLog, fetch_artifact
 from tracking.outbox import Record
+from tracking.refusals import AddressRefused
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -121,3 +122,15 @@ def test_a_place_that_two_paths_lead_to_stays_as_it_is(old: Path, tmp_path: Path
     log = RunLog(sqlite_url(tmp_path / "link" / "mlflow.db"), "pipd", (tmp_path / "link/mlflow-artifacts").as_uri())
     assert log.client.get_run(run).info.artifact_uri.startswith((old / "mlflow-artifacts").as_uri())
     assert log.client.get_run(run).data.tags[names.TAG_RUN_KEY] == "trial/1"
+
+
+def test_a_chosen_folder_that_is_gone_is_not_made_again(old: Path, tmp_path: Path) -> None:
+    chosen = tmp_path / "a" / "b" / "chosen"
+    chosen.mkdir(parents=True)
+    RunLog(target(old).uri, "pipd", chosen.as_uri())
+    shutil.rmtree(chosen)
+    RunLog(target(old).uri, "pipd", None)  # MLflow makes it when it is needed
+    shutil.rmtree(tmp_path / "a")
+    with pytest.raises(AddressRefused, match="which is no folder here"):
+        opened(old)
+    assert not (tmp_path / "a").exists()
