@@ -57,6 +57,7 @@ STARTS_RAY = {
     "test_cluster",
     "test_per_scenario",
     "test_holdout",
+    "test_ray_surroundings",
 }
 """Files outside `faults` whose tests start Ray. Two at once keep each other waiting; beside others they cost little."""
 
