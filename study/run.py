@@ -31,7 +31,7 @@ _FLUSH_SECONDS_INTERRUPTED = 3.0
 _EPILOG = """\
 In brackets: the default, which another preset than smoke may change.
 The same command goes on where it stopped; a larger --trials extends a finished study.
-Exit codes: 0 done, 2 bad input or a full disk, 3 no trial can work, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 2 bad input, a full disk or a Ray that is gone, 3 no trial can work, 130 Ctrl-C, 143 SIGTERM.
 """
 
 

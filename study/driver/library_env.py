@@ -83,7 +83,7 @@ def _set_aside() -> tuple[str, ...]:
     names = sorted(name for name in os.environ if name.startswith(("RAY_", "TUNE_")) and name not in ours)
     for name in names:
         del os.environ[name]
-    return tuple(names)
+    return tuple(name for name in names if name != "RAY_CLIENT_MODE")  # which Ray itself sets, to off
 
 
 def in_job() -> bool:
