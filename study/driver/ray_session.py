@@ -26,6 +26,9 @@ from study.driver.library_env import for_workers, in_job, quiet_ray, workers_inh
 _LONGEST_SOCKET_BYTES = 107 if sys.platform.startswith("linux") else 103  # the system's limit for a socket's path
 _SOCKET_BYTES = len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
 _SHORT = "/tmp"
+_RETURN_AT_ONCE = {"prestart_worker_first_driver": False}
+"""Or `ray.init` would wait for workers, without a limit, where no thread and no signal of this process gets a turn."""
+
 _CLOSE_SECONDS = 15.0
 
 
@@ -75,6 +78,7 @@ def _start(address: str | None) -> None:
     }
     if address is None:
         options |= {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "_temp_dir": folder_for_sockets()}
+        options["_system_config"] = _RETURN_AT_ONCE
         with workers_inherit_this_process():
             ray.init(address="local", _skip_env_hook=True, **options)  # never what happens to run here
         return
@@ -130,6 +134,7 @@ def _leave(reason: str, close: Callable[[], object]) -> None:
     closing = threading.Thread(target=close, daemon=True)
     closing.start()
     closing.join(_CLOSE_SECONDS)
+    _abandon_ray()
     print_error(f"error: {reason}")
     os._exit(EXIT_BAD_INPUT)
 
