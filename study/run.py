@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
-from study.cli.command import EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED, run_command
+from study.cli.command import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED, run_command
 from study.cli.options import Parser, add_options, given_options
 from study.cli.paths import expand_home
-from study.cli.terminal import duration, print_error, print_line, show_logs, table
+from study.cli.terminal import duration, print_error, print_exception, print_line, show_logs, table
 from study.config.config import StudyConfig, resolve
+from study.driver.head import LostCluster, check_address
 from tracking.destination import tracking_target
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _FLUSH_SECONDS_INTERRUPTED = 3.0
 _EPILOG = """\
 In brackets: the default, which another preset than smoke may change.
 The same command goes on where it stopped; a larger --trials extends a finished study.
-Exit codes: 0 done, 2 bad input or a full disk, 3 no trial can work, 130 interrupted, 143 terminated.
+Exit codes: 0 done, 2 bad input, a full disk or a Ray that is gone, 3 no trial can work, 130 Ctrl-C, 143 SIGTERM.
 """
 
 
@@ -126,24 +127,30 @@ def _study(config: StudyConfig) -> int:
     out = check_places(config)
     started = time.perf_counter()
     plan = _plan(config)
-    folder = out / config.study_name
-    folder.mkdir(exist_ok=True)
     signal.signal(signal.SIGTERM, _terminate)
 
     from study.driver.library_env import before_imports
 
-    before_imports(local=config.address is None)
+    aside = before_imports(local=config.address is None)
+    if aside:
+        print_error(
+            f"{', '.join(aside)} set, not heeded: this study starts a Ray of its own here (--address joins one)"
+        )
     from defenses.storage.atomic_files import full_disk_errors
     from study.driver.driver import StudyDriver
     from study.driver.holdout import HoldOut
     from study.driver.per_scenario import PerScenario
 
+    if config.address is not None:
+        check_address(config.address)
+    folder = out / config.study_name
+    folder.mkdir(exist_ok=True)
     with full_disk_errors(folder), study_lock(folder, config.study_name):
         kind = PerScenario if config.per_scenario else HoldOut if config.holdout else StudyDriver
         session = kind(plan, folder, out)
         code = _drive(session, config)
         print_line(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")
-    if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
+    if code in (EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED):
         _leave_at_once(code)
     return code
 
@@ -157,9 +164,12 @@ def _drive(session: Any, config: StudyConfig) -> int:
         session.close("KILLED", _FLUSH_SECONDS_INTERRUPTED)
         print_line("\nStopped. What is finished is kept; the same command goes on from here.")
         return _stop_code()
-    except UserError:
+    except UserError as error:
         session.close("FAILED", _FLUSH_SECONDS)
-        raise
+        if not isinstance(error, LostCluster):
+            raise
+        print_exception(error)
+        return EXIT_BAD_INPUT
     session.close("FAILED" if broken else "FINISHED", _FLUSH_SECONDS)
     if broken:
         print_error(f"error: {broken}")

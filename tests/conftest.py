@@ -58,6 +58,7 @@ STARTS_RAY = {
     "test_per_scenario",
     "test_holdout",
     "test_moved_study",
+    "test_ray_surroundings",
 }
 """Files outside `faults` whose tests start Ray. Two at once keep each other waiting; beside others they cost little."""
 

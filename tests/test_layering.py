@@ -22,6 +22,8 @@ PLACES = {
         "study/driver/ray_nodes.py",
         "study/driver/pruner.py",
         "study/driver/worker.py",
+        "study/driver/head.py",
+        "study/driver/worker_watch.py",
     },
     "mlflow": {"tracking/mlflow_log.py"},
     "optuna": {

@@ -8,7 +8,7 @@ from defenses.registry import UserError
 from study.cli.terminal import open_closed_streams, print_error, print_exception, replace_unencodable, show_logs
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_UNREACHABLE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 3, 4, 130, 143
-"""Done; bad input or a full disk; no trial can work; MLflow cannot be reached; Ctrl-C; SIGTERM."""
+"""Done; bad input, a full disk or a Ray that is gone; no trial can work; MLflow cannot be reached; Ctrl-C; SIGTERM."""
 
 
 def run_command(work: Callable[[], int], stopped: str = "stopped", warnings: bool = True) -> int:

@@ -20,6 +20,7 @@ from study.driver.ray_session import ray_session
 from study.driver.settlement import Settlement
 from study.driver.stage_builder import Undefended, build_shared
 from study.driver.tune_runner import MAX_FAILURES_AT_START, StudyStopper, run_trials
+from study.driver.worker_watch import WorkerWatch, worker_watch
 from study.ledger.grid import Points
 from study.ledger.ledger import Ledger
 from study.ledger.manifest import Manifest, ScenarioParts, keep_manifest
@@ -35,6 +36,8 @@ from tracking import names
 from tracking.destination import tracking_target
 from tracking.mlflow_log import Sender
 from tracking.outbox import Outbox
+
+_FLUSH_SECONDS_LOST = 5.0  # for MLflow, when Ray is gone
 
 
 def claim_folder(plan: Plan, folder: Path) -> None:
@@ -114,6 +117,7 @@ class StudyDriver:
         self.sent = False
         self._stopper = StudyStopper()
         self._progress: TrialProgress | None = None
+        self._watch: WorkerWatch | None = None
         self._error: Exception | None = None
 
     def run(self) -> str:
@@ -131,7 +135,7 @@ class StudyDriver:
         )
         if self.plan.points_note:
             print_line(self.plan.points_note)
-        with ray_session(config.address):
+        with ray_session(config.address, lambda: self.close("FAILED", _FLUSH_SECONDS_LOST)):
             if config.verbose:
                 print_error(describe_start(self.plan, self.folder, self.uri, ray_nodes.in_use()))
             ray_nodes.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
@@ -160,6 +164,7 @@ class StudyDriver:
 
     def _run_trials(self, remaining: int) -> str:
         self._progress = TrialProgress(self.plan, self.ledger, remaining, ray_nodes.in_use)
+        self._watch = worker_watch("a trial", self.plan.config.address is None)
         try:
             run_trials(
                 self.plan,
@@ -170,7 +175,7 @@ class StudyDriver:
                 self._guarded(self.finish_scenario),
                 self._stopper,
                 scheduler=Pruner(self.plan, self.reader, self.ledger.rows()) if self.plan.pruning else None,
-                on_step=self._progress.look,
+                on_step=self._guarded(self._look),
             )
         finally:
             self._progress.close()
@@ -182,6 +187,12 @@ class StudyDriver:
             last = last_line(failed[-1].reason)
             return f"the first {MAX_FAILURES_AT_START} trials all failed; the last one said: {last}"
         return why_no_result(self.ledger.rows())
+
+    def _look(self, running: bool) -> None:
+        assert self._progress is not None
+        assert self._watch is not None
+        self._progress.look()
+        self._watch.look(running)
 
     def _guarded(self, keep: Callable[..., None]) -> Callable[..., None]:
         """Bookkeeping whose failure ends the study: Ray Tune, which calls it, would take it for the trial's own."""

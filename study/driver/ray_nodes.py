@@ -10,6 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from defenses.registry import UserError
 from study.code_version import code_hash
+from study.driver.worker_watch import wait_for, worker_watch
 from study.planning.devices import trials_at_once
 from study.planning.plan import Plan
 from study.planning.shared_folder import find_marks, leave_mark, remove_marks
@@ -25,6 +26,8 @@ def check_cluster(plan: Plan, folder: Path) -> None:
     """
     concurrency(trial_resources(plan))
     if plan.config.address is None:
+        here = {node["NodeID"]: "this machine" for node in _alive()}
+        _ask_nodes(here, leave_mark, [([], "", code_hash())], local=True)
         return
     store = plan.environment.store
     if isinstance(store, Path):
@@ -34,23 +37,27 @@ def check_cluster(plan: Plan, folder: Path) -> None:
     nodes = {node["NodeID"]: f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})" for node in _alive()}
     marks = {f".node_{nonce}_{position}": name for position, name in enumerate(nodes.values())}
     try:
-        _ask_nodes(nodes, leave_mark, [(places, mark, code_hash()) for mark in marks])
-        _ask_nodes(nodes, find_marks, [(places, marks)] * len(nodes))
+        _ask_nodes(nodes, leave_mark, [(places, mark, code_hash()) for mark in marks], local=False)
+        _ask_nodes(nodes, find_marks, [(places, marks)] * len(nodes), local=False)
     finally:
         remove_marks(places, marks)
 
 
-def _ask_nodes(nodes: dict[str, str], question: Callable[..., str], arguments: Sequence[tuple[Any, ...]]) -> None:
+def _ask_nodes(
+    nodes: dict[str, str], question: Callable[..., str], arguments: Sequence[tuple[Any, ...]], local: bool
+) -> None:
     """Asks every node what is wrong with it, each with its own arguments, and refuses the first that has an answer."""
     asked = {}
     for (node, name), given in zip(nodes.items(), arguments, strict=True):
         here = NodeAffinitySchedulingStrategy(node, soft=False)
         task = ray.remote(question).options(num_cpus=0, scheduling_strategy=here)
         asked[name] = task.remote(*given)
+    watches = {name: worker_watch(f"a worker on {name}", local, _NODE_SECONDS) for name in asked}
     for name, answer in asked.items():
         try:
-            problem = ray.get(answer, timeout=_NODE_SECONDS)
-        except (ray.exceptions.RayError, TimeoutError) as error:
+            wait_for(answer, watches[name])
+            problem = ray.get(answer)
+        except ray.exceptions.RayError as error:
             lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
             problem = f"cannot run the study's code: {lines[-1].strip()}"
         if problem:

@@ -8,7 +8,8 @@ from defenses.registry import UserError
 from study.cli.terminal import Bar
 from study.code_version import code_hash
 from study.driver import gpu_memory
-from study.driver.worker import OOM, ProgressBoard, WorkerEnvironment, build_stage
+from study.driver.worker import OOM, BoardReader, ProgressBoard, WorkerEnvironment, build_stage
+from study.driver.worker_watch import worker_watch
 from study.planning.plan import Plan
 from study.scenarios.evaluation import cached_images
 
@@ -37,6 +38,8 @@ def build_shared(plan: Plan) -> Undefended:
         references.append(task.remote(build, plan.environment, images, place, board, *needs))
     bar = Bar(len(references), "shared stages", unit="stage")
     waiting = {reference: build for reference, build in zip(references, plan.builds, strict=True)}
+    watch = worker_watch("a shared stage", plan.config.address is None)
+    progress = BoardReader(board)
     try:
         while waiting:
             finished, _ = ray.wait(list(waiting), num_returns=1, timeout=_POLL_SECONDS)
@@ -44,7 +47,10 @@ def build_shared(plan: Plan) -> Undefended:
                 build = waiting.pop(reference)
                 task_result(reference, build.label)
                 bar.advance(1, build.label)
-            bar.note(_running(ray.get(board.snapshot.remote()), {build.label for build in waiting.values()}))
+            unfinished = {build.label for build in waiting.values()}
+            steps = progress.read()
+            watch.look(running=bool(finished) or not unfinished.isdisjoint(steps))
+            bar.note(_running(steps, unfinished))
     finally:
         bar.close()
     return {

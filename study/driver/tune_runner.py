@@ -21,10 +21,14 @@ from study.driver.stage_builder import task_result
 from study.driver.worker import (
     GPUS,
     KEY,
+    MEASURED,
+    BoardReader,
+    ProgressBoard,
     TrialRunner,
     TrialTask,
     measure_share,
 )
+from study.driver.worker_watch import wait_for, worker_watch
 from study.ledger.ledger import Ledger
 from study.planning.plan import Plan
 from study.scenarios.evaluation import cached_images
@@ -36,12 +40,13 @@ MAX_NODE_RETRIES = 1000  # trials that may be handed out once more because their
 class ResultCallback(StaysHere, Callback):
     """Tells the study's bookkeeping of every scenario that a trial finished, and of every moment between."""
 
-    def __init__(self, on_scenario: Callable[[str, str], None], on_step: Callable[[], None]) -> None:
+    def __init__(self, on_scenario: Callable[[str, str], None], on_step: Callable[[bool], None]) -> None:
         self._on_scenario, self._on_step = on_scenario, on_step
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Called by Ray Tune many times a second."""
-        self._on_step()
+        states = {trial.status for trial in trials}
+        self._on_step("RUNNING" in states or "PENDING" not in states)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Lets go of the averages that Ray Tune keeps of every number in a trial's results, to the end of the study."""
@@ -81,7 +86,7 @@ def run_trials(
     stopper: StudyStopper,
     runner: type[TrialRunner] = TrialRunner,
     scheduler: TrialScheduler | None = None,
-    on_step: Callable[[], None] = lambda: None,
+    on_step: Callable[[bool], None] = lambda _: None,
 ) -> None:
     """Runs the trials that the ledger lacks, as many at once as the resources allow.
 
@@ -92,7 +97,7 @@ def run_trials(
         on_scenario: (point key, scenario name) once a scenario was judged.
         runner: what a worker runs.
         scheduler: stops trials early; by default none is stopped.
-        on_step: called all the time.
+        on_step: called all the time with whether a trial runs, or none is to.
 
     Raises:
         DiskFull: there is no room left for results.
@@ -147,6 +152,11 @@ def _measure(plan: Plan, task: TrialTask) -> float:
     own = {stage.name for stage in plan.defense.stages} - shared
     images = ray.put(cached_images(plan.environment.dataset))
     measure = measure_share.options(num_cpus=plan.config.cpus, num_gpus=1)
-    share = float(task_result(measure.remote(task, plan.default_point, own, images), "the trial that is measured"))
+    board = ProgressBoard.remote()  # type: ignore[attr-defined]  # Ray adds it
+    measured = measure.remote(task, plan.default_point, own, images, board)
+    watch = worker_watch(MEASURED, plan.config.address is None)
+    progress = BoardReader(board)
+    wait_for(measured, watch, lambda: MEASURED in progress.read())
+    share = float(task_result(measured, MEASURED))
     print_line(f"A trial gets {share:g} of a GPU, by what the paper's default took at its peak.")
     return share

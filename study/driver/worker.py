@@ -46,6 +46,7 @@ from tracking import artifacts
 # The point travels as text: of every number in a configuration Ray Tune keeps averages, for every trial, to the end.
 POINT, KEY, GPUS, TRIES = "point", "key", "gpus", "tries"
 OOM, DISK_FULL = "oom", "no_room"
+MEASURED = "the trial that is measured"
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
@@ -62,6 +63,21 @@ class ProgressBoard:
     def snapshot(self) -> dict[str, tuple[int, int]]:
         """All stages' progress."""
         return dict(self._steps)
+
+
+class BoardReader:
+    """Reads a board without waiting for it: it may have no worker yet, or none any longer."""
+
+    def __init__(self, board: Any) -> None:
+        self._board, self._asked = board, board.snapshot.remote()
+        self._steps: dict[str, tuple[int, int]] = {}
+
+    def read(self) -> dict[str, tuple[int, int]]:
+        """The progress of every stage that has begun, as far as the board has answered."""
+        if ray.wait([self._asked], timeout=0)[0]:
+            self._steps |= ray.get(self._asked)
+            self._asked = self._board.snapshot.remote()
+        return self._steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +106,7 @@ def build_stage(
     build: Build, environment: EvaluationContext, images: Images, place: WorkerEnvironment, board: Any, *needs: Any
 ) -> dict[str, float | None]:
     """Builds one shared stage into the store. Its parents' references make Ray wait for them."""
+    board.report.remote(build.label, 0, 1)
     place.enter(environment, images)
 
     def progress(stage: str, step: int, steps: int, values: Any) -> None:
@@ -131,11 +148,12 @@ class TrialTask:
 
 
 @ray.remote(max_retries=3)
-def measure_share(task: TrialTask, point: dict[str, Any], own_stages: set[str], images: Images) -> float:
+def measure_share(task: TrialTask, point: dict[str, Any], own_stages: set[str], images: Images, board: Any) -> float:
     """Runs a point on the first scenario with a whole GPU, and gives the share of it that a trial needs.
 
     What it builds is thrown away: a trial's own stages that the store has already would not show their peak.
     """
+    board.report.remote(MEASURED, 0, 1)
     WorkerEnvironment(task.threads, 1.0, task.code).enter(task.environment, images)
     root = cached_store(task.environment.store).root
     with tempfile.TemporaryDirectory(prefix=MEASURING_PREFIX, dir=root) as folder:
