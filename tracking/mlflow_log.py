@@ -26,6 +26,7 @@ from tracking.refusals import (
     deleted_experiment,
     passes,
     refused_address,
+    refused_login,
     short_reason,
     unknown_folder,
 )
@@ -137,14 +138,15 @@ class RunLog:
 
     def _refusal(self, error: Exception) -> Refused | None:
         """What an error means: None for an outage, in which MLflow does not even tell of the experiment."""
-        if (refusal := refused_address(error)) is not None:
-            return refusal
+        if (without_login := refused_login(error)) is not None:
+            return without_login
         try:
             self._check(self.client.get_experiment(self.experiment_id))
-        except Refused as refusal:
-            return refusal
+        except Refused as deleted:
+            return deleted
         except Exception as unanswered:
-            return None if passes(unanswered) else AddressRefused(short_reason(unanswered))
+            elsewhere = refused_address(unanswered)
+            return elsewhere or (None if passes(unanswered) else AddressRefused(short_reason(unanswered)))
         return RecordRefused(short_reason(error))
 
     def _take(self, record: Record) -> str:

@@ -43,16 +43,19 @@ def passes(error: Exception) -> bool:
     return isinstance(error, OSError) if code is None else code in _PASSING
 
 
+def refused_login(error: Exception) -> AddressRefused | None:
+    """The refusal of somebody whom the server does not know, or who may not write there."""
+    if getattr(error, "error_code", None) not in _LOGIN:
+        return None
+    way_out = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+    return AddressRefused(f"{short_reason(error)}; {way_out}")
+
+
 def refused_address(error: Exception) -> AddressRefused | None:
     """The refusal that an error stands for, where it concerns whatever is sent to the same address."""
-    code = getattr(error, "error_code", None)
-    if code in _LOGIN:
-        way_out = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-    elif code in _NO_SERVER or "valid JSON" in str(error):  # a server of something else
-        way_out = "is it an MLflow server's address? Name another with --tracking-uri"
-    else:
-        return None
-    return AddressRefused(f"{short_reason(error)}; {way_out}")
+    if getattr(error, "error_code", None) in _NO_SERVER or "valid JSON" in str(error):  # a server of something else
+        return AddressRefused(f"{short_reason(error)}; is it an MLflow server's address? Name another (--tracking-uri)")
+    return refused_login(error)
 
 
 def deleted_experiment(name: str, experiment_id: str, uri: str) -> AddressRefused:

@@ -8,6 +8,7 @@ import pytest
 from mlflow_servers import empty_database
 
 from defenses.registry import UserError
+from study import run
 from tracking import names
 from tracking.artifact_root import renew_artifact_root
 from tracking.destination import Target, sqlite_url, tracking_target
@@ -87,13 +88,18 @@ def test_a_file_is_fetched_from_a_database_that_was_moved(old: Path, tmp_path: P
     assert not old.exists()
 
 
-def test_a_database_without_its_files_is_refused(old: Path, tmp_path: Path) -> None:
+def test_a_database_without_its_files_is_refused(
+    old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     send(old, "trial/1", "one")
     new = tmp_path / "new"
     new.mkdir()
     shutil.copy(old / "mlflow.db", new)
     with pytest.raises(UserError, match=f"files of 1 runs lie in {old / 'mlflow-artifacts'} alone: copy that folder"):
         opened(new)
+    monkeypatch.setattr(run, "_plan", None)
+    assert run.main(["--out", str(new)]) == 2, "before a study starts"
+    assert "copy that folder to" in capsys.readouterr().err
     shutil.copytree(old / "mlflow-artifacts", new / "mlflow-artifacts")
     opened(new)
 

@@ -183,6 +183,18 @@ def test_a_server_that_refuses_everything_is_no_outage(status: int) -> None:
     assert way_out in str(refusal.value)
 
 
+def test_one_call_that_a_server_does_not_know_refuses_one_record(uri: str, artifacts: str) -> None:
+    from mlflow import MlflowException
+    from mlflow.protos.databricks_pb2 import ENDPOINT_NOT_FOUND, PERMISSION_DENIED
+
+    log = RunLog(uri, "pipd", artifacts)
+    for code, refusal in ((ENDPOINT_NOT_FOUND, RecordRefused), (PERMISSION_DENIED, AddressRefused)):
+        with pytest.MonkeyPatch.context() as broken:
+            broken.setattr(RunLog, "_take", refusing("study/x", lambda code=code: MlflowException("no", code)))  # type: ignore[misc]
+            with pytest.raises(refusal):
+                log.take(STUDY)
+
+
 @pytest.mark.parametrize("status", [500, 503])
 def test_a_server_that_is_ill_is_an_outage(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
