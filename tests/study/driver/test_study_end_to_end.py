@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from study_process import make_workplace, run, states
+from study_process import TINY, make_workplace, run, states
 
-from study import load_study
+from study import evaluate, load_study
 
 pytestmark = pytest.mark.ray
 
@@ -58,6 +58,28 @@ def test_shared_stages_are_built_once(finished: tuple[Path, str], workplace: Pat
         stages = {stage["stage"]: stage for stage in json.loads(path.read_text())["record"]["stages"]}
         assert stages["pre_isolation"]["hit"]
         assert stages["pre_isolation"]["built_seconds"] > stages["pre_isolation"]["wall_seconds"]
+
+
+def test_a_cell_gives_what_the_study_gave_whoever_built_its_stages(
+    finished: tuple[Path, str], workplace: Path, tmp_path: Path
+) -> None:
+    """`study.evaluate` of the paper's default, with a store of its own and with the study's."""
+    study, _ = finished
+    tiny = [*TINY[: TINY.index("--attacks")], *TINY[TINY.index("--attacks") + 2 :], "--attack", "badnets"]
+    cell = ["--dataset", f"npz:{workplace / 'data.npz'}", "--out", str(tmp_path), "--poison-rate", "0.1", *tiny]
+    own, shared = tmp_path / "own.json", tmp_path / "shared.json"
+    assert evaluate.main([*cell, "--json", str(own)]) == 0
+    assert evaluate.main([*cell, "--store", str(study.parent / "store"), "--json", str(shared)]) == 0
+    records = [
+        json.loads(path.read_text(encoding="utf-8"))["record"] for path in study.glob("points/*/badnets-0.1-s0.json")
+    ]
+    key = next(row["key"] for row in load_study(study).trials.to_dict("records") if row["paper_default"])
+    ours = next(record for record in records if Path(record["artifacts"]).parent.name == key)
+    for path, built in ((own, True), (shared, False)):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        assert report["metrics"] == ours["metrics"]
+        assert {stage["key"] for stage in report["stages"]} == {stage["key"] for stage in ours["stages"]}
+        assert any(not stage["hit"] and stage["stage"] == "pre_isolation" for stage in report["stages"]) == built
 
 
 @pytest.mark.filterwarnings("ignore")  # what MLflow and SQLAlchemy warn of is theirs
