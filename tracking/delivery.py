@@ -45,7 +45,8 @@ def deliver(run_log: "RunLog", outbox: Outbox, record: Record, position: int, ke
     if missing and Path(record.artifacts).is_absolute() and Path(record.artifacts).is_dir():
         outbox.refuse(position)
         return Delivery(refused=f"it names files outside its study, which are left alone: {record.artifacts}")
-    elsewhere = missing and not run_log.has_files(record.run)
+    # Of a run whose files are kept here and sent again when they change, files that are there prove nothing.
+    elsewhere = missing and (record.keep_artifacts or not run_log.has_files(record.run))
     if elsewhere and not outbox.was_sent(position):
         outbox.refuse(position)
         return Delivery(refused=f"its files are not in the study's folder: put {record.artifacts} back")

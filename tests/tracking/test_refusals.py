@@ -264,6 +264,21 @@ def test_files_that_are_nowhere_keep_their_record_waiting(uri: str, artifacts: s
     assert [item.path for item in log.client.list_artifacts(run.info.run_id)] == ["a.txt"]
 
 
+def test_files_of_an_earlier_record_do_not_stand_for_those_of_a_later_one(
+    uri: str, artifacts: str, outbox: Outbox
+) -> None:
+    log = RunLog(uri, "pipd", artifacts)
+    for name in ("summary", "report"):
+        (outbox.path.parent / name).mkdir()
+        (outbox.path.parent / name / f"{name}.txt").write_text(name)
+        outbox.append(replace(STUDY, artifacts=name, keep_artifacts=True))
+    (outbox.path.parent / "report").rename(outbox.path.parent / "away")
+    refused = [deliver(log, outbox, *waiting).refused for waiting in outbox.pending()]
+    assert [bool(reason) for reason in refused] == [False] * 5 + [True]
+    (outbox.path.parent / "away").rename(outbox.path.parent / "report")
+    assert [deliver(log, outbox, *waiting).refused for waiting in outbox.pending()] == [""]
+
+
 def test_an_older_mark_counts(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     positions = [position for _, position in outbox.pending()]
