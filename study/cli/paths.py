@@ -1,8 +1,22 @@
 """Paths as people type them."""
 
+import argparse
 from pathlib import Path
 
 from defenses.registry import UserError
+
+EMPTY_PATH = "must be a path (is it a variable that is not set? Leave the option out, or name one)"
+
+
+def parse_path(text: str) -> Path:
+    """A path from a command line; an empty one would stand for the working folder.
+
+    Raises:
+        argparse.ArgumentTypeError: it is empty.
+    """
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"{EMPTY_PATH}, got {text!r}")
+    return Path(text)
 
 
 def expand_home(path: Path) -> Path:
