@@ -18,6 +18,7 @@ from search_spaces.space import SearchSpace
 from study.cli.command import run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser, add_options, given_options
+from study.cli.paths import check_two_files
 from study.cli.terminal import (
     EpochProgress,
     duration,
@@ -103,8 +104,7 @@ class Targets:
         if find_defense(defense).flagged is None:
             raise UserError(f"--flags writes who was flagged, and {defense} flags nothing: leave it out")
         check_file(self.flags, "--flags")
-        if self.json is not None and self.flags.resolve() == self.json.resolve():
-            raise UserError(f"--json and --flags must name two files, got {self.flags} for both: rename one")
+        check_two_files(self.json, self.flags, "--json and --flags")
 
     def write(self, report: dict[str, Any], flags: "Flags | None") -> None:
         """Writes the files, and JSON on standard output if that was asked for."""

@@ -31,3 +31,17 @@ def expand_home(path: Path) -> Path:
         raise UserError(
             f"{path.parts[0]} must stand for a home folder, and there is none, in {str(path)!r}: write the whole path"
         ) from None
+
+
+def check_two_files(first: Path | None, second: Path | None, options: str) -> None:
+    """Refuses two answers in one file, of which only the later would be left.
+
+    Args:
+        first, second: None where there is no such file.
+        options: that name them, such as ``--json and --flags``.
+
+    Raises:
+        UserError: both are one file.
+    """
+    if first is not None and second is not None and first.resolve() == second.resolve():
+        raise UserError(f"{options} must name two files, got {second} for both: rename one")
