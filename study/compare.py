@@ -13,6 +13,7 @@ from defenses.registry import UserError
 from defenses.storage.atomic_files import write_atomic
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser
+from study.cli.paths import check_two_files
 from study.cli.terminal import print_line
 from study.config.objectives import parse_objective
 from study.ledger.selection import RULES
@@ -73,6 +74,7 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
     from study.report.text import section_text
 
     out = parse_out(namespace)
+    check_two_files(namespace.json, namespace.markdown, "--json and --markdown")
     rule = namespace.rule or "default"
     a, b = (_chosen(text, rule, out) for text in (namespace.a, namespace.b))
     pairs = pair(a, b)

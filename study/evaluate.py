@@ -18,11 +18,13 @@ from search_spaces.space import SearchSpace
 from study.cli.command import run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser, add_options, given_options
+from study.cli.paths import check_two_files
 from study.cli.terminal import (
     EpochProgress,
     duration,
     print_error,
     print_line,
+    print_raw,
     table,
 )
 from study.config.config import CommonConfig, PoisonRate, Seed, resolve
@@ -89,7 +91,7 @@ class Targets:
         """Refuses now what could not be written once the work is done.
 
         Raises:
-            UserError: a file that cannot be written, or flags of a defense that flags nothing.
+            UserError: a file that cannot be written, or is named twice, or flags of a defense that flags nothing.
         """
         from study.planning.places import check_file
 
@@ -102,6 +104,7 @@ class Targets:
         if find_defense(defense).flagged is None:
             raise UserError(f"--flags writes who was flagged, and {defense} flags nothing: leave it out")
         check_file(self.flags, "--flags")
+        check_two_files(self.json, self.flags, "--json and --flags")
 
     def write(self, report: dict[str, Any], flags: "Flags | None") -> None:
         """Writes the files, and JSON on standard output if that was asked for."""
@@ -110,7 +113,7 @@ class Targets:
 
         text = json.dumps(report, indent=1) + "\n"
         if self.to_stdout:
-            sys.stdout.write(text)
+            print_raw(text)
         elif self.json is not None:
             with disk_errors(self.json):
                 write_atomic(self.json, text)

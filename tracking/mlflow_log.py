@@ -59,7 +59,6 @@ class RunLog:
 
     def __init__(self, uri: str, experiment: str, artifact_location: str | None) -> None:
         quiet_mlflow()
-        from mlflow import MlflowClient
 
         if not logging.getLogger().isEnabledFor(logging.INFO):
             for name in ("mlflow", "alembic", "urllib3"):  # an outage is told once, in our words
@@ -72,7 +71,7 @@ class RunLog:
         try:
             with _alone(uri):
                 follow_database(Target(uri, experiment, artifact_location))
-                self.client: MlflowClient = MlflowClient(tracking_uri=uri)
+                self.client: MlflowClient = _client(uri)
                 self.experiment_id: str = self._open_experiment(artifact_location)
         except (Refused, UserError):
             raise
@@ -265,11 +264,10 @@ def fetch_artifact(target: Target, run_key: str, artifact: str, folder: Path) ->
     if target.database is not None and not target.database.is_file():
         return None  # MLflow would make one
     quiet_mlflow()
-    from mlflow import MlflowClient
 
     with _alone(target.uri):
         follow_database(target)
-        client = MlflowClient(tracking_uri=target.uri)
+        client = _client(target.uri)
         experiment = client.get_experiment_by_name(target.experiment)
     run_id = _find_run(client, experiment.experiment_id, run_key) if experiment else None
     if run_id is None:
@@ -278,6 +276,24 @@ def fetch_artifact(target: Target, run_key: str, artifact: str, folder: Path) ->
     if artifact not in {item.path for item in siblings}:
         return None
     return Path(client.download_artifacts(run_id, artifact, str(folder)))
+
+
+def _client(uri: str) -> "MlflowClient":
+    """A client that makes no folder beside the database's own."""
+    from mlflow import MlflowClient
+    from mlflow.store.db import utils
+
+    # MLflow makes the folder of a sqlite URL as it is spelled: of "a%20b" that is another one than the database's.
+    maker = "_make_parent_dirs_if_sqlite"
+    if database_file(uri) is not None and hasattr(utils, maker):
+        setattr(utils, maker, _make_parent)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _make_parent(uri: str) -> None:
+    database = database_file(uri)
+    if database is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

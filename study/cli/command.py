@@ -5,7 +5,14 @@ import sys
 from collections.abc import Callable
 
 from defenses.registry import UserError
-from study.cli.terminal import open_closed_streams, print_error, print_exception, replace_unencodable, show_logs
+from study.cli.terminal import (
+    open_closed_streams,
+    output_is_lost,
+    print_error,
+    print_exception,
+    replace_unencodable,
+    show_logs,
+)
 
 EXIT_DONE, EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_UNREACHABLE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 2, 3, 4, 130, 143
 """Done; bad input, a full disk or a Ray that is gone; no trial can work; MLflow cannot be reached; Ctrl-C; SIGTERM."""
@@ -28,7 +35,8 @@ def run_command(work: Callable[[], int], stopped: str = "stopped", warnings: boo
     try:
         if sys.platform == "win32":
             raise UserError("studies run on Linux and macOS, whose file locks they need, got Windows: use WSL 2")
-        return work()
+        code = work()
+        return EXIT_BAD_INPUT if code == EXIT_DONE and output_is_lost() else code
     except UserError as error:
         print_exception(error)
         return EXIT_BAD_INPUT

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -57,15 +57,47 @@ def print_error(text: str) -> None:
     _write(text, sys.stderr)
 
 
+def print_raw(text: str) -> None:
+    """Text on standard output as it is, for programs that read it."""
+    _put(lambda stream: stream.write(text), sys.stdout)
+
+
 def _write(text: str, stream: TextIO) -> None:
-    """A line, at once. Where nobody reads any more (``| head``), the work goes on unseen: it is kept on disk anyway."""
+    """A line, at once."""
+    _put(lambda to: tqdm.write(_printable(text), file=to), stream)
+
+
+class _Unwritable(io.TextIOWrapper):
+    """What stands for a stream that takes nothing more."""
+
+
+def _put(write: Callable[[TextIO], object], stream: TextIO) -> None:
+    """Writes at once. Where a stream takes nothing more the work goes on unseen: it is kept on disk anyway.
+
+    A reader that left (``| head``) has what it wanted; what else goes wrong is told.
+    """
     try:
-        tqdm.write(_printable(text), file=stream)
+        write(stream)
         stream.flush()
     except BrokenPipeError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+        _silence(stream)
+    except OSError as error:  # a full disk, a terminal that is gone
+        _silence(stream)
+        if stream is sys.stdout:
+            sys.stdout = _Unwritable(open(os.devnull, "wb"), encoding="utf-8")  # noqa: SIM115
+            print_error(f"error: standard output takes nothing more ({error.strerror}): what follows is not shown")
+
+
+def _silence(stream: TextIO) -> None:
+    """What a stream still holds, and what is printed later, goes nowhere, also as Python ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def output_is_lost() -> bool:
+    """Whether standard output failed, other than by a reader that had enough."""
+    return isinstance(sys.stdout, _Unwritable)
 
 
 def print_exception(error: Exception) -> None:

@@ -109,7 +109,7 @@ class CommonConfig(BaseModel):
     width: int = Field(16, description="channels of the network's first stage; 64 in the papers", ge=1)
     blocks: tuple[int, ...] = Field((1, 1, 1, 1), description="residual blocks a stage; 2,2,2,2 makes 18 layers")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto takes bf16 where the hardware has it")
-    threads: int = Field(1, description="torch threads on a CPU; another number gives other results", ge=1)
+    threads: int = Field(1, description="torch threads on a CPU; another number gives other results", ge=1, le=1024)
     asr_floor: float = Field(0.9, description="an attack whose undefended ASR is lower has failed", ge=0, le=1)
     until: Literal["isolate"] | None = Field(None, description="stop once samples are flagged; no final model")
     store: Path | str | None = Field(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from defenses.text_numbers import parse_real, parse_whole
 from study.cli.options import shortened
+from study.cli.paths import EMPTY_PATH
 
 LARGEST_RANGE = 1000  # whole numbers that `0-999` stands for
 
@@ -58,6 +59,8 @@ def _elements(text: Any, annotation: Any) -> list[Any]:
 
 
 def _scalar(text: str, kinds: tuple[Any, ...]) -> Any:
+    if Path in kinds and not text.strip():  # it would stand for the working folder
+        raise ValueError(f"{EMPTY_PATH}, got {text!r}")
     literals = [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
     if text in literals or str in kinds or Path in kinds:
         return text

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from defenses.registry import UserError, nearest
-from study.cli.paths import expand_home
+from study.cli.paths import expand_home, parse_path
 from study.config.config import OUT
 
 SEARCH, JUDGE = ".search", ".judge"  # the two studies that one with --holdout is made of: its name and this
@@ -16,7 +16,7 @@ _OWN_NAMES = ("store", "mlflow.db", "mlflow-artifacts", "latest")  # beside the 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
     """Gives a command the option ``--out``, as `study.run` has it."""
-    parser.add_argument("--out", type=Path, metavar="PATH", help=f"folder of results [{OUT}]")
+    parser.add_argument("--out", type=parse_path, metavar="PATH", help=f"folder of results [{OUT}]")
 
 
 def parse_out(namespace: argparse.Namespace) -> Path:

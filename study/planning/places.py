@@ -107,8 +107,11 @@ def check_places(config: CommonConfig) -> Path:
     """The results folder, checked; the store's and MLflow's as well."""
     if isinstance(config, StudyConfig):
         check_name(config.out, "--out")
-    out = check_folder(config.out, "--out")
-    check_room(out)
+    if not isinstance(config, StudyConfig) and config.store is not None:  # then nothing is written to --out
+        out = config.out
+    else:
+        out = check_folder(config.out, "--out")
+        check_room(out)
     if isinstance(place := config.store_place, str):
         Remote(place).check()
     elif config.store is not None:

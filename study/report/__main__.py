@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from defenses.registry import UserError
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser
+from study.cli.paths import check_two_files
 from study.cli.terminal import duration, print_error, print_line
 from study.ledger.manifest import read_manifest
 from study.ledger.study_folder import MANIFEST, add_out, find_study, parse_out
@@ -59,6 +60,7 @@ def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | N
     started = time.perf_counter()
     for path in (output, markdown):
         _check_place(path)
+    check_two_files(output, markdown, "--output and --markdown")
     studies = [read_results(out, name) for name in _single(out, names)]
     chapters = _chapters(studies)
     title = studies[0].name if len(studies) == 1 else f"{len(studies)} studies"

@@ -219,6 +219,10 @@ def test_all_attacks_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["one", "bare"], "study 'bare' has no complete trial with the paper's default"),
         (["one", "broken"], "study 'broken' has no result yet"),
         (["one"], "the following arguments are required: B"),
+        (
+            ["one", "one", "--json", "x", "--markdown", "./x"],
+            "--json and --markdown must name two files, got x for both",
+        ),
         (["one", "one", "--json", "."], "--json must name a file that can be written, got the folder ."),
         (["one", "one", "--markdown", "{out}/one/study.db/x"], "--markdown must name a file that can be written"),
     ],

@@ -127,6 +127,25 @@ def test_a_failed_attack_is_said_aloud(
         assert printed.splitlines()[5].split()[-2:] == ["-", "-"], "no final model, so no CA and no ASR"
 
 
+def test_two_answers_in_one_file_are_refused(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = str(tmp_path / "one.csv")
+    assert main([*options, "--json", one, "--flags", one]) == 2
+    assert "--json and --flags must name two files" in capsys.readouterr().err
+    assert not Path(one).exists()
+
+
+def test_no_folder_of_results_is_made_where_there_are_none(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # --out is "runs" here
+    where = options.index("--out")
+    stored = ["--store", str(Path(options[where + 1]) / "store")]
+    assert main([*options[:where], *stored, *options[where + 2 :], "--until", "isolate"]) == 0
+    assert not list(tmp_path.iterdir())
+
+
 def test_flags_are_written_as_a_study_writes_them(options: list[str], tmp_path: Path) -> None:
     wanet = [*options, "--attack", "wanet", "--until", "isolate"]  # it has covers
     assert main([*wanet, "--flags", str(tmp_path / "f.csv"), "--json", str(tmp_path / "r.json")]) == 0
@@ -134,7 +153,7 @@ def test_flags_are_written_as_a_study_writes_them(options: list[str], tmp_path: 
     flags, metrics = read_flags(tmp_path / "f.npz"), json.loads((tmp_path / "r.json").read_text())["metrics"]
     assert flags.is_poison is not None
     assert flags.is_cover is not None
-    assert (flags.is_poison.sum(), flags.is_cover.sum()) == (12, 25)
+    assert (flags.is_poison.sum(), flags.is_cover.sum()) == (12, 25)  # of 128, each rounded by itself
     table = np.genfromtxt(tmp_path / "f.csv", delimiter=",", names=True)
     assert table.dtype.names == ("index", "score", "label", "flagged", "is_poison", "is_cover")
     for column, array in (("flagged", flags.flagged), ("is_poison", flags.is_poison), ("is_cover", flags.is_cover)):

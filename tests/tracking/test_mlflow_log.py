@@ -10,6 +10,7 @@ import pytest
 from mlflow_servers import empty_database
 
 from tracking import mlflow_log, names
+from tracking.destination import sqlite_url
 from tracking.mlflow_log import RunLog, Sender
 from tracking.outbox import Outbox, Record
 
@@ -93,6 +94,15 @@ def test_taking_records_again_changes_nothing(open_log: Log, files: Path) -> Non
     assert len(other.client.get_metric_history(before[2], "tpr")) == 1
     assert other.client.get_run(before[1]).info.status == "FAILED"
     assert other.client.get_run(before[1]).info.run_name == "paper default", "a later record renames nothing"
+
+
+def test_no_folder_is_made_beside_that_of_a_database(tmp_path: Path) -> None:
+    folder = tmp_path / "100% é?"
+    folder.mkdir()
+    (folder / "mlflow.db").write_bytes(empty_database())
+    log = RunLog(sqlite_url(folder / "mlflow.db"), "pipd", (folder / "artifacts").as_uri())
+    log.take(STUDY)
+    assert list(tmp_path.iterdir()) == [folder], "a URL spells the folder otherwise: MLflow would make that one too"
 
 
 def test_a_long_series_is_sent_in_batches(open_log: Log) -> None:

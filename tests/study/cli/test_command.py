@@ -98,3 +98,37 @@ def test_a_closed_stream_takes_what_is_printed_and_no_file_its_number(tmp_path: 
     )
     assert shell.returncode == 0
     assert int(path.read_text(encoding="utf-8")) > 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full is Linux's")
+def test_output_that_cannot_be_written_is_told_and_refused() -> None:
+    words = [sys.executable, "-m", "study.attacks", "--list"]
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            words,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": PYTHONPATH},
+        )
+    assert ended.returncode == EXIT_BAD_INPUT
+    assert ended.stderr.startswith("error: standard output takes nothing more (No space left on device)")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_json_is_no_traceback_where_its_reader_left() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    code = "import sys; from study.cli.command import run_command; from study.cli.terminal import print_raw; "
+    code += "sys.exit(run_command(lambda: print_raw('{}') or 0))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -409,6 +409,9 @@ def test_a_range_of_seeds_is_all_of_them(words: list[str], seeds: tuple[int, ...
         (["--poison-rates", "0.1-0.3"], ["--poison-rates", "must be a number", "'0.1-0.3'"]),
         (["--trials", "0-4"], ["--trials", "whole number", "'0-4'"]),
         (["--threads", "0"], ["--threads", "got 0"]),
+        (["--out", ""], ["--out: must be a path", "a variable that is not set", "got ''"]),
+        (["--store", " "], ["--store: must be a path", "got ' '"]),
+        (["--threads", "100000"], ["--threads", "less than or equal to 1024", "got 100000"]),  # torch would end itself
         (["--cpus-per-trial", "1_0"], ["--cpus-per-trial", "must be a number", "'1_0'"]),
         (["--gpus-per-trial", "some"], ["--gpus-per-trial", "must be a number or auto", "'some'"]),
         (["--resolution", "rounds=0-4"], ["--resolution", "whole number", "'0-4'"]),
