@@ -13,12 +13,14 @@ _ASK_SECONDS = 5.0
 _TRIES, _PAUSE_SECONDS = 3, 2.0
 _LOOK_SECONDS = 2.0
 _SILENT_SECONDS = 30.0  # a head that was restarted answers again by then
+_GONE_SECONDS = 3.0
 _LEAVE_SECONDS = 8.0  # the driver may be in a call of Ray's from which no signal brings it back
 
 # How HTTP/2, and so every gRPC server as Ray's are, is greeted: the preface and an empty frame of settings.
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
 _FRAME_BYTES, _SETTINGS = 9, 4
 
+OWN_NODE = "Ray's node on this machine"
 Place = tuple[str, int]
 """Host and port."""
 
@@ -115,9 +117,13 @@ class HeadWatch:
             silent = [f"{name} is gone ({why})" for name, place in self._places.items() if (why := why_silent(place))]
             if not silent:
                 since = time.monotonic()
-            elif time.monotonic() - since >= _SILENT_SECONDS:
+            elif time.monotonic() - since >= (_GONE_SECONDS if self._dead(silent) else _SILENT_SECONDS):
                 self._tell(silent[0])
                 return
+
+    def _dead(self, silent: list[str]) -> bool:
+        """Whether what is silent never comes back: Ray ends this process soon after it has lost its own node."""
+        return any(line.startswith(OWN_NODE) and "refused" in line for line in silent)
 
     def _tell(self, reason: str) -> None:
         self.reason = f"{reason}: what is finished is kept, and the same command goes on from here once Ray is back"

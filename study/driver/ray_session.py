@@ -20,7 +20,7 @@ from defenses.registry import UserError
 from study.cli.command import EXIT_BAD_INPUT
 from study.cli.terminal import library_logs_enabled, print_error
 from study.code_version import copy_code
-from study.driver.head import HeadWatch, LostCluster, check_address
+from study.driver.head import OWN_NODE, HeadWatch, LostCluster, check_address
 from study.driver.library_env import for_workers, in_job, quiet_ray, workers_inherit_this_process
 
 _LONGEST_SOCKET_BYTES = 107 if sys.platform.startswith("linux") else 103  # the system's limit for a socket's path
@@ -64,6 +64,9 @@ def ray_session(address: str | None, close: Callable[[], object] = lambda: None)
         if watch.reason:
             raise LostCluster(watch.reason) from None
         raise
+    else:
+        if watch.reason:  # Ray Tune ends an interrupted search as if it were over
+            raise LostCluster(watch.reason)
     finally:
         watch.stop()
         _abandon_ray() if watch.reason else _shut_down_ray()
@@ -125,7 +128,7 @@ def _servers(address: str | None) -> dict[str, tuple[str, int]]:
     servers = {name: (head.strip("[]"), int(port))}
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if node["NodeID"] == context.get_node_id():
-            servers["Ray's node on this machine"] = (node["NodeManagerAddress"], node["NodeManagerPort"])
+            servers[OWN_NODE] = (node["NodeManagerAddress"], node["NodeManagerPort"])
     return servers
 
 

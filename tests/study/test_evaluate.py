@@ -134,7 +134,7 @@ def test_flags_are_written_as_a_study_writes_them(options: list[str], tmp_path: 
     flags, metrics = read_flags(tmp_path / "f.npz"), json.loads((tmp_path / "r.json").read_text())["metrics"]
     assert flags.is_poison is not None
     assert flags.is_cover is not None
-    assert (flags.is_poison.sum(), flags.is_cover.sum()) == (12, 24)
+    assert (flags.is_poison.sum(), flags.is_cover.sum()) == (12, 25)
     table = np.genfromtxt(tmp_path / "f.csv", delimiter=",", names=True)
     assert table.dtype.names == ("index", "score", "label", "flagged", "is_poison", "is_cover")
     for column, array in (("flagged", flags.flagged), ("is_poison", flags.is_poison), ("is_cover", flags.is_cover)):
