@@ -9,7 +9,7 @@ from defenses.registry import UserError
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser
 from study.cli.terminal import print_line
-from study.ledger.study_folder import add_out, parse_out
+from study.ledger.study_folder import NAME_HELP, add_out, locate, parse_out
 
 _EPILOG = """\
 Sensitivity (importances, curves, interactions) needs trials that fill the space: --sampler qmc, random or grid.
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         allow_abbrev=False,
     )
-    parser.add_argument("name", metavar="NAME", help="of the study")
+    parser.add_argument("name", metavar="NAME", help=NAME_HELP)
     add_out(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all of it to a JSON file")
     # Damaged files are told in the text, once.
@@ -38,7 +38,8 @@ def _analyze(namespace: Namespace) -> int:
     from study.analysis.results import read_results
     from study.report.sections.contents import answers, papers, unseen
 
-    out, name, file = parse_out(namespace), namespace.name, namespace.json
+    out, name = locate(parse_out(namespace), namespace.name)
+    file = namespace.json
     from study.report.text import as_json, as_text
 
     if file is not None and (file.is_dir() or not file.parent.is_dir()):

@@ -17,7 +17,7 @@ from study.cli.paths import check_two_files
 from study.cli.terminal import print_line
 from study.config.objectives import parse_objective
 from study.ledger.selection import RULES
-from study.ledger.study_folder import add_out, parse_out
+from study.ledger.study_folder import add_out, locate, parse_out
 from tracking import names
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         allow_abbrev=False,
     )
-    parser.add_argument("a", metavar="A", help="a study, or NAME:TRIAL")
+    parser.add_argument("a", metavar="A", help="a study (its name, its folder or latest), or NAME:TRIAL")
     parser.add_argument("b", metavar="B", help="another, or the same with another configuration")
     parser.add_argument("--metric", nargs="+", metavar="METRIC", help="what is compared [tpr fpr auroc ca asr]")
     parser.add_argument(
@@ -99,8 +99,8 @@ def _chosen(text: str, rule: str, out: Path) -> "SelectedTrial":
     from study.analysis.results import read_results
     from study.analysis.selected_trial import select_trial
 
-    name, _, own = text.partition(":")
-    return select_trial(read_results(out, name), own or rule)
+    name, _, own = text.rpartition(":") if ":" in text else (text, "", "")
+    return select_trial(read_results(*locate(out, name)), own or rule)
 
 
 def _write(path: Path, text: str, option: str) -> None:

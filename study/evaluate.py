@@ -28,6 +28,7 @@ from study.cli.terminal import (
     table,
 )
 from study.config.config import CommonConfig, PoisonRate, Seed, resolve
+from study.config.option_groups import OPTION_GROUPS
 from study.scenarios.oracle_defenses import check_defense, find_defense
 from study.scenarios.untold import untold
 from tracking import names
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--flags", type=Path, metavar="FILE", help="write who was flagged, and the scores, as .csv or .npz"
     )
-    add_options(parser, EvaluateConfig)
+    add_options(parser, EvaluateConfig, OPTION_GROUPS)
 
     def work() -> int:
         namespace = parser.parse_args(arguments)

@@ -3,6 +3,7 @@
 Nothing heavy is imported before the command line is understood.
 """
 
+import dataclasses
 import os
 import signal
 import sys
@@ -16,11 +17,14 @@ from typing import TYPE_CHECKING, Any
 from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
+from search_spaces.space import SearchSpace
 from study.cli.command import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED, run_command
+from study.cli.numbers import format_value
 from study.cli.options import Parser, add_options, given_options
 from study.cli.paths import expand_home
 from study.cli.terminal import duration, print_error, print_exception, print_line, show_logs, table
 from study.config.config import StudyConfig, resolve
+from study.config.option_groups import OPTION_GROUPS
 from study.driver.head import LostCluster, check_address
 from tracking.destination import tracking_target
 
@@ -50,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(namespace: Namespace) -> int:
-    if namespace.list:
-        return _list()
+    if namespace.list is not None:
+        return _list() if namespace.list == "" else _list_fields(namespace.list)
     config = resolve(StudyConfig, given_options(namespace, StudyConfig), namespace.config)
     show_logs(config.verbose)
     SEARCH_SPACES.check(config.space)
@@ -66,10 +70,11 @@ def _parser() -> Parser:
         epilog=_EPILOG,
         allow_abbrev=False,
     )
-    parser.add_argument("--list", action="store_true", help="list spaces, attacks and datasets, and stop")
+    what = "list spaces, attacks and datasets, or the fields of one space, and stop"
+    parser.add_argument("--list", nargs="?", const="", metavar="SPACE", help=what)
     parser.add_argument("--dry-run", action="store_true", help="show what would be built and run, and stop")
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options from a file, with the same names")
-    add_options(parser, StudyConfig)
+    add_options(parser, StudyConfig, OPTION_GROUPS)
     return parser
 
 
@@ -90,6 +95,33 @@ def _list() -> int:
         if registry is ATTACKS:
             print_line(table(["attacks", ""], [[name, what] for name, what in GROUPS.items()], left=2) + "\n")
     return 0
+
+
+def _list_fields(name: str) -> int:
+    """The fields of a space's defense: what is searched and from where to where, the paper's value, the meaning."""
+    from study.scenarios.oracle_defenses import find_defense
+
+    space = SEARCH_SPACES.find(name)
+    config_type = find_defense(space.defense).config_type
+    rows = [
+        [config_type.symbol(field.name), format_value(field.default), _range_text(field, space), field.metadata["doc"]]
+        for field in sorted(dataclasses.fields(config_type), key=lambda field: field.name not in space.ranges)
+    ]
+    print_line(f"{name}: {SEARCH_SPACES.describe(name)}\nSearched fields first; any field is fixed with --set.\n")
+    print_line(table(["field", "paper", "searched, or allowed", "what it is"], rows, left=4))
+    return 0
+
+
+def _range_text(field: "dataclasses.Field[Any]", space: SearchSpace) -> str:
+    searched, choices = space.ranges.get(field.name), field.metadata["choices"]
+    if searched is not None:
+        return str(searched)
+    if choices is not None:
+        return "(" + ", ".join(map(str, choices)) + ")"
+    low, high = field.metadata["low"], field.metadata["high"]
+    if low is None and high is None:
+        return "(any)"
+    return f"(at least {low:g})" if high is None else f"(at most {high:g})" if low is None else f"({low:g} to {high:g})"
 
 
 def _plan(config: StudyConfig) -> "Plan":

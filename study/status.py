@@ -15,7 +15,7 @@ from study.cli.terminal import last_line, print_line, table
 from study.config.config import OUT
 from study.ledger.snapshot import SnapshotTrial
 from study.ledger.status import StudyStatus, read_status
-from study.ledger.study_folder import add_out, find_study, parse_out, studies
+from study.ledger.study_folder import NAME_HELP, add_out, find_study, locate, parse_out, studies
 from tracking import names
 
 _SHOWN = 5  # failures and damaged files that are listed; --json has all
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         allow_abbrev=False,
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of the study")
+    parser.add_argument("name", nargs="?", metavar="NAME", help=NAME_HELP)
     add_out(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     # What is damaged is told below, once.
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(namespace: Namespace) -> int:
     out = parse_out(namespace)
     if namespace.name is not None:
-        state = read_status(find_study(out, namespace.name), out)
+        out, name = locate(out, namespace.name)
+        state = read_status(find_study(out, name), out)
         print_line(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
         return EXIT_DONE
     statuses = [read_status(folder, out, records=False) for folder in studies(out)]

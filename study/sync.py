@@ -11,7 +11,7 @@ from study.cli.options import Parser
 from study.cli.terminal import Bar, print_error, print_exception, print_line
 from study.ledger.lock import holder, study_lock
 from study.ledger.manifest import read_manifest
-from study.ledger.study_folder import OUTBOX, add_out, check_no_links, find_study, parse_out, studies
+from study.ledger.study_folder import NAME_HELP, OUTBOX, add_out, check_no_links, find_study, locate, parse_out, studies
 from tracking.delivery import Delivery, deliver
 from tracking.destination import Target, check_database, tracking_target
 from tracking.outbox import Outbox, look
@@ -38,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         allow_abbrev=False,
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help="of the study")
+    parser.add_argument("name", nargs="?", metavar="NAME", help=NAME_HELP)
     add_out(parser)
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or sqlite:/// file [the study's own]")
 
     def work() -> int:
         namespace = parser.parse_args(arguments)
         out = parse_out(namespace)
-        folders = [find_study(out, namespace.name)] if namespace.name is not None else studies(out)
+        folders = [find_study(*locate(out, namespace.name))] if namespace.name is not None else studies(out)
         return max((_sync(folder, namespace.tracking_uri) for folder in folders), default=EXIT_DONE)
 
     return run_command(work, "stopped; what has arrived is marked, and the same command sends the rest")

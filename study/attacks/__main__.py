@@ -12,6 +12,7 @@ from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser, add_options, given_options
 from study.cli.terminal import print_line, table
 from study.config.config import StudyConfig, resolve
+from study.config.option_groups import OF_ATTACKS, OPTION_GROUPS
 
 _ONE_ROW = "every"
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--list", action="store_true", help="list the attacks and groups of attacks")
     parser.add_argument("--preview", type=Path, metavar="OUT.png", help="draw a row for each of --attacks")
-    add_options(parser, StudyConfig)
+    add_options(parser, StudyConfig, OPTION_GROUPS, OF_ATTACKS)
 
     def work() -> int:
         namespace = parser.parse_args(arguments)

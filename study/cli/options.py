@@ -4,10 +4,12 @@ import argparse
 import re
 import types
 import typing
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from defenses.registry import UserError, nearest
 
@@ -60,29 +62,50 @@ def _default_text(default: Any) -> str:
     return f" [{','.join(map(str, default)) if isinstance(default, tuple) else default}]"
 
 
+_LONG_USAGE = 8  # options
 _COUNTED = "verbose"  # given once for each step
 _METAVARS = {int: "N", float: "X", Path: "PATH"}
+_CHOICES = {"dataset": "digits|cifar10|cifar100|npz:FILE|folder:DIR", "model": "resnet18|preact_resnet18"}
 
 
-def add_options(parser: argparse.ArgumentParser, model: type[BaseModel]) -> None:
-    """An option for each field of a model. Nothing has a default here: what is absent comes from the preset."""
-    for name, declared in model.model_fields.items():
-        option = "--" + name.replace("_", "-")
-        kind = _plain_type(declared.annotation)
-        text = (declared.description or "").replace("%", "%%") + _default_text(declared.default)
-        if _is_dict(declared.annotation):
-            metavar = f"FIELD={'VALUE' if name == 'set' else 'N'}"
-            parser.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
-        elif name == _COUNTED:
-            parser.add_argument("-" + name[0], option, action="count", help=declared.description)
-        elif kind is bool:
-            parser.add_argument(option, action="store_true", default=None, help=text)
-        elif typing.get_origin(kind) is Literal:
-            parser.add_argument(option, metavar="|".join(typing.get_args(kind)), help=text)
-        else:
-            several = is_tuple(declared.annotation)
-            metavar = _METAVARS.get(kind, name.split("_")[-1].upper())
-            parser.add_argument(option, nargs="+" if several else None, metavar=metavar, help=text)
+def add_options(
+    parser: argparse.ArgumentParser,
+    model: type[BaseModel],
+    groups: Mapping[str, tuple[str, ...]] | None = None,
+    only: Collection[str] | None = None,
+) -> None:
+    """An option for each field of a model. Nothing has a default here: what is absent comes from the preset.
+
+    Args:
+        groups: heading -> fields, in the order of ``--help``; without, all stand in the model's order.
+        only: the fields that the command acts on; all by default.
+    """
+    fields = model.model_fields
+    for heading, names in (groups or {"options": tuple(fields)}).items():
+        shown = [name for name in names if name in fields and (only is None or name in only)]
+        if shown:
+            group = parser.add_argument_group(heading)
+            for name in shown:
+                _add_option(group, name, fields[name])
+
+
+def _add_option(group: argparse._ArgumentGroup, name: str, declared: FieldInfo) -> None:
+    option = "--" + name.replace("_", "-")
+    kind = _plain_type(declared.annotation)
+    text = (declared.description or "").replace("%", "%%") + _default_text(declared.default)
+    if _is_dict(declared.annotation):
+        metavar = f"FIELD={'VALUE' if name == 'set' else 'N'}"
+        group.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
+    elif name == _COUNTED:
+        group.add_argument("-" + name[0], option, action="count", help=declared.description)
+    elif kind is bool:
+        group.add_argument(option, action="store_true", default=None, help=text)
+    elif typing.get_origin(kind) is Literal:
+        group.add_argument(option, metavar="|".join(typing.get_args(kind)), help=text)
+    else:
+        several = is_tuple(declared.annotation)
+        metavar = _CHOICES.get(name) or _METAVARS.get(kind, name.split("_")[-1].upper())
+        group.add_argument(option, nargs="+" if several else None, metavar=metavar, help=text)
 
 
 def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:
@@ -135,6 +158,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.register("action", None, _Once)  # None is what add_argument looks up when it is given no action
+
+    def format_help(self) -> str:
+        """The help, whose usage names no option where there are so many that nobody reads them in one line."""
+        if len(self._actions) > _LONG_USAGE:
+            self.usage = "%(prog)s [options]"
+        return super().format_help()
 
     def error(self, message: str) -> typing.NoReturn:
         """Refuses what was typed, in one line and not with the whole usage.

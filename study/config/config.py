@@ -92,7 +92,7 @@ class CommonConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     preset: Literal["smoke", "small", "paper"] = Field("smoke", description="scale: data, network and epochs")
-    dataset: str = Field("digits", description="digits, cifar10, cifar100, npz:FILE or folder:DIR")
+    dataset: str = Field("digits", description="where the images come from")
     data_dir: Path = Field(Path(".data"), description="where downloaded datasets lie")
     download: bool = Field(False, description="download the dataset if it is missing; never done unasked")
     train_size: int | None = Field(None, description="class-balanced subset of the training images", gt=0)
@@ -144,7 +144,7 @@ class CommonConfig(BaseModel):
 class StudyConfig(CommonConfig):
     """Options of `python -m study.run`."""
 
-    space: str = Field("pipd", description="which search space")
+    space: str = Field("pipd", description="which search space: pipd, qt or another, see --list")
     attacks: tuple[str, ...] = Field(
         ("badnets", "blended_random", "trojan_square"),
         description="attacks or groups, see --list; badnets@0.05 has a rate of its own",

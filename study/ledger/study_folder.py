@@ -10,8 +10,9 @@ from study.config.config import OUT
 
 SEARCH, JUDGE = ".search", ".judge"  # the two studies that one with --holdout is made of: its name and this
 MANIFEST, LEDGER, OUTBOX, POINTS, SCRATCH = "study.json", "study.db", "outbox.jsonl", "points", "ray"
-LOCK = "lock"
-_OWN_NAMES = ("store", "mlflow.db", "mlflow-artifacts", "latest")  # beside the studies, or for one of them
+LOCK, LATEST = "lock", "latest"
+_OWN_NAMES = ("store", "mlflow.db", "mlflow-artifacts", LATEST)  # beside the studies, or for one of them
+NAME_HELP = "of the study: its name or the beginning of it, its folder, or latest"
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +32,47 @@ def studies(out: Path) -> list[Path]:
         UserError: there is no such folder.
     """
     try:
-        return sorted(path for path in out.iterdir() if any((path / name).is_file() for name in (MANIFEST, LEDGER)))
+        return sorted(path for path in out.iterdir() if _is_study(path))
     except OSError as error:
         raise UserError(f"--out must be the folder of a study's results, got {out}: {error.strerror}") from error
+
+
+def locate(out: Path, name: str) -> tuple[Path, str]:
+    """The folder of all studies and the name of the one that a person means.
+
+    Args:
+        name: the study's; as much of it as no other begins with; the path of its folder; or ``latest``, the one that
+            was written to last.
+
+    Raises:
+        UserError: there is none, or there are several; the message has them, or the nearest name.
+    """
+    path = expand_home(Path(name))
+    if len(path.parts) > 1 or name in (".", ".."):
+        if _is_study(path):
+            return path.resolve().parent, path.resolve().name
+        raise UserError(f"no study lies in {path}: name the folder that holds its {MANIFEST}, or the study alone")
+    folders = {folder.name: folder for folder in studies(out)}
+    if name == LATEST and folders:
+        return out, max(folders, key=lambda known: _written(folders[known]))
+    begun = [known for known in folders if name and known.startswith(name)]
+    if name in folders or not begun:
+        return out, name  # `find_study` refuses what is not there
+    wholes = [known for known in begun if not any(known != other and known.startswith(f"{other}.") for other in begun)]
+    if len(wholes) > 1:
+        raise UserError(f"{name!r} begins the names of {len(wholes)} studies, {', '.join(wholes)}: write one of them")
+    return out, wholes[0]
+
+
+def _is_study(folder: Path) -> bool:
+    try:
+        return any((folder / name).is_file() for name in (MANIFEST, LEDGER))
+    except (OSError, ValueError):  # no folder's name at all
+        return False
+
+
+def _written(folder: Path) -> float:
+    return max((folder / name).stat().st_mtime for name in (MANIFEST, LEDGER) if (folder / name).is_file())
 
 
 def find_study(out: Path, name: str) -> Path:

@@ -13,7 +13,7 @@ from study.cli.options import Parser
 from study.cli.paths import check_two_files
 from study.cli.terminal import duration, print_error, print_line
 from study.ledger.manifest import read_manifest
-from study.ledger.study_folder import MANIFEST, add_out, find_study, parse_out
+from study.ledger.study_folder import MANIFEST, NAME_HELP, add_out, find_study, locate, parse_out
 
 if TYPE_CHECKING:
     from study.analysis.results import Results
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         allow_abbrev=False,
     )
-    parser.add_argument("names", nargs="+", metavar="NAME", help="of a study")
+    parser.add_argument("names", nargs="+", metavar="NAME", help=NAME_HELP)
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="the page [report.html]")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="the same as GitHub markdown, with PNG files")
     add_out(parser)
@@ -61,7 +61,7 @@ def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | N
     for path in (output, markdown):
         _check_place(path)
     check_two_files(output, markdown, "--output and --markdown")
-    studies = [read_results(out, name) for name in _single(out, names)]
+    studies = [read_results(place, name) for place, name in _single(out, names)]
     chapters = _chapters(studies)
     title = studies[0].name if len(studies) == 1 else f"{len(studies)} studies"
     _write(output, page(f"Report: {title}", _subtitle(studies), chapters))
@@ -85,17 +85,17 @@ def _check_place(path: Path | None) -> None:
         raise UserError(f"a report is written to a file in a folder that exists, got {path}: name another, or make it")
 
 
-def _single(out: Path, names: Sequence[str]) -> Iterator[str]:
-    """Names of studies with a ledger, each once: a study of single scenarios stands for those of its scenarios."""
-    for name in dict.fromkeys(names):
-        folder = find_study(out, name)
+def _single(out: Path, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
+    """Studies with a ledger, each once: one of single scenarios stands for those of its scenarios."""
+    for place, name in dict.fromkeys(locate(out, name) for name in names):
+        folder = find_study(place, name)
         try:
             manifest = read_manifest(folder)
         except ValueError:  # whoever reads the study says so
-            yield name
+            yield place, name
             continue
         children = [] if manifest.config.holdout else manifest.child_studies(folder)
-        yield from [child.name for child in children if (child / MANIFEST).is_file()] or [name]
+        yield from [(place, child.name) for child in children if (child / MANIFEST).is_file()] or [(place, name)]
 
 
 def _chapters(studies: "Sequence[Results]") -> "list[Chapter]":

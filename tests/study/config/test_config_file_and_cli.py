@@ -1,6 +1,7 @@
 """Options: what overrides what, what a wrong one is answered, and what makes two studies the same."""
 
 import argparse
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,10 +17,13 @@ from defenses.methods.pipd.pipd import PIPDConfig
 from defenses.methods.quarantine import QTConfig
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
+from study import run
 from study.attacks import ATTACKS
+from study.attacks import __main__ as attacks
 from study.cli.options import Parser, add_options, given_options
 from study.cli.terminal import option_hint
 from study.config.config import CommonConfig, StudyConfig, resolve
+from study.config.option_groups import OF_ATTACKS, OPTION_GROUPS, USUAL
 from study.datasets import DATASETS
 from study.evaluate import EvaluateConfig
 from study.run import main
@@ -373,9 +377,7 @@ def test_help_tells_the_kind_and_the_default_of_an_option(capsys: pytest.Capture
     shown = " ".join(capsys.readouterr().out.split())
     assert "--trials N configurations to try; raising it extends a study [10]" in shown
     assert "a rate of its own [badnets,blended_random,trojan_square]" in shown
-    assert (
-        "--until isolate stop once samples are flagged; no final model --store PATH" in shown
-    )  # no default: no brackets
+    assert "--until isolate stop once samples are flagged; no final model --asr-floor X" in shown  # no default
 
 
 @pytest.mark.parametrize(
@@ -442,3 +444,39 @@ def test_a_field_of_a_defense_is_read_by_the_same_rule(text: str) -> None:
         PIPDConfig.from_text({"rounds": text})
     with pytest.raises(UserError, match="beta must be of type float"):
         PIPDConfig.from_text({"beta": text})
+
+
+def test_each_option_stands_under_one_heading_and_the_usual_ten_come_first() -> None:
+    fields = [*StudyConfig.model_fields, *EvaluateConfig.model_fields]
+    grouped = [name for names in OPTION_GROUPS.values() for name in names]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == set(fields)
+    assert next(iter(OPTION_GROUPS)) == USUAL
+    assert sum(name in StudyConfig.model_fields for name in OPTION_GROUPS[USUAL]) == 10
+    assert set(StudyConfig.model_fields) >= OF_ATTACKS
+
+
+def test_help_has_headings_and_a_short_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.main(["--help"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: python -m study.run [options]\n")
+    places = [printed.index(f"\n{heading}:\n") for heading in OPTION_GROUPS]
+    assert places == sorted(places)
+    with pytest.raises(SystemExit):
+        attacks.main(["--help"])
+    printed = capsys.readouterr().out
+    assert "--attacks" in printed
+    assert not any(option in printed for option in ("--trials", "--space", "--sampler", "--tracking-uri", "--width"))
+
+
+def test_the_fields_of_a_space_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--list", "pipd"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    beta = next(line for line in lines if line.startswith("β beta "))
+    assert beta.split()[2:5] == ["3", "[0,", "6]"]
+    for field in dataclasses.fields(PIPDConfig):
+        row = next(line for line in lines if line.startswith(f"{PIPDConfig.symbol(field.name)} "))
+        assert row.endswith(field.metadata["doc"])
+    assert run.main(["--list", "pipdd"]) == 2
+    assert "did you mean 'pipd'?" in capsys.readouterr().err
