@@ -315,7 +315,7 @@ def test_an_empty_folder_has_no_study(tmp_path: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("mime", "did you mean 'mine'?"), ("../my runs 100%?/mine", "unknown study"), ("", "unknown study")],
+    [("mime", "did you mean 'mine'?"), ("../my runs 100%?/mine", "no study lies in"), ("", "unknown study")],
 )
 def test_an_unknown_study_is_refused(name: str, said: str, mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status.main([name, "--out", str(mine.parent)]) == 2

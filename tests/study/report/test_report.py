@@ -363,7 +363,7 @@ def test_a_study_of_single_scenarios_stands_for_each(copied: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["min", "-o", "r.html"], "did you mean 'mine'"),
+        (["mnie", "-o", "r.html"], "did you mean 'mine'"),
         (["mine", "-o", "nowhere/r.html"], "in a folder that exists"),
         (["mine", "-o", "."], "in a folder that exists"),
         (["mine", "--markdown", "nowhere/r.md"], "in a folder that exists"),
