@@ -175,34 +175,56 @@ class Bar:
 
     Args:
         every_line: without a terminal, a line a step however many there are.
+        parts: of each step, by which the bar moves in a terminal.
+        part_unit: what they are called there.
     """
 
-    def __init__(self, total: int, label: str, initial: int = 0, unit: str = "it", every_line: bool = False) -> None:
+    def __init__(
+        self,
+        total: int,
+        label: str,
+        initial: int = 0,
+        unit: str = "it",
+        every_line: bool = False,
+        parts: int = 1,
+        part_unit: str = "",
+    ) -> None:
         self._label, self._total, self._unit = label, total, unit
         self._tty = sys.stderr.isatty()
         self._initial = self._count = self._shown = initial
+        self._parts = parts
         self._gap = 1 if every_line else max(1, -(-(total - initial) // _LINES))
         self._started = self._last = time.monotonic()
         self._bar: Any = tqdm(
-            total=total,
-            initial=initial,
+            total=total * parts,
+            initial=initial * parts,
             desc=label,
             unit=unit,
             file=sys.stderr,
             disable=not self._tty,
             dynamic_ncols=True,
             smoothing=0.1,
-            bar_format="{desc}: {percentage:3.0f}%|{bar:10}| {n:g}/{total:g} [{elapsed}, {remaining} left{postfix}]",
+            bar_format="{desc}: {percentage:3.0f}%|{bar:10}| {n:g}/{total:g}"
+            + (f" {part_unit}" if parts > 1 else "")
+            + " [{elapsed}, {remaining} left{postfix}]",
         )
 
     def note(self, text: str) -> None:
         """What is shown behind the bar."""
         self._bar.set_postfix_str(text)
 
-    def advance(self, step: float = 1, line: str = "") -> None:
-        """Moves on; without a terminal, `line` is printed when it is not empty and it is time for one."""
-        self._count += int(step)
-        self._bar.update(step)
+    def move(self, parts: int = 1) -> None:
+        """Moves the bar by parts of a step."""
+        self._bar.update(parts)
+
+    def advance(self, step: int = 1, line: str = "", parts: int | None = None) -> None:
+        """Moves on; without a terminal, `line` is printed when it is not empty and it is time for one.
+
+        Args:
+            parts: of the step that the bar has not moved by yet; all of them by default.
+        """
+        self._count += step
+        self._bar.update(step * self._parts if parts is None else parts)
         if not self._tty and line and self._due():
             self._shown, self._last = self._count, time.monotonic()
             print_error(f"{self._label} {self._count}/{self._total}{self._left()}: {line}")

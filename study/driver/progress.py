@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -61,7 +62,16 @@ class TrialProgress:
         self._plan, self._ledger, self._in_use = plan, ledger, in_use
         self._verbose = plan.config.verbose > 0
         trials = plan.config.trials
-        self._bar = Bar(trials, "trials", initial=trials - remaining, unit="trial", every_line=self._verbose)
+        self._bar = Bar(
+            trials,
+            "trials",
+            initial=trials - remaining,
+            unit="trial",
+            every_line=self._verbose,
+            parts=len(plan.scenarios),
+            part_unit="scenarios judged",
+        )
+        self._judged: Counter[str] = Counter()  # scenarios of trials that run, by the point's key
         self._failed = self._stored = self._stages = 0
         self._looked = 0.0
         self._used = ""
@@ -77,6 +87,8 @@ class TrialProgress:
 
     def scenario(self, key: str, record: ScenarioRecord) -> None:
         """A scenario was judged."""
+        self._judged[key] += 1
+        self._bar.move()
         self._stored += record.stored_stages
         self._stages += len(record.stages)
         if self._verbose:
@@ -92,7 +104,9 @@ class TrialProgress:
         gave = self._plan.goal.describe(row.values) if row.comparable else _ENDED[row.state]
         shown = f"#{row.number} {gave}{f' ({point})' if point else ''}"
         self._bar.note(self._text())
-        self._bar.advance(1, f"{shown}, {self._text()}")
+        # A trial that failed or was stopped early is over, and so are the scenarios that it was not judged on.
+        rest = max(0, len(self._plan.scenarios) - self._judged.pop(row.key, 0))
+        self._bar.advance(1, f"{shown}, {self._text()}", rest)
 
     def close(self) -> None:
         """Leaves the line as it stands."""

@@ -98,6 +98,24 @@ def test_a_terminal_has_one_line(monkeypatch: pytest.MonkeyPatch, clock: SimpleN
     assert re.search(r"trials: 100%\|[█#]+\| 3/3 \[.* left, best 0\.5 \(#0\), 1 of 2 CPUs", screen.getvalue())
 
 
+def test_a_bar_moves_by_the_parts_of_a_step(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Screen()
+    monkeypatch.setattr("sys.stderr", screen)
+    bar = Bar(4, "trials", initial=1, unit="trial", parts=3, part_unit="scenarios judged")
+    bar.move()
+    bar.note("two run")
+    bar.advance(1, "", parts=2)  # the rest of that trial
+    bar.advance(1)  # one that failed at its first scenario
+    bar.close()
+    shown = screen.getvalue()
+    assert "trials:  33%|###3      | 4/12 scenarios judged" in shown.replace("█", "#").replace("▎", "3")
+    assert "9/12 scenarios judged" in shown
+
+
 class Ledger:
     """As much of one as the progress looks at."""
 
