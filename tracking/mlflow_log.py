@@ -15,6 +15,7 @@ from filelock import FileLock
 from defenses.registry import UserError
 from tracking import names
 from tracking.artifact_root import local_folder, renew_artifact_root
+from tracking.database import prepare_database
 from tracking.delivery import deliver
 from tracking.destination import Target, database_file
 from tracking.environment import quiet_mlflow
@@ -279,21 +280,11 @@ def fetch_artifact(target: Target, run_key: str, artifact: str, folder: Path) ->
 
 
 def _client(uri: str) -> "MlflowClient":
-    """A client that makes no folder beside the database's own."""
     from mlflow import MlflowClient
     from mlflow.store.db import utils
 
-    # MLflow makes the folder of a sqlite URL as it is spelled: of "a%20b" that is another one than the database's.
-    maker = "_make_parent_dirs_if_sqlite"
-    if database_file(uri) is not None and hasattr(utils, maker):
-        setattr(utils, maker, _make_parent)
+    prepare_database(uri, utils)
     return MlflowClient(tracking_uri=uri)
-
-
-def _make_parent(uri: str) -> None:
-    database = database_file(uri)
-    if database is not None:
-        database.parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

@@ -53,6 +53,10 @@ def ray_session(address: str | None, close: Callable[[], object] = lambda: None)
         _start(address)
     except UserError:
         raise
+    except SystemExit:  # what Ray makes of SIGTERM while it starts
+        if callable(on_sigterm):
+            on_sigterm(signal.SIGTERM, None)
+        raise
     except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"Ray could not be {'reached at ' + address if address else 'started'}: {why}") from error

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow_servers import empty_database
@@ -103,6 +104,25 @@ def test_no_folder_is_made_beside_that_of_a_database(tmp_path: Path) -> None:
     log = RunLog(sqlite_url(folder / "mlflow.db"), "pipd", (folder / "artifacts").as_uri())
     log.take(STUDY)
     assert list(tmp_path.iterdir()) == [folder], "a URL spells the folder otherwise: MLflow would make that one too"
+
+
+def test_a_database_that_was_interrupted_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.store.db import utils
+
+    database = tmp_path / "mlflow.db"
+
+    def interrupt(engine: Any) -> None:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE review_queues (id INTEGER)")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            RunLog(sqlite_url(database), "pipd", None)
+    assert not database.exists(), "half of the tables are nowhere that MLflow looks"
+    RunLog(sqlite_url(database), "pipd", None).take(STUDY)
+    assert not (tmp_path / "mlflow.db.new").exists()
 
 
 def test_a_long_series_is_sent_in_batches(open_log: Log) -> None:
