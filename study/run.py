@@ -210,6 +210,8 @@ def _drive(session: Any, config: StudyConfig) -> int:
 
 
 def _terminate(_signal: int, _frame: object) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):  # another must not cut the bookkeeping short
+        signal.signal(number, signal.SIG_IGN)
     _terminated.set()
     raise KeyboardInterrupt
 

@@ -145,7 +145,7 @@ class StudyConfig(CommonConfig):
     """Options of `python -m study.run`."""
 
     space: str = Field("pipd", description="which search space: pipd, qt or another, see --list")
-    attacks: tuple[str, ...] = Field(
+    attacks: Annotated[tuple[str, ...], AfterValidator(_different)] = Field(
         ("badnets", "blended_random", "trojan_square"),
         description="attacks or groups, see --list; badnets@0.05 has a rate of its own",
         min_length=1,

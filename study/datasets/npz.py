@@ -1,5 +1,6 @@
 """Datasets in one npz file, laid out as MedMNIST lays out its own."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from defenses.registry import UserError
 from study.datasets import DatasetSpec
 from study.datasets.images import Images
 
+_NPY = b"\x93NUMPY"  # how a single array's file begins
 KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -68,6 +70,9 @@ def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...]
         raise UserError(f"there must be a file at {path.resolve()}: check the path after npz:")
     try:
         with path.open("rb") as stream:  # numpy leaves a file open that it cannot make sense of
+            if stream.read(len(_NPY)) != _NPY and not zipfile.is_zipfile(path):
+                raise UserError(f"{path} must be an npz file, and is no zip archive at all: write it with numpy.savez")
+            stream.seek(0)
             loaded = np.load(stream, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 raise UserError(f"{path} must be an npz file, got a single array: write it with numpy.savez")

@@ -81,7 +81,7 @@ class Closing:
         if not self._several:
             reached = goal.describe(self.values(best))
             return (
-                f"Best of {trials} trials: #{best}, {reached} ({sides[0]} is better; "
+                f"Best of {trials} trial{'s' * (trials != 1)}: #{best}, {reached} ({sides[0]} is better; "
                 "an oracle: it is computed from ground truth that a defender does not have)"
             )
         better = [f"{name} ({side} is better)" for name, side in zip(goal.objectives, sides, strict=True)]

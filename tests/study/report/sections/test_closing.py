@@ -158,7 +158,7 @@ def test_failed_trials_are_counted_with_the_first_reason(make: MakeDesk) -> None
     desk.failure("Traceback (most recent call last):\n  in f\nValueError: no good")
     desk.failure("another reason")
     text = desk.closing().text()
-    assert text.startswith("Best of 1 trials")
+    assert text.startswith("Best of 1 trial")
     assert "2 trials failed; the first, #1: ValueError: no good" in text
 
 
@@ -187,7 +187,7 @@ def test_a_record_that_was_damaged_later_is_no_end(make: MakeDesk) -> None:
     row = desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(1.0, 0.0, 1.0, 0.0))
     (desk.reader.points / row.key / f"{GOOD}.json").write_text("{")
     text = desk.closing().text()
-    assert "Best of 1 trials: #0" in text, "as in the report: a trial that cannot be read whole counts nowhere"
+    assert "Best of 1 trial: #0" in text, "as in the report: a trial that cannot be read whole counts nowhere"
     assert "records of #1 cannot be read any more" in text
     shown = {(rows[0], rows[1]): rows[2:] for rows in rows_of(text, "scenario")}
     assert shown[BAD, "undefended"][3:] == shown[GOOD, "undefended"][3:] == ["0.900", "1.000"]
