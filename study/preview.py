@@ -1,11 +1,13 @@
 """A picture of the attacks: a row for each, of clean images, the same ones poisoned, and their difference."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from defenses.api import Progress, silent
 from defenses.storage.atomic_files import disk_errors
 from defenses.storage.store import Store, open_store
 from study.attacks.api import TEST, TRAIN, Pixels, selection_order
@@ -26,10 +28,27 @@ _PAPER, _INK = "#ffffff", "#222222"
 _BLOCKS = ("clean", "as poison in training", "difference x 10", "with the trigger at test")
 
 
-def write_preview(path: Path, config: StudyConfig) -> str:
-    """Draws a row for each attack of a configuration and writes the picture as PNG. Returns its target, as text.
+@dataclass(frozen=True)
+class Drawn:
+    """What a picture shows.
+
+    Attributes:
+        target: the class the attacker wants, by number and name.
+        left_out: attacks that would have had to train first.
+    """
+
+    target: str
+    left_out: tuple[str, ...]
+
+
+def write_preview(path: Path, config: StudyConfig, train: bool, progress: Progress = silent) -> Drawn:
+    """Draws a row for each attack of a configuration and writes the picture as PNG.
 
     All dirty-label attacks show the same images. Trained parts come from the store, or are trained and kept there.
+
+    Args:
+        train: draws attacks that train networks too, which takes minutes; else they are left out.
+        progress: told while they are trained.
 
     Raises:
         UserError: an attack that the dataset cannot have, or a path that cannot be written.
@@ -39,21 +58,22 @@ def write_preview(path: Path, config: StudyConfig) -> str:
     torch.set_num_threads(config.threads)
     images = cached_images(dataset_spec(config))
     store = open_store(config.store_place)
-    scenarios = {scenario.attack: scenario for scenario in build_scenarios(config) if scenario.parsed.poisons}
+    every = {scenario.attack: scenario for scenario in build_scenarios(config) if scenario.parsed.poisons}
+    scenarios = {name: scenario for name, scenario in every.items() if train or not scenario.parsed.trained}
     for scenario in scenarios.values():
         check_target(scenario, images)
     tell_misread(config.target_label, images)
-    rows = [(name, _blocks(scenario, images, store)) for name, scenario in scenarios.items()]
+    rows = [(name, _blocks(scenario, images, store, progress)) for name, scenario in scenarios.items()]
     with disk_errors(path):
         _sheet(rows).save(path, format="PNG")
-    return images.class_text(target_number(config))
+    return Drawn(images.class_text(target_number(config)), tuple(every.keys() - scenarios.keys()))
 
 
-def _blocks(scenario: Scenario, images: Images, store: Store) -> list[Pixels]:
+def _blocks(scenario: Scenario, images: Images, store: Store, progress: Progress) -> list[Pixels]:
     """Clean, poisoned, difference and triggered test images, each uint8 [n, H, W, 3]."""
     attack = scenario.parsed
     attack.check(images)
-    context = FitContext(scenario.seed, scenario.target_label, store=store)
+    context = FitContext(scenario.seed, scenario.target_label, store=store, progress=progress)
     state = attack.fit(images, context)
     of_target = images.train_labels == scenario.target_label
     order = selection_order(len(of_target), scenario.seed)

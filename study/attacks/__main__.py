@@ -10,7 +10,7 @@ from study.attacks import ATTACKS
 from study.attacks.groups import GROUPS
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser, add_options, given_options
-from study.cli.terminal import print_line, table
+from study.cli.terminal import EpochProgress, print_line, table
 from study.config.config import StudyConfig, resolve
 from study.config.option_groups import OF_ATTACKS, OPTION_GROUPS
 
@@ -45,10 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _preview(namespace: Namespace) -> int:
     from study.preview import write_preview
 
-    given = {"attacks": (_ONE_ROW,), **given_options(namespace, StudyConfig)}
-    config = resolve(StudyConfig, given)
-    target = write_preview(namespace.preview, config)
-    print_line(f"drawn: {namespace.preview}, target class {target}")
+    named = given_options(namespace, StudyConfig)
+    config = resolve(StudyConfig, {"attacks": (_ONE_ROW,), **named})
+    progress = EpochProgress()
+    drawn = write_preview(namespace.preview, config, train="attacks" in named, progress=progress)
+    progress.close()
+    print_line(f"drawn: {namespace.preview}, target class {drawn.target}")
+    if drawn.left_out:
+        left_out = " ".join(sorted(drawn.left_out))
+        print_line(f"left out, since they train networks first, for minutes; to draw them:  --attacks {left_out}")
     return 0
 
 

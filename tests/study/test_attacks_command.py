@@ -50,3 +50,24 @@ def test_bad_input_is_one_line(
     found = capsys.readouterr().err.strip()
     assert message in found
     assert "\n" not in found
+
+
+def test_attacks_that_train_are_drawn_when_they_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unasked, every attack was trained, for minutes and without a word."""
+    dataset = save_npz(tmp_path / "data.npz", make_images())
+    out, given = tmp_path / "sheet.png", ["--dataset", dataset, "--out", str(tmp_path), "--train-size", "64"]
+    fitted: list[str] = []
+    for attack in (kind for kind in map(ATTACKS.__getitem__, ATTACKS) if kind.trained):
+        monkeypatch.setattr(attack, "fit", lambda self, images, context: fitted.append(self.name) or {})
+        monkeypatch.setattr(attack, "apply", lambda self, images, index, state, split: images)
+    assert main(["--preview", str(out), *given]) == 0
+    printed = capsys.readouterr().out
+    trained = sorted(name for name in ATTACKS if ATTACKS[name].trained)
+    assert fitted == []
+    told = printed.partition("to draw them:  --attacks ")[2].split()
+    assert [name.partition(":")[0] for name in told] == trained
+    assert main(["--preview", str(out), *given, "--attacks", *told]) == 0
+    assert set(fitted) == set(trained)
+    assert "left out" not in capsys.readouterr().out
