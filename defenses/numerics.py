@@ -1,8 +1,8 @@
 """What decides a sum beside its terms: processor, libraries and threads. A stage's key holds it.
 
 Training is chaotic: where the order of a sum moves its last bits, LGA's isolation can end with poison at the highest
-loss instead of the lowest. PIPD on ``blended_image`` at 0.08 (seed 11) reached TPR 1.000 and AUROC 1.000 on one thread,
-and 0.009 and 0.164 on two.
+loss instead of the lowest: one cell of PIPD's reached TPR 1.000 and AUROC 1.000 on one thread, and 0.009 and 0.164 on
+two (``study/README.md``, "What decides a number").
 """
 
 import os
