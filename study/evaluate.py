@@ -128,7 +128,7 @@ def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
 
     from study.attacks.groups import split_rate
     from study.planning.devices import settle_precision
-    from study.planning.idle_options import check_options_act, idle_fields
+    from study.planning.idle_options import check_options_act, idle_options
     from study.planning.places import check_places
     from study.planning.plan import build_evaluation_context, build_scenario, fixed_fields
     from study.planning.scenario_checks import check_scenarios, tell_misread
@@ -144,7 +144,7 @@ def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
     attack, own_rate = split_rate(config.attack)
     scenario = build_scenario(attack, own_rate or config.poison_rate, config.seed, config)
     check_options_act(config, [scenario.attack])
-    if note := idle_fields(config, find_defense(config.defense)):
+    for note in idle_options(config, find_defense(config.defense)):
         print_error(f"warning: {note}")
     images = cached_images(environment.dataset)
     check_scenarios([scenario], images, environment)

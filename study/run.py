@@ -128,14 +128,14 @@ def _plan(config: StudyConfig) -> "Plan":
     import torch
 
     from study.planning.devices import check_cpus, settle_device, settle_precision
-    from study.planning.idle_options import idle_fields
+    from study.planning.idle_options import idle_options
     from study.planning.plan import make_plan
 
     torch.set_num_threads(config.threads)  # what is in the store is asked for as the workers will ask for it
     check_cpus(config.cpus, remote=config.address is not None)
     device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
     plan = make_plan(config, device, gpus, settle_precision(config.precision, device))
-    if note := idle_fields(config, plan.defense):
+    for note in idle_options(config, plan.defense):
         print_error(f"warning: {note}")
     return plan
 

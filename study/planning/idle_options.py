@@ -37,8 +37,16 @@ def check_options_act(config: CommonConfig, attacks: Sequence[str]) -> None:
             )
 
 
-def idle_fields(config: CommonConfig, defense: type[Defense]) -> str:
-    """What is to be said of fields that are set and that no stage of this run reads; empty where there are none."""
+def idle_options(config: CommonConfig, defense: type[Defense]) -> list[str]:
+    """What is to be said of options that are set and change nothing, a line each."""
+    kind = config.dataset.partition(":")[0]
+    idle = "download" in config.model_fields_set and config.download and not kind.startswith("cifar")
+    download = [f"--download changes nothing with --dataset {kind}, which is not downloaded"] if idle else []
+    fields = _idle_fields(config, defense)
+    return [*download, *([fields] if fields else [])]
+
+
+def _idle_fields(config: CommonConfig, defense: type[Defense]) -> str:
     stages = defense.stages_until(config.until)
     idle = sorted(set(config.set) - {name for stage in stages for name in stage.reads})
     if not idle:

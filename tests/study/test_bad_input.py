@@ -222,6 +222,10 @@ def test_a_field_that_nothing_reads_is_told(dataset: str, tmp_path: Path, capsys
     assert main([*folders, "--until", "isolate", "--set", "selective_epochs=3", "rounds=2"]) == 0
     line = "warning: --set selective_epochs changes nothing: no stage of pipd reads it with --until isolate\n"
     assert capsys.readouterr().err == line
+    assert main([*folders, "--download"]) == 0
+    assert (
+        capsys.readouterr().err == "warning: --download changes nothing with --dataset npz, which is not downloaded\n"
+    )
     assert main([*folders, "--set", "selective_epochs=3"]) == 0
     assert capsys.readouterr().err == ""
 
