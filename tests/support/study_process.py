@@ -58,6 +58,10 @@ def wait_for(condition: Callable[[], object], seconds: float = 300) -> None:
         time.sleep(0.02)
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Driver:
     """A study's driver in a session of its own, so that all it starts can be told from anybody else's processes.
 
@@ -69,6 +73,8 @@ class Driver:
 
     def __init__(self, command: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
         self.log = log
+        # Tests that run in the background (`&`) ignore Ctrl-C, and so would the driver that they start and stop.
+        ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 command,
@@ -77,6 +83,7 @@ class Driver:
                 start_new_session=True,
                 cwd=ROOT,
                 env={**os.environ, **(environment or {})},
+                preexec_fn=_heed_interrupts if ignored else None,
             )
         self.started = time.monotonic()
         STARTED.append(self.process.pid)
