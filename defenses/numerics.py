@@ -1,7 +1,7 @@
 """What decides a sum beside its terms: processor, libraries and threads. A stage's key holds it.
 
 Training is chaotic: where the order of a sum moves its last bits, LGA's isolation can end with poison at the highest
-loss instead of the lowest: one cell of PIPD's reached TPR 1.000 and AUROC 1.000 on one thread, and 0.009 and 0.164 on
+loss instead of the lowest: one cell of PIPD's reached TPR 0.044 and AUROC 0.188 on one thread, and 1.000 and 0.986 on
 two (``study/README.md``, "What decides a number").
 """
 
