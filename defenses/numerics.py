@@ -5,6 +5,7 @@ loss instead of the lowest: one cell of PIPD's reached TPR 0.044 and AUROC 0.188
 two (``study/README.md``, "What decides a number").
 """
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -89,6 +90,7 @@ def _gpu(device: torch.device) -> dict[str, Any]:
     }
 
 
+@functools.cache  # of hardware, asked for the key of each stage
 def _cpuinfo(field: str) -> str:
     """A line of Linux's description of the first processor; empty where there is none."""
     try:

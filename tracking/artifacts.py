@@ -46,24 +46,13 @@ class Flags:
         return {name: mask for name, mask in known.items() if mask is not None}
 
 
-def write_flags(
-    folder: Path,
-    scores: NDArray[np.float64] | None,
-    flagged: NDArray[np.bool_],
-    labels: NDArray[np.int64],
-    poison_mask: NDArray[np.bool_] | None,
-    fingerprint: str,
-    cover_mask: NDArray[np.bool_] | None = None,
-) -> None:
+def write_flags(folder: Path, flags: Flags) -> None:
     """``flags/flagged.csv``, a row a training image, and ``flags/scores.npz`` with the same as arrays.
 
     Args:
         folder: of the run's artifacts.
-        scores: float64 [N], or None for a defense that only flags.
-        poison_mask, cover_mask: bool [N], ground truth; None writes no such column.
-        fingerprint: of the suspect dataset that the rows index.
+        flags: a mask that is None has no column.
     """
-    flags = Flags(flagged, scores, labels, poison_mask, fingerprint, cover_mask)
     (folder / names.FLAGGED_CSV).parent.mkdir(parents=True, exist_ok=True)
     for name in (names.FLAGGED_CSV, names.SCORES_NPZ):
         write_flags_file(folder / name, flags)

@@ -60,11 +60,6 @@ def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _declared(model: type[BaseModel], name: str) -> Any:
-    """A field's type without its bounds, which the model checks."""
-    return model.model_fields[name].annotation
-
-
 def _address(value: str | None) -> str | None:
     return None if value is None else absolute_address(value)  # of a file: later commands run in other folders
 
@@ -122,7 +117,7 @@ class CommonConfig(BaseModel):
     @classmethod
     def _typed(cls, value: Any, info: ValidationInfo) -> Any:
         """Text is read by our rule: pydantic takes ``0-4`` for minus four."""
-        return typed(value, _declared(cls, str(info.field_name)))
+        return typed(value, cls.model_fields[str(info.field_name)].annotation)
 
     @field_validator("*")
     @classmethod

@@ -270,6 +270,5 @@ def write_artifacts(folder: Path, result: EvaluationResult) -> None:
     flags = result.flags
     if flags is None:
         return
-    known = (flags.scores, flags.flagged, flags.labels, flags.is_poison, flags.fingerprint, flags.is_cover)
-    artifacts.write_flags(folder, *known)
+    artifacts.write_flags(folder, flags)
     artifacts.write_plots(folder, flags.scores, flags.flagged, flags.is_poison, result.scenario.name)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from defenses.registry import UserError, nearest
-from search_spaces.space import Choice, Float, Int, Range, SearchSpace, Value
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace, Value, all_values
 
 LARGEST = 100_000  # points: more than any study runs, and still listed in a blink
 
@@ -101,14 +101,13 @@ def make_grid(space: SearchSpace, resolution: Mapping[str, int]) -> Grid:
 
 
 def _values(searched: Range, points: int | None) -> tuple[Value, ...]:
-    if isinstance(searched, Choice):
-        return searched.options
-    if isinstance(searched, Int):
-        if points is None:
-            return tuple(range(searched.low, searched.high + 1))
-        return tuple(dict.fromkeys(round(value) for value in _spread(searched, points)))
-    assert points is not None  # refused above
-    return tuple(_spread(searched, points))
+    if points is None:
+        values = all_values(searched)
+        assert values is not None  # refused above
+        return values
+    assert not isinstance(searched, Choice)  # refused above as well
+    spread = _spread(searched, points)
+    return tuple(dict.fromkeys(map(round, spread))) if isinstance(searched, Int) else tuple(spread)
 
 
 def _spread(searched: Float | Int, points: int) -> list[float]:

@@ -20,7 +20,7 @@ from study.config.objectives import Direction
 from study.ledger import selection
 from study.ledger.grid import Grid, Points
 from study.ledger.pruning import Stopped
-from study.ledger.samplers import GridSampler, make_sampler, settled_point
+from study.ledger.samplers import GridSampler, make_sampler, settled_point, tried_points
 from study.ledger.snapshot import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, is_finished
 from study.ledger.trial_row import Outcome, TrialRow
 from tracking.destination import sqlite_url
@@ -133,9 +133,9 @@ class Ledger:
             return False
         if any(trial.state == TrialState.WAITING for trial in trials):
             return False
-        points = [settled_point(trial) for trial in trials]
-        whole = [point for point in points if point.keys() == self._space.ranges.keys() and point in self._points]
-        return len({tuple(point[name] for name in self._space.ranges) for point in whole}) >= self._points.size
+        fields = list(self._space.ranges)
+        points = [dict(zip(fields, values, strict=True)) for values in tried_points(self._study, fields)]
+        return sum(point in self._points for point in points) >= self._points.size
 
     def ask(self) -> tuple[int, dict[str, Value], str]:
         """The next point, which no other trial has unless `used_up`: its trial's number, its values and its key."""

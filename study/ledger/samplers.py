@@ -39,7 +39,7 @@ class GridSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The next point."""
-        tried = _tried(study, trial, self._grid.values)
+        tried = tried_points(study, self._grid.values, besides=trial.number)
         points = self._grid.points(self._seed)
         return next((point for point in points if tuple(point.values()) not in tried), {})
 
@@ -76,7 +76,7 @@ class EachPointOnce(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A point that no trial has or is queued with; any, if there is no other."""
-        tried = _tried(study, trial, search_space)
+        tried = tried_points(study, search_space, besides=trial.number)
         point = self._draw(study, trial, search_space)
         if "fixed_params" in trial.system_attrs:  # it was queued: what is drawn here is not used
             return point
@@ -124,9 +124,13 @@ class EachPointOnce(BaseSampler):
         self._base.after_trial(study, trial, state, values)
 
 
-def _tried(study: optuna.Study, trial: FrozenTrial, fields: Collection[str]) -> set[tuple[Any, ...]]:
-    """The points that other trials have or are queued with."""
-    points = [settled_point(other) for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+def tried_points(study: optuna.Study, fields: Collection[str], besides: int | None = None) -> set[tuple[Any, ...]]:
+    """The points that trials have or are queued with, as values in the order of the fields.
+
+    Args:
+        besides: the number of a trial that is left out.
+    """
+    points = [settled_point(trial) for trial in study.get_trials(deepcopy=False) if trial.number != besides]
     return {tuple(point[name] for name in fields) for point in points if point.keys() == set(fields)}
 
 

@@ -46,9 +46,13 @@ def idle_options(config: CommonConfig, defense: type[Defense]) -> list[str]:
     return [*download, *([fields] if fields else [])]
 
 
+def fields_read(config: CommonConfig, defense: type[Defense]) -> set[str]:
+    """The fields of a defense that a stage of this run reads."""
+    return {name for stage in defense.stages_until(config.until) for name in stage.reads}
+
+
 def _idle_fields(config: CommonConfig, defense: type[Defense]) -> str:
-    stages = defense.stages_until(config.until)
-    idle = sorted(set(config.set) - {name for stage in stages for name in stage.reads})
+    idle = sorted(set(config.set) - fields_read(config, defense))
     if not idle:
         return ""
     until = f" with --until {config.until}" if config.until else ""

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from study.datasets import DATASETS, DatasetSpec
 from study.ledger.grid import Grid, Points, make_grid
 from study.ledger.pruning import Pruning, parse_pruning
 from study.planning.holdout_rules import check_holdout
-from study.planning.idle_options import check_options_act
+from study.planning.idle_options import check_options_act, fields_read
 from study.planning.measurable import check_objective, measurable
 from study.planning.scenario_checks import check_scenarios, tell_misread
 from study.planning.shared_stages import Build, shared_builds
@@ -246,9 +247,8 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     space = load_space(config)
     base = fixed_fields(config, space)
     defense = find_defense(space.defense)
-    read = {name for stage in defense.stages_until(config.until) for name in stage.reads}
     # A field that no stage reads changes nothing: searching it would waste trials and blur every importance.
-    space = space.without((*config.set, *(space.ranges.keys() - read)))
+    space = space.without((*config.set, *(space.ranges.keys() - fields_read(config, defense))))
     environment = build_evaluation_context(config, space, device, precision)
     scenarios = build_scenarios(config)
     check_options_act(config, [scenario.attack for scenario in scenarios])
@@ -264,10 +264,11 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     builds = shared_builds(scenarios, defense, space, base, environment)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
     grid = build_grid(config, space)
-    trials = count_trials(space if grid is None else grid, config, space, base)
-    wanted = config.trials if grid is None or "trials" in config.model_fields_set else 0
-    points = trials if trials < wanted else 0
-    config = config.model_copy(update={"trials": trials})
+    # A grid without a number asked for is whole; the preset's number is no wish.
+    wanted = config.trials if grid is None or "trials" in config.model_fields_set else math.inf
+    trials = min(wanted, count_points(space if grid is None else grid, space, base))
+    points = int(trials) if trials < wanted < math.inf else 0
+    config = config.model_copy(update={"trials": int(trials)})
     return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid, pruning, points)
 
 
@@ -303,15 +304,12 @@ def build_grid(config: StudyConfig, space: SearchSpace) -> Grid | None:
     return None
 
 
-def count_trials(points: Grid | SearchSpace, config: StudyConfig, space: SearchSpace, base: Mapping[str, Any]) -> int:
-    """The trials of a study: as many as were asked for, and no more than there are points.
+def count_points(points: Grid | SearchSpace, space: SearchSpace, base: Mapping[str, Any]) -> float:
+    """How many trials there can be: a point each, and the paper's default beside them where it is none of them.
 
-    The paper's default is one beside them where it is none of them. A grid without a number asked for is whole; the
-    preset's number is no wish.
+    Infinity where a field takes any number in a range.
     """
     if points.size is None:
-        return config.trials
+        return math.inf
     default = space.default(find_defense(space.defense).config_type.from_mapping(base))
-    whole = points.size + (default not in points)
-    is_asked = isinstance(points, SearchSpace) or "trials" in config.model_fields_set
-    return min(whole, config.trials) if is_asked else whole
+    return points.size + (default not in points)

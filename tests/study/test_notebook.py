@@ -50,7 +50,8 @@ def write_own_flags(folder: Path, trial: int = 0) -> Path:
     """Flags as a worker leaves them, and the record by which the driver has them sent."""
     key = opened(folder).trials.loc[trial, "key"]
     place = folder / "points" / str(key) / SCENARIO
-    write_flags(place, SCORES, FLAGGED, np.array([1, 0, 1, 0]), np.array([True, False, True, False]), "f" * 64)
+    labels, poison = np.array([1, 0, 1, 0]), np.array([True, False, True, False])
+    write_flags(place, Flags(FLAGGED, SCORES, labels, poison, "f" * 64))
     run = names.run_key("scenario", "mine", "0" * 64, str(key), SCENARIO)
     Outbox(folder / "outbox.jsonl").append(Record(run, None, SCENARIO, 1, artifacts=str(place), status="FINISHED"))
     return place

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +14,11 @@ from typing import Any
 import pytest
 from checkout import ROOT
 from faults.leftovers import owned
+from ray_clusters import NODE, small_cluster
 from study_process import Driver, make_workplace, states
-
-from study.driver import library_env, ray_session
 
 pytestmark = [pytest.mark.surroundings, pytest.mark.ray]
 
-SMALL_STORE = 100 << 20
 IN_A_MINUTE = 60 + 45  # seconds: the command's own start and end come on top, on machines that do much else
 
 
@@ -140,21 +137,9 @@ def test_an_address_at_which_nothing_runs_ends_within_a_minute(workplace: Path) 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A cluster of two nodes of one CPU. Its address is told to nobody else on this machine."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    library_env.quiet_ray()
-    monkeypatch.setattr(ray._private.utils, "write_ray_address", lambda *_arguments: None)
-    folder = tempfile.mkdtemp(prefix="rc")  # short: Ray's sockets lie below it
-    sizes = {"num_cpus": 1, "object_store_memory": SMALL_STORE}
-    nodes = Cluster(initialize_head=True, head_node_args={**sizes, "temp_dir": folder, "include_dashboard": False})
-    nodes.add_node(**sizes)
-    try:
+    with small_cluster(monkeypatch) as nodes:
+        nodes.add_node(**NODE)
         yield nodes
-    finally:
-        ray_session._shut_down_ray()
-        nodes.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.slow

@@ -22,14 +22,14 @@ def is_png(path: Path) -> bool:
 
 
 def test_flags_as_a_table(tmp_path: Path) -> None:
-    artifacts.write_flags(tmp_path, SCORES, FLAGGED, LABELS, POISON, FINGERPRINT)
+    artifacts.write_flags(tmp_path, artifacts.Flags(FLAGGED, SCORES, LABELS, POISON, FINGERPRINT))
     assert (tmp_path / "flags" / "flagged.csv").read_text() == (
         "index,score,label,flagged,is_poison\n0,0.25,1,0,0\n1,3.5,0,1,1\n2,-1,2,0,0\n3,2,0,1,0\n"
     )
 
 
 def test_flags_as_arrays(tmp_path: Path) -> None:
-    artifacts.write_flags(tmp_path, SCORES, FLAGGED, LABELS, POISON, FINGERPRINT)
+    artifacts.write_flags(tmp_path, artifacts.Flags(FLAGGED, SCORES, LABELS, POISON, FINGERPRINT))
     with np.load(tmp_path / "flags" / "scores.npz", allow_pickle=False) as found:
         assert set(found.files) == {"scores", "flagged", "labels", "is_poison", "dataset_fingerprint"}
         assert found["scores"].tolist() == SCORES.tolist()
@@ -42,7 +42,7 @@ def test_flags_as_arrays(tmp_path: Path) -> None:
 
 def test_covers_are_a_column_and_an_array(tmp_path: Path) -> None:
     covers = np.array([True, False, False, False])
-    artifacts.write_flags(tmp_path, SCORES, FLAGGED, LABELS, POISON, FINGERPRINT, covers)
+    artifacts.write_flags(tmp_path, artifacts.Flags(FLAGGED, SCORES, LABELS, POISON, FINGERPRINT, covers))
     assert (tmp_path / names.FLAGGED_CSV).read_text().splitlines()[:2] == [
         "index,score,label,flagged,is_poison,is_cover",
         "0,0.25,1,0,0,1",
@@ -50,19 +50,21 @@ def test_covers_are_a_column_and_an_array(tmp_path: Path) -> None:
     flags = artifacts.read_flags(tmp_path / names.SCORES_NPZ)
     assert flags.is_cover is not None
     assert flags.is_cover.tolist() == covers.tolist()
-    artifacts.write_flags(tmp_path, SCORES, FLAGGED, LABELS, POISON, FINGERPRINT)  # as before there were covers
+    artifacts.write_flags(
+        tmp_path, artifacts.Flags(FLAGGED, SCORES, LABELS, POISON, FINGERPRINT)
+    )  # as before there were covers
     assert artifacts.read_flags(tmp_path / names.SCORES_NPZ).is_cover is None
 
 
 def test_a_score_keeps_nine_digits(tmp_path: Path) -> None:
-    artifacts.write_flags(tmp_path, SCORES / 3, FLAGGED, LABELS, POISON, FINGERPRINT)
+    artifacts.write_flags(tmp_path, artifacts.Flags(FLAGGED, SCORES / 3, LABELS, POISON, FINGERPRINT))
     with (tmp_path / names.FLAGGED_CSV).open() as file:
         found = [float(row["score"]) for row in csv.DictReader(file)]
     assert found == pytest.approx((SCORES / 3).tolist(), rel=1e-8)
 
 
 def test_a_defense_without_scores_has_flags_alone(tmp_path: Path) -> None:
-    artifacts.write_flags(tmp_path, None, FLAGGED, LABELS, POISON, FINGERPRINT)
+    artifacts.write_flags(tmp_path, artifacts.Flags(FLAGGED, None, LABELS, POISON, FINGERPRINT))
     lines = (tmp_path / names.FLAGGED_CSV).read_text().splitlines()
     assert lines[1:] == ["0,nan,1,0,0", "1,nan,0,1,1", "2,nan,2,0,0", "3,nan,0,1,0"]
     with np.load(tmp_path / names.SCORES_NPZ, allow_pickle=False) as found:

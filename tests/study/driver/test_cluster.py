@@ -1,12 +1,10 @@
 """A study on a real cluster of two nodes on this machine: raylets, object stores and a driver of their own each."""
 
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,16 +14,15 @@ from typing import Any
 import pytest
 import yaml
 from checkout import ROOT
+from ray_clusters import NODE, SMALL_STORE, small_cluster
 from small_images import make_images
 from small_study import TINY_PIPD, save_npz, small_plan
 
 from defenses.registry import UserError
 from study import code_version
-from study.driver import library_env, ray_nodes, ray_session
+from study.driver import ray_nodes, ray_session
 from study.planning.places import check_folder
 from study.planning.shared_folder import find_marks, leave_mark
-
-SMALL_STORE = 100 << 20
 
 
 def cluster_example(name: str) -> dict[str, Any]:
@@ -111,27 +108,8 @@ def test_shipped_code_is_the_code_and_nothing_else(tmp_path: Path) -> None:
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A head of one CPU; tests add the other node. Its address is told to nobody else on this machine."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    library_env.quiet_ray()
-    monkeypatch.setattr(ray._private.utils, "write_ray_address", lambda *_arguments: None)
-    folder = tempfile.mkdtemp(prefix="rc")  # short: Ray's sockets lie below it
-    found = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "object_store_memory": SMALL_STORE,
-            "temp_dir": folder,
-            "include_dashboard": False,
-        },
-    )
-    try:
-        yield found
-    finally:
-        ray_session._shut_down_ray()
-        found.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with small_cluster(monkeypatch) as nodes:
+        yield nodes
 
 
 def command(folder: Path, address: str, *options: str) -> list[str]:
@@ -162,7 +140,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 200) -> None:
 @pytest.mark.parametrize("nodes", [2, 3])
 def test_a_node_is_killed_in_the_middle_of_a_trial(cluster: Any, tmp_path: Path, nodes: int) -> None:
     """F7, through the command as a user types it: one of two nodes, one of three; all trials complete, each once."""
-    node = [cluster.add_node(num_cpus=1, object_store_memory=SMALL_STORE) for _ in range(nodes - 1)][-1]
+    node = [cluster.add_node(**NODE) for _ in range(nodes - 1)][-1]
     study = tmp_path / "runs" / "far"
     process = subprocess.Popen(
         command(tmp_path, cluster.address),
@@ -193,7 +171,7 @@ def test_workers_import_the_code_that_the_driver_ships(cluster: Any, tmp_path: P
     """On every node; and a worker whose code is another's is refused in one line (F22)."""
     import ray
 
-    cluster.add_node(num_cpus=1, object_store_memory=SMALL_STORE)
+    cluster.add_node(**NODE)
     dataset = save_npz(tmp_path / "data.npz", make_images(32, 16))
     plan = small_plan(dataset, tmp_path, set=TINY_PIPD, address=cluster.address)
 

@@ -41,6 +41,18 @@ def told(capsys: pytest.CaptureFixture[str]) -> Callable[[], list[str]]:
     return lambda: capsys.readouterr().err.splitlines()
 
 
+def open_screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """A terminal, and what it is sent. No fixture: pytest takes standard error for itself once those are made."""
+
+    class Screen(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    made = Screen()
+    monkeypatch.setattr("sys.stderr", made)
+    return made
+
+
 def steps(bar: Bar, count: int, clock: SimpleNamespace, seconds: float) -> None:
     for number in range(count):
         clock.now += seconds
@@ -84,12 +96,7 @@ def test_every_line_when_asked(clock: SimpleNamespace, told: Callable[[], list[s
 
 
 def test_a_terminal_has_one_line(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
-    class Screen(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    screen = Screen()
-    monkeypatch.setattr("sys.stderr", screen)
+    screen = open_screen(monkeypatch)
     bar = Bar(3, "trials", unit="trial")
     bar.note("best 0.5 (#0), 1 of 2 CPUs")
     steps(bar, 3, clock, 1)
@@ -98,13 +105,8 @@ def test_a_terminal_has_one_line(monkeypatch: pytest.MonkeyPatch, clock: SimpleN
     assert re.search(r"trials: 100%\|[█#]+\| 3/3 \[.* left, best 0\.5 \(#0\), 1 of 2 CPUs", screen.getvalue())
 
 
-def test_a_bar_moves_by_the_parts_of_a_step(monkeypatch: pytest.MonkeyPatch, clock: SimpleNamespace) -> None:
-    class Screen(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    screen = Screen()
-    monkeypatch.setattr("sys.stderr", screen)
+def test_a_bar_moves_by_the_parts_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = open_screen(monkeypatch)
     bar = Bar(4, "trials", initial=1, unit="trial", parts=3, part_unit="scenarios judged")
     bar.move()
     bar.note("two run")
