@@ -23,6 +23,29 @@ MAXIMISED = (
 )
 MINIMISED = (names.FPR, names.ASR)
 
+_WORDS = {
+    names.CA_FOLDED: "CA, folded classes",
+    names.ISOLATION_SCORE: "isolation score",
+    names.DEFENSE_SCORE: "defense score",
+    names.OVERALL_SCORE: "overall score",
+}
+_MEANINGS = {
+    names.ISOLATION_SCORE: "TPR - FPR",
+    names.DEFENSE_SCORE: "CA - ASR",
+    names.OVERALL_SCORE: "the mean of TPR - FPR and CA - ASR",
+}
+
+
+def in_words(metric: str) -> str:
+    """A metric as people are told of it: ``TPR``, ``overall score``."""
+    return _WORDS.get(metric, metric.upper())
+
+
+def meaning(metric: str) -> str:
+    """What a score is made of; empty for a metric that is made of nothing else."""
+    return _MEANINGS.get(metric, "")
+
+
 Metrics = Mapping[str, float | None]
 Direction = Literal["minimize", "maximize"]
 How = Literal["mean", "worst"]
@@ -148,6 +171,12 @@ class Goal:
     def text(self) -> str:
         """For people: ``overall_score``, ``worst asr, ca``."""
         return ("worst " if self.how == "worst" else "") + ", ".join(self.objectives)
+
+    @property
+    def words(self) -> str:
+        """In plain English: ``overall score``, ``ASR and CA, each on its worst scenario``."""
+        each = " and ".join(map(in_words, self.objectives))
+        return each if self.how == "mean" else f"{each}, {'each ' * (len(self.objectives) > 1)}on its worst scenario"
 
     @property
     def labels(self) -> tuple[str, ...]:

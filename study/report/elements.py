@@ -177,6 +177,8 @@ class Section:
         name: for links: letters, digits and ``-``; unique on a page.
         lead: the answer in a sentence or two, for those who read no further.
         command: what makes it anew.
+        answered: whether the study can tell; of one that cannot, the lead says why, and pages give it one line.
+        uses_labels: what it tells takes ground truth, which a defender does not have; shown as a badge.
     """
 
     name: str
@@ -184,6 +186,8 @@ class Section:
     lead: str
     items: tuple[Item, ...] = field(default=())
     command: str = ""
+    answered: bool = True
+    uses_labels: bool = False
 
     def figures(self) -> Iterator[Figure]:
         """Its figures."""

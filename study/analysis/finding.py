@@ -1,0 +1,125 @@
+"""What a study found, in one sentence: the best trial, what it gains over the paper's, and whether that can be chance.
+
+The same sentence opens the closing screen, the report and the study's run in MLflow.
+"""
+
+from dataclasses import dataclass
+
+from study.analysis.paired_tests import Difference, differences, pair
+from study.analysis.results import Results
+from study.analysis.selected_trial import SelectedTrial
+from study.cli.numbers import format_number
+from study.config.objectives import in_words
+
+NOTHING = "No trial has finished yet."
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer and what limits it.
+
+    Attributes:
+        sentence: the finding, in one sentence.
+        caveats: sentences that a reader needs beside it; the most important first.
+        gain: of the best trial over the paper's default by the first objective, positive where the best is better;
+            None where there is nothing to compare.
+    """
+
+    sentence: str
+    caveats: tuple[str, ...] = ()
+    gain: float | None = None
+
+
+def find(results: Results) -> Finding:
+    """The finding of a study, finished or not."""
+    if not len(results.complete):
+        return Finding(NOTHING)
+    working = int((~results.scenarios["attack_failed"]).sum())
+    if not working:
+        return Finding(
+            "No attack works even without a defense, so this study says nothing about one: the undefended ASR is below "
+            f"{results.config.asr_floor:g} in {_scenarios(len(results.scenarios))}."
+        )
+    if results.best is None:
+        return Finding(f"No trial has a value of {results.goal.words}, so none can be called the best.")
+    if len(results.goal.objectives) > 1:
+        return Finding(_of_front(results), _caveats(results, chosen=True))
+    return _of_one(results, results.best)
+
+
+def _of_one(results: Results, best: int) -> Finding:
+    goal, trials = results.goal, results.complete
+    value = float(str(trials.at[best, "value"]))
+    reached = f"{goal.words} {format_number(value)}"
+    if len(trials) == 1:
+        what = "The paper's default, the only trial," if best == results.default else f"Trial {best}, the only one,"
+        return Finding(f"{what} reaches {reached}.", _caveats(results, chosen=False))
+    tied = int((trials["value"] == value).sum()) - 1
+    ties = f" (tied with {'one other' if tied == 1 else f'{tied} others'})" if tied else ""
+    if best == results.default:
+        sentence = f"The paper's default is the best of {len(trials)} trials{ties}: {reached}."
+        return Finding(sentence, _caveats(results, chosen=True), 0.0)
+    sentence = f"Trial {best} is the best of {len(trials)}{ties}: {reached}"
+    if results.default is None:
+        return Finding(f"{sentence}.", _caveats(results, chosen=True))
+    difference = _difference(results, best, results.default)
+    gain = abs(value - float(str(trials.at[results.default, "value"])))
+    return Finding(f"{sentence}, {_gained(gain, difference)}.", _caveats(results, chosen=True), gain)
+
+
+def _difference(results: Results, best: int, default: int) -> Difference | None:
+    """The best against the default by the first objective; None where no scenario defines it for both."""
+    selected = [SelectedTrial(results, trial, "") for trial in (best, default)]
+    compared = differences(pair(*selected), results.goal.objectives[:1])
+    return compared[0] if compared else None
+
+
+def _gained(gain: float, difference: Difference | None) -> str:
+    if difference is None or (difference.verdict == "equal" and not gain):
+        return "as the paper's default"
+    amount = f"{format_number(gain)} better than the paper's default"
+    if difference.seeds == 1:
+        return f"{amount}; one seed cannot tell that from chance"
+    over = f"over {difference.seeds} seeds"
+    if difference.verdict == "A":
+        return f"{amount}, more than chance explains {over}"
+    return f"{amount}, which {over} cannot be told from chance"
+
+
+def _of_front(results: Results) -> str:
+    goal, best = results.goal, results.best
+    trials = results.complete
+    default = ", the paper's default," if best == results.default else ""
+    reached = " and ".join(
+        f"{in_words(name)} {format_number(float(str(trials.at[best, label])))}"
+        for name, label in zip(goal.objectives, goal.labels, strict=True)
+    )
+    beside = ""
+    if results.default is not None and results.default != best:
+        values = [float(str(trials.at[results.default, label])) for label in goal.labels]
+        beside = f"; the paper's default has {' and '.join(map(format_number, values))}"
+    worst = " on the worst scenario" if goal.how == "worst" else ""
+    front = len(results.front)
+    return (
+        f"Of {len(trials)} trials {front} {'is' if front == 1 else 'are'} beaten by no other in "
+        f"{' and '.join(map(in_words, goal.objectives))}{worst}; trial {best}{default} is nearest to the ideal: "
+        f"{reached}{beside}."
+    )
+
+
+def _caveats(results: Results, chosen: bool) -> tuple[str, ...]:
+    caveats = []
+    failed = int(results.scenarios["attack_failed"].sum())
+    if failed:
+        caveats.append(
+            f"In {failed} of {_scenarios(len(results.scenarios))} the attack does not work, so they count nowhere."
+        )
+    if len(results.seeds) == 1:
+        caveats.append("One seed: a small difference may be chance. Add seeds with --seeds 0 1 2.")
+    if chosen and len(results.complete) > 1:
+        caveats.append("The best is picked with ground truth on the scenarios that it is shown on, so it is flattered.")
+    return tuple(caveats)
+
+
+def _scenarios(count: int) -> str:
+    return f"{count} scenario{'s' * (count != 1)}"
