@@ -4,12 +4,16 @@ The same sentence opens the closing screen, the report and the study's run in ML
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from study.analysis.paired_tests import Difference, differences, pair
 from study.analysis.results import Results
 from study.analysis.selected_trial import SelectedTrial
 from study.cli.numbers import format_number
 from study.config.objectives import in_words
+
+if TYPE_CHECKING:
+    import pandas
 
 NOTHING = "No trial has finished yet."
 
@@ -109,16 +113,25 @@ def _of_front(results: Results) -> str:
 
 def _caveats(results: Results, chosen: bool) -> tuple[str, ...]:
     caveats = []
-    failed = int(results.scenarios["attack_failed"].sum())
-    if failed:
+    failed = results.scenarios[results.scenarios["attack_failed"]]
+    if len(failed):
+        where = ", ".join(_where(part, results) for _, part in failed.groupby("stratum", sort=False))
         caveats.append(
-            f"In {failed} of {_scenarios(len(results.scenarios))} the attack does not work, so they count nowhere."
+            f"The attack does not work on {where} (ASR without a defense below {results.config.asr_floor:g}), so "
+            "that counts neither for nor against a defense."
         )
     if len(results.seeds) == 1:
-        caveats.append("One seed: a small difference may be chance. Add seeds with --seeds 0 1 2.")
+        caveats.append("One seed: a small difference may be chance.")
     if chosen and len(results.complete) > 1:
         caveats.append("The best is picked with ground truth on the scenarios that it is shown on, so it is flattered.")
     return tuple(caveats)
+
+
+def _where(failed: "pandas.DataFrame", results: Results) -> str:
+    """An attack and rate, with its seeds where it works with others."""
+    stratum = str(failed["stratum"].iloc[0])
+    seeds = int((results.scenarios["stratum"] == stratum).sum())
+    return stratum if len(failed) == seeds else f"{stratum} ({len(failed)} of {seeds} seeds)"
 
 
 def _scenarios(count: int) -> str:

@@ -8,13 +8,14 @@ from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from pathlib import Path
 
-from defenses.storage.atomic_files import write_atomic
+from study.analysis.results import Results
 from study.cli.terminal import print_line
+from study.driver.closing_files import closing_screen, write_page, write_summary
 from study.driver.driver import StudyDriver, claim_folder
 from study.ledger.lock import study_lock
 from study.planning.plan import Plan
+from study.report.next_steps import Step
 from study.report.sections.closing import Closing
-from tracking import names
 
 _FLUSH_SECONDS = 30.0
 
@@ -38,7 +39,7 @@ class CompositeDriver(ABC):
         self._open: StudyDriver | None = None
         self._locks = ExitStack()
         self._unsent: list[Path] = []
-        self._look = ""
+        self._look: Step | None = None
 
     @abstractmethod
     def run(self) -> str:
@@ -62,7 +63,7 @@ class CompositeDriver(ABC):
     def _close_open(self, status: str, flush_seconds: float) -> None:
         if self._open is not None:
             self.closings.append(self._open.close(status, flush_seconds, show=False))
-            self._look = self._open.look_line
+            self._look = self._open.look_step
             self._unsent += [] if self._open.sent else [self._open.outbox.path]
             self._open = None
         self._locks.close()
@@ -71,16 +72,17 @@ class CompositeDriver(ABC):
         """Closes the study that is open, if one is, and writes and shows what all of them say."""
         self._close_open(status, flush_seconds)
         text = self.text()
-        folder = self.folder / "summary"
-        folder.mkdir(exist_ok=True)
-        write_atomic(folder / names.SUMMARY_TXT, text + "\n")
+        write_summary(self.folder, text)
+        if status == "FINISHED":
+            write_page(self.folder, self.results())
         print_line(f"\n{text}")
+
+    def results(self) -> list[Results]:
+        """What its report tells of: each of its studies."""
+        return [closing.results for closing in self.closings]
 
     def closing_lines(self, took: str) -> str:
         """What was written where, and how to look at it."""
-        each = self.out / f"{self.plan.config.study_name}{self.pattern}" / "summary"
-        lines = [f"Took {took}. Results: {self.folder / 'summary'}, and of each study: {each}"]
-        if self._unsent:
-            waiting = ", ".join(map(str, self._unsent))
-            lines.append(f"Not everything has reached MLflow yet; the rest waits in {waiting} for the next run.")
-        return "\n".join([*lines, *([self._look] if self._look else [])])
+        each = self.out / f"{self.plan.config.study_name}{self.pattern}"
+        text = closing_screen(took, self.folder, [], self._look, self._unsent)
+        return text.replace("\n", f" Each of its studies is in {each}.\n", 1)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from defenses.storage.atomic_files import full_disk_errors, write_atomic
+from defenses.storage.atomic_files import full_disk_errors
 from study.analysis.results import load_results
 from study.cli.numbers import format_number
 from study.cli.terminal import last_line, print_error, print_line
 from study.code_version import code_version
 from study.driver import ray_nodes
+from study.driver.closing_files import closing_screen, write_page, write_summary, write_tables
 from study.driver.mlflow_records import MlflowRecords
 from study.driver.progress import TrialProgress, describe_start
 from study.driver.pruner import Pruner
@@ -29,10 +30,9 @@ from study.ledger.snapshot import LOST
 from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SCRATCH, check_no_links
 from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
-from study.report.results_csv import results_csv
+from study.report.next_steps import Step
 from study.report.sections.closing import Closing
 from study.scenarios.evaluation import cached_images
-from tracking import names
 from tracking.destination import tracking_target
 from tracking.mlflow_log import Sender
 from tracking.outbox import Outbox
@@ -133,8 +133,8 @@ class StudyDriver:
             f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
             f"({config.trials - remaining} done), target class {self.plan.target}, results in {self.folder}"
         )
-        if self.plan.points_note:
-            print_line(self.plan.points_note)
+        for note in filter(None, (self.plan.points_note, self.plan.trials_note)):
+            print_line(note)
         with ray_session(config.address, lambda: self.close("FAILED", _FLUSH_SECONDS_LOST)):
             if config.verbose:
                 print_error(describe_start(self.plan, self.folder, self.uri, ray_nodes.in_use()))
@@ -226,16 +226,16 @@ class StudyDriver:
             self._stopper.stopped = True
 
     def close(self, status: str, flush_seconds: float, show: bool = True) -> Closing:
-        """Writes the summary, shows it unless told not to, tells MLflow, and waits for it a little."""
+        """Writes what the study found, shows it unless told not to, tells MLflow, and waits for it a little."""
         results = load_results(self.folder, self.folder.parent)
         closing = Closing(results)
         text = closing.text()
-        folder = self.folder / "summary"
-        folder.mkdir(exist_ok=True)
-        write_atomic(folder / names.SUMMARY_TXT, text + "\n")
-        write_atomic(folder / names.RESULTS_CSV, results_csv(results))
+        summary = write_summary(self.folder, text)
+        write_tables(self.folder, results)
+        if show and status == "FINISHED":
+            write_page(self.folder, [results])
         best = " ".join(f"#{trial}" for trial in results.front) or "none"
-        self.records.study_ends(status, closing.metrics(), folder, text, best)
+        self.records.study_ends(status, closing.metrics(), summary, text, best)
         if show and ((results.trials["state"] == "complete").any() or len(closing.failed)):
             print_line(f"\n{text}")
         self.sent = self._sender.close(flush_seconds)
@@ -243,16 +243,13 @@ class StudyDriver:
 
     def closing_lines(self, took: str) -> str:
         """What was written where, how to look at it, and how to go on."""
-        lines = [f"Took {took}. Results: {self.folder / 'summary'}"]
-        if not self.sent:
-            lines.append(
-                f"Not everything has reached MLflow yet; the rest waits in {self.outbox.path} for the next run."
-            )
-        return "\n".join([*lines, self.look_line])
+        results = load_results(self.folder, self.folder.parent)
+        unsent = [] if self.sent else [self.outbox.path]
+        return closing_screen(took, self.folder, [results], self.look_step, unsent)
 
     @property
-    def look_line(self) -> str:
+    def look_step(self) -> Step:
         """How to look at the study in MLflow."""
         local = self.uri.startswith("sqlite")
-        address = f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}" if local else self.uri
-        return f"Look at every trial:  {address}"
+        words = ["python", "-m", "mlflow", "ui", "--backend-store-uri", self.uri]
+        return Step("every trial, in MLflow", shlex.join(words) if local else self.uri)

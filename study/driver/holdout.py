@@ -6,6 +6,7 @@ which of its points is best on the others is decided afterwards. A sampler that 
 
 import dataclasses
 
+from study.analysis.finding import NOTHING
 from study.analysis.results import Results, read_results
 from study.driver.composite import CompositeDriver
 from study.ledger.grid import Points
@@ -14,7 +15,6 @@ from study.ledger.study_folder import JUDGE, LEDGER, SEARCH
 from study.planning.holdout_rules import judge_seeds
 from study.planning.plan import Plan, make_plan
 from study.report.sections import holdout
-from study.report.sections.closing import NOTHING
 from study.report.text import section_text
 
 
@@ -52,6 +52,10 @@ class HoldOut(CompositeDriver):
         chosen = [points[trial] for trial in trials]
         known = {tuple(point.items()): point for point in (*chosen, *before) if len(point) == len(fields)}
         return Points(tuple(known.values()))
+
+    def results(self) -> list[Results]:
+        """The search, with what was judged beside it."""
+        return [read_results(self.out, self.plan.config.study_name)] if self.closings else []
 
     def text(self) -> str:
         """The table, once both have something to tell; until then, what the search says."""

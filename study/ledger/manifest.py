@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from defenses.registry import UserError
 from defenses.storage.atomic_files import write_atomic
 from study.cli.options import Parser, add_options, given_options
-from study.config.config import NOT_IDENTITY, PRESETS, StudyConfig, resolve
+from study.config.config import NOT_IDENTITY, OUT, PRESETS, StudyConfig, resolve
 from study.config.objectives import Goal, parse_objectives
 from study.ledger.study_folder import JUDGE, LEDGER, MANIFEST, SEARCH
 
@@ -124,7 +124,8 @@ class Manifest:
         Args:
             out: the folder of all studies, as the user names it.
         """
-        words = _option_words({**self.settings, "out": str(out)})
+        usual = out.resolve() == OUT.resolve()
+        words = _option_words({**self.settings, "out": str(OUT if usual else out)})
         parser = Parser(allow_abbrev=False, add_help=False)
         add_options(parser, StudyConfig)
         try:
@@ -134,6 +135,21 @@ class Manifest:
         # What the options' text cannot say (an option made empty in a YAML file) would be refused as another study.
         same = config.identity == self.identity and config.name == self.settings.get("name")
         return shlex.join(["python", "-m", "study.run", *words]) if same else ""
+
+    def extend_command(self, out: Path, trials: int) -> str:
+        """The command that goes on with the study up to a number of trials; empty where none of this version can."""
+        larger = dataclasses.replace(self, settings={**self.settings, "trials": trials})
+        return larger.resume_command(out) if self.resume_command(out) else ""
+
+    def seeds_command(self, out: Path) -> str:
+        """The command of another study that is this one with three seeds; empty likewise."""
+        settings = {**self.settings, "seeds": [0, 1, 2], "name": None}
+        try:
+            identity = StudyConfig(**settings).identity
+        except ValidationError:
+            return ""
+        several = dataclasses.replace(self, settings=settings, identity=identity)
+        return several.resume_command(out) if self.resume_command(out) else ""
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from defenses.registry import UserError, nearest
@@ -23,6 +24,16 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 def parse_out(namespace: argparse.Namespace) -> Path:
     """What was given for it."""
     return expand_home(namespace.out or OUT)
+
+
+def study_command(name: str, folder: Path) -> str:
+    """A command about a study, to copy: ``python -m study.analyze NAME``, with ``--out`` where one is needed."""
+    return shlex.join(["python", "-m", f"study.{name}", folder.name, *out_words(folder.parent)])
+
+
+def out_words(out: Path) -> list[str]:
+    """The option that says where the studies are; none where they are in the usual place."""
+    return [] if out.resolve() == OUT.resolve() else ["--out", str(out)]
 
 
 def studies(out: Path) -> list[Path]:

@@ -36,8 +36,7 @@ def describe(plan: Plan) -> str:
         f"Trials: {plan.config.trials} x {len(plan.scenarios)} scenarios, sampler {plan.config.sampler}, "
         f"pruner {plan.config.pruner}, objective {plan.objective}; each runs: {', '.join(own) or 'nothing of its own'}",
     ]
-    if plan.points_note:
-        parts.append(plan.points_note)
+    parts += filter(None, (plan.points_note, plan.trials_note))
     if ranges:
         parts.append(table(["hyperparameter", "paper", "searched", "why"], ranges, left=4))
     if plan.space.paper:

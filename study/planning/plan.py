@@ -17,7 +17,7 @@ from search_spaces.space import SearchSpace, Value
 from study.attacks import ATTACKS
 from study.attacks.groups import expand
 from study.cli.paths import expand_home
-from study.config.config import CommonConfig, StudyConfig
+from study.config.config import CommonConfig, StudyConfig, least_trials
 from study.config.objectives import Goal, parse_objectives
 from study.config.paper_deviations import Change, preset_changes
 from study.datasets import DATASETS, DatasetSpec
@@ -72,6 +72,17 @@ class Plan:
         """That the space is smaller than the trials asked for; empty where it is not."""
         points = f"{self.points} points" if self.points > 1 else "1 point"
         return f"The space has {points} in all, so the study ends after as many trials." if self.points else ""
+
+    @property
+    def trials_note(self) -> str:
+        """That trials which are spread over the space are too few for what they are good for; empty where not."""
+        fields, config = len(self.space.ranges), self.config
+        if config.holdout or config.sampler not in ("qmc", "random") or config.trials >= least_trials(fields):
+            return ""
+        return (
+            f"{config.trials} trials are too few to compute which of {fields} hyperparameters matter: study.analyze "
+            f"does so from {least_trials(fields)} on (--trials {least_trials(fields)})."
+        )
 
     @property
     def target(self) -> str:

@@ -3,19 +3,24 @@
 The tables are sections of the same results that analyze, report and compare read.
 """
 
+import dataclasses
 import math
+import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_spaces import SEARCH_SPACES
+from study.analysis.finding import NOTHING, find
 from study.analysis.fixed_fields import load_changes, load_fields
 from study.analysis.results import Results
-from study.cli.numbers import format_objective, format_value
-from study.config.objectives import aggregate, direction
+from study.cli.numbers import format_number, format_objective, format_value
+from study.config.objectives import aggregate, direction, in_words
 from study.config.paper_deviations import changes_line
-from study.ledger import selection
 from study.ledger.snapshot import LOST
 from study.report.elements import Cell, Table
+from study.report.formatting import format_cell
+from study.report.sections import ablations, against_papers
 from study.report.sections.summary import untold_lines
 from study.report.text import table_lines
 from study.scenarios.oracle_defenses import find_defense
@@ -24,9 +29,16 @@ from tracking import names
 if TYPE_CHECKING:
     import pandas
 
-NOTHING = "no trial has finished yet"
-
 _HEADER = ("scenario", "model", *(name.upper() for name in names.HEADLINE))
+_WIDTH = 100
+_MOST_COLUMNS = 5  # of a front
+_LEGEND = {
+    (names.TPR, names.FPR): "TPR and FPR are the shares of the poisoned and of the benign training images that are "
+    "flagged (1 and 0 are best).",
+    (names.AUROC,): "AUROC: 1 ranks all poisoned images first, 0.5 is guessing.",
+    (names.CA, names.ASR): "CA and ASR are the final model's accuracy and the attack's success rate (1 and 0 are "
+    "best).",
+}
 _Row = tuple[Cell, ...]
 
 
@@ -46,10 +58,9 @@ class Closing:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        self._own = selection.best_per_scenario(results.candidates, results.goal.directions[0])
         self.scenarios = results.manifest.scenarios or tuple(map(str, results.scenarios.index))
         self.compared = self._compared()
-        self._reached = _evaluations(results, {*(trial for _, trial in self.compared), *self._own.values()})
+        self._reached = _evaluations(results)
 
     @property
     def _several(self) -> bool:
@@ -61,51 +72,37 @@ class Closing:
         return self.results.best is not None
 
     def text(self) -> str:
-        """Headline, tables and notes, as lines of text."""
+        """The finding, the tables and the notes, as lines of text."""
+        found = find(self.results)
         if not self.finished:
-            return NOTHING
-        points = self._front_table() if self._several else self._point_table()
-        shown = [self.headline(), points, table_lines(self._scenario_table())]
-        return "\n\n".join([*shown, *(["\n".join(notes)] if (notes := self.notes()) else [])])
+            return "\n\n".join([wrapped(found.sentence), *(["\n".join(notes)] if (notes := self.notes()) else [])])
+        paper = bool(SEARCH_SPACES[self.results.space].paper)
+        shown = self._paper_tables() if paper else self._search_tables()
+        notes = [*map(wrapped, found.caveats), *self.notes()]
+        return "\n\n".join([wrapped(found.sentence), *shown, *(["\n".join(notes)] if notes else [])])
+
+    def _search_tables(self) -> list[str]:
+        """The settings, then what they reach on every scenario."""
+        settings = self._front_table() if self._several else self._point_table()
+        table = self._scenario_table()
+        return [*([settings] if settings else []), table_lines(table), legend(table.header)]
+
+    def _paper_tables(self) -> list[str]:
+        """Of a study that makes a paper's table or figure anew: that table, then the paper's numbers beside ours."""
+        sections = [*ablations.sections(self.results), against_papers.section(self.results, self.results.space)]
+        tables = [item for section in sections if section for item in section.items if isinstance(item, Table)]
+        shown = [f"{wrapped(table.caption)}\n{table_lines(without_empty_columns(table))}" for table in tables]
+        return [*shown, legend(tuple(word for table in tables for name in table.header for word in name.split()))]
 
     def values(self, trial: int) -> list[float]:
         """The objectives of a complete trial."""
         return [float(str(self.results.trials.at[trial, label])) for label in self.results.objective_columns]
 
-    def headline(self) -> str:
-        """Which trial is the best and what it reaches; of several objectives, how large the front is and its knee."""
-        results, goal = self.results, self.results.goal
-        best, trials = results.best, len(results.complete)
-        assert best is not None
-        sides = ["lower" if direction(name) == "minimize" else "higher" for name in goal.objectives]
-        if not self._several:
-            reached = goal.describe(self.values(best))
-            return (
-                f"Best of {trials} trial{'s' * (trials != 1)}: #{best}, {reached} ({sides[0]} is better; "
-                "an oracle: it is computed from ground truth that a defender does not have)"
-            )
-        better = [f"{name} ({side} is better)" for name, side in zip(goal.objectives, sides, strict=True)]
-        worst = "each on its worst scenario; " if goal.how == "worst" else ""
-        return (
-            f"Pareto front of {trials} trials: {len(results.front)} that no other beats in {', '.join(better)}\n"
-            f"({worst}oracles: they are computed from ground truth that a defender does not have)\n"
-            f"{self.knee_line()}"
-        )
-
-    def knee_line(self) -> str:
-        """Which trial is the knee of the front; empty for one objective, or where no trial has finished."""
-        best = self.results.best
-        if not self._several or best is None:
-            return ""
-        default = " (paper default)" if best == self.results.default else ""
-        reached = self.results.goal.describe(self.values(best))
-        return f"Knee of the front, the trial nearest to the ideal point: #{best}{default}, {reached}"
-
     def _point_table(self) -> str:
         results, best = self.results, self.results.best
         assert best is not None
-        if not results.ranges:
-            return "Nothing is searched in this space."
+        if not results.ranges or best == results.default:
+            return ""
         default = load_fields(results)
         rows = tuple(
             (
@@ -116,16 +113,20 @@ class Closing:
             )
             for field, searched in results.ranges.items()
         )
-        header = ("hyperparameter", "paper", f"best (#{best})", "searched")
+        header = ("hyperparameter", "paper", f"trial {best}", "searched")
         return table_lines(Table("best", "", header, rows, left=1))
 
     def _front_table(self) -> str:
-        """A line a trial: what it reached and where it lies."""
-        rows = tuple(
-            (label, *map(format_objective, self.values(trial)), *self.point(trial)) for label, trial in self.compared
-        )
-        header = ("trial", *self.results.goal.objectives, *self.symbols())
-        return table_lines(Table("front", "", header, rows, left=1))
+        """A column a trial: what it reached and where it lies; the first of a long front, and its knee."""
+        shown = [one for at, one in enumerate(self.compared) if at < _MOST_COLUMNS or one[1] == self.results.best]
+        labels = ["paper default" if trial == self.results.default else f"#{trial}" for _, trial in shown]
+        values = [list(map(format_objective, self.values(trial))) for _, trial in shown]
+        settings = [self.point(trial) for _, trial in shown]
+        goal = [(in_words(name), *each) for name, *each in zip(self.results.goal.objectives, *values, strict=True)]
+        rows = (*goal, *((name, *each) for name, *each in zip(self.symbols(), *settings, strict=True)))
+        more = len(self.compared) - len(shown)
+        note = f"\n{more} more trials of the front are in the report." if more else ""
+        return table_lines(Table("front", "", ("trial", *labels), rows, left=1)) + note
 
     def point(self, trial: int) -> list[str]:
         """A trial's searched fields."""
@@ -145,29 +146,61 @@ class Closing:
         if default and not results.ranges:
             return default  # there is nothing else that could be better
         best = results.front if self._several else [] if results.best is None else [results.best]
-        return default + [(f"{'front' if self._several else 'best'} (#{trial})", trial) for trial in best]
+        name = "front" if self._several else "best"
+        if results.default in best:
+            default = [(f"paper default, {'on the front' if self._several else 'the best'}", best[0])]
+        return default + [(f"{name} (#{trial})", trial) for trial in best if trial != results.default]
 
     def _scenario_table(self) -> Table:
         rows = self.scenario_rows()
         if len(self.scenarios) > 1:
-            label = f"{self.results.goal.how} of all"
-            for at, (name, trial) in enumerate(self.compared):
-                rows.append(("" if at else label, name, *_cells(self.together(trial))))
-        return Table("scenarios", "", _HEADER, tuple(rows), left=2)
+            label = "mean of all" if self.results.goal.how == "mean" else "worst of each"
+            rows += _block(label, [(name, _cells(self.together(trial))) for name, trial in self.compared])
+        seeds = len(self.results.seeds) > 1
+        header = ("attack and rate" if seeds else "scenario", *_HEADER[1:])
+        return without_empty_columns(Table("scenarios", "", header, tuple(rows), left=2))
 
     def scenario_rows(self) -> list[_Row]:
-        """A line for each scenario and model that is compared on it, the trial that is best there among them."""
+        """A line for each attack, rate and model that is compared on it, the trial that is best there among them.
+
+        Several seeds share a line: their mean and standard deviation.
+        """
         rows: list[_Row] = []
-        for scenario in self.scenarios:
-            label = scenario + (" ATTACK FAILED" if scenario in self.attack_failures() else "")
-            rows.append((label, "undefended", *_cells(self._undefended(scenario))))
-            own = None if self._several else self._own.get(scenario)
+        for label, scenarios in self._groups():
+            working = [name for name in scenarios if name not in self.attack_failures()]
+            own = None if self._several else self.results.best_on(scenarios)
             numbers = {trial for _, trial in self.compared}
-            beside = [(f"its own best (#{own})", own)] if own is not None and own not in numbers else []
+            beside = [(f"best here (#{own})", own)] if own is not None and own not in numbers else []
+            models = [("undefended", self._spread([self._undefended(name) for name in working or scenarios]))]
             for name, trial in [*self.compared, *beside]:
-                reached = self._reached.get((trial, scenario))
-                rows.append(("", name, *_cells(reached.metrics if reached else {})))
+                reached = [self._evaluation(trial, scenario) for scenario in working or scenarios]
+                models.append((name, self._spread(reached)))
+            rows += _block(label, models)
         return rows
+
+    def _groups(self) -> list[tuple[str, list[str]]]:
+        """The scenarios that share lines, with what the lines are called."""
+        scenarios, failed = self.results.scenarios, self.attack_failures()
+        if len(self.results.seeds) < 2:
+            return [(name + (" (attack fails)" if name in failed else ""), [name]) for name in self.scenarios]
+        known = scenarios.loc[[name for name in self.scenarios if name in scenarios.index]]
+        groups = []
+        for stratum, part in known.groupby("stratum", sort=False):
+            names_of = list(map(str, part.index))
+            broken = sum(name in failed for name in names_of)
+            of = "" if broken == len(names_of) else f" on {broken} of {len(names_of)} seeds"
+            groups.append((f"{stratum}{f' (attack fails{of})' if broken else ''}", names_of))
+        return groups
+
+    def _evaluation(self, trial: int, scenario: str) -> Mapping[str, float | None]:
+        reached = self._reached.get((trial, scenario))
+        return reached.metrics if reached else {}
+
+    def _spread(self, reached: Sequence[Mapping[str, float | None]]) -> list[Cell]:
+        """The headline metrics, over seeds where there are several."""
+        if len(self.results.seeds) < 2:
+            return _cells(reached[0])
+        return [_mean_and_deviation([metrics.get(name) for metrics in reached]) for name in names.HEADLINE]
 
     def _undefended(self, scenario: str) -> Mapping[str, float | None]:
         """CA and ASR without a defense, on which all trials agree."""
@@ -190,22 +223,16 @@ class Closing:
     def notes(self) -> list[str]:
         """What a reader should know besides."""
         results = self.results
-        lines = [] if self.finished else ["no trial has finished"]
-        paper = SEARCH_SPACES[results.space].paper
-        if paper:
-            changes = changes_line(results.config.preset, load_changes(results))
-            lines.append(f"This study makes anew: {paper}{'; ' if changes else ''}{changes}")
+        lines = []
+        changes = load_changes(results) if SEARCH_SPACES[results.space].paper else ()
+        if changes:
+            line = changes_line(results.config.preset, changes)
+            lines.append(f"{line[:1].upper()}{line[1:]}.")
         stopped = int((results.trials["state"] == "pruned").sum())
         if stopped:
             rule = results.config.pruner
-            lines.append(f"{stopped} stopped early ({rule}): they count as tried, and nothing is compared with them")
-        failed = self.attack_failures()
-        if failed:
-            lines.append(
-                f"ATTACK FAILED: undefended ASR below {results.config.asr_floor:g} on {', '.join(failed)}; "
-                "these scenarios count neither for nor against a defense"
-            )
-        return [*lines, *untold_lines(results), *self._failures()]
+            lines.append(f"{_trials(stopped)} stopped early ({rule}): tried, but compared with nothing.")
+        return [wrapped(line) for line in [*lines, *untold_lines(results), *self._failures()]]
 
     @property
     def failed(self) -> "pandas.DataFrame":
@@ -219,11 +246,12 @@ class Closing:
         lines = []
         if len(failed):
             reason = str(failed["reason"].iloc[0]).strip().splitlines()[-1]
-            lines.append(f"{len(failed)} trials failed; the first, #{failed.index[0]}: {reason}")
+            first = f"trial {failed.index[0]}: {reason}"
+            lines.append(f"{_trials(len(failed))} failed{', the first' if len(failed) > 1 else ''}, {first}")
         damaged = trials.index[(trials["state"] == "complete") & ~trials.index.isin(self.results.complete.index)]
         if len(damaged):
-            named = ", ".join(f"#{trial}" for trial in damaged)
-            lines.append(f"records of {named} cannot be read any more; these trials are left out")
+            named = ", ".join(map(str, damaged))
+            lines.append(f"The files of trial {named} cannot be read any more, so it is left out.")
         return lines
 
     def metrics(self) -> dict[str, float]:
@@ -270,33 +298,81 @@ def joint_text(closings: Sequence[Closing]) -> str:
         for closing in finished
         for at, (name, trial) in enumerate(closing.compared)
     )
-    scenarios = tuple(row for closing in finished for row in closing.scenario_rows())
+    header = ("scenario", "trial", *finished[0].symbols(), "objective")
+    rows = tuple(row for closing in finished for row in closing.scenario_rows())
+    reached = without_empty_columns(Table("scenarios", "", _HEADER, rows, left=2))
+    found = {closing.scenarios[0]: find(closing.results) for closing in closings}
     parts = [
-        f"Each scenario's own best, of {', '.join(str(len(closing.results.complete)) for closing in closings)} trials "
-        "(oracles: they are computed from ground truth that a defender does not have)",
-        table_lines(Table("points", "", ("scenario", "trial", *finished[0].symbols(), "objective"), points, left=2)),
-        table_lines(Table("scenarios", "", _HEADER, scenarios, left=2)),
+        "\n".join(wrapped(f"{name}: {one.sentence}") for name, one in found.items()),
+        table_lines(Table("points", "", header, points, left=2)),
+        table_lines(reached),
+        legend(reached.header),
     ]
-    notes = [f"{closing.scenarios[0]}: {line}" for closing in finished if (line := closing.knee_line())]
-    told = {closing.scenarios[0]: "\n".join(closing.notes()) for closing in closings}
-    notes += [f"{name}: {note}" for name, note in told.items() if note]
+    told = {closing.scenarios[0]: closing.notes() for closing in closings}
+    caveats = dict.fromkeys(caveat for one in found.values() for caveat in one.caveats)
+    notes = [*map(wrapped, caveats), *(f"{name}: {note}" for name, lines in told.items() for note in lines)]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
 
 
-def _evaluations(results: Results, trials: set[int]) -> dict[tuple[int, str], Evaluation]:
-    """Trial and scenario -> what was reached, of the trials that are shown."""
-    shown = results.evaluations[results.evaluations["trial"].isin(trials)]
+def wrapped(text: str) -> str:
+    """A paragraph in lines that fit a terminal."""
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def legend(header: Sequence[str]) -> str:
+    """What the metrics among a table's columns are."""
+    shown = {name.lower() for name in header}
+    return wrapped(" ".join(text for metrics, text in _LEGEND.items() if shown.intersection(metrics)))
+
+
+def without_empty_columns(table: Table) -> Table:
+    """The table less the columns that hold nothing."""
+    kept = [
+        at
+        for at in range(len(table.header))
+        if at < table.left or any(row[at] not in (None, "", "-") for row in table.rows)
+    ]
+    return dataclasses.replace(
+        table,
+        header=tuple(table.header[at] for at in kept),
+        rows=tuple(tuple(row[at] for at in kept) for row in table.rows),
+    )
+
+
+def _block(label: str, models: Sequence[tuple[str, Sequence[Cell]]]) -> list[_Row]:
+    """Rows under one label; models that read the same share one."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for name, cells in models:
+        alike.setdefault(tuple(map(format_cell, cells)), []).append(name)
+    return [("" if at else label, ", ".join(sharing), *cells) for at, (cells, sharing) in enumerate(alike.items())]
+
+
+def _trials(count: int) -> str:
+    return "1 trial" if count == 1 else f"{count} trials"
+
+
+def _evaluations(results: Results) -> dict[tuple[int, str], Evaluation]:
+    """Trial and scenario -> what was reached."""
     return {
         (int(row["trial"]), str(row["scenario"])): Evaluation(
             {name: _defined(row[name]) for name in names.METRICS}, bool(row["attack_failed"])
         )
-        for row in shown.to_dict("records")
+        for row in results.evaluations.to_dict("records")
     }
+
+
+def _mean_and_deviation(values: Sequence[float | None]) -> str | None:
+    """``0.958±0.003`` of what is defined; None where nothing is."""
+    defined = [value for value in values if value is not None]
+    if not defined:
+        return None
+    mean = format_number(statistics.fmean(defined))
+    return mean if len(defined) < 2 else f"{mean}±{statistics.stdev(defined):.3f}"
 
 
 def _defined(value: Any) -> float | None:
     return None if value is None or math.isnan(value) else float(value)
 
 
-def _cells(metrics: Mapping[str, float | None]) -> list[float | None]:
+def _cells(metrics: Mapping[str, float | None]) -> list[Cell]:
     return [metrics.get(name) for name in names.HEADLINE]

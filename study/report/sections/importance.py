@@ -10,7 +10,7 @@ import numpy as np
 from study.analysis.discretise import Axis, Numbers, build_axes
 from study.analysis.fanova import Design, Forest, Shares, build_design, build_shares, grow, together
 from study.analysis.results import Results
-from study.config.config import SPACE_FILLING
+from study.config.config import LEAST_TRIALS, SPACE_FILLING
 from study.config.objectives import direction
 from study.report.elements import Bars, Heat, Item, Note, Section, Table
 from study.report.formatting import format_share
@@ -28,7 +28,7 @@ _PARTS = {
 }
 ALL = "all scenarios"
 FANOVA, PED = "fANOVA", "PED-ANOVA"
-LEAST = 5  # trials a hyperparameter; below, nothing is computed
+LEAST = LEAST_TRIALS
 ENOUGH = 40  # below, a warning; see `_TOO_FEW` for what was measured
 
 _TOO_FEW = (

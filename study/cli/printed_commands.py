@@ -1,0 +1,29 @@
+"""Commands that are printed to be copied: they name the Python that prints them, and work as they stand."""
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+_PYTHON = "python"
+
+
+def runnable(command: str) -> str:
+    """A command that begins with ``python``, as it works in this terminal.
+
+    It is left as it is where ``python`` is the one that runs now, as in an environment that is activated. Otherwise it
+    begins with the path of that one, as short as it can be written from the current folder.
+    """
+    if command.split(" ", 1)[0] != _PYTHON:
+        return command
+    return f"{_interpreter()}{command.removeprefix(_PYTHON)}"
+
+
+def _interpreter() -> str:
+    own = Path(sys.executable)
+    known = shutil.which(_PYTHON)
+    if not sys.executable or (known is not None and Path(known) == own):
+        return _PYTHON
+    relative = os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
+    return shlex.quote(relative)
