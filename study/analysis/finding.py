@@ -15,6 +15,7 @@ from study.config.objectives import in_words
 if TYPE_CHECKING:
     import pandas
 
+_SMALL = 0.001  # of a score; a gain below it is not worth its digits
 NOTHING = "No trial has finished yet."
 
 
@@ -81,7 +82,8 @@ def _difference(results: Results, best: int, default: int) -> Difference | None:
 def _gained(gain: float, difference: Difference | None) -> str:
     if difference is None or (difference.verdict == "equal" and not gain):
         return "as the paper's default"
-    amount = f"{format_number(gain)} better than the paper's default"
+    size = format_number(gain) if gain >= _SMALL else f"less than {_SMALL:g}"
+    amount = f"{size} better than the paper's default"
     if difference.seeds == 1:
         return f"{amount}; one seed cannot tell that from chance"
     over = f"over {difference.seeds} seeds"

@@ -20,10 +20,14 @@ def runnable(command: str) -> str:
     return f"{_interpreter()}{command.removeprefix(_PYTHON)}"
 
 
+def shown_path(path: Path) -> str:
+    """A path as it is shortest from the current folder: relative where it lies below."""
+    return os.path.relpath(path) if path.is_absolute() and path.is_relative_to(Path.cwd()) else str(path)
+
+
 def _interpreter() -> str:
     own = Path(sys.executable)
     known = shutil.which(_PYTHON)
     if not sys.executable or (known is not None and Path(known) == own):
         return _PYTHON
-    relative = os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
-    return shlex.quote(relative)
+    return shlex.quote(shown_path(own))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from defenses.storage.atomic_files import write_atomic
 from study.analysis.results import Results
+from study.cli.printed_commands import shown_path
 from study.cli.terminal import print_error
 from study.report.best_configuration import BEST_YAML, best_configuration
 from study.report.chapters import write_report
@@ -54,12 +55,12 @@ def closing_screen(
         look: how to open MLflow.
         unsent: outboxes in which records still wait.
     """
-    lines = [f"Took {took}. Everything is in {folder}."]
+    lines = [f"Took {took}. Everything is in {shown_path(folder)}."]
     if unsent:
-        waiting = ", ".join(map(str, unsent))
+        waiting = ", ".join(map(shown_path, unsent))
         lines.append(f"Not everything has reached MLflow yet; the rest waits in {waiting} for the next run.")
     page = folder / REPORT_HTML
-    steps = [Step("the report, for a browser", str(page))] if page.is_file() else []
+    steps = [Step("the report, for a browser", shown_path(page))] if page.is_file() else []
     steps += [look] if look is not None else []
     steps += next_steps(studies[0]) if len(studies) == 1 and studies[0].best is not None else []
     return "\n".join([*lines, *(["", steps_text(steps)] if steps else [])])

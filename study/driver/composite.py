@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from study.analysis.results import Results
+from study.cli.printed_commands import shown_path
 from study.cli.terminal import print_line
 from study.driver.closing_files import closing_screen, write_page, write_summary
 from study.driver.driver import StudyDriver, claim_folder
@@ -85,4 +86,4 @@ class CompositeDriver(ABC):
         """What was written where, and how to look at it."""
         each = self.out / f"{self.plan.config.study_name}{self.pattern}"
         text = closing_screen(took, self.folder, [], self._look, self._unsent)
-        return text.replace("\n", f" Each of its studies is in {each}.\n", 1)
+        return text.replace("\n", f" Each of its studies is in {shown_path(each)}.\n", 1)

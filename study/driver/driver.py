@@ -10,6 +10,7 @@ from typing import Any
 from defenses.storage.atomic_files import full_disk_errors
 from study.analysis.results import load_results
 from study.cli.numbers import format_number
+from study.cli.printed_commands import shown_path
 from study.cli.terminal import last_line, print_error, print_line
 from study.code_version import code_version
 from study.driver import ray_nodes
@@ -131,7 +132,7 @@ class StudyDriver:
             return why_no_result(self.ledger.rows())
         print_line(
             f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
-            f"({config.trials - remaining} done), target class {self.plan.target}, results in {self.folder}"
+            f"({config.trials - remaining} done), target class {self.plan.target}, results in {shown_path(self.folder)}"
         )
         for note in filter(None, (self.plan.points_note, self.plan.trials_note)):
             print_line(note)

@@ -4,7 +4,7 @@ import shlex
 from dataclasses import dataclass
 
 from study.analysis.results import Results
-from study.cli.printed_commands import runnable
+from study.cli.printed_commands import runnable, shown_path
 from study.config.config import SPACE_FILLING, least_trials
 from study.ledger.study_folder import out_words, study_command
 from study.report.best_configuration import BEST_YAML
@@ -38,7 +38,7 @@ def next_steps(results: Results) -> list[Step]:
         config = results.config
         store = ["--store", str(config.store)] if config.store is not None else []
         place = [*store, *out_words(results.folder.parent)]
-        words = ["python", "-m", "study.evaluate", "--config", str(best), *place]
+        words = ["python", "-m", "study.evaluate", "--config", shown_path(best), *place]
         steps.append(Step("the best configuration alone; edit the file for another attack", shlex.join(words)))
     return [*steps, *extensions(results)]
 

@@ -73,13 +73,13 @@ class Closing:
 
     def text(self) -> str:
         """The finding, the tables and the notes, as lines of text."""
-        found = find(self.results)
+        finding = find(self.results)
         if not self.finished:
-            return "\n\n".join([wrapped(found.sentence), *(["\n".join(notes)] if (notes := self.notes()) else [])])
+            return "\n\n".join([wrapped(finding.sentence), *(["\n".join(notes)] if (notes := self.notes()) else [])])
         paper = bool(SEARCH_SPACES[self.results.space].paper)
         shown = self._paper_tables() if paper else self._search_tables()
-        notes = [*map(wrapped, found.caveats), *self.notes()]
-        return "\n\n".join([wrapped(found.sentence), *shown, *(["\n".join(notes)] if notes else [])])
+        notes = [*map(wrapped, finding.caveats), *self.notes()]
+        return "\n\n".join([wrapped(finding.sentence), *shown, *(["\n".join(notes)] if notes else [])])
 
     def _search_tables(self) -> list[str]:
         """The settings, then what they reach on every scenario."""
@@ -143,7 +143,7 @@ class Closing:
         """The paper's default, then the best trial, or every one on the front."""
         results = self.results
         default = [("paper default", results.default)] if results.default is not None else []
-        if default and not results.ranges:
+        if default and (not results.ranges or len(results.complete) == 1):
             return default  # there is nothing else that could be better
         best = results.front if self._several else [] if results.best is None else [results.best]
         name = "front" if self._several else "best"
@@ -170,11 +170,12 @@ class Closing:
             working = [name for name in scenarios if name not in self.attack_failures()]
             own = None if self._several else self.results.best_on(scenarios)
             numbers = {trial for _, trial in self.compared}
-            beside = [(f"best here (#{own})", own)] if own is not None and own not in numbers else []
             models = [("undefended", self._spread([self._undefended(name) for name in working or scenarios]))]
-            for name, trial in [*self.compared, *beside]:
-                reached = [self._evaluation(trial, scenario) for scenario in working or scenarios]
-                models.append((name, self._spread(reached)))
+            shown = [*self.compared, *([("", own)] if own is not None and own not in numbers else [])]
+            for name, trial in shown:
+                reached = self._spread([self._evaluation(trial, scenario) for scenario in working or scenarios])
+                if name or reached not in [cells for _, cells in models]:
+                    models.append((name or f"best here (#{trial})", reached))
             rows += _block(label, models)
         return rows
 
@@ -301,15 +302,15 @@ def joint_text(closings: Sequence[Closing]) -> str:
     header = ("scenario", "trial", *finished[0].symbols(), "objective")
     rows = tuple(row for closing in finished for row in closing.scenario_rows())
     reached = without_empty_columns(Table("scenarios", "", _HEADER, rows, left=2))
-    found = {closing.scenarios[0]: find(closing.results) for closing in closings}
+    findings = {closing.scenarios[0]: find(closing.results) for closing in closings}
     parts = [
-        "\n".join(wrapped(f"{name}: {one.sentence}") for name, one in found.items()),
+        "\n".join(wrapped(f"{name}: {one.sentence}") for name, one in findings.items()),
         table_lines(Table("points", "", header, points, left=2)),
         table_lines(reached),
         legend(reached.header),
     ]
     told = {closing.scenarios[0]: closing.notes() for closing in closings}
-    caveats = dict.fromkeys(caveat for one in found.values() for caveat in one.caveats)
+    caveats = dict.fromkeys(caveat for one in findings.values() for caveat in one.caveats)
     notes = [*map(wrapped, caveats), *(f"{name}: {note}" for name, lines in told.items() for note in lines)]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
 

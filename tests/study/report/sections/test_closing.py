@@ -46,7 +46,7 @@ def make(dataset: str, tmp_path: Path) -> MakeDesk:
 def test_nothing_has_finished(make: MakeDesk) -> None:
     desk = make()
     summary = desk.closing()
-    assert summary.text() == "no trial has finished yet"
+    assert summary.text() == "No trial has finished yet."
     assert summary.metrics() == {"trials": 0.0}
     assert len(desk.csv().splitlines()) == 1
 
@@ -58,7 +58,10 @@ def test_the_paper_s_default_stands_beside_the_best(make: MakeDesk) -> None:
     # (0.25 + 0.25) / 2 and (0 - 0.25) / 2, their mean is 0.0625; then (1 + 0.75) / 2 and (0.5 + 0.5) / 2.
     assert [row.value for row in desk.ledger.rows()] == pytest.approx([0.0625, 0.6875])
     text = desk.closing().text()
-    assert text.startswith("Best of 2 trials: #1, overall_score 0.6875 (higher is better; an oracle")
+    # 0.6875 - 0.0625
+    assert text.startswith(
+        "Trial 1 is the best of 2: overall score 0.688, 0.625 better than the paper's default; one seed"
+    )
     assert rows_of(text, "scenario") == [
         [BAD, "undefended", "-", "-", "-", "0.900", "1.000"],
         ["", "paper default", "0.500", "0.250", "0.500", "0.750", "0.500"],
@@ -81,8 +84,9 @@ def test_the_paper_s_default_stands_beside_the_best(make: MakeDesk) -> None:
 def test_the_default_is_in_the_table_when_it_is_the_best(make: MakeDesk) -> None:
     desk = make()
     desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(1.0, 0.0, 1.0, 0.0))
+    desk.trial(judged(0.5, 0.0, 1.0, 0.0), judged(1.0, 0.0, 1.0, 0.0))
     models = [row[1] for row in rows_of(desk.closing().text(), "scenario")]
-    assert models == ["undefended", "paper default", "best (#0)"] * 2 + ["paper default", "best (#0)"]
+    assert models == ["undefended", "paper default, the best"] * 2 + ["paper default, the best"]
 
 
 def test_a_scenario_shows_its_own_best_when_it_is_another_trial(make: MakeDesk) -> None:
@@ -91,7 +95,7 @@ def test_a_scenario_shows_its_own_best_when_it_is_another_trial(make: MakeDesk) 
     desk.trial(judged(0.75, 0.0, 0.75, 0.0), judged(0.75, 0.0, 0.75, 0.0))  # best on average
     desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(0.0, 0.0, 0.0, 1.0))  # best on the first alone
     found = rows_of(desk.closing().text(), "scenario")
-    assert [row[1] for row in found[:4]] == ["undefended", "paper default", "best (#1)", "its own best (#2)"]
+    assert [row[1] for row in found[:4]] == ["undefended", "paper default", "best (#1)", "best here (#2)"]
     assert found[3][2:] == ["1.000", "0.000", "1.000", "1.000", "0.000"]
     assert [row[1] for row in found[4:7]] == ["undefended", "paper default", "best (#1)"]
 
@@ -104,11 +108,11 @@ def test_a_failed_attack_is_marked_and_left_out_of_the_means(make: MakeDesk) -> 
     summary = desk.closing()
     text = summary.text()
     assert summary.attack_failures() == [GOOD]
-    assert f"{GOOD} ATTACK FAILED" in [row[0] for row in rows_of(text, "scenario")]
+    assert f"{GOOD} (attack fails)" in [row[0] for row in rows_of(text, "scenario")]
     assert [row[2:] for row in rows_of(text, "scenario") if row[0] == "mean of all"] == [
         ["1.000", "0.000", "1.000", "1.000", "0.000"]
     ]
-    assert f"ATTACK FAILED: undefended ASR below 0.9 on {GOOD};" in text
+    assert "The attack does not work on blended_random-0.1 (ASR without a defense below 0.9)" in text
     assert summary.metrics() == {
         "trials": 2.0,
         **{f"{who}/{name}": value for who in ("best", "paper_default") for name, value in ALL_WON.items()},
@@ -122,10 +126,9 @@ def test_what_is_undefined_is_a_dash(make: MakeDesk) -> None:
     desk = make(attacks=("badnets", "clean"))
     desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(None, 0.25, 0.5, None))
     found = rows_of(desk.closing().text(), "scenario")
-    assert found[3:6] == [
+    assert found[2:4] == [
         ["clean-0-s0", "undefended", "-", "-", "-", "0.900", "-"],
         ["", "paper default", "-", "0.250", "-", "0.500", "-"],
-        ["", "best (#0)", "-", "0.250", "-", "0.500", "-"],
     ]
 
 
@@ -140,16 +143,17 @@ def test_lower_is_better_for_what_is_minimised(make: MakeDesk) -> None:
     for asr in (0.5, 0.25, 0.75):
         desk.trial(judged(1.0, 0.0, 1.0, asr))
     text = desk.closing().text()
-    assert text.startswith("Best of 3 trials: #1, asr 0.2500 (lower is better")
-    assert "its own best" not in text
+    assert text.startswith("Trial 1 is the best of 3: ASR 0.250, 0.250 better than the paper's default; one seed")
+    assert "best here" not in text
 
 
 def test_a_space_without_ranges_says_so(make: MakeDesk) -> None:
     desk = make(space="no_defense", attacks=("badnets",))
     desk.trial({"ca": 0.5, "asr": 1.0, "ca_undefended": 0.5, "asr_undefended": 1.0})
     text = desk.closing().text()
-    assert "Nothing is searched in this space." in text
-    assert rows_of(text, "scenario")[1][1:] == ["paper default", "-", "-", "-", "0.500", "1.000"]
+    assert text.startswith("The paper's default, the only trial, reaches")
+    assert rows_of(text, "scenario") == [[BAD, "undefended, paper default", "0.500", "1.000"]], "nothing twice"
+    assert "hyperparameter" not in text
 
 
 def test_failed_trials_are_counted_with_the_first_reason(make: MakeDesk) -> None:
@@ -158,8 +162,8 @@ def test_failed_trials_are_counted_with_the_first_reason(make: MakeDesk) -> None
     desk.failure("Traceback (most recent call last):\n  in f\nValueError: no good")
     desk.failure("another reason")
     text = desk.closing().text()
-    assert text.startswith("Best of 1 trial")
-    assert "2 trials failed; the first, #1: ValueError: no good" in text
+    assert text.startswith("The paper's default, the only trial,")
+    assert "2 trials failed, the first, trial 1: ValueError: no good" in text
 
 
 def test_a_study_whose_every_trial_failed_says_why_and_one_with_a_result_does_not(make: MakeDesk) -> None:
@@ -187,8 +191,10 @@ def test_a_record_that_was_damaged_later_is_no_end(make: MakeDesk) -> None:
     row = desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(1.0, 0.0, 1.0, 0.0))
     (desk.reader.points / row.key / f"{GOOD}.json").write_text("{")
     text = desk.closing().text()
-    assert "Best of 1 trial: #0" in text, "as in the report: a trial that cannot be read whole counts nowhere"
-    assert "records of #1 cannot be read any more" in text
+    assert text.startswith("The paper's default, the only trial,"), (
+        "as in the report: a trial that cannot be read whole counts nowhere"
+    )
+    assert "The files of trial 1 cannot be read any more" in text
     shown = {(rows[0], rows[1]): rows[2:] for rows in rows_of(text, "scenario")}
     assert shown[BAD, "undefended"][3:] == shown[GOOD, "undefended"][3:] == ["0.900", "1.000"]
     assert not [model for _, model in shown if "#1" in model]
