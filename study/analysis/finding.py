@@ -37,14 +37,15 @@ class Finding:
 
 def find(results: Results) -> Finding:
     """The finding of a study, finished or not."""
-    if not len(results.complete):
-        return Finding(NOTHING)
-    working = int((~results.scenarios["attack_failed"]).sum())
-    if not working:
+    scenarios = results.scenarios
+    if len(scenarios) and scenarios["attack_failed"].all():
         return Finding(
-            "No attack works even without a defense, so this study says nothing about one: the undefended ASR is below "
-            f"{results.config.asr_floor:g} in {_scenarios(len(results.scenarios))}."
+            "No attack works even without a defense, so this study says nothing about one: the ASR is below "
+            f"{results.config.asr_floor:g} in {_scenarios(len(scenarios))}."
         )
+    if not len(results.complete):
+        failed = int((results.trials["state"] == "fail").sum())
+        return Finding(f"No trial is complete: {failed} failed." if failed else NOTHING)
     if results.best is None:
         return Finding(f"No trial has a value of {results.goal.words}, so none can be called the best.")
     if len(results.goal.objectives) > 1:

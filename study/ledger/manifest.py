@@ -141,15 +141,15 @@ class Manifest:
         larger = dataclasses.replace(self, settings={**self.settings, "trials": trials})
         return larger.resume_command(out) if self.resume_command(out) else ""
 
-    def seeds_command(self, out: Path) -> str:
-        """The command of another study that is this one with three seeds; empty likewise."""
-        settings = {**self.settings, "seeds": [0, 1, 2], "name": None}
+    def variant_command(self, out: Path, **changes: Any) -> str:
+        """The command of another study, which has some options otherwise; empty where none of this version can."""
+        settings = {**self.settings, "name": None, **changes}
         try:
             identity = StudyConfig(**settings).identity
         except ValidationError:
             return ""
-        several = dataclasses.replace(self, settings=settings, identity=identity)
-        return several.resume_command(out) if self.resume_command(out) else ""
+        other = dataclasses.replace(self, settings=settings, identity=identity)
+        return other.resume_command(out) if self.resume_command(out) else ""
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -50,9 +50,10 @@ def extensions(results: Results) -> list[Step]:
         return []
     steps = [Step("more trials", manifest.extend_command(out, 2 * max(len(results.complete), config.trials)))]
     if len(results.seeds) == 1 and results.best != results.default:
-        steps.append(Step("the same with three seeds, which can tell a gain from chance", manifest.seeds_command(out)))
+        seeds = manifest.variant_command(out, seeds=[0, 1, 2])
+        steps.append(Step("the same with three seeds, which can tell a gain from chance", seeds))
     if config.sampler not in SPACE_FILLING:
-        words = ["--space", results.space, "--sampler", "qmc", "--trials", str(least_trials(len(results.ranges)))]
-        line = shlex.join(["python", "-m", "study.run", *words, *out_words(out)])
-        steps.append(Step("which hyperparameters matter takes trials all over the space", line))
+        trials = least_trials(len(results.ranges))
+        spread = manifest.variant_command(out, sampler="qmc", trials=trials, pruner="none")
+        steps.append(Step("which hyperparameters matter takes trials all over the space", spread))
     return [step for step in steps if step.command]

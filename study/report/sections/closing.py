@@ -91,7 +91,7 @@ class Closing:
         """Of a study that makes a paper's table or figure anew: that table, then the paper's numbers beside ours."""
         sections = [*ablations.sections(self.results), against_papers.section(self.results, self.results.space)]
         tables = [item for section in sections if section for item in section.items if isinstance(item, Table)]
-        shown = [f"{wrapped(table.caption)}\n{table_lines(without_empty_columns(table))}" for table in tables]
+        shown = [f"{wrapped(table.caption)}\n{table_lines(_without_footnotes(table))}" for table in tables]
         return [*shown, legend(tuple(word for table in tables for name in table.header for word in name.split()))]
 
     def values(self, trial: int) -> list[float]:
@@ -289,23 +289,20 @@ def joint_text(closings: Sequence[Closing]) -> str:
     finished = [closing for closing in closings if closing.finished]
     if not finished:
         return NOTHING
-    points = tuple(
-        (
-            "" if at else closing.scenarios[0],
-            name,
-            *closing.point(trial),
-            closing.results.goal.describe(closing.values(trial)),
-        )
+    settings = tuple(
+        ("" if at else closing.scenarios[0], name, *map(format_objective, closing.values(trial)), *closing.point(trial))
         for closing in finished
         for at, (name, trial) in enumerate(closing.compared)
     )
-    header = ("scenario", "trial", *finished[0].symbols(), "objective")
+    symbols, goal = finished[0].symbols(), finished[0].results.goal
+    header = ("scenario", "trial", *map(in_words, goal.objectives), *(symbol.split()[0] for symbol in symbols))
     rows = tuple(row for closing in finished for row in closing.scenario_rows())
     reached = without_empty_columns(Table("scenarios", "", _HEADER, rows, left=2))
     findings = {closing.scenarios[0]: find(closing.results) for closing in closings}
     parts = [
         "\n".join(wrapped(f"{name}: {one.sentence}") for name, one in findings.items()),
-        table_lines(Table("points", "", header, points, left=2)),
+        table_lines(Table("settings", "", header, settings, left=2)),
+        *([wrapped(f"The hyperparameters: {', '.join(symbols)}.")] if symbols else []),
         table_lines(reached),
         legend(reached.header),
     ]
@@ -338,6 +335,14 @@ def without_empty_columns(table: Table) -> Table:
         header=tuple(table.header[at] for at in kept),
         rows=tuple(tuple(row[at] for at in kept) for row in table.rows),
     )
+
+
+def _without_footnotes(table: Table) -> Table:
+    """The table less its empty columns, and less the numbers of footnotes, which stand in the report."""
+    if table.header[-1] != "see":
+        return without_empty_columns(table)
+    rows = tuple(row[:-1] for row in table.rows)
+    return without_empty_columns(dataclasses.replace(table, header=table.header[:-1], rows=rows))
 
 
 def _block(label: str, models: Sequence[tuple[str, Sequence[Cell]]]) -> list[_Row]:
