@@ -56,7 +56,8 @@ def find(results: Results) -> Finding:
 def _of_one(results: Results, best: int) -> Finding:
     goal, trials = results.goal, results.complete
     value = float(str(trials.at[best, "value"]))
-    reached = f"{goal.words} {format_number(value)}"
+    worst = " on its worst scenario" if goal.how == "worst" else ""
+    reached = f"{in_words(goal.objectives[0])} {format_number(value)}{worst}"
     if len(trials) == 1:
         what = "The paper's default, the only trial," if best == results.default else f"Trial {best}, the only one,"
         return Finding(f"{what} reaches {reached}.", _caveats(results, chosen=False))

@@ -70,7 +70,7 @@ class Plan:
     @property
     def points_note(self) -> str:
         """That the space is smaller than the trials asked for; empty where it is not."""
-        points = f"{self.points} points" if self.points > 1 else "1 point"
+        points = f"{self.points} settings" if self.points > 1 else "1 setting"
         return f"The space has {points} in all, so the study ends after as many trials." if self.points else ""
 
     @property

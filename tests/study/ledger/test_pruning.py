@@ -346,8 +346,8 @@ def test_the_summary_counts_it_and_compares_nothing_with_it(make: MakeDesk) -> N
     for scenario in desk.plan.scenarios[:1]:  # far better than all others where it was judged
         judge(desk, row.key, [s.name for s in scenario_order(desk.plan.scenarios, row.key)].index(scenario.name), 1.0)
     summary = desk.closing()
-    assert summary.text().startswith("Best of 2 trials: #2, tpr 0.7500")
-    assert "\n1 stopped early (asha): they count as tried" in summary.text()
+    assert summary.text().startswith("Trial 2 is the best of 2: TPR 0.750")
+    assert "\n1 trial stopped early (asha): tried, but compared with nothing." in summary.text()
     assert "#1" not in summary.text()
     assert (summary.metrics()["trials"], summary.metrics()["stopped_early"]) == (2.0, 1.0)
     lines = list(csv.DictReader(io.StringIO(desk.csv())))

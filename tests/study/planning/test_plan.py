@@ -300,10 +300,20 @@ def test_no_more_trials_are_planned_than_there_are_points(make: PlanMaker) -> No
     plan = make(set={**TINY_PIPD, **five}, until="isolate", trials=6)  # max or mean is all that is left
     assert list(plan.space.ranges) == ["channel_statistic"]
     assert (plan.config.trials, plan.points) == (2, 2)
-    note = "The space has 2 points in all, so the study ends after as many trials."
+    note = "The space has 2 settings in all, so the study ends after as many trials."
     assert note in describe(plan)
     assert make(set={**TINY_PIPD, **five}, until="isolate", trials=2).points == 0
     nothing_left = make(set={**TINY_PIPD, **five, "channel_statistic": "max"}, until="isolate", trials=6)
     assert (nothing_left.config.trials, nothing_left.points) == (1, 1)
     assert make(trials=6).points == 0
     assert make(trials=6).points_note == ""
+
+
+def test_trials_that_are_too_few_for_importances_are_told_with_the_number(make: PlanMaker) -> None:
+    few = make(sampler="qmc", trials=10)
+    assert few.space.ranges
+    needed = 5 * len(few.space.ranges) + 1
+    assert f"from {needed} on (--trials {needed})" in few.trials_note
+    assert few.trials_note in describe(few)
+    assert make(sampler="qmc", trials=needed).trials_note == ""
+    assert make(sampler="tpe", trials=10).trials_note == "", "it searches: nobody expects importances of it"
