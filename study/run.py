@@ -130,20 +130,29 @@ def _plan(config: StudyConfig) -> "Plan":
     from study.planning.devices import check_cpus, settle_device, settle_precision
     from study.planning.idle_options import idle_options
     from study.planning.plan import make_plan
+    from study.planning.several_defenses import child_configs
 
     torch.set_num_threads(config.threads)  # what is in the store is asked for as the workers will ask for it
     check_cpus(config.cpus, remote=config.address is not None)
     device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
-    plan = make_plan(config, device, gpus, settle_precision(config.precision, device))
-    for note in idle_options(config, plan.defense):
-        print_error(f"warning: {note}")
-    return plan
+    precision = settle_precision(config.precision, device)
+    configs = child_configs(config) if config.defenses else (config,)
+    plans = [make_plan(own, device, gpus, precision) for own in configs]  # all, before the first is started
+    for plan in plans:
+        for note in idle_options(plan.config, plan.defense):
+            print_error(f"warning: {note}")
+    return dataclasses.replace(plans[0], config=config) if config.defenses else plans[0]
 
 
 def _dry_run(config: StudyConfig) -> int:
     from study.planning.dry_run import describe
 
-    print_line(describe(_plan(config)))
+    if not config.defenses:
+        print_line(describe(_plan(config)))
+        return 0
+    from study.planning.several_defenses import child_configs
+
+    print_line("\n\n\n".join(describe(_plan(own)) for own in child_configs(config)))
     return 0
 
 
@@ -169,22 +178,30 @@ def _study(config: StudyConfig) -> int:
             f"{', '.join(aside)} set, not heeded: this study starts a Ray of its own here (--address joins one)"
         )
     from defenses.storage.atomic_files import full_disk_errors
-    from study.driver.driver import StudyDriver
-    from study.driver.holdout import HoldOut
-    from study.driver.per_scenario import PerScenario
 
     if config.address is not None:
         check_address(config.address)
     folder = out / config.study_name
     folder.mkdir(exist_ok=True)
     with full_disk_errors(folder), study_lock(folder, config.study_name):
-        kind = PerScenario if config.per_scenario else HoldOut if config.holdout else StudyDriver
-        session = kind(plan, folder, out)
+        session = _session_type(config)(plan, folder, out)
         code = _drive(session, config)
         print_line(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")
     if code in (EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED):
         _leave_at_once(code)
     return code
+
+
+def _session_type(config: StudyConfig) -> Any:
+    """What runs a study of these options."""
+    from study.driver.driver import StudyDriver
+    from study.driver.holdout import HoldOut
+    from study.driver.per_defense import PerDefense
+    from study.driver.per_scenario import PerScenario
+
+    if config.defenses:
+        return PerDefense
+    return PerScenario if config.per_scenario else HoldOut if config.holdout else StudyDriver
 
 
 def _drive(session: Any, config: StudyConfig) -> int:

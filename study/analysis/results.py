@@ -204,9 +204,8 @@ def read_results(out: Path, name: str) -> Results:
             search, name=name, manifest=manifest, command=manifest.resume_command(out), holdout_results=judged
         )
     if children:
-        raise UserError(
-            f"study {name!r} searched each scenario in a study of its own: name one of {', '.join(children)}"
-        )
+        of = "defense" if manifest.config.defenses else "scenario"
+        raise UserError(f"study {name!r} searched each {of} in a study of its own: name one of {', '.join(children)}")
     return _read(out, name)
 
 

@@ -140,6 +140,9 @@ class StudyConfig(CommonConfig):
     """Options of `python -m study.run`."""
 
     space: str = Field("pipd", description="which search space: pipd, qt or another, see --list")
+    defenses: Annotated[tuple[str, ...], AfterValidator(_different)] = Field(
+        (), description="several spaces, one after the other on the same poisoned data, a study each: pipd qt"
+    )
     attacks: Annotated[tuple[str, ...], AfterValidator(_different)] = Field(
         ("badnets", "blended_random", "trojan_square"),
         description="attacks or groups, see --list; badnets@0.05 has a rate of its own",
@@ -210,6 +213,15 @@ class StudyConfig(CommonConfig):
             return {**given, "sampler": "qmc"}
         return given
 
+    @model_validator(mode="before")
+    @classmethod
+    def _first_space(cls, given: Any) -> Any:
+        """Of several spaces the first stands for the study wherever one is asked for."""
+        several = given.get("defenses") if isinstance(given, dict) else None
+        if isinstance(several, list | tuple) and several and "space" not in given:
+            return {**given, "space": several[0]}
+        return given
+
     @property
     def cpus(self) -> float:
         """CPU cores that a trial is given."""
@@ -218,7 +230,8 @@ class StudyConfig(CommonConfig):
     @property
     def study_name(self) -> str:
         """The given name, or one that the same settings always get."""
-        return self.name or f"{self.space}-{self.preset}-{self.identity[:8]}"
+        spaces = f"{len(self.defenses)}-defenses" if self.defenses else self.space
+        return self.name or f"{spaces}-{self.preset}-{self.identity[:8]}"
 
     @property
     def identity(self) -> str:

@@ -6,6 +6,7 @@ USUAL = "the usual options"
 OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
     USUAL: (
         "space",
+        "defenses",
         "defense",
         "attacks",
         "attack",

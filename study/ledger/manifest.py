@@ -100,12 +100,16 @@ class Manifest:
         return next((parts for parts in self.parts if parts.name == name), None)
 
     def child_studies(self, folder: Path) -> list[Path]:
-        """Folders of the studies that one with ``--holdout`` or ``--per-scenario`` is made of; none of any other.
+        """Folders of the studies that one with ``--holdout``, ``--defenses`` or ``--per-scenario`` is made of.
+
+        None of any other.
 
         Those that were not begun yet do not exist.
         """
         if self.settings.get("holdout"):
             return [folder.with_name(folder.name + suffix) for suffix in (SEARCH, JUDGE)]
+        if self.settings.get("defenses"):
+            return [folder.with_name(f"{folder.name}.{space}") for space in self.settings["defenses"]]
         if self.settings.get("per_scenario") and not (folder / LEDGER).is_file():
             return [folder.with_name(f"{folder.name}.{scenario}") for scenario in self.scenarios]
         return []

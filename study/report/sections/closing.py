@@ -20,7 +20,7 @@ from study.config.paper_deviations import changes_line
 from study.ledger.snapshot import LOST
 from study.report.elements import Cell, Table
 from study.report.formatting import format_cell
-from study.report.sections import ablations, against_papers
+from study.report.sections import ablations, against_papers, attacks
 from study.report.sections.summary import untold_lines
 from study.report.text import table_lines
 from study.scenarios.oracle_defenses import find_defense
@@ -310,6 +310,21 @@ def joint_text(closings: Sequence[Closing]) -> str:
     caveats = dict.fromkeys(caveat for one in findings.values() for caveat in one.caveats)
     notes = [*map(wrapped, caveats), *(f"{name}: {note}" for name, lines in told.items() for note in lines)]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
+
+
+def defenses_text(closings: Sequence[Closing]) -> str:
+    """What each of several defenses found, and all of them on every attack, by the same poisoned data."""
+    findings = {closing.results.space: find(closing.results) for closing in closings}
+    if not any(closing.finished for closing in closings):
+        return NOTHING
+    told = [closing.results for closing in closings if not closing.results.evaluations.empty]
+    section = attacks.section(told)
+    tables = [without_empty_columns(item) for item in section.items if isinstance(item, Table)]
+    lines = [wrapped(f"{name}: {one.sentence}") for name, one in findings.items()]
+    caveats = dict.fromkeys(caveat for one in findings.values() for caveat in one.caveats)
+    notes = [note for closing in closings for note in closing.notes()]
+    shown = ["\n".join(lines), *(table_lines(table) for table in tables), legend(_HEADER)]
+    return "\n\n".join([*shown, "\n".join([*map(wrapped, caveats), *dict.fromkeys(notes)])])
 
 
 def wrapped(text: str) -> str:
