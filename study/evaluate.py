@@ -15,18 +15,12 @@ from pydantic import Field
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace
+from study.cli.bar import EpochProgress
 from study.cli.command import run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser, add_options, given_options
 from study.cli.paths import check_two_files
-from study.cli.terminal import (
-    EpochProgress,
-    duration,
-    print_error,
-    print_line,
-    print_raw,
-    table,
-)
+from study.cli.terminal import duration, print_error, print_line, print_raw, table
 from study.config.config import CommonConfig, PoisonRate, Seed, resolve
 from study.config.option_groups import OPTION_GROUPS
 from study.scenarios.oracle_defenses import check_defense, find_defense

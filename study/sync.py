@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from defenses.registry import UserError
+from study.cli.bar import Bar
 from study.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_UNREACHABLE, run_command
 from study.cli.options import Parser
-from study.cli.terminal import Bar, print_error, print_exception, print_line
+from study.cli.terminal import print_error, print_exception, print_line
 from study.ledger.lock import holder, study_lock
 from study.ledger.manifest import read_manifest
 from study.ledger.study_folder import NAME_HELP, OUTBOX, add_out, check_no_links, find_study, locate, parse_out, studies
@@ -122,7 +123,7 @@ def _way_out(error: Exception) -> str:
 
 def _deliver(run_log: "RunLog", outbox: Outbox, waiting: int, keep: bool) -> dict[str, Delivery]:
     """Sends everything. Returns what became of each record, by its name and place."""
-    bar = Bar(waiting, outbox.path.parent.name, unit="record")
+    bar = Bar(waiting, outbox.path.parent.name)
     step = max(1, waiting // _LINES)
     deliveries = {}
     try:

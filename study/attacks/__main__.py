@@ -8,9 +8,10 @@ from pathlib import Path
 from defenses.registry import UserError
 from study.attacks import ATTACKS
 from study.attacks.groups import GROUPS
+from study.cli.bar import EpochProgress
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser, add_options, given_options
-from study.cli.terminal import EpochProgress, print_line, table
+from study.cli.terminal import print_line, table
 from study.config.config import StudyConfig, resolve
 from study.config.option_groups import OF_ATTACKS, OPTION_GROUPS
 
