@@ -27,6 +27,7 @@ class StageProgress:
         stored = StoredStages(plan)
         self._costs = StageCosts(plan.builds, at_once, stored.costs(), stored.there())
         self._began: dict[int, float] = {}
+        self._steps: dict[int, tuple[int, float]] = {}  # the last one that each has done, and when that was seen
         self._done: set[int] = set()
         self._bar = Bar(len(plan.builds), "shared stages", estimates=False)
 
@@ -49,8 +50,12 @@ class StageProgress:
                 continue
             began = self._began.setdefault(position, now)
             step, total = steps[build.label]
-            running[position] = Running(now - began, step / max(1, total))
-            named.append(f"{build.label} {step}/{total}" if step else build.label)
+            seen, at = self._steps.get(position, (-1, began))
+            if step != seen:
+                at = now
+                self._steps[position] = (step, at)
+            running[position] = Running(at - began, now - at, step, total)
+            named.append(f"{build.stage} {f'{step}/{total} ' if step else ''}{build.where}")
         left = self._costs.left(running)
         text = "" if left.seconds is None else f"{'over' if left.at_least else 'about'} {rough(left.seconds)} left"
         self._bar.note(*named[:_NAMED], left=text)

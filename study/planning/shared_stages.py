@@ -38,7 +38,12 @@ class Build:
     @property
     def label(self) -> str:
         """For progress and errors: what is built, and for which scenario; no other build has it."""
-        return f"{self.stage} {f'({self.variant}) ' if self.variant else ''}{self.scenario.name}"
+        return f"{self.stage} {self.where}"
+
+    @property
+    def where(self) -> str:
+        """For which scenario it is built, and in which variant."""
+        return f"{self.scenario.name} ({self.variant})" if self.variant else self.scenario.name
 
     @property
     def kind(self) -> str:

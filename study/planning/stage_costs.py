@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from study.planning.shared_stages import Build
 
-_KNOWN_SHARE = 0.02  # of a stage's steps that tell how long all of them take
+_LEAST_LEFT = 0.1  # of what a stage takes, where it takes longer than the others did
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,33 @@ class Left:
     at_least: bool = False
 
 
-@dataclass
+@dataclass(frozen=True)
 class Running:
     """A stage that is being built.
 
     Attributes:
-        seconds: since it began.
-        share: of its steps that are done, in [0, 1].
+        seconds: that it took to come to `step`.
+        since: seconds from there until now.
+        step, steps: epochs or rounds that are done, and that there are.
     """
 
     seconds: float
-    share: float
+    since: float
+    step: int
+    steps: int
+
+    @property
+    def whole(self) -> float | None:
+        """Seconds that all of it takes; None before its first step is done."""
+        return self.seconds * self.steps / self.step if self.step else None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that it still takes; None before its first step is done."""
+        if not self.step:
+            return None
+        each = self.seconds / self.step
+        return each * (self.steps - self.step - min(self.since / each, 0.9)) if each else 0.0
 
 
 class StageCosts:
@@ -76,8 +92,8 @@ class StageCosts:
         """
         under_way = defaultdict(list)
         for position, stage in running.items():
-            if stage.share >= _KNOWN_SHARE:
-                under_way[self._builds[position].kind].append(stage.seconds / stage.share)
+            if stage.whole is not None:
+                under_way[self._builds[position].kind].append(stage.whole)
         total, at_least = 0.0, False
         ends: dict[int, float] = {}
         for position, build in enumerate(self._builds):
@@ -92,14 +108,10 @@ class StageCosts:
 
     def _of(self, kind: str, running: Running | None, under_way: Mapping[str, list[float]]) -> float | None:
         """What a stage of a kind will still take; None where that was never measured."""
-        if running is not None and running.share >= _KNOWN_SHARE:
-            return running.seconds / running.share - running.seconds
-        for known in (self._measured.get(kind), under_way.get(kind)):
-            if known:
-                whole = sum(known) / len(known)
-                break
-        else:
-            if kind not in self._stored:
-                return None
-            whole = self._stored[kind]
-        return max(whole - running.seconds, 0.1 * whole) if running is not None else whole
+        if running is not None and running.left is not None:
+            return max(0.0, running.left)
+        known = self._measured.get(kind) or under_way.get(kind)
+        whole = sum(known) / len(known) if known else self._stored.get(kind)
+        if whole is None or running is None:
+            return whole
+        return max(whole - running.seconds - running.since, _LEAST_LEFT * whole)

@@ -55,8 +55,8 @@ def test_loads_nothing_heavy(mine: Path) -> None:
 def test_tells_all_of_a_stopped_study(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = show(mine, capsys)
     assert "6 trials: 2 done, 1 failed, 1 running, 1 lost and tried again; 3 left" in text
-    assert "Best: #1, overall_score 0.7500\n  beta " in text
-    assert "#4: 1 of 2 scenarios judged, then interrupted; what is judged is kept" in text
+    assert "Best: trial #1, overall score 0.7500\n  beta " in text
+    assert "#4: 1 of 2 scenarios done, then interrupted; what is done is kept" in text
     assert "#2: RuntimeError: it broke" in text
     assert [line.split()[:2] for line in text.splitlines() if line.startswith(SCENARIOS)] == [
         [SCENARIOS[0], "3"],
@@ -192,7 +192,7 @@ def test_tells_who_runs_it(mine: Path, capsys: pytest.CaptureFixture[str]) -> No
     with study_lock(mine, "mine"):
         text = show(mine, capsys)
         assert text.startswith(f"mine: running, process {os.getpid()} runs it\n")
-        assert "#4: 1 of 2 scenarios judged\n" in text
+        assert "#4: 1 of 2 scenarios done\n" in text
         assert "To go on" not in text
     assert holder(mine) is None
     assert show(mine, capsys).startswith("mine: stopped, nobody runs it\n")
@@ -301,8 +301,8 @@ def test_lists_every_study(mine: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert status.main(["--out", str(mine.parent)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
     assert lines == [
-        ["mine", "running", "2", "6", "1", "1", "3", "0.7500", "-"],
-        ["other", "finished", "2", "3", "1", "1", "0", "0.7500", "-"],
+        ["mine", "running", "2", "of", "6", "1", "1", "0.7500", "none", "yet"],
+        ["other", "finished", "2", "of", "3", "1", "1", "0.7500", "none", "yet"],
     ]
     assert status.main(["--out", str(mine.parent), "--json"]) == 0
     assert [found["name"] for found in json.loads(capsys.readouterr().out)] == ["mine", "other"]
