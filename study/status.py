@@ -12,11 +12,12 @@ from study.cli.command import EXIT_DONE, run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser
 from study.cli.terminal import duration, last_line, print_line, rough, table
+from study.cli.terms import METRICS
 from study.config.config import OUT
 from study.config.objectives import in_words
 from study.ledger.activity import STAGES, TRIALS
 from study.ledger.snapshot import SnapshotTrial
-from study.ledger.status import StudyStatus, read_status
+from study.ledger.status import Progress, StudyStatus, read_status
 from study.ledger.study_folder import NAME_HELP, OUTBOX, add_out, find_study, locate, parse_out, studies
 from tracking import names
 
@@ -199,21 +200,28 @@ def _value(value: Any) -> str:
 
 
 def _scenarios(state: StudyStatus) -> str:
-    columns = (names.TPR, names.FPR, names.CA, names.ASR)
+    """A row a scenario, without the columns that nothing is known for yet, and what the others mean."""
+    if not state.scenarios:
+        return ""
     best = "knee" if state.has_knee else "best"
-    rows = []
-    for progress in state.scenarios:
-        label = progress.name + (" ATTACK FAILED" if progress.attack_failed else "")
-        undefended = [_metric(progress.undefended, name) for name in (names.CA_UNDEFENDED, names.ASR_UNDEFENDED)]
-        rows.append([label, str(progress.judged), *undefended, *(_metric(progress.best, name) for name in columns)])
-    header = [
-        "scenario",
-        "trials done",
-        "CA undefended",
-        "ASR undefended",
-        *(f"{best} {name.upper()}" for name in columns),
-    ]
-    return table(header, rows) if rows else ""
+    columns = {
+        "scenario": [_scenario_name(progress) for progress in state.scenarios],
+        "trials done": [str(progress.judged) for progress in state.scenarios],
+    }
+    metrics = {
+        "CA undefended": [_metric(progress.undefended, names.CA_UNDEFENDED) for progress in state.scenarios],
+        "ASR undefended": [_metric(progress.undefended, names.ASR_UNDEFENDED) for progress in state.scenarios],
+    }
+    for metric in (names.TPR, names.FPR, names.CA, names.ASR):
+        metrics[f"{best} {in_words(metric)}"] = [_metric(progress.best, metric) for progress in state.scenarios]
+    known = {name: values for name, values in metrics.items() if set(values) != {"-"}}
+    rows = zip(*columns.values(), *known.values(), strict=True)
+    shown = table([*columns, *known], [list(row) for row in rows])
+    return f"{shown}\n{METRICS}" if known else shown
+
+
+def _scenario_name(progress: Progress) -> str:
+    return f"{progress.name} ATTACK FAILED" if progress.attack_failed else progress.name
 
 
 def _metric(metrics: Mapping[str, float | None], name: str) -> str:

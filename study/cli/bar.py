@@ -262,7 +262,7 @@ class _Spinner(_Ticking):
         elif gone >= _SHOWN_AFTER_SECONDS and not self._lines:
             self._lines = 1
             print_error(f"{self._what} ...")
-        elif gone >= _FIRST_GAP_SECONDS * self._lines:
+        elif self._lines and gone >= _FIRST_GAP_SECONDS * self._lines:
             self._lines += 1
             print_error(f"{self._what} ..., {duration(gone)} so far")
 

@@ -166,5 +166,5 @@ def duration(seconds: float) -> str:
 
 def rough(seconds: float) -> str:
     """An estimate for people, with no more digits than it deserves: ``7 s``, ``45 s``, ``2 min 30 s``, ``14 min``."""
-    step = 1 if seconds < 20 else 5 if seconds < 60 else 10 if seconds < 600 else 60
+    step = 1 if seconds < 20 else 5 if seconds < 60 else 10 if seconds < 180 else 60
     return duration(max(1, round(seconds / step) * step)).removesuffix(" 0 s")

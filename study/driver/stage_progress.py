@@ -27,7 +27,8 @@ class StageProgress:
         stored = StoredStages(plan)
         self._costs = StageCosts(plan.builds, at_once, stored.costs(), stored.there())
         self._began: dict[int, float] = {}
-        self._steps: dict[int, tuple[int, float]] = {}  # the last one that each has done, and when that was seen
+        self._first: dict[int, tuple[int, float]] = {}  # the first step that was seen of each, and when
+        self._last: dict[int, tuple[int, float]] = {}  # and the last one
         self._done: set[int] = set()
         self._bar = Bar(len(plan.builds), "shared stages", estimates=False)
 
@@ -43,23 +44,35 @@ class StageProgress:
 
     def look(self, steps: Steps) -> None:
         """Shows what is being built now."""
-        now = time.monotonic()
-        running, named = {}, []
-        for position, build in enumerate(self._builds):
-            if build.label not in steps or position in self._done:
-                continue
-            began = self._began.setdefault(position, now)
-            step, total = steps[build.label]
-            seen, at = self._steps.get(position, (-1, began))
-            if step != seen:
-                at = now
-                self._steps[position] = (step, at)
-            running[position] = Running(at - began, now - at, step, total)
-            named.append(f"{build.stage} {f'{step}/{total} ' if step else ''}{build.where}")
+        running = {
+            position: self._pace(position, *steps[build.label])
+            for position, build in enumerate(self._builds)
+            if build.label in steps and position not in self._done
+        }
+        short, long = [], []
+        for position in running:
+            build, (step, total) = self._builds[position], steps[self._builds[position].label]
+            short.append(f"{build.stage} {f'{step}/{total} ' if step else ''}{build.where}")
+            long.append(f"{build.stage} of {build.where}{f', step {step} of {total}' if step else ''}")
         left = self._costs.left(running)
         text = "" if left.seconds is None else f"{'over' if left.at_least else 'about'} {rough(left.seconds)} left"
-        self._bar.note(*named[:_NAMED], left=text)
-        self._activity.tell(STAGES, len(self._done), len(self._builds), named, left.seconds, left.at_least)
+        self._bar.note(*short[:_NAMED], left=text)
+        self._activity.tell(STAGES, len(self._done), len(self._builds), long, left.seconds, left.at_least)
+
+    def _pace(self, position: int, step: int, total: int) -> Running:
+        """How fast a stage comes on, counted from the first of its steps that is seen."""
+        now = time.monotonic()
+        began = self._began.setdefault(position, now)
+        if not step:
+            return Running(now - began)
+        first, at_first = self._first.setdefault(position, (step, now))
+        last, at_last = self._last.get(position, (first, at_first))
+        if step != last:
+            last, at_last = step, now
+        self._last[position] = (last, at_last)
+        return Running(
+            now - began, at_last - at_first, now - at_last, max(0, step - first), total, ahead=max(0, total - step)
+        )
 
     def close(self) -> None:
         """Leaves the line as it stands."""

@@ -27,31 +27,37 @@ class Left:
 
 @dataclass(frozen=True)
 class Running:
-    """A stage that is being built.
+    """A stage that is being built. What comes before its first step, such as reading the data, tells no pace.
 
     Attributes:
-        seconds: that it took to come to `step`.
-        since: seconds from there until now.
-        step, steps: epochs or rounds that are done, and that there are.
+        waited: seconds since it was seen first.
+        paced: of those, the seconds from its first step to its last so far.
+        since: seconds from its last step until now.
+        step, steps: epochs or rounds that are done since its first, and that there are in all.
+        ahead: those that are still to come.
     """
 
-    seconds: float
-    since: float
-    step: int
-    steps: int
+    waited: float
+    paced: float = 0.0
+    since: float = 0.0
+    step: int = 0
+    steps: int = 0
+    ahead: int = 0
+
+    @property
+    def each(self) -> float | None:
+        """Seconds a step; None before two of them are done."""
+        return self.paced / self.step if self.step else None
 
     @property
     def whole(self) -> float | None:
-        """Seconds that all of it takes; None before its first step is done."""
-        return self.seconds * self.steps / self.step if self.step else None
+        """Seconds that all of it takes; None before that is known."""
+        return None if self.each is None else self.each * self.steps
 
     @property
     def left(self) -> float | None:
-        """Seconds that it still takes; None before its first step is done."""
-        if not self.step:
-            return None
-        each = self.seconds / self.step
-        return each * (self.steps - self.step - min(self.since / each, 0.9)) if each else 0.0
+        """Seconds that it still takes; None before that is known."""
+        return None if self.each is None else max(0.0, self.each * self.ahead - min(self.since, 0.9 * self.each))
 
 
 class StageCosts:
@@ -109,9 +115,9 @@ class StageCosts:
     def _of(self, kind: str, running: Running | None, under_way: Mapping[str, list[float]]) -> float | None:
         """What a stage of a kind will still take; None where that was never measured."""
         if running is not None and running.left is not None:
-            return max(0.0, running.left)
+            return running.left
         known = self._measured.get(kind) or under_way.get(kind)
         whole = sum(known) / len(known) if known else self._stored.get(kind)
         if whole is None or running is None:
             return whole
-        return max(whole - running.seconds - running.since, _LEAST_LEFT * whole)
+        return max(whole - running.waited, _LEAST_LEFT * whole)
