@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from study.cli.bar import working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser
@@ -48,10 +49,13 @@ def _tell(namespace: Namespace) -> int:
     out = parse_out(namespace)
     if namespace.name is not None:
         out, name = locate(out, namespace.name)
-        state = read_status(find_study(out, name), out)
+        folder = find_study(out, name)
+        with working(f"reading the results of {name}"):
+            state = read_status(folder, out)
         print_line(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
         return EXIT_DONE
-    statuses = [read_status(folder, out, records=False) for folder in studies(out)]
+    with working(f"reading the studies in {out}"):
+        statuses = [read_status(folder, out, records=False) for folder in studies(out)]
     print_line(
         json.dumps([as_json(state) for state in statuses], indent=1) if namespace.json else overview(statuses, out)
     )

@@ -246,10 +246,17 @@ class _Spinner(_Ticking):
     """A sign of life for work whose end nobody can tell."""
 
     def __init__(self, what: str) -> None:
-        self._what, self._started = what, time.monotonic()
-        self._turn, self._lines = 0, 0
         self._line: _Line | None = None
+        self._turn = 0
+        self.say(what)
         super().__init__()
+
+    def say(self, what: str) -> None:
+        """Something else is done from now on."""
+        self._what, self._started, self._lines = what, time.monotonic(), 0
+        line = self._line
+        if line is not None:
+            line.refresh()
 
     def tick(self) -> None:
         """The seconds move on."""
@@ -279,42 +286,54 @@ class _Spinner(_Ticking):
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
+def working(what: str) -> Iterator[Callable[[str], None]]:
     """Shows that something is being done, where it takes more than a moment.
 
-    In a terminal a line with the seconds that goes away again; else one line after two seconds, and one a minute.
+    In a terminal a line with the seconds, which goes away again; else one line after two seconds, and one a minute.
+    Gives what to call when something else begins: ``say("drawing 34 figures")``.
 
     Args:
         what: is being done: ``reading 300 trials``.
     """
     spinner = _Spinner(what)
     try:
-        yield
+        yield spinner.say
     finally:
         spinner.close()
 
 
 class EpochProgress:
-    """A `defenses.api.Progress` that draws one bar a stage."""
+    """A `defenses.api.Progress` that draws one bar a stage.
 
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-        self._stage = ""
+    Args:
+        between: what is being done while no stage counts its epochs.
+    """
+
+    def __init__(self, between: str) -> None:
+        self._between, self._stage = between, ""
+        self._shown: Bar | _Spinner | None = None
+
+    def __enter__(self) -> "EpochProgress":
+        self._shown = _Spinner(self._between)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown is not None:
+            self._shown.close()
 
     def __call__(self, stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
-        """Told after every epoch."""
-        if stage != self._stage:
-            self.close()
-            self._bar, self._stage = Bar(steps, stage), stage
+        """To be called after every epoch."""
+        if stage != self._stage or not isinstance(self._shown, Bar):
+            self._show(Bar(steps, stage))
+            self._stage = stage
         shown = ", ".join(f"{name} {format_number(value, 4)}" for name, value in values.items())
-        assert self._bar is not None
-        self._bar.note(shown)
-        self._bar.advance(1, shown or "done")
+        assert isinstance(self._shown, Bar)
+        self._shown.note(shown)
+        self._shown.advance(1, shown or "done")
         if step == steps:
-            self.close()
+            self._show(_Spinner(self._between))
 
-    def close(self) -> None:
-        """Ends the bar of the current stage."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar, self._stage = None, ""
+    def _show(self, shown: Bar | _Spinner) -> None:
+        if self._shown is not None:
+            self._shown.close()
+        self._shown = shown

@@ -78,9 +78,8 @@ def test_no_line_is_wider_than_the_terminal(wide: int, terminals: object) -> Non
     trials.note("best 0.9876 (#49)", "3 failed", "2 of 2 CPUs, 1 of 1 GPUs", "1234 of 5678 stages reused")
     trials.advance(1)
     trials.close()
-    epochs = EpochProgress()
-    epochs("selective_training", 1, 8, {f"value_{number}": 0.123456 for number in range(20)})
-    epochs.close()
+    with EpochProgress("running pipd") as epochs:
+        epochs("selective_training", 1, 8, {f"value_{number}": 0.123456 for number in range(20)})
     with working(f"reading {LONG}"):
         time.sleep(1.2)
     lines = terminal.lines()
@@ -135,6 +134,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     moved = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(bar_module.time, "monotonic", lambda: moved.now)
     monkeypatch.setattr(bar_module, "_TICK_SECONDS", 3600.0)
+    monkeypatch.setattr(bar_module, "_SHOWN_AFTER_SECONDS", 2.0)
     return moved
 
 
@@ -162,8 +162,10 @@ def test_without_a_terminal_work_has_a_line_once_it_is_long(
 ) -> None:
     spinner = bar_module._Spinner("reading 300 trials")
     told = {}
-    for second in range(1, 130):
+    for second in range(1, 136):
         clock.now += 1
+        if second == 130:
+            spinner.say("drawing 34 figures")
         spinner.tick()
         if text := capsys.readouterr().err:
             told[second] = text
@@ -172,6 +174,7 @@ def test_without_a_terminal_work_has_a_line_once_it_is_long(
         2: "reading 300 trials ...\n",
         60: "reading 300 trials ..., 1 min 0 s so far\n",
         120: "reading 300 trials ..., 2 min 0 s so far\n",
+        132: "drawing 34 figures ...\n",
     }
 
 
