@@ -318,22 +318,20 @@ class EpochProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._shown is not None:
-            self._shown.close()
+        self._close()
 
     def __call__(self, stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
         """To be called after every epoch."""
-        if stage != self._stage or not isinstance(self._shown, Bar):
-            self._show(Bar(steps, stage))
-            self._stage = stage
         shown = ", ".join(f"{name} {format_number(value, 4)}" for name, value in values.items())
-        assert isinstance(self._shown, Bar)
+        if stage != self._stage or not isinstance(self._shown, Bar):
+            self._close()
+            self._shown, self._stage = Bar(steps, stage, initial=step), stage  # when it began nobody knows
+        self._shown.advance(step - self._shown.moved, shown or "done")
         self._shown.note(shown)
-        self._shown.advance(1, shown or "done")
         if step == steps:
-            self._show(_Spinner(self._between))
+            self._close()
+            self._shown = _Spinner(self._between)
 
-    def _show(self, shown: Bar | _Spinner) -> None:
+    def _close(self) -> None:
         if self._shown is not None:
             self._shown.close()
-        self._shown = shown

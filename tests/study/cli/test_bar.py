@@ -208,3 +208,17 @@ def test_what_does_not_fit_is_cut_by_importance() -> None:
     assert fit("stages: 1/9", details, 5) == "stag…"
     assert fit("stages", [], 20) == "stages"
     assert shorten("abc", 3) == "abc"
+
+
+def test_a_stage_that_goes_on_from_a_checkpoint_is_told_as_it_is(
+    clock: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with EpochProgress("running pipd") as epochs:
+        for step in (57, 58, 60):
+            epochs("standard_training", step, 60, {"loss": 0.5})
+            clock.now += 10
+    assert capsys.readouterr().err.splitlines() == [
+        "standard_training 57/60: loss 0.5000",
+        "standard_training 58/60, about 20 s left: loss 0.5000",
+        "standard_training 60/60: loss 0.5000",
+    ]
