@@ -1,6 +1,7 @@
 """`python -m study COMMAND`, and `backdoor-study COMMAND` where the project is installed: all commands in one place."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,10 @@ Without an installation the same commands are python -m study COMMAND, or python
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code of the one that it is asked for."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what the command may go on with
+        from study.completion import answer
+
+        return answer(COMMANDS)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in COMMANDS:
         # Loaded when it is asked for: some take a second.

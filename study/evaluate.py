@@ -15,18 +15,12 @@ from pydantic import Field
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace
+from study.cli.bar import EpochProgress, working
 from study.cli.command import run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser, add_options, given_options
 from study.cli.paths import check_two_files
-from study.cli.terminal import (
-    EpochProgress,
-    duration,
-    print_error,
-    print_line,
-    print_raw,
-    table,
-)
+from study.cli.terminal import duration, print_error, print_line, print_raw, table
 from study.config.config import CommonConfig, PoisonRate, Seed, resolve
 from study.config.option_groups import OPTION_GROUPS
 from study.scenarios.oracle_defenses import check_defense, find_defense
@@ -124,7 +118,8 @@ class Targets:
 
 
 def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
-    import torch
+    with working("loading torch"):
+        import torch
 
     from study.attacks.groups import split_rate
     from study.planning.devices import settle_precision
@@ -146,13 +141,14 @@ def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
     check_options_act(config, [scenario.attack])
     for note in idle_options(config, find_defense(config.defense)):
         print_error(f"warning: {note}")
-    images = cached_images(environment.dataset)
-    check_scenarios([scenario], images, environment)
+    with working(f"reading {config.dataset}") as say:
+        images = cached_images(environment.dataset)
+        say(f"checking {scenario.name}")
+        check_scenarios([scenario], images, environment)
     tell_misread(config.target_label, images)
     started = time.perf_counter()
-    progress = EpochProgress()
-    result = evaluate_scenario(config.defense, fields, scenario, environment, config.until, progress)
-    progress.close()
+    with EpochProgress(f"running {config.defense} on {scenario.name}") as progress:
+        result = evaluate_scenario(config.defense, fields, scenario, environment, config.until, progress)
     defense = find_defense(config.defense)
     report = _report(result, dataclasses.asdict(defense.config_type.from_mapping(fields)), config, environment)
     targets.write(report, result.flags)

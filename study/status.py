@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from study.cli.bar import working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser
-from study.cli.terminal import last_line, print_line, table
+from study.cli.terminal import duration, last_line, print_line, rough, table
+from study.cli.terms import METRICS
 from study.config.config import OUT
+from study.config.objectives import in_words
+from study.ledger.activity import STAGES, TRIALS
 from study.ledger.snapshot import SnapshotTrial
-from study.ledger.status import StudyStatus, read_status
-from study.ledger.study_folder import NAME_HELP, add_out, find_study, locate, parse_out, studies
+from study.ledger.status import Progress, StudyStatus, read_status
+from study.ledger.study_folder import NAME_HELP, OUTBOX, add_out, find_study, locate, parse_out, studies
 from tracking import names
 
 _SHOWN = 5  # failures and damaged files that are listed; --json has all
@@ -37,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", metavar="NAME", help=NAME_HELP)
     add_out(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    # What is damaged is told below, once.
+    # What is damaged is said below, once.
     return run_command(lambda: _tell(parser.parse_args(arguments)), warnings=False)
 
 
@@ -45,10 +49,13 @@ def _tell(namespace: Namespace) -> int:
     out = parse_out(namespace)
     if namespace.name is not None:
         out, name = locate(out, namespace.name)
-        state = read_status(find_study(out, name), out)
+        folder = find_study(out, name)
+        with working(f"reading the results of {name}"):
+            state = read_status(folder, out)
         print_line(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
         return EXIT_DONE
-    statuses = [read_status(folder, out, records=False) for folder in studies(out)]
+    with working(f"reading the studies in {out}"):
+        statuses = [read_status(folder, out, records=False) for folder in studies(out)]
     print_line(
         json.dumps([as_json(state) for state in statuses], indent=1) if namespace.json else overview(statuses, out)
     )
@@ -59,24 +66,46 @@ def overview(shown: Sequence[StudyStatus], out: Path) -> str:
     """One line a study."""
     if not shown:
         return f"no study in {out}"
-    header = ["study", "state", "done", "of", "failed", "running", "left", "best", "to MLflow"]
-    return table(header, [_line(state) for state in shown], left=2)
+    columns = {
+        "study": [state.folder.name for state in shown],
+        "state": [state.status for state in shown],
+        "trials done": [_done(state) for state in shown],
+        "failed": [_count(state, "fail") for state in shown],
+        "running": [_count(state, "running") for state in shown],
+        "time left": [_time_left(state) for state in shown],
+        "best": [
+            " ".join(format_number(v, 4) for v in state.best.values or ()) if state.best else "" for state in shown
+        ],
+        "MLflow records": [_sent(state) for state in shown],
+    }
+    shown_columns = {
+        name: values for name, values in columns.items() if any(value not in ("", "0") for value in values)
+    }
+    rows = [[value or "-" for value in row] for row in zip(*shown_columns.values(), strict=True)]
+    return table(list(shown_columns), rows, left=2)
 
 
-def _line(state: StudyStatus) -> list[str]:
-    counts = state.counts
-    best = " ".join(format_number(value, 4) for value in state.best.values or ()) if state.best else "-"
-    return [
-        state.folder.name,
-        state.status,
-        str(counts["complete"] + counts["pruned"]) if state.has_ledger else "?",
-        _known(state.planned),
-        str(counts["fail"]) if state.has_ledger else "?",
-        str(counts["running"]) if state.has_ledger else "?",
-        _known(state.left),
-        best,
-        str(state.outbox.records) if state.outbox.records else "-",
-    ]
+def _done(state: StudyStatus) -> str:
+    done = str(state.counts["complete"] + state.counts["pruned"]) if state.has_ledger else "?"
+    return f"{done} of {_known(state.planned)}"
+
+
+def _best_values(state: StudyStatus) -> str:
+    return " ".join(format_number(value, 4) for value in state.best.values or ()) if state.best else ""
+
+
+def _count(state: StudyStatus, of: str) -> str:
+    return str(state.counts[of]) if state.has_ledger else "?"
+
+
+def _sent(state: StudyStatus) -> str:
+    """What MLflow has of a study's records, in a word or two."""
+    if state.parts:
+        waiting = sum(part.outbox.records for part in state.parts)
+        return f"{waiting} waiting" if waiting else "all sent"
+    if state.outbox.records:
+        return f"{state.outbox.records} waiting"
+    return "all sent" if (state.folder / OUTBOX).is_file() else "none yet"
 
 
 def _known(count: int | None) -> str:
@@ -85,8 +114,9 @@ def _known(count: int | None) -> str:
 
 def describe(state: StudyStatus) -> str:
     """Everything about one study, in lines."""
+    target = [f"target class {state.manifest.target}"] if state.manifest else []
     parts = [
-        "\n".join([_headline(state), *([f"target class {state.manifest.target}"] if state.manifest else [])]),
+        "\n".join([_headline(state), *_now(state), *target]),
         overview(state.parts, state.folder.parent) if state.parts else _best(state),
         "" if state.parts else _scenarios(state),
         _list("Running", [_running(state, trial) for trial in state.trials if trial.state == "running"]),
@@ -99,32 +129,74 @@ def describe(state: StudyStatus) -> str:
 
 def _headline(state: StudyStatus) -> str:
     counts = state.counts
-    told = [f"{counts['complete']} done"]
-    told += [f"{counts['pruned']} stopped early"] if counts["pruned"] else []
-    told += [f"{counts['fail']} failed", f"{counts['running']} running"]
-    told += [f"{counts['lost']} lost and tried again"] if counts["lost"] else []
+    shown = [f"{counts['complete']} done"]
+    shown += [f"{counts['pruned']} stopped early"] if counts["pruned"] else []
+    shown += [f"{counts['fail']} failed", f"{counts['running']} running"]
+    shown += [f"{counts['lost']} lost and tried again"] if counts["lost"] else []
     who = f"process {state.driver} runs it" if state.driver is not None else "nobody runs it"
     if not state.has_ledger:
         return f"{state.folder.name}: {state.status}, {who}"
     return (
         f"{state.folder.name}: {state.status}, {who}\n"
-        f"{_known(state.planned)} trials: {', '.join(told)}; {_known(state.left)} left"
+        f"{_known(state.planned)} trials: {', '.join(shown)}; {_known(state.left)} left"
     )
 
 
+def _now(state: StudyStatus) -> list[str]:
+    """How long it has taken, what is left, and what is being done, as far as its driver says so."""
+    spent, elapsed = state.spent_seconds, state.elapsed_seconds
+    if spent is None:
+        return []
+    if elapsed is None:
+        return [f"it has taken {duration(spent)} so far"] if state.left != 0 else [f"it took {duration(spent)}"]
+    earlier = f" ({duration(spent)} with earlier runs)" if spent - elapsed >= 1 else ""
+    lines = [f"running for {duration(elapsed)}{earlier}{_phase(state.running_part)}"]
+    activity = state.running_part.activity
+    if activity is not None and activity.now:
+        title = "Being built" if activity.phase == STAGES else "Now"
+        lines += [f"{title}: {line}" for line in activity.now[:_SHOWN]]
+    return lines
+
+
+def _phase(state: StudyStatus) -> str:
+    """Where a study that runs is, as the end of a line."""
+    activity = state.activity
+    if activity is None or activity.phase not in (STAGES, TRIALS):
+        return ""
+    left = _time_left(state)
+    what = "stages that all trials share" if activity.phase == STAGES else "scenarios of all trials"
+    then = ", then the trials" if activity.phase == STAGES else ""
+    return f"; {activity.done} of {activity.total} {what} done{f', {left} left' if left else ''}{then}"
+
+
+def _time_left(state: StudyStatus) -> str:
+    """What is left by measured cost, in words; empty where that is not known. Of a part of the work, at least that."""
+    activity, seconds = state.running_part.activity, state.left_seconds
+    if seconds is None or activity is None or activity.phase not in (STAGES, TRIALS):
+        return ""
+    return f"{'over' if activity.at_least else 'about'} {rough(seconds)}"
+
+
 def _best(state: StudyStatus) -> str:
-    objective = (state.manifest.objective if state.manifest else "") or "objective"
     lines = []
     for trial in state.front:
-        values = " ".join(format_number(value, 4) for value in trial.values or ())
         point = ", ".join(f"{name} {_value(value)}" for name, value in trial.point.items())
         remarks = ["paper default"] if trial.paper_default else []
         remarks += ["knee of the front"] if state.has_knee and trial == state.best else []
         remark = f" ({', '.join(remarks)})" if remarks else ""
-        lines.append(f"#{trial.number}{remark}, {objective} {values}")
+        lines.append(f"trial #{trial.number}{remark}, {_reached(state, trial.values or ())}")
         lines += [f"  {point}"] if point else []
     title = "Pareto front" if state.has_knee else "Best"
     return f"{title}: " + "\n".join(lines) if lines else "No trial has finished yet" if state.has_ledger else ""
+
+
+def _reached(state: StudyStatus, values: Sequence[float]) -> str:
+    """A trial's objectives in words: ``ASR 0.0120, CA 0.9300``."""
+    text = state.manifest.objective if state.manifest else ""
+    metrics = text.removeprefix("worst ").split(", ") if text else []
+    metrics = list(map(in_words, metrics)) if len(metrics) == len(values) else ["objective"] * len(values)
+    shown = ", ".join(f"{name} {format_number(value, 4)}" for name, value in zip(metrics, values, strict=True))
+    return f"{shown} on the worst scenario" if text.startswith("worst ") else shown
 
 
 def _value(value: Any) -> str:
@@ -132,15 +204,28 @@ def _value(value: Any) -> str:
 
 
 def _scenarios(state: StudyStatus) -> str:
-    columns = (names.TPR, names.FPR, names.CA, names.ASR)
+    """A row a scenario, without the columns that nothing is known for yet, and what the others mean."""
+    if not state.scenarios:
+        return ""
     best = "knee" if state.has_knee else "best"
-    rows = []
-    for progress in state.scenarios:
-        label = progress.name + (" ATTACK FAILED" if progress.attack_failed else "")
-        undefended = [_metric(progress.undefended, name) for name in (names.CA_UNDEFENDED, names.ASR_UNDEFENDED)]
-        rows.append([label, str(progress.judged), *undefended, *(_metric(progress.best, name) for name in columns)])
-    header = ["scenario", "judged", "CA undefended", "ASR undefended", *(f"{best} {name.upper()}" for name in columns)]
-    return table(header, rows) if rows else ""
+    columns = {
+        "scenario": [_scenario_name(progress) for progress in state.scenarios],
+        "trials done": [str(progress.judged) for progress in state.scenarios],
+    }
+    metrics = {
+        "CA undefended": [_metric(progress.undefended, names.CA_UNDEFENDED) for progress in state.scenarios],
+        "ASR undefended": [_metric(progress.undefended, names.ASR_UNDEFENDED) for progress in state.scenarios],
+    }
+    for metric in (names.TPR, names.FPR, names.CA, names.ASR):
+        metrics[f"{best} {in_words(metric)}"] = [_metric(progress.best, metric) for progress in state.scenarios]
+    known = {name: values for name, values in metrics.items() if set(values) != {"-"}}
+    rows = zip(*columns.values(), *known.values(), strict=True)
+    shown = table([*columns, *known], [list(row) for row in rows])
+    return f"{shown}\n{METRICS}" if known else shown
+
+
+def _scenario_name(progress: Progress) -> str:
+    return f"{progress.name} ATTACK FAILED" if progress.attack_failed else progress.name
 
 
 def _metric(metrics: Mapping[str, float | None], name: str) -> str:
@@ -150,8 +235,8 @@ def _metric(metrics: Mapping[str, float | None], name: str) -> str:
 def _running(state: StudyStatus, trial: SnapshotTrial) -> str:
     planned = state.manifest.scenarios if state.manifest else ()
     of = f" of {len(planned)}" if planned else ""
-    text = f"#{trial.number}: {len(state.judged.get(trial.key, []))}{of} scenarios judged"
-    return text if state.driver is not None else f"{text}, then interrupted; what is judged is kept"
+    text = f"#{trial.number}: {len(state.judged.get(trial.key, []))}{of} scenarios done"
+    return text if state.driver is not None else f"{text}, then interrupted; what is done is kept"
 
 
 def _list(title: str, lines: Sequence[str]) -> str:
@@ -186,6 +271,7 @@ def as_json(state: StudyStatus) -> dict[str, Any]:
         "folder": str(state.folder.resolve()),
         "state": state.status,
         "driver": state.driver,
+        "progress": _progress(state),
         "trials": {"planned": state.planned, "left": state.left}
         | {name: None if counts is None else counts[name] for name in states},
         "objective": (state.manifest.objective or None) if state.manifest else None,
@@ -204,6 +290,25 @@ def as_json(state: StudyStatus) -> dict[str, Any]:
         "damage": list(state.damage),
         "parts": [part.folder.name for part in state.parts],
         "go_on": state.resume_command or None,
+    }
+
+
+def _progress(state: StudyStatus) -> dict[str, Any] | None:
+    """What its driver says of its work; seconds, and ``null`` where none ever said anything."""
+    part = state.running_part
+    if state.spent_seconds is None or part.activity is None:
+        return None
+    alive = state.driver is not None
+    return {
+        "phase": part.activity.phase if alive else None,
+        "study": part.folder.name,
+        "done": part.activity.done,
+        "total": part.activity.total,
+        "elapsed_seconds": state.elapsed_seconds,
+        "spent_seconds": state.spent_seconds,
+        "left_seconds": state.left_seconds,
+        "left_is_a_lower_bound": part.activity.at_least,
+        "now": list(part.activity.now) if alive else [],
     }
 
 

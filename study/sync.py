@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from defenses.registry import UserError
+from study.cli.bar import Bar, working
 from study.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_UNREACHABLE, run_command
 from study.cli.options import Parser
-from study.cli.terminal import Bar, print_error, print_exception, print_line
+from study.cli.terminal import print_error, print_exception, print_line
 from study.ledger.lock import holder, study_lock
 from study.ledger.manifest import read_manifest
 from study.ledger.study_folder import NAME_HELP, OUTBOX, add_out, check_no_links, find_study, locate, parse_out, studies
@@ -83,21 +84,24 @@ def _own_target(folder: Path) -> Target:
 
 
 def _send(folder: Path, target: Target, own: bool) -> int:
-    from tracking.mlflow_log import follow_database, open_log
+    with working("loading MLflow"):
+        from tracking.mlflow_log import follow_database, open_log
 
     path = folder / OUTBOX
     outbox = Outbox(path, "" if own else target.uri)
     damaged = look(path).damaged
     if damaged:
         print_error(f"warning: {damaged} lines of {path} cannot be read; what they said is sent anew by the next run")
-    follow_database(target)
+    with working(f"{folder.name}: looking at {target.uri}"):
+        follow_database(target)
     waiting = sum(1 for _ in outbox.pending())
     # Whether a database still is the one that took the records is soon told; a server is not asked for nothing.
     if not waiting and not (outbox.sent and target.database is not None):
         print_line(f"{folder.name}: everything has arrived at {target.uri} already")
         return EXIT_DONE
     try:
-        run_log = open_log(target, outbox)
+        with working(f"{folder.name}: asking {target.uri} what it has"):
+            run_log = open_log(target, outbox)
         waiting = sum(1 for _ in outbox.pending())
         deliveries = _deliver(run_log, outbox, waiting, keep=not own)
     except UserError:
@@ -122,7 +126,7 @@ def _way_out(error: Exception) -> str:
 
 def _deliver(run_log: "RunLog", outbox: Outbox, waiting: int, keep: bool) -> dict[str, Delivery]:
     """Sends everything. Returns what became of each record, by its name and place."""
-    bar = Bar(waiting, outbox.path.parent.name, unit="record")
+    bar = Bar(waiting, outbox.path.parent.name)
     step = max(1, waiting // _LINES)
     deliveries = {}
     try:

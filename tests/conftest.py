@@ -48,6 +48,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _no_signs_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine adds no lines (`study.cli.bar.working`) to what a test reads; those of the lines set it anew."""
+    monkeypatch.setattr("study.cli.bar._SHOWN_AFTER_SECONDS", 600.0)
+
+
 STARTS_RAY = {
     "test_study_end_to_end",
     "test_security",

@@ -253,10 +253,11 @@ def test_telemetry_is_off_and_no_dashboard_serves(watched: dict[str, Any]) -> No
 
 @pytest.mark.ray
 def test_nothing_but_progress_is_told(watched: dict[str, Any]) -> None:
-    lines = watched["err"].splitlines()
+    slow = re.compile(r"starting Ray \.\.\.|.* so far(, |$)")  # signs of life, where something takes long
+    lines = [line for line in watched["err"].splitlines() if not slow.match(line)]
     assert [line for line in lines if not re.match(r"(shared stages|trials) \d+/\d+(, .* left)?: ", line)] == []
     assert len(lines) == 7  # five stages, two trials
-    assert re.search(r"trials 2/2: #\d .*best .*of \d+ stages from the store, \d of \d+ CPUs", lines[-1])
+    assert re.search(r"trials 2/2: #\d .*best .*\d of \d+ CPUs, \d+ of \d+ stages reused", lines[-1])
     assert "overall_score" in watched["out"]
     assert not [word for word in ("ray", "Ray", "optuna", "WARNING", "INFO") if word in watched["out"].split()]
 

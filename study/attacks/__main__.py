@@ -8,9 +8,10 @@ from pathlib import Path
 from defenses.registry import UserError
 from study.attacks import ATTACKS
 from study.attacks.groups import GROUPS
+from study.cli.bar import EpochProgress, working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser, add_options, given_options
-from study.cli.terminal import EpochProgress, print_line, table
+from study.cli.terminal import print_line, table
 from study.config.config import StudyConfig, resolve
 from study.config.option_groups import OF_ATTACKS, OPTION_GROUPS
 
@@ -43,13 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _preview(namespace: Namespace) -> int:
-    from study.preview import write_preview
+    with working("loading torch"):
+        from study.preview import write_preview
 
     named = given_options(namespace, StudyConfig)
     config = resolve(StudyConfig, {"attacks": (_ONE_ROW,), **named})
-    progress = EpochProgress()
-    drawn = write_preview(namespace.preview, config, train="attacks" in named, progress=progress)
-    progress.close()
+    with EpochProgress(f"drawing on {config.dataset}") as progress:
+        drawn = write_preview(namespace.preview, config, train="attacks" in named, progress=progress)
     print_line(f"drawn: {namespace.preview}, target class {drawn.target}")
     if drawn.left_out:
         left_out = " ".join(sorted(drawn.left_out))

@@ -4,9 +4,9 @@ import argparse
 import re
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -140,12 +140,13 @@ def _assignment(text: str, option: str) -> tuple[str, str]:
     return field.strip(), value.strip()
 
 
-class _Once(argparse.Action):
+class Once(argparse.Action):
     """Stores what an option is given; argparse would drop the first of two without a word."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
     ) -> None:
+        """Called by argparse where the option stands."""
         if getattr(namespace, self.dest) is not None:
             values_behind = ", with all its values" if self.nargs else ""
             raise argparse.ArgumentError(self, f"it was given more than once: give it once{values_behind}")
@@ -153,11 +154,25 @@ class _Once(argparse.Action):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are one line with the nearest option, and that takes each option once."""
+    """An argument parser whose complaints are one line with the nearest option, and that takes each option once.
+
+    Attributes:
+        before_parsing: called with the parser before it reads the words of the command line, where a shell asks what
+            they may go on with.
+    """
+
+    before_parsing: ClassVar[Callable[[argparse.ArgumentParser], None] | None] = None
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse has it."""
+        hook = Parser.before_parsing
+        if hook is not None:
+            hook(self)
+        return super().parse_args(args, namespace)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.register("action", None, _Once)  # None is what add_argument looks up when it is given no action
+        self.register("action", None, Once)  # None is what add_argument looks up when it is given no action
 
     def format_help(self) -> str:
         """The help, whose usage names no option where there are so many that nobody reads them in one line."""

@@ -1,18 +1,14 @@
-"""What a person sees: lines, bars and aligned tables, with or without a terminal."""
+"""What a person sees: lines, errors and aligned tables. What moves is in `study.cli.bar`."""
 
 import io
 import logging
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TextIO
+from collections.abc import Callable, Sequence
+from typing import TextIO
 
 from tqdm import tqdm
 
-from study.cli.numbers import format_number
-
-_LINES = 20  # of a bar where there is no terminal, however long it is
 _OPTIONS = {
     "field": "--set {}=VALUE",
     "width": "--width",
@@ -22,8 +18,6 @@ _OPTIONS = {
     "tracking": "--tracking-uri",
 }
 """What a rule of the library is about -> the option of a command that sets it."""
-
-_SILENT_SECONDS = 600.0  # at most, where steps take long
 
 
 def open_closed_streams() -> None:
@@ -64,7 +58,7 @@ def print_raw(text: str) -> None:
 
 def _write(text: str, stream: TextIO) -> None:
     """A line, at once."""
-    _put(lambda to: tqdm.write(_printable(text), file=to), stream)
+    _put(lambda to: tqdm.write(printable(text), file=to), stream)
 
 
 class _Unwritable(io.TextIOWrapper):
@@ -115,7 +109,7 @@ def option_hint(error: Exception) -> str:
     return f" ({option})" if option else ""
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text without what would command a terminal: names of files and classes come from anywhere."""
     return "".join(c if c == "\n" or c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -170,103 +164,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-class Bar:
-    """A progress bar; without a terminal, lines instead: every step, or some twenty of many steps.
-
-    Args:
-        every_line: without a terminal, a line a step however many there are.
-        parts: of each step, by which the bar moves in a terminal.
-        part_unit: what they are called there.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        label: str,
-        initial: int = 0,
-        unit: str = "it",
-        every_line: bool = False,
-        parts: int = 1,
-        part_unit: str = "",
-    ) -> None:
-        self._label, self._total, self._unit = label, total, unit
-        self._tty = sys.stderr.isatty()
-        self._initial = self._count = self._shown = initial
-        self._parts = parts
-        self._gap = 1 if every_line else max(1, -(-(total - initial) // _LINES))
-        self._started = self._last = time.monotonic()
-        self._bar: Any = tqdm(
-            total=total * parts,
-            initial=initial * parts,
-            desc=label,
-            unit=unit,
-            file=sys.stderr,
-            disable=not self._tty,
-            dynamic_ncols=True,
-            smoothing=0.1,
-            bar_format="{desc}: {percentage:3.0f}%|{bar:10}| {n:g}/{total:g}"
-            + (f" {part_unit}" if parts > 1 else "")
-            + " [{elapsed}, {remaining} left{postfix}]",
-        )
-
-    def note(self, text: str) -> None:
-        """What is shown behind the bar."""
-        self._bar.set_postfix_str(text)
-
-    def move(self, parts: int = 1) -> None:
-        """Moves the bar by parts of a step."""
-        self._bar.update(parts)
-
-    def advance(self, step: int = 1, line: str = "", parts: int | None = None) -> None:
-        """Moves on; without a terminal, `line` is printed when it is not empty and it is time for one.
-
-        Args:
-            parts: of the step that the bar has not moved by yet; all of them by default.
-        """
-        self._count += step
-        self._bar.update(step * self._parts if parts is None else parts)
-        if not self._tty and line and self._due():
-            self._shown, self._last = self._count, time.monotonic()
-            print_error(f"{self._label} {self._count}/{self._total}{self._left()}: {line}")
-
-    def _due(self) -> bool:
-        """The first step and the last, and between them by their number, or by time where they take long."""
-        first = self._shown == self._initial
-        enough = self._count - self._shown >= self._gap
-        return first or enough or self._count >= self._total or time.monotonic() - self._last >= _SILENT_SECONDS
-
-    def _left(self) -> str:
-        """What it will still take, once that can be told."""
-        gone = time.monotonic() - self._started
-        left = self._total - self._count
-        return f", {duration(gone / (self._count - self._initial) * left)} left" if left > 0 and gone >= 1 else ""
-
-    def close(self) -> None:
-        """Leaves the bar as it stands."""
-        self._bar.close()
-
-
-class EpochProgress:
-    """A `defenses.api.Progress` that draws one bar a stage."""
-
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-        self._stage = ""
-
-    def __call__(self, stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
-        """Told after every epoch."""
-        if stage != self._stage:
-            self.close()
-            self._bar, self._stage = Bar(steps, stage, unit="epoch"), stage
-        shown = ", ".join(f"{name} {format_number(value, 4)}" for name, value in values.items())
-        assert self._bar is not None
-        self._bar.note(shown)
-        self._bar.advance(1, shown or "done")
-        if step == steps:
-            self.close()
-
-    def close(self) -> None:
-        """Ends the bar of the current stage."""
-        if self._bar is not None:
-            self._bar.close()
-        self._bar, self._stage = None, ""
+def rough(seconds: float) -> str:
+    """An estimate for people, with no more digits than it deserves: ``7 s``, ``45 s``, ``2 min 30 s``, ``14 min``."""
+    step = 1 if seconds < 20 else 5 if seconds < 60 else 10 if seconds < 180 else 60
+    return duration(max(1, round(seconds / step) * step)).removesuffix(" 0 s")

@@ -23,6 +23,7 @@ from study.driver.settlement import Settlement
 from study.driver.stage_builder import Undefended, build_shared
 from study.driver.tune_runner import MAX_FAILURES_AT_START, StudyStopper, run_trials
 from study.driver.worker_watch import WorkerWatch, worker_watch
+from study.ledger.activity import ActivityFile
 from study.ledger.grid import Points
 from study.ledger.ledger import Ledger
 from study.ledger.manifest import Manifest, ScenarioParts, keep_manifest
@@ -116,6 +117,7 @@ class StudyDriver:
         self.settlement.catch_up()
         self._sender = Sender(self.outbox, target.uri, target.experiment, target.artifacts)
         self.sent = False
+        self._activity = ActivityFile(folder)
         self._stopper = StudyStopper()
         self._progress: TrialProgress | None = None
         self._watch: WorkerWatch | None = None
@@ -140,7 +142,7 @@ class StudyDriver:
             if config.verbose:
                 print_error(describe_start(self.plan, self.folder, self.uri, ray_nodes.in_use()))
             ray_nodes.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
-            failed = self._attack_failures(build_shared(self.plan))
+            failed = self._attack_failures(build_shared(self.plan, self._activity))
             if failed and len(failed) == len(self.plan.scenarios):
                 way_out = "more epochs" if self._all_received else "a larger rate or more epochs"
                 return f"{NO_ATTACK} (undefended ASR below {config.asr_floor:g}): use {way_out}"
@@ -164,7 +166,7 @@ class StudyDriver:
         return list(failed)
 
     def _run_trials(self, remaining: int) -> str:
-        self._progress = TrialProgress(self.plan, self.ledger, remaining, ray_nodes.in_use)
+        self._progress = TrialProgress(self.plan, self.ledger, remaining, ray_nodes.in_use, self._activity)
         self._watch = worker_watch("a trial", self.plan.config.address is None)
         try:
             run_trials(
@@ -240,6 +242,7 @@ class StudyDriver:
         if show and ((results.trials["state"] == "complete").any() or len(closing.failed)):
             print_line(f"\n{text}")
         self.sent = self._sender.close(flush_seconds)
+        self._activity.end()
         return closing
 
     def closing_lines(self, took: str) -> str:

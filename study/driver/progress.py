@@ -1,23 +1,29 @@
-"""What a study tells while it runs: one line of where it stands, failures, and with ``-v`` what each trial gave."""
+"""What a study shows while its trials run: where it stands in one line, failures, with ``-v`` what each trial gave."""
 
+import shlex
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from study.cli.bar import Bar
 from study.cli.numbers import format_number, format_objective, format_value
-from study.cli.terminal import Bar, duration, last_line, print_error
+from study.cli.terminal import duration, last_line, print_error
 from study.code_version import code_version
+from study.config.config import OUT
+from study.config.objectives import in_words
+from study.ledger.activity import TRIALS, ActivityFile
 from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord
 from study.ledger.selection import best_or_knee
 from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from study.scenarios.evaluation import cached_images
+from study.scenarios.scenario import scenario_order
 from tracking import names
 
-_WARNED = 5  # failed trials that are told of one by one
+_WARNED = 5  # failed trials that have a line each
 _LOOK_SECONDS = 1.0  # between two looks at what is in use
 _ENDED = {"pruned": "stopped early", "fail": "failed"}
 
@@ -30,7 +36,7 @@ def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
         f"test, {images.image_size} px, {images.num_classes} classes",
         "scenarios": " ".join(scenario.name for scenario in plan.scenarios),
         "target": f"class {plan.target}",
-        "search": f"{plan.objective}, {plan.config.sampler}, over {', '.join(plan.space.ranges) or 'nothing'}",
+        "search": f"{plan.goal.words}, {plan.config.sampler}, over {', '.join(plan.space.ranges) or 'nothing'}",
         "machine": f"{resources}; a trial has {plan.config.cpus:g} CPUs and {plan.gpus:g} GPUs, on "
         f"{environment.device} in {environment.precision}",
         "results": f"{folder} ({shutil.disk_usage(folder).free >> 30} GiB free)",
@@ -43,35 +49,42 @@ def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
 
 def describe_scenario(trial: str, record: ScenarioRecord) -> str:
     """What a trial gave on one scenario, and what that cost."""
-    reached = ", ".join(f"{name.upper()} {format_number(record.metrics.get(name))}" for name in names.HEADLINE)
+    reached = ", ".join(f"{in_words(name)} {format_number(record.metrics.get(name))}" for name in names.HEADLINE)
     return (
         f"{trial} {record.scenario}: {reached}; took {duration(record.wall_seconds)}, "
-        f"{record.stored_stages} of {len(record.stages)} stages from the store"
+        f"{record.stored_stages} of {len(record.stages)} stages reused"
     )
 
 
 class TrialProgress:
-    """The line that tells how far the trials of a study are.
+    """The line that shows how far the trials of a study are, and the same for `study.status`.
 
     Args:
         remaining: trials that are still to run.
-        in_use: tells which CPUs and GPUs are.
+        in_use: gives which CPUs and GPUs are.
+        activity: told what is being run; None for nobody.
     """
 
-    def __init__(self, plan: Plan, ledger: Ledger, remaining: int, in_use: Callable[[], str]) -> None:
-        self._plan, self._ledger, self._in_use = plan, ledger, in_use
+    def __init__(
+        self,
+        plan: Plan,
+        ledger: Ledger,
+        remaining: int,
+        in_use: Callable[[], str],
+        activity: ActivityFile | None = None,
+    ) -> None:
+        self._plan, self._ledger, self._in_use, self._activity = plan, ledger, in_use, activity
         self._verbose = plan.config.verbose > 0
         trials = plan.config.trials
         self._bar = Bar(
             trials,
             "trials",
             initial=trials - remaining,
-            unit="trial",
             every_line=self._verbose,
             parts=len(plan.scenarios),
-            part_unit="scenarios judged",
+            part_unit="scenarios done",
         )
-        self._judged: Counter[str] = Counter()  # scenarios of trials that run, by the point's key
+        self._done: Counter[str] = Counter()  # scenarios of trials that run, by the key of their settings
         self._failed = self._stored = self._stages = 0
         self._looked = 0.0
         self._used = ""
@@ -83,11 +96,15 @@ class TrialProgress:
         now = time.monotonic()
         if now - self._looked >= _LOOK_SECONDS:
             self._looked, self._used = now, self._in_use()
-            self._bar.note(self._text())
+            self._bar.note(*self._texts())
+            if self._activity is not None:
+                self._activity.tell(
+                    TRIALS, self._bar.moved, self._bar.parts, self._running(), self._bar.left_seconds(), False
+                )
 
     def scenario(self, key: str, record: ScenarioRecord) -> None:
-        """A scenario was judged."""
-        self._judged[key] += 1
+        """A trial is done with a scenario."""
+        self._done[key] += 1
         self._bar.move()
         self._stored += record.stored_stages
         self._stages += len(record.stages)
@@ -101,34 +118,56 @@ class TrialProgress:
         if row.state == "fail":
             self._warn(row)
         point = ", ".join(f"{name} {format_value(value)}" for name, value in row.point.items()) if self._verbose else ""
-        gave = self._plan.goal.describe(row.values) if row.comparable else _ENDED[row.state]
+        gave = self._reached(row) if row.comparable else _ENDED[row.state]
         shown = f"#{row.number} {gave}{f' ({point})' if point else ''}"
-        self._bar.note(self._text())
-        # A trial that failed or was stopped early is over, and so are the scenarios that it was not judged on.
-        rest = max(0, len(self._plan.scenarios) - self._judged.pop(row.key, 0))
-        self._bar.advance(1, f"{shown}, {self._text()}", rest)
+        self._bar.note(*self._texts())
+        # A trial that failed or was stopped early is over, and so are the scenarios that it has not come to.
+        rest = max(0, len(self._plan.scenarios) - self._done.pop(row.key, 0))
+        self._bar.advance(1, ", ".join([shown, *self._texts()]), rest)
 
     def close(self) -> None:
         """Leaves the line as it stands."""
         self._bar.close()
+
+    def _running(self) -> list[str]:
+        """The trials that run, each with the scenario that it is at."""
+        lines = []
+        for row in self._ledger.rows():
+            if row.state == "running":
+                order = scenario_order(self._plan.scenarios, row.key)
+                done = min(self._done[row.key], len(order) - 1)
+                lines.append(f"trial #{row.number} on {order[done].name} (scenario {done + 1} of {len(order)})")
+        return lines
+
+    def _reached(self, row: TrialRow) -> str:
+        goal = self._plan.goal
+        pairs = zip(goal.objectives, row.values, strict=True)
+        return ", ".join(f"{in_words(name)} {format_objective(value)}" for name, value in pairs)
 
     def _warn(self, row: TrialRow) -> None:
         self._failed += 1
         if self._failed <= _WARNED:
             print_error(f"warning: trial #{row.number} failed: {last_line(row.reason)}")
         elif self._failed == _WARNED + 1:
-            print_error(f"warning: more trials fail; python -m study.status {self._plan.config.study_name} lists them")
+            command = f"python -m study.status {self._plan.config.study_name}"
+            print_error(f"warning: more trials fail; to see why:  {command}{self._out_option}")
 
-    def _text(self) -> str:
-        failed = f", {self._failed} failed" if self._failed else ""
-        stages = f", {self._stored} of {self._stages} stages from the store" if self._stages else ""
-        return f"{self._best}{failed}{stages}, {self._used}"
+    @property
+    def _out_option(self) -> str:
+        out = self._plan.config.out
+        return "" if out == OUT else f" --out {shlex.quote(str(out))}"
+
+    def _texts(self) -> list[str]:
+        """What stands behind the bar, the most important first."""
+        failed = [f"{self._failed} failed"] if self._failed else []
+        stages = [f"{self._stored} of {self._stages} stages reused"] if self._stages else []
+        return [self._best, *failed, self._used, *stages]
 
     def _best_text(self) -> str:
         front: Sequence[TrialRow] = self._ledger.front()
         best = best_or_knee(front, self._plan.goal.directions)
         if best is None:
-            return "no result yet"
+            return "no trial done yet"
         if len(self._plan.goal.objectives) > 1:
             return f"Pareto front of {len(front)}, its knee #{best.number}"
         return f"best {format_objective(best.value)} (#{best.number})"

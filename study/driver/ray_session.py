@@ -17,6 +17,7 @@ import ray
 from ray._common.utils import get_default_ray_temp_dir
 
 from defenses.registry import UserError
+from study.cli.bar import working
 from study.cli.command import EXIT_BAD_INPUT
 from study.cli.terminal import library_logs_enabled, print_error
 from study.code_version import copy_code
@@ -50,7 +51,8 @@ def ray_session(address: str | None, close: Callable[[], object] = lambda: None)
         logging.getLogger(unused).setLevel(logging.CRITICAL)
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        _start(address)
+        with working("starting Ray" if address is None else f"joining the Ray cluster at {address}"):
+            _start(address)
     except UserError:
         raise
     except SystemExit:  # what Ray makes of SIGTERM while it starts

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import tempfile
+import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from filelock import FileLock
 from ray import tune
 
+from defenses.api import Progress, StageRun
 from defenses.registry import UserError
 from defenses.runner import run_stages
 from defenses.storage.atomic_files import DiskFull, full_disk_errors
@@ -101,28 +104,50 @@ class WorkerEnvironment:
             gpu_memory.cap(self.gpus)
 
 
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """What building a shared stage gave.
+
+    Attributes:
+        undefended: ``ca_undefended`` and ``asr_undefended``, where it is the undefended model.
+        seconds: that building it took, whenever that was.
+    """
+
+    undefended: dict[str, float | None]
+    seconds: float
+
+
 @ray.remote(max_retries=3)
 def build_stage(
     build: Build, environment: EvaluationContext, images: Images, place: WorkerEnvironment, board: Any, *needs: Any
-) -> dict[str, float | None]:
+) -> Built:
     """Builds one shared stage into the store. Its parents' references make Ray wait for them."""
+    started = time.perf_counter()
     board.report.remote(build.label, 0, 1)
     place.enter(environment, images)
 
     def progress(stage: str, step: int, steps: int, values: Any) -> None:
         board.report.remote(build.label, step, steps)
 
+    undefended, runs = _build(build, environment, progress)
+    earlier = sum(run.built_seconds for run in runs) if all(run.hit for run in runs) else 0.0
+    return Built(undefended, max(earlier, time.perf_counter() - started))
+
+
+def _build(
+    build: Build, environment: EvaluationContext, progress: Progress
+) -> tuple[dict[str, float | None], Sequence[StageRun]]:
+    """Builds a stage, unless it is there. Gives what the undefended model reaches, and the stage's own runs."""
     if build.stage == "trigger":
-        train_trigger(build.scenario, environment, progress)
-        return {}
+        return {}, train_trigger(build.scenario, environment, progress)
     poisoned, context, runs = prepare(build.scenario, environment, progress)
     if build.stage == "poison":
-        return {}
+        return {}, runs[-1:]
     if build.stage == "standard_training":
-        return judge_undefended(poisoned, runs[-1].key, context, environment)[0]
+        return judge_undefended(poisoned, runs[-1].key, context, environment)
     defense = make_defense(build.defense, build.config, poisoned)
-    run_stages(defense, poisoned.suspect, context, stop_at=build.stage)
-    return {}
+    outputs = run_stages(defense, poisoned.suspect, context, stop_at=build.stage)
+    return {}, [outputs[build.stage].run]
 
 
 @dataclasses.dataclass(frozen=True)

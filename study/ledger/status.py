@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from study.ledger import selection
+from study.ledger.activity import Activity, read_activity
 from study.ledger.lock import holder
 from study.ledger.manifest import Manifest, read_manifest
 from study.ledger.records import ScenarioRecord, is_trial_path, read_scenario, read_trial
@@ -20,7 +21,7 @@ class Progress:
     """How far one scenario is.
 
     Attributes:
-        judged: trials that have a result on it.
+        judged: trials that are done with it.
         undefended, best: metrics of the undefended model, and of the best trial (of several objectives the
             knee of their front); empty where there is no result.
     """
@@ -40,6 +41,7 @@ class StudyStatus:
         driver: the process that runs it now; None when nobody does.
         manifest: what it was started with; None where that cannot be read.
         ledger: None where it cannot be read.
+        activity: what its last driver said that it does; None where none said anything.
         judged: scenarios with a result on disk, by point key; empty unless records were asked for.
         damage: what could not be read, a line each.
         go_on: the command; empty where there is none.
@@ -51,6 +53,7 @@ class StudyStatus:
     manifest: Manifest | None
     ledger: LedgerSnapshot | None
     outbox: Waiting
+    activity: Activity | None = None
     judged: dict[str, list[str]] = field(default_factory=dict)
     scenarios: tuple[Progress, ...] = ()
     damage: tuple[str, ...] = ()
@@ -106,6 +109,32 @@ class StudyStatus:
         return {None: "damaged", 0: "finished"}.get(self.left, "stopped")
 
     @property
+    def running_part(self) -> "StudyStatus":
+        """The study that is being run: itself, or one of those that it is made of."""
+        return next((part for part in self.parts if part.driver is not None), self)
+
+    @property
+    def elapsed_seconds(self) -> float | None:
+        """That its driver has been at it; None where nobody runs it, or nobody knows."""
+        if self.driver is None:
+            return None
+        activity = self.running_part.activity
+        return activity.elapsed(alive=True) if activity else None
+
+    @property
+    def spent_seconds(self) -> float | None:
+        """That all its drivers were at it together; None where nobody knows."""
+        states = self.parts or (self,)
+        known = [state.activity.spent(state.driver is not None) for state in states if state.activity is not None]
+        return sum(known) if known else None
+
+    @property
+    def left_seconds(self) -> float | None:
+        """That what its driver does now will still take; None where nobody runs it, or nobody knows."""
+        activity = self.running_part.activity
+        return activity.left(alive=True) if activity and self.driver is not None else None
+
+    @property
     def front(self) -> list[SnapshotTrial]:
         """The best trial; several that none beats where there are several objectives."""
         return selection.front(self._comparable, self.ledger.directions) if self.ledger else []
@@ -152,6 +181,7 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
     except ValueError as error:
         damage.append(str(error))
     outbox = _outbox(folder / OUTBOX, damage)
+    activity = read_activity(folder)
     judged = _records(folder / POINTS, damage) if records else {}
     status = StudyStatus(
         folder=folder,
@@ -159,6 +189,7 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
         manifest=manifest,
         ledger=ledger,
         outbox=outbox,
+        activity=activity,
         judged={key: sorted(of_point) for key, of_point in judged.items()},
         damage=tuple(damage),
         resume_command=manifest.resume_command(out) if manifest else "",

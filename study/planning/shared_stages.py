@@ -25,6 +25,7 @@ class Build:
         config: fields of the defense's Config.
         stage: its name; ``trigger`` to train what the attack needs, ``poison`` to poison the data.
         needs: positions in the plan of the builds that must be there first.
+        variant: the searched fields that it is built for, ``channel_statistic=max``; empty for a stage of one variant.
     """
 
     scenario: Scenario
@@ -32,11 +33,22 @@ class Build:
     config: Mapping[str, Any]
     stage: str
     needs: tuple[int, ...]
+    variant: str = ""
 
     @property
     def label(self) -> str:
-        """For progress and tables."""
-        return f"{self.scenario.name} {self.stage}"
+        """For progress and errors: what is built, and for which scenario; no other build has it."""
+        return f"{self.stage} {self.where}"
+
+    @property
+    def where(self) -> str:
+        """For which scenario it is built, and in which variant."""
+        return f"{self.scenario.name} ({self.variant})" if self.variant else self.scenario.name
+
+    @property
+    def kind(self) -> str:
+        """What takes equally long: the stage, and what an attack trains for that attack."""
+        return f"{self.stage} {self.scenario.attack}" if self.stage == "trigger" else self.stage
 
 
 def shared_builds(
@@ -69,9 +81,11 @@ def shared_builds(
                 continue
             for variant in shared_variants(stage, defense, space) or ():
                 parents = [made[name, _part(name, variant, defense, space)] for name in stage.parents]
-                position = add(
-                    Build(scenario, space.defense, {**base, **variant}, stage.name, (poison, *sorted(parents)))
+                needs, text = (
+                    (poison, *sorted(parents)),
+                    ", ".join(f"{name}={value}" for name, value in variant.items()),
                 )
+                position = add(Build(scenario, space.defense, {**base, **variant}, stage.name, needs, text))
                 made[stage.name, canonical(variant)] = position
     return tuple(builds)
 

@@ -150,10 +150,12 @@ def prepare(
     return poisoned, context, (*trained, run)
 
 
-def train_trigger(scenario: Scenario, environment: EvaluationContext, progress: Progress = silent) -> None:
-    """Trains what the attack of a scenario needs, unless it is in the store."""
+def train_trigger(scenario: Scenario, environment: EvaluationContext, progress: Progress = silent) -> list[StageRun]:
+    """Trains what the attack of a scenario needs, unless it is in the store; what took part and what it cost."""
     store: Store = cached_store(environment.store)
-    stored_trigger(scenario, cached_images(environment.dataset), store, torch.device(environment.device), progress)
+    return stored_trigger(
+        scenario, cached_images(environment.dataset), store, torch.device(environment.device), progress
+    )
 
 
 def evaluate_scenario(

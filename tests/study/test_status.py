@@ -1,14 +1,17 @@
 """Where a study stands: read from a folder that a driver writes, that a crash left, or that is damaged."""
 
+import dataclasses
 import fcntl
 import json
 import os
+import re
 import shlex
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from study_folder import SCENARIOS, copy_study, fill_outbox, open_ledger, write_
 from study import run, status
 from study.cli.options import given_options
 from study.config.config import StudyConfig, resolve
+from study.ledger.activity import Activity
 from study.ledger.lock import holder, study_lock
 from study.ledger.selection import best_or_knee, best_over_all, front
 from study.ledger.snapshot import read_ledger
@@ -55,8 +59,8 @@ def test_loads_nothing_heavy(mine: Path) -> None:
 def test_tells_all_of_a_stopped_study(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = show(mine, capsys)
     assert "6 trials: 2 done, 1 failed, 1 running, 1 lost and tried again; 3 left" in text
-    assert "Best: #1, overall_score 0.7500\n  beta " in text
-    assert "#4: 1 of 2 scenarios judged, then interrupted; what is judged is kept" in text
+    assert "Best: trial #1, overall score 0.7500\n  beta " in text
+    assert "#4: 1 of 2 scenarios done, then interrupted; what is done is kept" in text
     assert "#2: RuntimeError: it broke" in text
     assert [line.split()[:2] for line in text.splitlines() if line.startswith(SCENARIOS)] == [
         [SCENARIOS[0], "3"],
@@ -192,7 +196,7 @@ def test_tells_who_runs_it(mine: Path, capsys: pytest.CaptureFixture[str]) -> No
     with study_lock(mine, "mine"):
         text = show(mine, capsys)
         assert text.startswith(f"mine: running, process {os.getpid()} runs it\n")
-        assert "#4: 1 of 2 scenarios judged\n" in text
+        assert "#4: 1 of 2 scenarios done\n" in text
         assert "To go on" not in text
     assert holder(mine) is None
     assert show(mine, capsys).startswith("mine: stopped, nobody runs it\n")
@@ -301,8 +305,8 @@ def test_lists_every_study(mine: Path, capsys: pytest.CaptureFixture[str]) -> No
         assert status.main(["--out", str(mine.parent)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
     assert lines == [
-        ["mine", "running", "2", "6", "1", "1", "3", "0.7500", "-"],
-        ["other", "finished", "2", "3", "1", "1", "0", "0.7500", "-"],
+        ["mine", "running", "2", "of", "6", "1", "1", "0.7500", "none", "yet"],
+        ["other", "finished", "2", "of", "3", "1", "1", "0.7500", "none", "yet"],
     ]
     assert status.main(["--out", str(mine.parent), "--json"]) == 0
     assert [found["name"] for found in json.loads(capsys.readouterr().out)] == ["mine", "other"]
@@ -343,3 +347,69 @@ def test_commands_to_copy_hold_with_a_space_in_the_path(mine: Path, capsys: pyte
     assert len(commands) == 2
     for line in commands:
         assert str(mine.parent) in shlex.split(line[line.index("python") :])
+
+
+def write_activity(folder: Path, **said: Any) -> None:
+    """As a driver does that began forty seconds ago."""
+    now = time.time()
+    known = Activity(os.getpid(), now - 40, now, **said)
+    (folder / "activity.json").write_text(json.dumps(dataclasses.asdict(known)))
+
+
+def test_says_how_long_it_has_taken_what_is_left_and_what_is_built(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built = ("standard_training of badnets-0.1-s0, step 3 of 60",)
+    write_activity(mine, phase="shared stages", done=4, total=10, left_seconds=150.0, now=built, earlier_seconds=60.0)
+    with study_lock(mine, "mine"):
+        lines = show(mine, capsys).splitlines()
+        known = as_json(mine, capsys)["progress"]
+        assert status.main(["--out", str(mine.parent)]) == 0
+        row = capsys.readouterr().out.splitlines()[2]
+    assert lines[2:4] == [
+        "running for 40 s (1 min 40 s with earlier runs); 4 of 10 stages that all trials share done, about 2 min 30 s "
+        "left, then the trials",
+        "Being built: standard_training of badnets-0.1-s0, step 3 of 60",
+    ]
+    assert "about 2 min 30 s" in row
+    assert (known["phase"], known["done"], known["total"], known["now"]) == ("shared stages", 4, 10, list(built))
+    assert known["elapsed_seconds"] == pytest.approx(40, abs=5)
+    assert known["spent_seconds"] == pytest.approx(100, abs=5)
+    assert known["left_seconds"] == pytest.approx(150, abs=5)
+
+
+def test_a_killed_driver_s_last_words_are_not_taken_for_now(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_activity(mine, phase="trials", done=4, total=12, left_seconds=99.0, now=("trial #4 on badnets-0.1-s0",))
+    text, known = show(mine, capsys), as_json(mine, capsys)
+    assert "it has taken 40 s so far\n" in text
+    assert "trial #4 on" not in text
+    assert (known["progress"]["left_seconds"], known["progress"]["phase"], known["progress"]["now"]) == (None, None, [])
+
+
+def test_a_study_of_before_says_nothing_of_time(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with study_lock(mine, "mine"):
+        assert "running for" not in show(mine, capsys)
+        assert as_json(mine, capsys)["progress"] is None
+
+
+def test_what_mlflow_has_is_said_in_words(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def last_column() -> str:
+        assert status.main(["--out", str(mine.parent)]) == 0
+        header, _, row = capsys.readouterr().out.splitlines()
+        return row[header.index("MLflow records") :].strip()
+
+    assert last_column() == "none yet"
+    outbox, _ = fill_outbox(mine)
+    assert last_column() == "8 waiting"
+    outbox.mark(max(position for _, position in outbox.pending()))
+    assert last_column() == "all sent"
+
+
+def test_the_words_of_the_field_are_explained_and_ours_do_not_show(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill_outbox(mine)
+    text = show(mine, capsys)
+    for term in ("TPR and FPR: ", "CA: accuracy", "ASR: the share"):
+        assert term in text
+    assert not re.search(r"\b(judged|point|cell|told|oracle)\b", text)

@@ -108,7 +108,7 @@ def test_pipd_builds_both_channel_statistics(make: PlanMaker) -> None:
     assert variants == ["max", "mean"]
     assert "channel_statistic" not in plan.builds[2].config, "pre-isolation does not depend on it"
     assert [build.needs for build in plan.builds] == [(), (0,), (0,), (0, 2), (0, 2)]
-    assert [build.label for build in plan.builds][2] == "badnets-0.1-s0 pre_isolation"
+    assert [build.label for build in plan.builds][2] == "pre_isolation badnets-0.1-s0"
 
 
 @pytest.mark.parametrize("space", ["pipd", "pipd_wide", "qt", "no_defense"])
