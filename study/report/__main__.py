@@ -17,7 +17,6 @@ from study.ledger.study_folder import MANIFEST, NAME_HELP, add_out, find_study, 
 
 if TYPE_CHECKING:
     from study.analysis.results import Results
-    from study.report.elements import Figure, Section
     from study.report.html import Chapter
 
 
@@ -54,29 +53,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | None) -> None:
     from study.analysis.results import read_results
+    from study.report.chapters import build_chapters, report_title, subtitle
     from study.report.html import page
-    from study.report.matplotlib_figures import png
 
     started = time.perf_counter()
     for path in (output, markdown):
         _check_place(path)
     check_two_files(output, markdown, "--output and --markdown")
     studies = [read_results(place, name) for place, name in _single(out, names)]
-    chapters = _chapters(studies)
-    title = studies[0].name if len(studies) == 1 else f"{len(studies)} studies"
-    _write(output, page(f"Report: {title}", _subtitle(studies), chapters))
-    pictures = [{figure.name: png(figure) for figure in _figures(chapter)} for chapter in chapters]
-    if markdown is not None:
-        every = {name: picture for of_chapter in pictures for name, picture in of_chapter.items()}
-        _write_markdown(markdown, f"Report: {title}", chapters, every)
+    chapters = build_chapters(studies)
+    title = report_title(studies)
+    _write(output, page(title, subtitle(studies), chapters))
     size = output.stat().st_size / 2**20
     print_line(f"{output}: {size:.1f} MiB, {duration(time.perf_counter() - started)}")
+    pictures = [_pictures(chapter) for chapter in chapters]
+    if markdown is not None:
+        every = {name: picture for of_chapter in pictures for name, picture in of_chapter.items()}
+        _write_markdown(markdown, title, chapters, every)
     for results, of_chapter in zip(studies, pictures[-len(studies) :], strict=True):
         _attach(results, of_chapter)
 
 
-def _figures(chapter: "Chapter") -> "Iterator[Figure]":
-    return (figure for section in chapter.sections for figure in section.figures())
+def _pictures(chapter: "Chapter") -> dict[str, bytes]:
+    """PNG files of its figures and pictures, by name."""
+    from study.report.matplotlib_figures import png
+
+    drawn = {figure.name: png(figure) for section in chapter.sections for figure in section.figures()}
+    return drawn | {picture.name: picture.png for section in chapter.sections for picture in section.pictures()}
 
 
 def _check_place(path: Path | None) -> None:
@@ -96,40 +99,6 @@ def _single(out: Path, names: Sequence[str]) -> Iterator[tuple[Path, str]]:
             continue
         children = [] if manifest.config.holdout else manifest.child_studies(folder)
         yield from [(place, child.name) for child in children if (child / MANIFEST).is_file()] or [(place, name)]
-
-
-def _chapters(studies: "Sequence[Results]") -> "list[Chapter]":
-    """A chapter a study, and before several one of all."""
-    from study.report.html import Chapter
-    from study.report.sections import attacks
-    from study.report.sections.contents import sections
-    from study.report.sections.summary import overview
-
-    if len(studies) == 1:
-        return [Chapter(studies[0].name, tuple(sections(studies[0])))]
-    own = [
-        Chapter(results.name, tuple(_numbered(section, number) for section in sections(results)))
-        for number, results in enumerate(studies, start=1)
-    ]
-    return [Chapter("All studies", (overview(studies), attacks.section(studies))), *own]
-
-
-def _numbered(section: "Section", number: int) -> "Section":
-    """The section with names that are unique among those of several studies."""
-    from study.report.elements import Note
-
-    items = tuple(
-        item if isinstance(item, Note) else dataclasses.replace(item, name=f"s{number}-{item.name}")
-        for item in section.items
-    )
-    return dataclasses.replace(section, name=f"s{number}-{section.name}", items=items)
-
-
-def _subtitle(studies: "Sequence[Results]") -> str:
-    from study.code_version import code_version
-
-    spaces = ", ".join(dict.fromkeys(f"{results.space} ({results.config.preset})" for results in studies))
-    return f"{spaces}, {time.strftime('%Y-%m-%d %H:%M')}, framework {code_version()}"
 
 
 def _write(path: Path, text: str) -> None:
