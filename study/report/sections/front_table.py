@@ -14,7 +14,7 @@ from tracking import names
 if TYPE_CHECKING:
     import pandas
 
-METRICS = (names.TPR, names.FPR, names.CA, names.ASR)
+_METRICS = (names.TPR, names.FPR, names.CA, names.ASR)
 _DECIMALS = 3  # two that look alike are equally good
 
 
@@ -23,7 +23,7 @@ def front_table(results: Results, compared: Sequence[ComparedConfiguration]) -> 
 
     The best of a row is bold where configurations differ; the undefended model is no candidate.
     """
-    metrics = [name for name in METRICS if any(one.cells[name].notna().any() for one in compared)]
+    metrics = shown_metrics(compared)
     blocks = [*_together(results, metrics, compared), *_by_stratum(results, metrics, compared)]
     rows: list[tuple[Cell, ...]] = []
     bold: set[tuple[int, int]] = set()
@@ -33,6 +33,12 @@ def front_table(results: Results, compared: Sequence[ComparedConfiguration]) -> 
         rows.append((label, in_words(metric), *cells))
     header = ("attack and rate", "", *(one.label for one in compared))
     return Table("outcome", _caption(results), header, tuple(rows), left=2, bold=frozenset(bold))
+
+
+def shown_metrics(compared: Sequence[ComparedConfiguration]) -> list[str]:
+    """The metrics that some defended configuration defines; without such a configuration the undefended model's."""
+    defended = [one for one in compared if one.label != UNDEFENDED] or compared
+    return [name for name in _METRICS if any(one.cells[name].notna().any() for one in defended)]
 
 
 _Row = tuple[str, str, list[float | None], list[Cell], bool]

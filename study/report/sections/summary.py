@@ -12,7 +12,7 @@ from study.config.objectives import in_words, meaning
 from study.ledger.lock import holder
 from study.report.elements import Cell, Fact, Facts, Item, Note, Section, Table
 from study.report.formatting import mean_with_deviation
-from study.report.sections.front_table import METRICS, front_table
+from study.report.sections.front_table import front_table, shown_metrics
 from study.report.sections.trade_off import trade_off
 from study.scenarios.untold import untold
 from tracking import names
@@ -116,12 +116,11 @@ def _best_fact(results: Results, gain: float | None) -> Fact:
 
 def _terms(results: Results, compared: Sequence[ComparedConfiguration]) -> str:
     """What the words on this page mean."""
-    shown = [name for name in METRICS if any(one.cells[name].notna().any() for one in compared)]
     goal = results.goal
     scores = [f" The {in_words(name)} is {meaning(name)}." for name in goal.objectives if meaning(name)]
     return (
-        f"{_words(shown)}{''.join(scores)} A scenario is one attack at one poison rate with one seed; a trial is one "
-        "setting of the hyperparameters on all scenarios; the preset sets the scale (here "
+        f"{_words(shown_metrics(compared))}{''.join(scores)} A scenario is one attack at one poison rate with one "
+        "seed; a trial is one setting of the hyperparameters on all scenarios; the preset sets the scale (here "
         f"{results.config.dataset})."
     )
 
