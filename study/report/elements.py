@@ -232,7 +232,7 @@ class Parallel:
         labels: of the lines.
         places: ``places[line][axis]``.
         good: which end of the last axis is good, for the colours.
-        marked: (line, name) of lines that are drawn above the others, such as the best.
+        marked: (line, name) of lines that are drawn above the others, the most important last.
     """
 
     name: str

@@ -198,7 +198,7 @@ def _scatter(figure: Scatter, axes: "Axes", canvas: "Canvas") -> None:
     if figure.front:
         x, y = zip(*figure.front, strict=True)
         steps = "steps-post" if figure.stepped else "default"
-        axes.plot(x, y, color=SERIES[1], linewidth=1.5, label=_plain(figure.front_label), drawstyle=steps, zorder=1)
+        axes.plot(x, y, color=SERIES[3], linewidth=1.5, label=_plain(figure.front_label), drawstyle=steps, zorder=1)
     if figure.x_log:
         _logarithmic(axes)
     if figure.x_range is not None:
@@ -242,7 +242,7 @@ def _parallel(figure: Parallel, axes: "Axes", canvas: "Canvas") -> None:
             good = line[-1] if figure.good == "high" else 1 - line[-1]
             axes.plot(positions, line, color=SERIES[0], alpha=0.12 + 0.7 * good, linewidth=1)
     for at, (number, name) in enumerate(marked.items()):
-        dashed = "--" if at else "-"
+        dashed = "--" if at < len(marked) - 1 else "-"
         axes.plot(positions, heights[number], dashed, color=SERIES[at + 1], linewidth=2.2, label=_plain(name))
     for at, axis in enumerate(figure.axes):
         axes.axvline(at, color=LIGHT.muted, linewidth=0.8)

@@ -47,7 +47,7 @@ def _front(figure: Scatter) -> Json:
         "name": plain_text(figure.front_label),
         "x": [rounded(x) for x, _ in figure.front],
         "y": [rounded(y) for _, y in figure.front],
-        "line": {"color": SERIES[1], "width": 2, "shape": "hv" if figure.stepped else "linear"},
+        "line": {"color": SERIES[3], "width": 2, "shape": "hv" if figure.stepped else "linear"},
         "hoverinfo": "skip",
     }
 
@@ -78,7 +78,7 @@ def draw_parallel(figure: Parallel) -> Json:
         for lines, opacity in _steps(figure, set(marked))
     ]
     for number, (line, name) in enumerate(marked.items()):
-        style = {"color": SERIES[number + 1], "width": 3, "dash": "dash" if number else "solid"}
+        style = {"color": SERIES[number + 1], "width": 3, "dash": "dash" if number < len(marked) - 1 else "solid"}
         traces.append(_lines(figure, [line], style) | {"name": plain_text(name), "showlegend": True})
     positions = range(len(figure.axes))
     axis: Json = {"zeroline": False, "fixedrange": True}
@@ -91,7 +91,7 @@ def draw_parallel(figure: Parallel) -> Json:
         annotations=[tick for at in positions for tick in _ticks(at, figure.axes[at])],
         xaxis=axis
         | {
-            "range": [-0.25, len(figure.axes) - 0.45],
+            "range": [-0.4, len(figure.axes) - 0.4],
             "showgrid": False,
             "tickmode": "array",
             "tickvals": list(positions),

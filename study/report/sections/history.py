@@ -41,7 +41,7 @@ def _history(results: Results, column: str, objective: str, direction: Direction
     worst = " on the worst scenario" if results.goal.how == "worst" else ""
     return Scatter(
         name=f"history-{slug(objective)}",
-        caption=f"{in_words(objective)}{worst} of each trial, in the order in which they were started.",
+        caption=f"The {in_words(objective)}{worst} of each trial, in the order in which they were started.",
         x_label="trial",
         y_label=f"{in_words(objective)} ({'lower' if direction == 'minimize' else 'higher'} is better)",
         points=tuple(points),

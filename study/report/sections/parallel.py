@@ -29,7 +29,8 @@ def sections(results: Results) -> list[Section]:
         (*(_place(own, results.trials.at[number, field]) for field, own in results.ranges.items()), value)
         for number, value in zip(numbers, values, strict=True)
     )
-    special = {results.best: results.best_name, results.default: "paper default"}
+    special = {results.default: "paper default"}
+    special |= {} if results.best == results.default else {results.best: results.best_name}
     marked = tuple((numbers.index(trial), name) for trial, name in special.items() if trial in numbers)
     figure = Parallel(
         name="parallel",

@@ -67,7 +67,7 @@ def _of_scenario(
         yield Note(f"{who}: {_counts(flags)}")
         yield from attack if shown is None else ()
         if stored is not None and stored.fingerprint == flags.fingerprint:
-            yield from _sheets(who, f"{name}-trial-{trial}", flags, stored)
+            yield from _sheets(f"{name}-trial-{trial}", flags, stored)
         shown = flags
     yield from attack if shown is None else ()
 
@@ -99,14 +99,14 @@ def _counts(flags: Flags) -> str:
     return f"{flagged} of {total} training images are flagged: {hits} of {int(poison.sum())} poisoned ones, {alarmed}."
 
 
-def _sheets(who: str, name: str, flags: Flags, stored: StoredImages) -> Iterator[Item]:
+def _sheets(name: str, flags: Flags, stored: StoredImages) -> Iterator[Item]:
     """A picture for each kind of sample that there is."""
     poison = flags.is_poison
     scores = np.zeros(len(flags.flagged)) if flags.scores is None else flags.scores
-    kinds = {"flagged": ("flagged, the highest scores first", flags.flagged, -scores)}
+    kinds = {"flagged": ("Flagged, the highest scores first", flags.flagged, -scores)}
     if poison is not None:
-        kinds["alarms"] = ("false alarms, the highest scores first", flags.flagged & ~poison, -scores)
-        kinds["misses"] = ("misses, the lowest scores first", poison & ~flags.flagged, scores)
+        kinds["alarms"] = ("False alarms, the highest scores first", flags.flagged & ~poison, -scores)
+        kinds["misses"] = ("Misses, the lowest scores first", poison & ~flags.flagged, scores)
     if flags.scores is None:
         kinds = {kind: (what.partition(",")[0], mask, order) for kind, (what, mask, order) in kinds.items()}
     for kind, (what, mask, order) in kinds.items():
@@ -116,11 +116,11 @@ def _sheets(who: str, name: str, flags: Flags, stored: StoredImages) -> Iterator
             continue
         images = stored.rows(rows, flags.labels)
         if images is None:
-            yield Note(f"{who}, {what}: the benign images of this dataset are not on this machine.", "footnote")
+            yield Note(f"{what}: the benign images of this dataset are not on this machine.", "footnote")
             continue
         known = [None if poison is None else bool(poison[row]) for row in rows]
         sheet = draw_sheet(images, [str(flags.labels[row]) for row in rows], known)
-        yield Picture(f"{name}-{kind}", f"{who}, {what}: {len(rows)} of {len(every)}{_scored(flags, rows)}.", *sheet)
+        yield Picture(f"{name}-{kind}", f"{what}: {len(rows)} of {len(every)}{_scored(flags, rows)}.", *sheet)
 
 
 def _scored(flags: Flags, rows: NDArray[np.int64]) -> str:

@@ -17,11 +17,16 @@ def section(results: Results) -> Section:
     scenarios = results.scenarios
     attacks = len(dict.fromkeys(scenarios["attack"]))
     lead = (
-        f"{results.defense} against {attacks} attack{'s' * (attacks != 1)} on {results.config.dataset}, "
-        f"preset {results.config.preset}; {len(results.trials)} trials on {len(scenarios)} scenarios."
+        f"{results.defense} against {_several(attacks, 'attack')} on {results.config.dataset}, "
+        f"preset {results.config.preset}; {_several(len(results.trials), 'trial')} on "
+        f"{_several(len(scenarios), 'scenario')}."
     )
     items: list[Item] = [_table(results), *_failed(results)]
     return Section("studied", "What was studied", lead, tuple(items))
+
+
+def _several(count: int, word: str) -> str:
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def _table(results: Results) -> Table:

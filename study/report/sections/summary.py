@@ -102,8 +102,8 @@ def _best_fact(results: Results, gain: float | None) -> Fact:
         return Fact("-", goal.words, "no trial has a value")
 
     def values(trial: int) -> str:
-        reached = (float(str(results.trials.at[trial, name])) for name in results.objective_columns)
-        return ", ".join(format_objective(value) for value in reached)
+        reached = [float(str(results.trials.at[trial, name])) for name in results.objective_columns]
+        return format_objective(reached[0]) if len(reached) == 1 else ", ".join(map(format_number, reached))
 
     if best == default:
         return Fact(values(best), goal.words, f"of the paper's default, the {results.best_name}")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from study.analysis.results import Results
 from study.config.objectives import direction, in_words
+from study.ledger.selection import pareto_front
 from study.report.elements import Point, Scatter
 from study.report.sections.axis_ends import axis_ends
 from tracking import names
@@ -28,6 +29,8 @@ def trade_off(results: Results) -> Scatter | None:
         for number, row in reached.iterrows()
     ]
     points.sort(key=lambda point: point.group != "trial")
+    unbeaten = pareto_front(reached.to_numpy().tolist(), (direction(x), direction(y)))
+    front = sorted((float(a), float(b)) for a, b in reached.iloc[unbeaten].to_numpy())
     return Scatter(
         name="trade-off",
         caption=f"{in_words(y)} against {in_words(x)}, a mark for each trial: mean over the scenarios whose attack "
@@ -35,6 +38,7 @@ def trade_off(results: Results) -> Scatter | None:
         x_label=_label(x),
         y_label=_label(y),
         points=tuple(points),
+        front=tuple(front) if len(front) > 1 else (),
         x_range=_ends([point.x for point in points]),
         y_range=_ends([point.y for point in points]),
     )

@@ -42,7 +42,7 @@ def section(results: Results) -> Section:
         strong=tuple(top),
         sortable=True,
     )
-    lead = f"{len(order)} trials with their metrics and hyperparameters, to sort and to filter."
+    lead = f"{len(order)} trial{'s' * (len(order) != 1)} with metrics and hyperparameters, to sort and to filter."
     return Section("trials", "All trials", lead, (table,), uses_labels=True)
 
 

@@ -73,8 +73,8 @@ def test_each_kind_of_sample_has_its_sheet(results: Results) -> None:
     named = [f"pictures-0-trial-{trial}-{kind}" for trial in dict.fromkeys((best, 0)) for kind in kinds[trial]]
     assert [picture.name for picture in found] == ["pictures-0-attack", *named]
     captions = {picture.name: picture.caption for picture in found}
-    assert "misses, the lowest scores first: 2 of 2" in captions["pictures-0-trial-0-misses"]
-    assert "false alarms, the highest scores first: 2 of 2" in captions["pictures-0-trial-0-alarms"]
+    assert "Misses, the lowest scores first: 2 of 2" in captions["pictures-0-trial-0-misses"]
+    assert "False alarms, the highest scores first: 2 of 2" in captions["pictures-0-trial-0-alarms"]
     assert f"{MOST} of 20" in captions["pictures-0-trial-0-flagged"]
     assert any("20 of 1437 training images are flagged: 18 of 20 poisoned ones, 2 false alarms." in n for n in notes)
     assert not [note for note in notes if "store" in note]
@@ -137,7 +137,7 @@ def test_without_the_dataset_benign_images_are_left_out(results: Results, monkey
     _, found, notes = shown(results)
     assert not [picture for picture in found if picture.name.endswith("alarms")]
     assert [picture for picture in found if picture.name.endswith("misses")]
-    assert any("false alarms" in note and "not on this machine" in note for note in notes)
+    assert any("False alarms" in note and "not on this machine" in note for note in notes)
 
 
 def test_nobody_knows_what_is_poisoned(results: Results, digits: Images) -> None:
