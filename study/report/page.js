@@ -59,7 +59,7 @@
 
   const value = (cell) => {
     const text = cell.textContent.trim();
-    const number = Number(cell.dataset.v || text);
+    const number = Number(cell.dataset.v || text.replace(/^[<>]/, ""));
     return text === "" || text === "-" ? null : Number.isNaN(number) ? text : number;
   };
 

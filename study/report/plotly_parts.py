@@ -29,7 +29,7 @@ def rounded(value: float | None) -> float | None:
 
 def shown_numbers(values: Sequence[Sequence[float | None]]) -> list[list[str]]:
     """The text of each cell; plotly's own formats would show a small number as zero."""
-    return [["" if value is None else format_number(value) for value in row] for row in values]
+    return [["" if value is None else plain_text(format_number(value)) for value in row] for row in values]
 
 
 def axis_places(places: Sequence[AxisValue]) -> list[AxisValue]:
