@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from defenses.registry import UserError
+from tracking import names
 from tracking.destination import ARTIFACTS
 
 _COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
@@ -46,6 +47,32 @@ def renew_artifact_root(database: Path, root: str) -> list[str]:
                     change = f"update {table} set {column} = :new || substr({column}, length(:old) + 1)"
                     connection.execute(f"{change} where {_at_or_below(column)}", {"old": uri, "new": root})
     return [str(local_folder(uri)) for uri in earlier]
+
+
+def find_run_file(database: Path, root: str, run_key: str, artifact: str) -> Path | None:
+    """One file of a run of a database file, without MLflow; None where there is none. Nothing is changed.
+
+    Args:
+        root: the folder of artifacts beside the database, as a URL: where the runs' files are after a move.
+        run_key: as `tracking.names.run_key` gives it.
+        artifact: its path within the run.
+    """
+    query = (
+        "select runs.run_uuid, runs.artifact_uri from runs join tags on tags.run_uuid = runs.run_uuid "
+        "where tags.key = ? and tags.value = ? and runs.lifecycle_stage = 'active'"
+    )
+    try:
+        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            runs = connection.execute(query, (names.TAG_RUN_KEY, run_key)).fetchall()
+    except sqlite3.Error:  # no such file, or no database of MLflow's
+        return None
+    here = local_folder(root)
+    for run, uri in runs:
+        folders = [local_folder(str(uri)), here / str(run) / "artifacts" if here is not None else None]
+        for folder in folders:
+            if folder is not None and (folder / artifact).is_file():
+                return folder / artifact
+    return None
 
 
 def _at_or_below(column: str) -> str:

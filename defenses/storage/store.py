@@ -130,6 +130,13 @@ class Store:
                 _remove(self.folder(stage, key), damaged)
         return artifact
 
+    def look(self, stage: str, key: str) -> Artifact | None:
+        """The finished entry, or None, as `find` gives it; but what is damaged stays, and nothing is fetched."""
+        try:
+            return _intact(folder := self.folder(stage, key), (folder / "meta.json").read_bytes())
+        except OSError:
+            return None
+
     def _read(self, stage: str, key: str) -> tuple[Artifact | None, bytes | None]:
         """The finished entry, or the text of a ``meta.json`` that is damaged or whose payload is; both may be None."""
         folder = self.folder(stage, key)

@@ -17,7 +17,6 @@ from study.ledger.study_folder import MANIFEST, NAME_HELP, add_out, find_study, 
 
 if TYPE_CHECKING:
     from study.analysis.results import Results
-    from study.report.elements import Figure
     from study.report.html import Chapter
 
 
@@ -56,7 +55,6 @@ def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | N
     from study.analysis.results import read_results
     from study.report.chapters import build_chapters, report_title, subtitle
     from study.report.html import page
-    from study.report.matplotlib_figures import png
 
     started = time.perf_counter()
     for path in (output, markdown):
@@ -66,18 +64,22 @@ def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | N
     chapters = build_chapters(studies)
     title = report_title(studies)
     _write(output, page(title, subtitle(studies), chapters))
-    pictures = [{figure.name: png(figure) for figure in _figures(chapter)} for chapter in chapters]
+    size = output.stat().st_size / 2**20
+    print_line(f"{output}: {size:.1f} MiB, {duration(time.perf_counter() - started)}")
+    pictures = [_pictures(chapter) for chapter in chapters]
     if markdown is not None:
         every = {name: picture for of_chapter in pictures for name, picture in of_chapter.items()}
         _write_markdown(markdown, title, chapters, every)
-    size = output.stat().st_size / 2**20
-    print_line(f"{output}: {size:.1f} MiB, {duration(time.perf_counter() - started)}")
     for results, of_chapter in zip(studies, pictures[-len(studies) :], strict=True):
         _attach(results, of_chapter)
 
 
-def _figures(chapter: "Chapter") -> "Iterator[Figure]":
-    return (figure for section in chapter.sections for figure in section.figures())
+def _pictures(chapter: "Chapter") -> dict[str, bytes]:
+    """PNG files of its figures and pictures, by name."""
+    from study.report.matplotlib_figures import png
+
+    drawn = {figure.name: png(figure) for section in chapter.sections for figure in section.figures()}
+    return drawn | {picture.name: picture.png for section in chapter.sections for picture in section.pictures()}
 
 
 def _check_place(path: Path | None) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from defenses.storage.atomic_files import write_atomic
 from study.analysis.results import Results
 from study.code_version import code_version
-from study.report.elements import Note, Section
+from study.report.elements import Facts, Note, Section
 from study.report.html import Chapter, page
 from study.report.sections import attacks
 from study.report.sections.contents import sections
@@ -34,7 +34,7 @@ def build_chapters(studies: Sequence[Results]) -> list[Chapter]:
     if len(studies) == 1:
         return [Chapter(studies[0].name, tuple(sections(studies[0])))]
     own = [
-        Chapter(results.name, tuple(_numbered(section, number) for section in sections(results)))
+        Chapter(results.name, tuple(_numbered(section, number) for section in sections(results)), front=False)
         for number, results in enumerate(studies, start=1)
     ]
     return [Chapter("All studies", (overview(studies), attacks.section(studies))), *own]
@@ -43,7 +43,7 @@ def build_chapters(studies: Sequence[Results]) -> list[Chapter]:
 def _numbered(section: Section, number: int) -> Section:
     """The section with names that are unique among those of several studies."""
     items = tuple(
-        item if isinstance(item, Note) else dataclasses.replace(item, name=f"s{number}-{item.name}")
+        item if isinstance(item, Note | Facts) else dataclasses.replace(item, name=f"s{number}-{item.name}")
         for item in section.items
     )
     return dataclasses.replace(section, name=f"s{number}-{section.name}", items=items)

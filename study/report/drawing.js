@@ -1,5 +1,6 @@
 "use strict";
-/* Draws each figure when it comes into view, in the colours that the device asks for, and again when those change. */
+/* Draws each figure when it comes into view, which one in a folded section does when that is unfolded, in the colours
+   that the device asks for, and again when those change. */
 (function () {
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const themes = read("themes");
@@ -9,14 +10,14 @@
   let printing = false;
 
   function draw(place) {
-    const found = read("data-" + place.id);
+    const figure = read("data-" + place.id);
     const narrow = place.clientWidth < 480;
-    const layout = Object.assign({}, found.layout, {
+    const layout = Object.assign({}, figure.layout, {
       template: themes[dark.matches && !printing ? "dark" : "light"],
       font: { size: narrow ? 10 : 12 },
     });
-    if (narrow && layout.coloraxis) {
-      layout.coloraxis = Object.assign({}, layout.coloraxis, { showscale: false });
+    for (const axis of ["coloraxis", "coloraxis2"]) {
+      if (narrow && layout[axis]) layout[axis] = Object.assign({}, layout[axis], { showscale: false });
     }
     const options = {
       responsive: true,
@@ -27,15 +28,12 @@
       toImageButtonOptions: { format: "svg", filename: place.id },
     };
     drawn.add(place);
-    return Plotly.react(place, found.data, layout, options);
+    return Plotly.react(place, figure.data, layout, options);
   }
 
-  function redraw() {
-    drawn.forEach(draw);
-  }
-
+  let seen = null;
   if ("IntersectionObserver" in window) {
-    const seen = new IntersectionObserver(
+    seen = new IntersectionObserver(
       (entries) =>
         entries.forEach((entry) => {
           if (entry.isIntersecting) {
@@ -49,6 +47,24 @@
   } else {
     places.forEach(draw);
   }
+
+  /* What is folded has no width to be drawn in: it waits until it is unfolded. */
+  function redraw() {
+    Array.from(drawn).forEach((place) => {
+      if (place.clientWidth || !seen) {
+        draw(place);
+      } else {
+        drawn.delete(place);
+        seen.observe(place);
+      }
+    });
+  }
+  function fit(fold) {
+    const inside = fold.open ? Array.from(fold.querySelectorAll(".plot")) : [];
+    inside.filter((place) => drawn.has(place) && place.clientWidth).forEach((place) => Plotly.Plots.resize(place));
+  }
+  document.querySelectorAll("details.fold").forEach((fold) => fold.addEventListener("toggle", () => fit(fold)));
+
   dark.addEventListener("change", redraw);
   window.addEventListener("beforeprint", () => {
     printing = true;
@@ -58,34 +74,4 @@
     printing = false;
     redraw();
   });
-
-  document.querySelectorAll("button.copy").forEach((button) => {
-    button.hidden = false;
-    button.addEventListener("click", async () => {
-      const code = button.parentElement.querySelector("code");
-      try {
-        await navigator.clipboard.writeText(code.textContent);
-        button.textContent = "Copied";
-      } catch (error) {
-        window.getSelection().selectAllChildren(code);
-        button.textContent = "Selected";
-      }
-      setTimeout(() => (button.textContent = "Copy"), 1500);
-    });
-  });
-
-  const links = new Map(
-    Array.from(document.querySelectorAll("nav a")).map((link) => [link.getAttribute("href").slice(1), link])
-  );
-  if ("IntersectionObserver" in window) {
-    const here = new IntersectionObserver(
-      (entries) =>
-        entries.forEach((entry) => {
-          const link = links.get(entry.target.id);
-          if (link) link.classList.toggle("here", entry.isIntersecting);
-        }),
-      { rootMargin: "-10% 0px -85% 0px" }
-    );
-    document.querySelectorAll("section[id]").forEach((section) => here.observe(section));
-  }
 })();

@@ -3,6 +3,7 @@
 A topic (importance, curves, hold-out ...) gives sections; `study.report.text`, `.html` and `.png` show them.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -23,11 +24,33 @@ class Note:
     """A sentence or two.
 
     Attributes:
-        kind: ``warning`` for what limits the answer.
+        kind: ``warning`` for what limits the answer, ``heading`` for the title of what follows.
     """
 
     text: str
-    kind: Literal["plain", "warning", "footnote"] = "plain"
+    kind: Literal["plain", "warning", "footnote", "heading"] = "plain"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number that stands alone.
+
+    Attributes:
+        value: the number, or a few of them, as text.
+        label: what it is.
+        note: what belongs beside it, such as what it is compared with.
+    """
+
+    value: str
+    label: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The numbers that a reader should see first."""
+
+    facts: tuple[Fact, ...]
 
 
 @dataclass(frozen=True)
@@ -38,6 +61,8 @@ class Table:
         name: for links and files: letters, digits, ``-`` and ``_``; unique on a page.
         left: leading columns that are aligned left; the rest hold numbers.
         strong: positions of the rows that a reader should see first.
+        bold: (row, column) of the cells that are best in their row.
+        sortable: a page lets its reader sort and filter the rows, and shows many in a box of their own.
     """
 
     name: str
@@ -46,6 +71,25 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     left: int = 1
     strong: tuple[int, ...] = ()
+    bold: frozenset[tuple[int, int]] = frozenset()
+    sortable: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that is no figure: samples of the data.
+
+    Attributes:
+        name: as of a table.
+        png: the file's content.
+        width, height: in px, as it is to be shown where there is room.
+    """
+
+    name: str
+    caption: str
+    png: bytes = field(repr=False)
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -134,7 +178,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points, and a line through some of them (a Pareto front)."""
+    """Points, and a line through some of them, such as a Pareto front.
+
+    Attributes:
+        front: the line's places, from the left to the right.
+        front_label: what the line is.
+        stepped: the line keeps its height up to the next place.
+        x_range, y_range: ends of the axes; None where the points decide.
+    """
 
     name: str
     caption: str
@@ -143,6 +194,54 @@ class Scatter:
     points: tuple[Point, ...]
     front: tuple[tuple[float, float], ...] = ()
     x_log: bool = False
+    front_label: str = "Pareto front"
+    stepped: bool = False
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One of several axes that stand side by side.
+
+    Attributes:
+        ticks: places that are named, ascending; the lowest and the highest are the axis's ends.
+        log: distances are those of logarithms; every place is then above zero.
+    """
+
+    label: str
+    ticks: tuple[AxisValue, ...]
+    log: bool = False
+
+    def share(self, place: AxisValue) -> float:
+        """How far up the axis a place lies, from 0 at its low end to 1 at its high one; options lie evenly."""
+        if isinstance(place, str):
+            return self.ticks.index(place) / max(1, len(self.ticks) - 1)
+        low, high, at = (float(value) for value in (self.ticks[0], self.ticks[-1], place))
+        if self.log:
+            low, high, at = math.log(low), math.log(high), math.log(at)
+        return 0.5 if high <= low else min(1.0, max(0.0, (at - low) / (high - low)))
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Parallel coordinates: a line for each trial, through its place on every axis.
+
+    Attributes:
+        axes: of numbers; or of options, whose names are the ticks. The last one gives the lines their colour.
+        labels: of the lines.
+        places: ``places[line][axis]``.
+        good: which end of the last axis is good, for the colours.
+        marked: (line, name) of lines that are drawn above the others, the most important last.
+    """
+
+    name: str
+    caption: str
+    axes: tuple[Axis, ...]
+    labels: tuple[str, ...]
+    places: tuple[tuple[AxisValue, ...], ...]
+    good: Literal["low", "high"] = "high"
+    marked: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -165,8 +264,8 @@ class Contour:
     at: tuple[tuple[AxisValue, AxisValue, str], ...] = ()
 
 
-Figure = Heat | Curves | Bars | Scatter | Contour
-Item = Note | Table | Figure
+Figure = Heat | Curves | Bars | Scatter | Contour | Parallel
+Item = Note | Facts | Table | Picture | Figure
 
 
 @dataclass(frozen=True)
@@ -191,4 +290,8 @@ class Section:
 
     def figures(self) -> Iterator[Figure]:
         """Its figures."""
-        return (item for item in self.items if not isinstance(item, Note | Table))
+        return (item for item in self.items if isinstance(item, Figure))
+
+    def pictures(self) -> Iterator[Picture]:
+        """Its pictures."""
+        return (item for item in self.items if isinstance(item, Picture))

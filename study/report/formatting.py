@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from study.cli.numbers import format_number, format_value
-from study.report.elements import Bars, Cell, Contour, Curves, Figure, Heat, Scatter, Table
+from study.report.elements import Bars, Cell, Contour, Curves, Figure, Heat, Parallel, Scatter, Table
 
 if TYPE_CHECKING:
     import pandas
@@ -116,10 +116,19 @@ def _contour(figure: Contour) -> Content:
     return (f"{figure.y_label} \\ {figure.x_label}", *map(format_value, figure.x)), rows
 
 
+def _parallel(figure: Parallel) -> Content:
+    rows = (
+        (label, *map(format_value, places[:-1]), places[-1])
+        for label, places in zip(figure.labels, figure.places, strict=True)
+    )
+    return ("", *(axis.label for axis in figure.axes)), rows
+
+
 _CONTENT: dict[type, Callable[..., Content]] = {
     Heat: _heat,
     Curves: _curves,
     Bars: _bars,
     Scatter: _scatter,
     Contour: _contour,
+    Parallel: _parallel,
 }

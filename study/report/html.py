@@ -1,30 +1,59 @@
 """Sections as one HTML page that needs no server: plotly.js, styles and data are in it, and it may fetch nothing.
 
-Whatever a study is called, its name is text: the template escapes by itself, figures' data are JSON in which nothing
-can end a script, and the page's own policy runs no script but the two whose hashes it names.
+Its first section is the front page; all others are folded behind their headings, and those that have nothing to say
+are a line each at its end. Whatever a study is called, its name is text: the template escapes by itself, figures' data
+are JSON in which nothing can end a script, and the page's own policy runs no script but those whose hashes it names.
 """
 
 import base64
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from study.report import plotly_figures
-from study.report.elements import Figure, Item, Note, Section, Table
+from study.report.elements import Cell, Facts, Figure, Item, Note, Parallel, Picture, Section, Table
 from study.report.formatting import as_table, format_cell
 from study.report.theme import DARK, LIGHT
+
+BADGE = "ground truth"
+USES_LABELS = "uses labels that say which images are poisoned; a defender does not have them"
+"""What the badge of a section means, told once a page."""
+_AXIS_WIDTH = 84  # px that one of several axes needs; a narrow screen scrolls the figure
+_SHORT, _LONG = 26, 60  # characters of a cell that stays on one line, and of one that needs a wide column
+_SCRIPTS = ("page.js", "drawing.js")  # what is printed is unfolded before it is drawn
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """What is told of one study; a page of one chapter shows no title of it."""
+    """What is told of one study; a page of one chapter shows no title of it.
+
+    Attributes:
+        front: its first section is shown as it is; all others are folded.
+    """
 
     title: str
     sections: tuple[Section, ...]
+    front: bool = True
+
+    @property
+    def opened(self) -> tuple[Section, ...]:
+        """The sections that are not folded."""
+        return self.sections[:1] if self.front else ()
+
+    @property
+    def folded(self) -> tuple[Section, ...]:
+        """The sections behind their headings."""
+        return tuple(section for section in self.sections[len(self.opened) :] if section.answered)
+
+    @property
+    def unanswered(self) -> tuple[Section, ...]:
+        """Those that have nothing to say, but why."""
+        return tuple(section for section in self.sections[len(self.opened) :] if not section.answered)
 
 
 def page(title: str, subtitle: str, chapters: Sequence[Chapter]) -> str:
@@ -44,11 +73,16 @@ def page(title: str, subtitle: str, chapters: Sequence[Chapter]) -> str:
     )
     environment.filters["shown"] = format_cell
     environment.filters["runs"] = _runs
+    environment.filters["front"] = _front
+    environment.filters["columns"] = _columns
+    environment.filters["order"] = _order
+    environment.filters["source"] = _source
     environment.globals["numbers"] = as_table
     template = environment.get_template("page.html")
-    drawing = (Path(__file__).parent / "drawing.js").read_text(encoding="utf-8")
-    scripts = [_script(text) for text in (plotly_figures.library(), drawing)]
-    figures = [figure for chapter in chapters for section in chapter.sections for figure in section.figures()]
+    own = [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in _SCRIPTS]
+    scripts = [_script(text) for text in (plotly_figures.library(), *own)]
+    sections = [section for chapter in chapters for section in chapter.sections]
+    figures = [figure for section in sections for figure in section.figures()]
     return template.render(
         title=title,
         subtitle=subtitle,
@@ -59,6 +93,8 @@ def page(title: str, subtitle: str, chapters: Sequence[Chapter]) -> str:
         drawn={figure.name: _drawn(figure) for figure in figures},
         light=LIGHT,
         dark=DARK,
+        badge=BADGE,
+        uses_labels=USES_LABELS if any(section.uses_labels for section in sections) else "",
     )
 
 
@@ -67,14 +103,48 @@ def _runs(section: Section) -> list[tuple[str, list[Item]]]:
     return [(kind, list(items)) for kind, items in itertools.groupby(section.items, key=_kind)]
 
 
+def _front(section: Section) -> dict[str, list[Item]]:
+    """The items of a front page by their place: notes before everything else and behind it, tables beside figures."""
+    rest = list(itertools.dropwhile(lambda item: isinstance(item, Note), section.items))
+    parts: dict[str, list[Item]] = {"before": list(section.items[: len(section.items) - len(rest)])}
+    for name, kinds in (("facts", Facts), ("tables", Table), ("after", Note), ("figures", Figure)):
+        parts[name] = [item for item in rest if isinstance(item, kinds)]
+    return parts
+
+
+def _columns(table: Table) -> list[str]:
+    """How wide each column is at least, by its longest text, so that none is squeezed: a class of the page's style.
+
+    ``n`` a number, aligned right; ``t`` a short text on one line; ``m`` and ``w`` a longer and a long text.
+    """
+    kinds = []
+    for column in range(len(table.header)):
+        longest = max((len(format_cell(row[column])) for row in table.rows), default=0)
+        short = "t" if column < table.left else "n"
+        kinds.append(short if longest <= _SHORT else "m" if longest <= _LONG else "w")
+    return kinds
+
+
 def _kind(item: Item) -> str:
-    return "note" if isinstance(item, Note) else "table" if isinstance(item, Table) else "figure"
+    kinds = {Note: "note", Facts: "facts", Table: "table", Picture: "picture"}
+    return kinds.get(type(item), "figure")
+
+
+def _order(cell: Cell) -> str:
+    """What a cell is sorted by where its text is rounded; empty where its text will do, or nothing is known."""
+    return f"{cell:.9g}" if isinstance(cell, float) and math.isfinite(cell) else ""
+
+
+def _source(picture: Picture) -> str:
+    """A picture as an address that holds it."""
+    return "data:image/png;base64," + base64.b64encode(picture.png).decode()
 
 
 def _drawn(figure: Figure) -> dict[str, Any]:
-    """A figure's data for the page, and the height that is kept free for it."""
+    """A figure's data for the page, the height that is kept free for it, and the width that it needs."""
     drawn = plotly_figures.as_plotly(figure)
-    return {"json": _json(drawn), "height": drawn["layout"]["height"]}
+    least = _AXIS_WIDTH * len(figure.axes) if isinstance(figure, Parallel) else 0
+    return {"json": _json(drawn), "height": drawn["layout"]["height"], "least": least}
 
 
 def _json(value: Any) -> Any:

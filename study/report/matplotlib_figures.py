@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from study.cli.numbers import format_number, format_value
-from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Scatter
+from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Parallel, Scatter
 from study.report.theme import LIGHT, SERIES
 
 if TYPE_CHECKING:
@@ -197,9 +197,14 @@ def _scatter(figure: Scatter, axes: "Axes", canvas: "Canvas") -> None:
         )
     if figure.front:
         x, y = zip(*figure.front, strict=True)
-        axes.plot(x, y, color=SERIES[1], linewidth=1.5, label="Pareto front", zorder=1)
+        steps = "steps-post" if figure.stepped else "default"
+        axes.plot(x, y, color=SERIES[3], linewidth=1.5, label=_plain(figure.front_label), drawstyle=steps, zorder=1)
     if figure.x_log:
         _logarithmic(axes)
+    if figure.x_range is not None:
+        axes.set_xlim(figure.x_range)
+    if figure.y_range is not None:
+        axes.set_ylim(figure.y_range)
     _label(axes, figure.x_label, figure.y_label)
     _legend(axes)
 
@@ -228,10 +233,34 @@ def _nearest(at: AxisValue, places: Sequence[AxisValue]) -> int:
     return min((abs(place - at), number) for number, place in enumerate(places) if not isinstance(place, str))[1]
 
 
+def _parallel(figure: Parallel, axes: "Axes", canvas: "Canvas") -> None:
+    marked = dict(figure.marked)
+    positions = range(len(figure.axes))
+    heights = [[axis.share(at) for axis, at in zip(figure.axes, line, strict=True)] for line in figure.places]
+    for number, line in enumerate(heights):
+        if number not in marked:
+            good = line[-1] if figure.good == "high" else 1 - line[-1]
+            axes.plot(positions, line, color=SERIES[0], alpha=0.12 + 0.7 * good, linewidth=1)
+    for at, (number, name) in enumerate(marked.items()):
+        dashed = "--" if at < len(marked) - 1 else "-"
+        axes.plot(positions, heights[number], dashed, color=SERIES[at + 1], linewidth=2.2, label=_plain(name))
+    for at, axis in enumerate(figure.axes):
+        axes.axvline(at, color=LIGHT.muted, linewidth=0.8)
+        for tick in axis.ticks:
+            text = _plain(format_value(tick))
+            axes.annotate(text, (at + 0.03, axis.share(tick)), fontsize=7, color=LIGHT.muted, va="center")
+    axes.set_xticks(list(positions), [_plain(axis.label.replace(" ", "\n", 1)) for axis in figure.axes])
+    axes.set_yticks([])
+    axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
+    if marked:
+        _legend(axes)
+
+
 _DRAW: dict[type, Callable[..., None]] = {
     Heat: _heat,
     Curves: _curves,
     Bars: _bars,
     Scatter: _scatter,
     Contour: _contour,
+    Parallel: _parallel,
 }

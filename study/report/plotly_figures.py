@@ -6,23 +6,28 @@ so all of them are escaped here.
 """
 
 import functools
-import html
 import math
 import re
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from study.cli.numbers import format_number, format_value
-from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Line, Scatter
+from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Line, Parallel, Scatter
+from study.report.plotly_parts import Json
+from study.report.plotly_parts import axis_places as _places
+from study.report.plotly_parts import make_axis as _axis
+from study.report.plotly_parts import make_figure as _figure
+from study.report.plotly_parts import plain_text as _text
+from study.report.plotly_parts import rounded as _rounded
+from study.report.plotly_parts import see_through as _see_through
+from study.report.plotly_parts import shown_numbers as _shown
+from study.report.plotly_parts import template_text as _format
+from study.report.plotly_trials import draw_parallel, draw_scatter
 from study.report.theme import SERIES, Theme
-
-Json = dict[str, Any]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
 
 _ROW, _MOST_TEXT = 32, 400  # px a row of a heat map; cells with numbers in them
-_HEIGHT = 380
 _COLUMN_LABEL, _ROW_LABEL = 10, 16  # characters a line of a column's name and of a row's
 
 
@@ -59,7 +64,10 @@ def template(theme: Theme) -> Json:
                 "colorscale": _scale(theme.scale),
                 "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 1, "tickfont": {"color": theme.muted}},
             },
-            "coloraxis2": {"colorscale": _scale(theme.sequential)},
+            "coloraxis2": {
+                "colorscale": _scale(theme.sequential),
+                "colorbar": {"thickness": 10, "outlinewidth": 0, "len": 1, "tickfont": {"color": theme.muted}},
+            },
             "hoverlabel": {
                 "bgcolor": theme.ground,
                 "bordercolor": theme.grid,
@@ -89,26 +97,8 @@ def as_plotly(figure: Figure) -> Json:
     raise TypeError(f"no figure: {figure!r}")
 
 
-def _figure(traces: list[Json], height: int = _HEIGHT, **layout: Any) -> Json:
-    return {"data": traces, "layout": {"height": height, "autosize": True, **layout}}
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=False)
-
-
-def _rounded(value: float | None) -> float | None:
-    """Five digits: more would be noise, and a larger page."""
-    return None if value is None else float(f"{value:.5g}")
-
-
-def _shown(values: Sequence[Sequence[float | None]]) -> list[list[str]]:
-    """The text of each cell; plotly's own formats would show a small number as zero."""
-    return [["" if value is None else format_number(value) for value in row] for row in values]
-
-
-def _places(places: Sequence[AxisValue]) -> list[AxisValue]:
-    return [_text(at) if isinstance(at, str) else float(f"{at:.5g}") for at in places]
+as_plotly.register(Scatter, draw_scatter)
+as_plotly.register(Parallel, draw_parallel)
 
 
 @as_plotly.register
@@ -230,11 +220,6 @@ def _log(at: AxisValue, logarithmic: bool) -> AxisValue:
     return math.log10(at) if logarithmic and at > 0 else at
 
 
-def _format(text: str) -> str:
-    """Text inside a hover template, where ``%{`` would be read as a place to fill in."""
-    return _text(text).replace("%{", "%&#123;")
-
-
 def _band(line: Line, colour: str) -> Json:
     low, high = list(line.low or ()), list(line.high or ())
     x = _places(line.x)
@@ -249,17 +234,6 @@ def _band(line: Line, colour: str) -> Json:
         "hoverinfo": "skip",
         "showlegend": False,
     }
-
-
-def _see_through(colour: str) -> str:
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return f"rgba({red},{green},{blue},0.18)"
-
-
-def _axis(label: str, kind: str) -> Json:
-    # Whole numbers at 1, 2 and 5: plotly's own are single digits between powers of ten.
-    ticks = {"dtick": "D2", "tickformat": "~g"} if kind == "log" else {}
-    return {"title": {"text": _text(label)}, "type": kind, **ticks}
 
 
 @as_plotly.register
@@ -295,52 +269,6 @@ def _interval(values: Sequence[float | None], low: Sequence[float | None], high:
     above = [None if v is None or end is None else _rounded(end - v) for v, end in zip(values, high, strict=True)]
     below = [None if v is None or end is None else _rounded(v - end) for v, end in zip(values, low, strict=True)]
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}
-
-
-@as_plotly.register
-def _scatter(figure: Scatter) -> Json:
-    traces: list[Json] = []
-    groups = list(dict.fromkeys(point.group for point in figure.points))
-    crowd = max(groups, key=lambda name: sum(point.group == name for point in figure.points), default="")
-    if figure.front:
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines",
-                "name": "Pareto front",
-                "x": [_rounded(x) for x, _ in figure.front],
-                "y": [_rounded(y) for _, y in figure.front],
-                "line": {"color": SERIES[1], "width": 2, "shape": "linear"},
-                "hoverinfo": "skip",
-            }
-        )
-    for number, name in enumerate(groups):
-        points = [point for point in figure.points if point.group == name]
-        many = name == crowd and len(points) > 3
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": _text(name),
-                "x": [_rounded(point.x) for point in points],
-                "y": [_rounded(point.y) for point in points],
-                "text": [_text(point.label) for point in points],
-                "marker": {
-                    "color": SERIES[number % len(SERIES)],
-                    "size": 6 if many else 12,
-                    "opacity": 0.6 if many else 1,
-                    "symbol": "circle" if many else ("diamond", "star", "square", "cross")[number % 4],
-                },
-                "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
-            }
-        )
-    return _figure(
-        traces,
-        showlegend=True,
-        hovermode="closest",
-        xaxis=_axis(figure.x_label, "log" if figure.x_log else "linear"),
-        yaxis=_axis(figure.y_label, "linear"),
-    )
 
 
 @as_plotly.register

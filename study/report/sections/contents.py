@@ -1,18 +1,26 @@
 """All that is told of a study, in the order for readers."""
 
+import dataclasses
+
 from study.analysis.results import Results
-from study.report.elements import Section
+from study.report.elements import Section, Table
 from study.report.sections import (
     ablations,
     against_papers,
     costs,
     failures,
     heatmap,
+    history,
     holdout,
     label_free,
+    parallel,
     pareto,
+    pictures,
     reproduce,
+    settings,
+    studied,
     summary,
+    trials,
 )
 from study.report.sections.curves import curves_section
 from study.report.sections.importance import importance_section, importances
@@ -22,8 +30,25 @@ from study.report.sections.robustness import robustness_section
 
 
 def sections(results: Results) -> list[Section]:
-    """Everything, for the report."""
-    return [*_headline(results), *_looks(results), *answers(results), *_ends(results)]
+    """Everything, for the report. The first is the front page.
+
+    An ablation asks one question: its own table is the front page's, and nothing is told of a search.
+    """
+    asked = [*unseen(results), *papers(results)]
+    front = summary.sections(results, asked[0] if asked else None)
+    if asked:
+        asked[0] = _without_table(asked[0])
+    if results.space in ablations.VIEWS:
+        body = [*asked, trials.section(results), *pictures.sections(results)]
+    else:
+        body = [*asked, *_trials(results), *_looks(results), *answers(results)]
+    return [*front, *body, *_ends(results)]
+
+
+def _without_table(section: Section) -> Section:
+    """The section without its first table, which stands on the front page."""
+    first = next((item for item in section.items if isinstance(item, Table)), None)
+    return dataclasses.replace(section, items=tuple(item for item in section.items if item is not first))
 
 
 def answers(results: Results) -> list[Section]:
@@ -59,13 +84,19 @@ def papers(results: Results) -> list[Section]:
     return [*ablations.sections(results), *([beside] if beside else [])]
 
 
-def _headline(results: Results) -> list[Section]:
-    return [*summary.sections(results), *unseen(results), *papers(results)]
+def _trials(results: Results) -> list[Section]:
+    return [
+        *settings.sections(results),
+        *history.sections(results),
+        *parallel.sections(results),
+        trials.section(results),
+    ]
 
 
 def _looks(results: Results) -> list[Section]:
-    return [*heatmap.sections(results), *pareto.sections(results)]
+    return [*pictures.sections(results), *heatmap.sections(results), *pareto.sections(results)]
 
 
 def _ends(results: Results) -> list[Section]:
-    return [section for topic in (costs, failures, reproduce) for section in topic.sections(results)]
+    topics = [section for topic in (costs, failures, reproduce) for section in topic.sections(results)]
+    return [*topics, studied.section(results)]

@@ -1,182 +1,132 @@
-"""What a reader needs first: what was studied, what came out, and what limits it."""
+"""The first screen: what a study found in one sentence, three numbers, the table, and what can be had together."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
 
-from search_spaces.space import Choice, Range
-from study.analysis.compared import DEFAULT, ComparedConfiguration, compared_configurations
+from study.analysis.compared import ComparedConfiguration, compared_configurations
+from study.analysis.finding import find
 from study.analysis.results import Results
-from study.cli.numbers import format_number, format_objective, format_value
-from study.config.config import SPACE_FILLING
+from study.cli.numbers import format_number, format_objective
+from study.config.objectives import in_words, meaning
 from study.ledger.lock import holder
-from study.report.elements import Cell, Item, Note, Section, Table
+from study.report.elements import Cell, Fact, Facts, Item, Note, Section, Table
 from study.report.formatting import mean_with_deviation
-from study.scenarios.oracle_defenses import describe_defense, find_defense
+from study.report.sections.front_table import front_table, shown_metrics
+from study.report.sections.trade_off import trade_off
 from study.scenarios.untold import untold
 from tracking import names
 
-_EDGE = 0.02  # of a range: closer to its end, the best may lie beyond
-_SHOWN_FAILURES = 5
+TERMS = {
+    names.TPR: "TPR: share of the poisoned training images that are flagged (1 is best)",
+    names.FPR: "FPR: share of the benign training images that are flagged (0 is best)",
+    names.AUROC: "AUROC: chance that a poisoned image scores higher than a benign one",
+    names.CA: "CA: accuracy on clean test images",
+    names.ASR: "ASR: share of test images with the trigger that get the attacker's label (0 is best)",
+}
+"""What the metrics mean, for the line below a page's first table."""
 
 
-def sections(results: Results) -> list[Section]:
-    """One section."""
+def sections(results: Results, headline: Section | None = None) -> list[Section]:
+    """One section, the front page.
+
+    Args:
+        headline: the answer of a study that asks a question of its own (an ablation, a hold-out): its first table
+            stands here in place of attacks by configurations.
+    """
+    finding = find(results)
     compared = compared_configurations(results)
-    items: list[Item] = [*_warnings(results), _studied(results), _outcome(results, compared)]
-    if results.ranges and results.best is not None:
-        items.append(_points(results))
-    return [Section("summary", "Summary", _lead(results, compared), tuple(items))]
+    of_headline = None if headline is None else next((i for i in headline.items if isinstance(i, Table)), None)
+    items: list[Item] = [Note(text, "footnote") for text in (*_of_state(results), *finding.caveats)]
+    items += [Note(text, "footnote") for text in untold_lines(results)]
+    items.append(_facts(results, finding.gain))
+    if of_headline is not None:
+        items.append(dataclasses.replace(of_headline, name="outcome"))
+    elif headline is None:
+        items.append(front_table(results, compared))
+    items.append(Note(_terms(results, compared), "footnote"))
+    figure = trade_off(results) if headline is None else None
+    items += [figure] if figure is not None else []
+    lead = headline.lead if headline is not None and results.config.holdout else finding.sentence
+    return [Section("summary", "Summary", lead, tuple(items), uses_labels=True)]
 
 
 def overview(studies: Sequence[Results]) -> Section:
     """Several studies, a row each."""
-    metrics = tuple(name.upper() for name in names.HEADLINE)
+    metrics = tuple(map(in_words, names.HEADLINE))
     header = ("study", "configuration", *metrics, "trials", "attack works", "defense", "preset")
     rows: list[tuple[Cell, ...]] = []
     for results in studies:
         working = int((~results.scenarios["attack_failed"]).sum())
         works = f"{working} of {len(results.scenarios)}"
         about = (len(results.complete), works, results.defense, str(results.config.preset))
-        for one in _main(compared_configurations(results)):
-            rows.append((results.name, one.label, *(_spread(one, metric) for metric in names.HEADLINE), *about))
+        for one in compared_configurations(results):
+            if one.trial is not None:
+                cells = (mean_with_deviation(one.mean(metric), one.deviation(metric)) for metric in names.HEADLINE)
+                rows.append((results.name, one.label, *cells, *about))
     return Section(
         "overview",
         "Side by side",
-        f"{len(studies)} studies. Means over the scenarios whose attack works, ± the standard deviation over seeds. "
-        "Studies with other scenarios or presets do not compare. The best is picked with ground truth: an oracle.",
-        (Table("overview", "", header, tuple(rows), left=2),),
+        f"{len(studies)} studies: means over the scenarios whose attack works, ± the standard deviation over seeds. "
+        "Studies with other scenarios or presets do not compare.",
+        (Table("overview", "", header, tuple(rows), left=2), Note(_words(names.HEADLINE), "footnote")),
+        uses_labels=True,
     )
 
 
-def _main(compared: Sequence[ComparedConfiguration]) -> list[ComparedConfiguration]:
-    return [one for one in compared if one.trial is not None]
-
-
-def _lead(results: Results, compared: Sequence[ComparedConfiguration]) -> str:
-    scenarios = results.scenarios
-    working = int((~scenarios["attack_failed"]).sum())
-    attack = f"The attack works undefended in {working} of {len(scenarios)} scenarios."
-    if results.best is None:
-        why = "no attack works" if not working else "no trial is complete"
-        return f"There is no best configuration: {why}. {attack}"
-    top = next(one for one in compared if one.trial == results.best)
-    first = next((one for one in compared if one.label == DEFAULT), None)
-    beside = ""
-    if first is not None and first is not top:
-        beside = f", beside {_words(first)} of the paper's default"
-    reached = f", with {_words(top)}{beside}" if _words(top) else ""
-    oracle = "The choice uses ground truth (an oracle), which a defender does not have."
-    return f"{_standing(results, top)}{reached}. {attack} {oracle}"
-
-
-def _standing(results: Results, top: ComparedConfiguration) -> str:
-    """Where the best stands among the trials."""
-    values = results.complete["value"]
-    if len(results.goal.objectives) > 1:
-        default = ", the paper's default" if top.trial == results.default else ""
-        return (
-            f"{len(results.front)} of {len(values)} trials lie on the Pareto front of {results.goal.text}; "
-            f"the knee of the front, the trial nearest to the ideal point, is #{top.trial}{default}"
-        )
-    value = float(values.to_dict()[top.trial])
-    ties = int((values == value).sum()) - 1
-    others = f", as {'are' if ties > 1 else 'is'} {ties} other{'s' if ties > 1 else ''}" if ties else ""
-    return f"Of {len(values)} trials {top.label} is the best{others}: {results.goal.text} {format_objective(value)}"
-
-
-def _words(configuration: ComparedConfiguration) -> str:
-    """What a configuration reaches, in words: the model's metrics, or the flags' where no model was trained."""
-    wanted = (names.CA, names.ASR) if configuration.mean(names.CA) is not None else (names.TPR, names.FPR)
-    means = {name: configuration.mean(name) for name in wanted}
-    return " and ".join(f"{name.upper()} {format_number(value)}" for name, value in means.items() if value is not None)
-
-
-def _studied(results: Results) -> Table:
-    """What was asked."""
+def _facts(results: Results, gain: float | None) -> Facts:
+    """Three numbers: what was reached, where it counts, and how much was tried."""
     scenarios, config = results.scenarios, results.config
+    working = int((~scenarios["attack_failed"]).sum())
     states = results.trials["state"].value_counts()
-    counts = ", ".join(f"{int(states[state])} {state}" for state in states.index)
-    spread = "spread over the space" if config.sampler in SPACE_FILLING else "a search, crowded where it found most"
-    until = " (flags alone: no final model is trained)" if config.until else ""
-    rows = (
-        ("defense", f"{describe_defense(results.defense)}{until}"),
-        ("search space", f"{results.space}: {', '.join(results.ranges) or 'nothing is searched'}"),
-        ("attacks", ", ".join(dict.fromkeys(scenarios["attack"]))),
-        ("poison rates", ", ".join(f"{rate:g}" for rate in sorted(scenarios["poison_rate"].dropna().unique()))),
-        ("target class", results.manifest.target),
-        ("seeds", ", ".join(map(str, results.seeds))),
-        ("preset", f"{config.preset}: {config.dataset}, width {config.width}"),
-        ("trials", counts),
-        ("sampler", f"{config.sampler}: {spread}"),
-        ("objective", f"{results.goal.text} (an oracle: it uses ground truth)"),
-    )
-    return Table("studied", "What was studied", ("", "this study"), rows, left=2)
-
-
-def _outcome(results: Results, compared: Sequence[ComparedConfiguration]) -> Table:
-    """Each configuration over all scenarios whose attack works."""
+    others = [f"{int(states[state])} {word}" for state, word in _OTHER_STATES.items() if state in states]
+    attacks = ", ".join(dict.fromkeys(str(name).partition(":")[0] for name in scenarios["attack"]))
     seeds = len(results.seeds)
-    over = f"± the standard deviation over {seeds} seeds" if seeds > 1 else "one seed only"
-    rows = tuple((one.label, *(_spread(one, metric) for metric in names.HEADLINE)) for one in compared)
-    top = next((at for at, one in enumerate(compared) if one.trial is not None and one.trial == results.best), None)
-    return Table(
-        "outcome",
-        f"Mean over scenarios whose attack works ({int((~results.scenarios['attack_failed']).sum())}), {over}",
-        ("configuration", *(name.upper() for name in names.HEADLINE)),
-        rows,
-        strong=() if top is None else (top,),
-    )
-
-
-def _spread(configuration: ComparedConfiguration, metric: str) -> Cell:
-    return mean_with_deviation(configuration.mean(metric), configuration.deviation(metric))
-
-
-def _points(results: Results) -> Table:
-    """The settings: the paper's, the best, and where was searched."""
-    config = find_defense(results.defense).config_type
-    top, first = results.best, results.default
-    columns = [number for number in (first, top) if number is not None]
-    name = results.best_name
-    labels = {first: DEFAULT, top: f"{name} (#{top})"} if top != first else {first: f"{DEFAULT}, the {name}"}
-    trials = results.trials.to_dict("index")
-    rows = tuple(
+    tried = [f"{seeds} seed{'s' * (seeds != 1)}", f"sampler {config.sampler}", f"preset {config.preset}", *others]
+    return Facts(
         (
-            config.symbol(field),
-            *(format_value(trials[number][field]) for number in dict.fromkeys(columns)),
-            f"{searched}{f', {name} at the edge' if _is_at_edge(searched, trials[top][field]) else ''}",
+            _best_fact(results, gain),
+            Fact(f"{working} of {len(scenarios)}", "scenarios whose attack works without a defense", attacks),
+            Fact(str(len(results.complete)), "trials complete", ", ".join(tried)),
         )
-        for field, searched in results.ranges.items()
     )
-    header = ("hyperparameter", *(labels[number] for number in dict.fromkeys(columns)), "searched")
-    return Table("settings", "Hyperparameters", header, rows)
 
 
-def _is_at_edge(searched: Range, value: Any) -> bool:
-    """Whether a value lies at the end of what was searched."""
-    if isinstance(searched, Choice) or searched.high <= searched.low:
-        return False
-    low, high, at = float(searched.low), float(searched.high), float(value)
-    if searched.log:
-        low, high, at = math.log(low), math.log(high), math.log(at)
-    share = (at - low) / (high - low)
-    return share <= _EDGE or share >= 1 - _EDGE
+_OTHER_STATES = {"pruned": "stopped early", "fail": "failed", "running": "running"}
 
 
-def _warnings(results: Results) -> list[Note]:
-    """What limits every answer of this study."""
-    texts = [*_of_state(results), *_of_design(results), *untold_lines(results)]
-    failed = [str(name) for name in results.scenarios.index[results.scenarios["attack_failed"]]]
-    if failed:
-        more = f" and {len(failed) - _SHOWN_FAILURES} more" if len(failed) > _SHOWN_FAILURES else ""
-        texts.append(
-            f"The attack fails even undefended on {', '.join(failed[:_SHOWN_FAILURES])}{more}: marked, and counted "
-            "neither for nor against a defense."
-        )
-    if results.damaged:
-        texts.append(f"{len(results.damaged)} files of results cannot be read and are left out; see the failures.")
-    return [Note(text, "warning") for text in texts]
+def _best_fact(results: Results, gain: float | None) -> Fact:
+    """What the best trial reaches, and what it gains."""
+    goal, best, default = results.goal, results.best, results.default
+    if best is None:
+        return Fact("-", goal.words, "no trial has a value")
+
+    def values(trial: int) -> str:
+        reached = [float(str(results.trials.at[trial, name])) for name in results.objective_columns]
+        return format_objective(reached[0]) if len(reached) == 1 else ", ".join(map(format_number, reached))
+
+    if best == default:
+        return Fact(values(best), goal.words, f"of the paper's default, the {results.best_name}")
+    of_trial = f"of trial {best}, the {results.best_name}"
+    if default is None:
+        return Fact(values(best), goal.words, of_trial)
+    beside = f"{format_number(gain)} better than the paper's default" if gain else "the paper's default"
+    return Fact(values(best), goal.words, f"{of_trial}; {beside}{',' if gain else ' has'} {values(default)}")
+
+
+def _terms(results: Results, compared: Sequence[ComparedConfiguration]) -> str:
+    """What the words on this page mean."""
+    goal = results.goal
+    scores = [f" The {in_words(name)} is {meaning(name)}." for name in goal.objectives if meaning(name)]
+    return (
+        f"{_words(shown_metrics(compared))}{''.join(scores)} A scenario is one attack at one poison rate with one "
+        "seed; a trial is one setting of the hyperparameters on all scenarios; the preset sets the scale (here "
+        f"{results.config.dataset})."
+    )
+
+
+def _words(metrics: Sequence[str]) -> str:
+    return "; ".join(TERMS[name] for name in metrics) + "."
 
 
 def untold_lines(results: Results) -> list[str]:
@@ -194,24 +144,13 @@ def _of_state(results: Results) -> list[str]:
     planned, finished = results.manifest.planned, results.trials["state"].isin(["complete", "pruned", "fail"])
     done = int(finished.sum())
     if holder(results.folder) is not None:
-        return [f"The study is being run now: {done} of {planned} trials have finished, and these are told of."]
+        return [f"The study is being run now: {done} of {planned} trials have finished, and these are shown."]
     running = int((results.trials["state"] == "running").sum())
+    texts = []
     if running or (isinstance(planned, int) and done < planned and results.config.sampler != "grid"):
-        return [f"The study was stopped after {done} of {planned} trials; the command under Reproduce goes on with it."]
-    return []
-
-
-def _of_design(results: Results) -> list[str]:
-    """What its design does not allow to say."""
-    texts: list[str] = []
-    trials = len(results.complete)
-    if trials == 1:
-        texts.append("A single trial is complete: nothing can be said of hyperparameters.")
-    if len(results.seeds) == 1:
-        texts.append("One seed only: differences below what a seed changes cannot be told from chance.")
-    if trials > 1:
         texts.append(
-            f"The {results.best_name} of {trials} trials is judged on the scenarios that it was picked on, so what it "
-            "reaches is optimistic; a hold-out tells what it is worth on others."
+            f"The study was stopped after {done} of {planned} trials; the command under Reproduce goes on with it."
         )
+    if results.damaged:
+        texts.append(f"{len(results.damaged)} files of results cannot be read and are left out; see the failures.")
     return texts

@@ -21,7 +21,7 @@ from study.ledger.manifest import read_manifest
 from study.planning.dry_run import describe
 from study.planning.scenario_checks import tell_misread
 from study.report.elements import Table
-from study.report.sections.summary import sections
+from study.report.sections.studied import section
 
 NAMES = ["cat", "dog", "2", "a\nb"]
 
@@ -122,6 +122,6 @@ def test_a_report_names_the_target_and_an_old_study_its_number(tmp_path: Path) -
 
 
 def _row(folder: Path) -> tuple[Any, ...]:
-    (summary,) = sections(read_results(folder.parent, folder.name))
-    studied = next(item for item in summary.items if isinstance(item, Table) and item.name == "studied")
+    items = section(read_results(folder.parent, folder.name)).items
+    studied = next(item for item in items if isinstance(item, Table) and item.name == "studied")
     return next(row for row in studied.rows if row[0] == "target class")

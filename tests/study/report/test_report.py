@@ -11,12 +11,13 @@ from told_study import FAILED, write_study
 
 from defenses.registry import UserError
 from study.analysis.compared import compared_configurations
+from study.analysis.finding import find
 from study.analysis.results import Results, read_results
 from study.ledger.lock import study_lock
 from study.report import plotly_figures
 from study.report.__main__ import main
-from study.report.elements import Bars, Heat, Note, Section, Table
-from study.report.sections import contents, costs, failures, heatmap, pareto, reproduce, summary
+from study.report.elements import Bars, Facts, Heat, Note, Section, Table
+from study.report.sections import contents, costs, failures, heatmap, pareto, reproduce, studied, summary
 from tracking.outbox import Outbox
 
 
@@ -115,7 +116,7 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
         assert (number in found.front) is not beaten
     assert found.best in found.front
     assert "each scenario's own best" not in [one.label for one in compared_configurations(found)]
-    assert "Pareto front of asr, ca" in only(summary.sections(found)).lead
+    assert "beaten by no other in ASR and CA" in only(summary.sections(found)).lead
 
 
 # Sections
@@ -124,15 +125,21 @@ def test_several_objectives_have_a_front(tmp_path: Path) -> None:
 def test_the_summary_says_what_limits_it(mine: Results, tmp_path: Path) -> None:
     section = only(summary.sections(mine))
     told = " ".join(item.text for item in section.items if isinstance(item, Note))
-    assert "works undefended in 8 of 12 scenarios" in section.lead
-    assert "oracle" in section.lead
-    assert f"{FAILED}-0.05-s0" in told
-    assert "One seed only" not in told
+    (facts,) = [item.facts for item in section.items if isinstance(item, Facts)]
+    assert [fact.value for fact in facts][1:] == ["8 of 12", "4"]
+    assert facts[1].label == "scenarios whose attack works without a defense"
+    assert section.uses_labels
+    assert section.lead == find(mine).sentence
+    assert all(caveat in told for caveat in find(mine).caveats)
+    limits = [item.text for item in studied.section(mine).items if isinstance(item, Note)]
+    assert f"{FAILED}-0.05-s0" in " ".join(limits)
+    assert "One seed" not in told
     write_study(tmp_path / "one", trials=1, attacks=("badnets",), rates=(0.1,), seeds=(0,))
-    told = " ".join(i.text for i in only(summary.sections(read_results(tmp_path, "one"))).items if isinstance(i, Note))
-    assert "One seed only" in told
-    assert "A single trial" in told
-    assert "optimistic" not in told
+    one = only(summary.sections(read_results(tmp_path, "one")))
+    told = " ".join(item.text for item in one.items if isinstance(item, Note))
+    assert "One seed" in told
+    assert "the only trial" in one.lead
+    assert "flattered" not in told
 
 
 def test_heat_maps_hold_the_mean_over_seeds(mine: Results) -> None:
@@ -253,7 +260,7 @@ def _paper() -> dict[str, object]:
 def test_names_are_unique_on_a_page(mine: Results) -> None:
     sections = contents.sections(mine)
     named = [section.name for section in sections]
-    items = [item.name for section in sections for item in section.items if not isinstance(item, Note)]
+    items = [item.name for section in sections for item in section.items if not isinstance(item, Note | Facts)]
     assert len(named) == len(set(named))
     assert len(items) == len(set(items))
     assert any(isinstance(item, Bars) for section in sections for item in section.items)
@@ -394,7 +401,7 @@ def test_a_study_in_which_all_failed_has_nothing_to_tell(tmp_path: Path, capsys:
 def test_a_study_whose_attacks_all_fail_is_told_plainly(tmp_path: Path) -> None:
     write_study(tmp_path / "weak", trials=2, attacks=(FAILED,), rates=(0.1,), seeds=(0,), failed=())
     found = read_results(tmp_path, "weak")
-    assert "no attack works" in only(summary.sections(found)).lead
+    assert "No attack works" in only(summary.sections(found)).lead
     for section in contents.sections(found):
         assert section.lead
 

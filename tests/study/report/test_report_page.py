@@ -11,7 +11,24 @@ import pytest
 from checkout import ROOT
 
 from study.report import plotly_figures
-from study.report.elements import Bars, Contour, Curves, Figure, Heat, Line, Note, Point, Scatter, Section, Table
+from study.report.elements import (
+    Axis,
+    Bars,
+    Contour,
+    Curves,
+    Fact,
+    Facts,
+    Figure,
+    Heat,
+    Line,
+    Note,
+    Parallel,
+    Picture,
+    Point,
+    Scatter,
+    Section,
+    Table,
+)
 from study.report.formatting import as_table, format_cell
 from study.report.html import Chapter, page
 from study.report.markdown import markdown
@@ -62,13 +79,33 @@ def figures(name: str = "plain") -> list[Figure]:
         Contour(
             "contour", name, name, name, (1.0, 2.0), (name, "b"), ((0.5, 1.0), (None, 0.25)), name, ((1.2, "b", name),)
         ),
+        Parallel(
+            "parallel",
+            name,
+            (Axis(name, (0.1, 10.0), log=True), Axis("b", (name, "c")), Axis(name, (0.0, 1.0))),
+            (name, "d"),
+            ((1.0, name, 0.5), (10.0, "c", 0.25)),
+            marked=((0, name),),
+        ),
     ]
 
 
-def section(name: str = "plain") -> Section:
-    table = Table("table", name, (name, "n"), ((name, 0.5), ("x", None)), strong=(1,))
-    notes = (Note(name), Note(name, "warning"), Note(name, "footnote"))
-    return Section("part", name, name, (*notes, table, *figures(name)), command=f"python -m study.run --name '{name}'")
+def picture(name: str = "plain") -> Picture:
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.new("RGB", (4, 2)).save(content, format="PNG")
+    return Picture("picture", name, content.getvalue(), 4, 2)
+
+
+def section(name: str = "plain", label: str = "part", **changes: Any) -> Section:
+    table = Table("table", name, (name, "n"), ((name, 0.5), ("x", None)), strong=(1,), bold=frozenset({(0, 1)}))
+    rows = Table("rows", name, (name, "n"), ((name, 0.123456789), ("x", None)), sortable=True)
+    notes = (Note(name), Note(name, "warning"), Note(name, "footnote"), Note(name, "heading"))
+    facts = Facts((Fact(name, name, name), Fact("1", "b")))
+    items = (*notes, facts, table, rows, *figures(name), picture(name))
+    command = f"python -m study.run --name '{name}'"
+    return Section(label, name, name, items, command=command, uses_labels=True, **changes)
 
 
 def parse(text: str) -> Any:
@@ -81,7 +118,11 @@ def parse(text: str) -> Any:
 
 
 def made(name: str = "plain", chapters: int = 1) -> str:
-    return page(name, name, [Chapter(name, (section(name),) if n == 0 else ()) for n in range(chapters)])
+    """A front page of notes, a section with one of everything, and one that has nothing to say."""
+    front = Section("front", name, name, (Note(name), Facts((Fact(name, name),)), Note(name, "footnote")))
+    silent = Section("silent", name, name, answered=False)
+    whole = (front, section(name), silent)
+    return page(name, name, [Chapter(name, whole if n == 0 else ()) for n in range(chapters)])
 
 
 @pytest.mark.parametrize("chapters", [1, 2])
@@ -146,7 +187,10 @@ def test_the_page_asks_no_server() -> None:
     assert "default-src 'none'" in policy
     assert "connect-src" not in policy  # default-src holds for it
     assert "unsafe-eval" not in policy
-    assert not [e for e in document.iter() if e.tag in ("link", "iframe", "img", "object") or e.get("src")]
+    assert not [e for e in document.iter() if e.tag in ("link", "iframe", "object")]
+    sources = [e.get("src") for e in document.iter() if e.get("src") or e.tag == "img"]
+    assert sources
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
     style = "".join(element.text for element in document.iter("style"))
     assert "url(" not in style
     assert "@import" not in style
@@ -160,7 +204,7 @@ def test_only_scripts_that_the_policy_names_may_run() -> None:
     policy = next(meta for meta in document.iter("meta") if meta.get("http-equiv")).get("content")
     allowed = set(re.findall("'sha256-([^']*)'", policy))
     scripts = [element.text for element in document.iter("script") if element.get("type") is None]
-    assert len(scripts) == 2
+    assert len(scripts) == 3
     assert {base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts} == allowed
     assert "script-src 'sha256-" in policy
     assert not [name for element in document.iter() for name in element.attrib if name.startswith("on")]
@@ -227,7 +271,9 @@ def test_numbers_for_people() -> None:
 
 
 def test_a_figure_as_a_table() -> None:
-    heat, curves, bars, scatter, contour = (as_table(figure) for figure in figures())
+    heat, curves, bars, scatter, contour, parallel = (as_table(figure) for figure in figures())
+    assert parallel.header == ("", "plain", "b", "plain")
+    assert parallel.rows == (("plain", "1", "plain", 0.5), ("d", "10", "c", 0.25))
     assert heat.rows == (("plain", 0.5, None), ("d", "(0.250)", 0.75))
     assert curves.rows[0] == ("plain", "1", 0.5, 0.25, 0.75)
     assert bars.rows == (("plain", "0.500 [0.250, 0.750]"), ("b", None))

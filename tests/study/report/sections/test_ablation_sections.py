@@ -14,7 +14,7 @@ from study.config.config import StudyConfig, resolve
 from study.config.objectives import Goal
 from study.ledger.manifest import Manifest
 from study.report.elements import Curves, Note, Section, Table
-from study.report.sections import summary
+from study.report.sections import studied, summary
 from study.report.sections.ablations import VIEWS, sections
 from study.scenarios.oracle_defenses import describe_defense
 from tracking import names
@@ -272,11 +272,13 @@ def test_scale_seeds_and_oracles_are_told() -> None:
 def test_everything_is_told_of_an_instrument_as_of_a_defense(space: str) -> None:
     searched = {name: ranges.options[0] for name, ranges in SEARCH_SPACES[space].ranges.items()}
     cells = [{"trial": 0, "attack": attack, "isolation_score": 1.0} for attack in ("badnets", "dynamic")]
-    table = table_of(only(summary.sections(told(space, [searched], cells))))
+    table = table_of(studied.section(told(space, [searched], cells)))
     assert str(table.rows[0][1]).startswith(describe_defense(SEARCH_SPACES[space].defense))
 
 
-@pytest.mark.parametrize(("points", "said"), [(1, "the best: "), (2, "as is 1 other: "), (3, "as are 2 others: ")])
+@pytest.mark.parametrize(
+    ("points", "said"), [(1, "the only trial"), (2, "tied with one other"), (3, "tied with 2 others")]
+)
 def test_trials_that_are_as_good_as_the_best_are_counted(points: int, said: str) -> None:
     rounds = [{"rounds": at} for at in (8, 1, 2, 3)[:points]]
     cells = [{"trial": at, "attack": "badnets", "isolation_score": 1.0} for at in range(points)]

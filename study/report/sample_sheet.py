@@ -1,0 +1,98 @@
+"""Training images side by side, each with its label and a frame that says what it is, as one small picture."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from study.report.theme import SERIES
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MOST = 16
+"""Samples of a sheet."""
+POISONED, BENIGN = SERIES[1], SERIES[0]
+"""Colours of the frames."""
+
+_SIDE, _FRAME, _GAP, _LINE = 64, 3, 6, 14  # px: of an image, its frame, between two, a line of text
+_COLUMNS = 8
+_GREY = (125, 133, 144, 255)  # text that can be read on a light and on a dark page
+_LARGE = 40_000  # bytes of a file; above it colours are reduced
+
+
+def draw_sheet(
+    images: NDArray[np.uint8], labels: Sequence[str], poisoned: Sequence[bool | None]
+) -> tuple[bytes, int, int]:
+    """A PNG file on a transparent ground, with its width and height in px.
+
+    Args:
+        images: uint8 [n, h, w, 3], n from 1 to `MOST`; small ones are enlarged so that pixels can be seen.
+        labels: a short text below each.
+        poisoned: what each is; None where nobody knows, which has no frame.
+    """
+    from PIL import Image, ImageDraw
+
+    cell = _SIDE + 2 * _FRAME + _GAP
+    columns, lines = min(_COLUMNS, len(images)), -(-len(images) // _COLUMNS)
+    sheet = Image.new("RGBA", (columns * cell, lines * (cell + _LINE)))
+    draw = ImageDraw.Draw(sheet)
+    for at, (image, label, known) in enumerate(zip(images, labels, poisoned, strict=True)):
+        x, y = at % _COLUMNS * cell, at // _COLUMNS * (cell + _LINE)
+        if known is not None:
+            end = _SIDE + 2 * _FRAME - 1
+            draw.rectangle((x, y, x + end, y + end), fill=POISONED if known else BENIGN)
+        sheet.paste(_thumbnail(image), (x + _FRAME, y + _FRAME))
+        draw.text((x + _FRAME + _SIDE // 2, y + _SIDE + 2 * _FRAME + 1), label, fill=_GREY, anchor="ma")
+    return _png(sheet), sheet.width, sheet.height
+
+
+def draw_preview(preview: NDArray[np.uint8]) -> tuple[bytes, int, int]:
+    """The attack's picture as a PNG file, with its width and height in px.
+
+    Args:
+        preview: uint8 [3 h, n w, 3]: clean, poisoned and their difference, in rows.
+    """
+    from PIL import Image
+
+    height = preview.shape[0] // 3
+    picture = Image.fromarray(np.ascontiguousarray(preview))
+    scale = max(1, _SIDE // max(1, height)) if height <= _SIDE else _SIDE / height
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    resized = picture.resize(size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+    return _png(resized), resized.width, resized.height
+
+
+def read_picture(content: bytes) -> NDArray[np.uint8] | None:
+    """A PNG file as uint8 [h, w, 3]; None where it is none, or is larger than what a study writes."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+            if picture.width * picture.height > 1 << 22:
+                return None
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises for a damaged file
+        return None
+
+
+def _thumbnail(image: NDArray[np.uint8]) -> "Image":
+    from PIL import Image
+
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    larger = max(picture.size) <= _SIDE
+    return picture.resize((_SIDE, _SIDE), Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS)
+
+
+def _png(picture: "Image") -> bytes:
+    """The file; one that is large has 256 colours."""
+    from PIL import Image
+
+    content = io.BytesIO()
+    picture.save(content, format="PNG", optimize=True)
+    if content.tell() > _LARGE:
+        content = io.BytesIO()
+        picture.quantize(256, method=Image.Quantize.FASTOCTREE).save(content, format="PNG", optimize=True)
+    return content.getvalue()

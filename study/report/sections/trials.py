@@ -1,0 +1,84 @@
+"""Every trial as a row, to be sorted and filtered."""
+
+from typing import Any
+
+from study.analysis.results import Results
+from study.cli.numbers import format_objective, format_value
+from study.config.objectives import in_words
+from study.report.elements import Cell, Section, Table
+from study.scenarios.oracle_defenses import find_defense
+from tracking import names
+
+_MOST = 2000  # rows: a page of more is slow
+_STATES = {"complete": "", "pruned": "stopped early", "fail": "failed", "running": "running"}
+
+
+def section(results: Results) -> Section:
+    """One table, the best trials first, those without a result last."""
+    means = results.evaluations[~results.evaluations["attack_failed"]].groupby("trial")[list(names.HEADLINE)].mean()
+    metrics = [name for name in names.HEADLINE if name in means and means[name].notna().any()]
+    single = [name for name in results.goal.objectives if len(results.goal.objectives) == 1]
+    symbol = find_defense(results.defense).config_type.symbol
+    order = _order(results)
+    trials = {int(str(number)): row for number, row in results.trials.to_dict("index").items()}
+    rows = [
+        (
+            number,
+            *(_objective(trials[number]["value"]) for _ in single),
+            *(_number(means[name].get(number)) for name in metrics),
+            *(_value(trials[number][field]) for field in results.ranges),
+            _state(results, number, str(trials[number]["state"])),
+        )
+        for number in order[:_MOST]
+    ]
+    header = ("trial", *map(in_words, single), *map(in_words, metrics), *map(symbol, results.ranges), "state")
+    top = [at for at, number in enumerate(order[:_MOST]) if number == results.best]
+    less = f" The first {_MOST} of {len(order)}." if len(order) > _MOST else ""
+    table = Table(
+        "trials",
+        f"Means over the scenarios whose attack works; the best trial is first.{less}",
+        tuple(header),
+        tuple(rows),
+        strong=tuple(top),
+        sortable=True,
+    )
+    lead = f"{len(order)} trial{'s' * (len(order) != 1)} with metrics and hyperparameters, to sort and to filter."
+    return Section("trials", "All trials", lead, (table,), uses_labels=True)
+
+
+def _order(results: Results) -> list[int]:
+    """Trials with a value from the best one on, then the others by number."""
+    sign = 1 if results.goal.directions[0] == "minimize" else -1
+    complete = set(results.complete.index)
+
+    def place(number: int) -> tuple[bool, float, int]:
+        value: Any = results.trials.at[number, results.objective_columns[0]]
+        known = number in complete and value == value
+        return (not known, sign * float(value) if known else 0.0, number)
+
+    first = [results.best] if results.best is not None else []
+    return [*first, *sorted((n for n in map(int, results.trials.index) if n not in first), key=place)]
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None or value != value else float(value)
+
+
+def _objective(value: Any) -> Cell:
+    """The objective with the decimals that trials are ranked by."""
+    known = _number(value)
+    return None if known is None else format_objective(known)
+
+
+def _value(value: Any) -> Cell:
+    """A hyperparameter as text: a trial's setting is no rate with three decimals."""
+    return None if value is None or value != value else format_value(value)
+
+
+def _state(results: Results, number: int, state: str) -> str:
+    words = [
+        "paper default" if number == results.default else "",
+        results.best_name if number == results.best else "",
+        _STATES.get(state, state),
+    ]
+    return ", ".join(filter(None, words)) or "complete"

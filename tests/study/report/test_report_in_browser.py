@@ -1,0 +1,162 @@
+"""A report in a browser: how tall it is, that it overflows nowhere, and that it unfolds, sorts, filters and draws."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+from typing import Any
+
+import pytest
+import synthetic_study
+from synthetic_study import PAPER, draw, rates
+
+from search_spaces.pipd import PIPD_SPACE
+from study.analysis.results import read_results
+from study.report.chapters import write_report
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+WIDTHS = (1280, 390)
+TALLEST = {1280: 3000, 390: 3600}
+"""px of a folded page by its width."""
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here"),
+]
+
+_PROBE = """
+const errors = [];
+window.addEventListener("error", (event) => errors.push(event.message));
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+window.addEventListener("load", async () => {
+  const page = document.documentElement;
+  const folds = Array.from(document.querySelectorAll("details.fold"));
+  const told = { height: page.scrollHeight, width: page.scrollWidth, sections: folds.length };
+  told.front = document.querySelector(".front").getBoundingClientRect().bottom + window.scrollY;
+  told.opened = folds.filter((fold) => fold.open).length;
+  location.hash = "#trials";
+  await pause(200);
+  told.revealed = folds.filter((fold) => fold.open).map((fold) => fold.parentElement.id);
+  const table = document.querySelector("#trials table");
+  const column = (at) => Array.from(table.tBodies[0].rows, (row) => row.cells[at].textContent);
+  const button = table.querySelector("th:nth-child(2) button");
+  told.named = Array.from(table.querySelectorAll("th button"), (button) => button.textContent);
+  button.click();
+  told.ascending = [button.parentElement.getAttribute("aria-sort"), column(1)];
+  button.click();
+  told.descending = [button.parentElement.getAttribute("aria-sort"), column(1)];
+  const field = document.querySelector("#trials input");
+  field.value = "tpr>=0.9 max";
+  field.dispatchEvent(new Event("input"));
+  told.filtered = Array.from(table.tBodies[0].rows)
+    .filter((row) => !row.hidden)
+    .map((row) => [row.cells[2].textContent, row.textContent.includes("max")]);
+  told.count = document.querySelector("#trials output").textContent;
+  told.before = document.querySelectorAll("#parallel .main-svg").length;
+  document.querySelector("#parallel summary").click();
+  document.querySelector("#parallel").scrollIntoView();
+  const plot = document.querySelector("#parallel .plot");
+  for (let tries = 0; tries < 40 && !plot.querySelector(".main-svg"); tries += 1) await pause(100);
+  const drawn = plot.querySelector(".main-svg");
+  told.drawn = drawn && [drawn.getBoundingClientRect().width, plot.clientWidth];
+  folds.forEach((fold) => (fold.open = true));
+  await pause(1500);
+  told.unfolded = page.scrollWidth;
+  folds.forEach((fold) => (fold.open = false));
+  window.dispatchEvent(new Event("beforeprint"));
+  told.printed = folds.filter((fold) => fold.open).length;
+  window.dispatchEvent(new Event("afterprint"));
+  told.folded = folds.filter((fold) => fold.open).length;
+  told.errors = errors;
+  parent.postMessage(JSON.stringify(told), "*");
+});
+"""
+_FRAMES = """<!DOCTYPE html><meta charset="utf-8"><body>
+<script>
+window.addEventListener("message", (event) => {
+  const told = document.createElement("pre");
+  told.textContent = event.data;
+  document.body.append(told);
+});
+</script>
+"""
+
+
+def policed(page: str, script: str) -> str:
+    """A page with one script more, which its policy allows as it does the page's own."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    page = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
+    return page.replace("<body>", f"<body><script>{script}</script>", 1)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
+    """What the page of a study of 24 trials and 3 scenarios says of itself, by width."""
+    out = tmp_path_factory.mktemp("runs")
+
+    def truth(point: Any, attack: str, rate: float, seed: int) -> Any:
+        off = abs(point["beta"] - 3) / 6 + (0.2 if attack == "sig" and point["channel_statistic"] == "max" else 0)
+        return rates(1 - off, off / 10, ca=0.97 - off / 20, asr=off)
+
+    attacks = ("badnets", "blended_random", "sig")
+    synthetic_study.write_study(out / "s", draw(PIPD_SPACE.ranges, 23), truth, attacks, default=PAPER)
+    page = out / "page.html"
+    write_report([read_results(out, "s")], page)
+    page.write_text(policed(page.read_text(encoding="utf-8"), _PROBE), encoding="utf-8")
+    frames = [f'<iframe src="page.html" style="border:0;width:{width}px;height:800px"></iframe>' for width in WIDTHS]
+    (out / "frames.html").write_text(_FRAMES + "".join(frames), encoding="utf-8")
+    command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1800,1800"]
+    command += [f"--user-data-dir={out / 'profile'}", "--virtual-time-budget=30000", "--hide-scrollbars"]
+    command += ["--run-all-compositor-stages-before-draw", "--dump-dom"]
+    done = subprocess.run([*command, (out / "frames.html").as_uri()], capture_output=True, text=True, timeout=180)
+    found = [json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+             for text in re.findall("<pre>(.*?)</pre>", done.stdout)]  # fmt: skip
+    return {min(WIDTHS, key=lambda width: abs(width - one["width"])): one for one in found}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_folded_page_is_short_and_overflows_nowhere(told: dict[int, dict[str, Any]], width: int) -> None:
+    found = told[width]
+    assert found["sections"] > 10
+    assert found["opened"] == 0
+    assert found["height"] <= TALLEST[width]
+    assert found["width"] <= width
+    assert found["unfolded"] <= width
+    assert found["errors"] == []
+
+
+def test_the_front_page_is_one_screen(told: dict[int, dict[str, Any]]) -> None:
+    assert told[1280]["front"] <= 900
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_link_unfolds_and_printing_unfolds_all(told: dict[int, dict[str, Any]], width: int) -> None:
+    found = told[width]
+    assert found["revealed"] == ["trials"]
+    assert found["printed"] == found["sections"]
+    assert found["folded"] == 0
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_figure_is_drawn_when_its_section_is_unfolded(told: dict[int, dict[str, Any]], width: int) -> None:
+    assert told[width]["before"] == 0
+    drawn, place = told[width]["drawn"]
+    assert drawn == pytest.approx(place, abs=2)
+    assert place > 300
+
+
+def test_a_table_is_sorted_and_filtered(told: dict[int, dict[str, Any]]) -> None:
+    found = told[1280]
+    assert found["named"][:3] == ["trial", "overall score", "TPR"]
+    for way, name in ((False, "ascending"), (True, "descending")):
+        said, column = found[name]
+        values = [float(text) for text in column]
+        assert said == name
+        assert values == sorted(values, reverse=way)
+        assert len(values) == 24
+    rows = found["filtered"]
+    assert 0 < len(rows) < 24
+    assert all(float(tpr) >= 0.9 and has for tpr, has in rows)
+    assert found["count"] == f"{len(rows)} of 24"
