@@ -13,7 +13,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from study.cli.numbers import format_number, format_value
+from study.cli.numbers import format_number, format_value, is_noise
 from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Line, Scatter
 from study.report.theme import SERIES, Theme
 
@@ -98,8 +98,8 @@ def _text(text: str) -> str:
 
 
 def _rounded(value: float | None) -> float | None:
-    """Five digits: more would be noise, and a larger page."""
-    return None if value is None else float(f"{value:.5g}")
+    """Five digits: more would be noise, and a larger page. What arithmetic left of zero is zero."""
+    return None if value is None else 0.0 if is_noise(value) else float(f"{value:.5g}")
 
 
 def _shown(values: Sequence[Sequence[float | None]]) -> list[list[str]]:
@@ -113,16 +113,18 @@ def _places(places: Sequence[AxisValue]) -> list[AxisValue]:
 
 @as_plotly.register
 def _heat(figure: Heat) -> Json:
-    """A failed attack's cell has no value for plotly, so that no colour can speak for or against a defense."""
+    """A cell that counts neither way has no value for plotly, so that no colour can speak for or against it."""
     rows, columns = range(len(figure.rows)), range(len(figure.columns))
-    cells = [[None if (r, c) in figure.marked else _rounded(figure.values[r][c]) for c in columns] for r in rows]
+    plain = figure.marked | {(r, c) for r in rows for c in figure.uncoloured}
+    cells = [[None if (r, c) in plain else _rounded(figure.values[r][c]) for c in columns] for r in rows]
     small = len(rows) * len(columns) <= _MOST_TEXT
+    axis = "coloraxis2" if figure.good == "neither" else "coloraxis"
     trace: Json = {
         "type": "heatmap",
         "z": cells,
         "x": [_text(name) for name in figure.columns],
         "y": [_text(name) for name in figure.rows],
-        "coloraxis": "coloraxis",
+        "coloraxis": axis,
         "xgap": 2,
         "ygap": 2,
         "hoverongaps": False,
@@ -130,7 +132,6 @@ def _heat(figure: Heat) -> Json:
         "hovertemplate": "%{y}<br>%{x}: <b>%{text}</b><extra></extra>",
         **({"texttemplate": "%{text}"} if small else {}),
     }
-    given = [(r, c, figure.values[r][c]) for r, c in sorted(figure.marked) if figure.values[r][c] is not None]
     boxes = [
         {"type": "rect", "layer": "below", "line": {"width": 0}}
         | {"x0": c - 0.48, "x1": c + 0.48, "y0": r - 0.46, "y1": r + 0.46}
@@ -139,13 +140,17 @@ def _heat(figure: Heat) -> Json:
         if cells[r][c] is None
     ]
     notes = [
-        {"x": c, "y": r, "text": f"({format_number(value)})", "hovertext": "attack failed"} for r, c, value in given
+        {"x": c, "y": r, "text": f"({format_number(value)})", "hovertext": "attack failed"}
+        if (r, c) in figure.marked
+        else {"x": c, "y": r, "text": format_number(value)}
+        for r, c in sorted(plain)
+        if (value := figure.values[r][c]) is not None
     ]
     scale = {"reversescale": figure.good == "low", "cmin": figure.low, "cmax": figure.high}
     return _figure(
         [trace],
         height=110 + _ROW * len(rows),
-        coloraxis={name: value for name, value in scale.items() if value is not None},
+        **{axis: {name: value for name, value in scale.items() if value is not None}},
         shapes=boxes,
         annotations=notes,
         xaxis={
@@ -183,40 +188,33 @@ def _curves(figure: Curves) -> Json:
         colour = SERIES[number % len(SERIES)]
         if line.low is not None and line.high is not None:
             traces.append(_band(line, colour))
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(line.x) <= 30 else "lines",
-                "name": _text(line.label),
-                "legendgroup": str(number),
-                "x": _places(line.x),
-                "y": [_rounded(value) for value in line.y],
-                "line": {"color": colour, "width": 2},
-                "marker": {"color": colour, "size": 5},
-                "hovertemplate": f"%{{x}}: <b>%{{y:.4g}}</b><extra>{_format(line.label)}</extra>",
-            }
-        )
-    names = any(isinstance(at, str) for line in figure.lines for at in line.x)
+        trace = {
+            "type": "scatter",
+            "name": _text(line.label),
+            "legendgroup": str(number),
+            "line": {"color": colour, "width": 2},
+            "marker": {"color": colour, "size": 5},
+            "hovertemplate": f"%{{x}}: <b>%{{y:.4g}}</b><extra>{_format(line.label)}</extra>",
+        }
+        if line.points:
+            x, y = zip(*line.points, strict=True)
+            single = {"mode": "markers", "opacity": 0.45, "showlegend": not line.x}
+            traces.append(trace | single | {"x": _places(x), "y": list(map(_rounded, y))})
+        if line.x:
+            mode = "lines+markers" if len(line.x) <= 30 else "lines"
+            traces.append(trace | {"mode": mode, "x": _places(line.x), "y": list(map(_rounded, line.y))})
+    names = any(isinstance(at, str) for line in figure.lines for at in (*line.x, *(x for x, _ in line.points)))
     shapes = [
         {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dot", "width": 1.5}}
         for at in _places([at for at, _ in figure.at])
     ]
-    notes = [
-        {
-            "x": _log(at, figure.x_log),
-            "y": 1,
-            "yref": "paper",
-            "yanchor": "top",
-            "xanchor": "left",
-            "text": _text(label),
-        }
-        for at, label in figure.at
-    ]
+    top_left = {"y": 1, "yref": "paper", "yanchor": "top", "xanchor": "left"}
+    notes = [{"x": _log(at, figure.x_log), "text": _text(label), **top_left} for at, label in figure.at]
     return _figure(
         traces,
         shapes=shapes,
         annotations=notes,
-        showlegend=len(figure.lines) > 1,
+        showlegend=len(figure.lines) > 1 and figure.legend,
         hovermode="closest",
         xaxis=_axis(figure.x_label, "category" if names else "log" if figure.x_log else "linear"),
         yaxis=_axis(figure.y_label, "linear") | ({"range": list(figure.y_range)} if figure.y_range else {}),
