@@ -177,7 +177,8 @@ def _line(
     """A stratum's trials, and its curve: the mean over seeds in each bin that every seed has, with their spread."""
     of_trials = part.groupby("trial", sort=False)[metric].mean()
     shown = of_trials if len(of_trials) <= _WIDEST else of_trials.iloc[:0]
-    points = tuple((_place(searched, values[trial]), float(mean)) for trial, mean in shown.items())
+    at = values.loc[shown.index].tolist()
+    points = tuple((_place(searched, value), float(mean)) for value, mean in zip(at, shown.tolist(), strict=True))
     seeds = part.groupby(["bin", "seed"])[metric].mean().unstack("seed").sort_index().dropna()
     if len(seeds) < _LINE and not isinstance(searched, Choice):
         return Line(label, (), (), points=points)
