@@ -97,10 +97,10 @@ def _lead(a: SelectedTrial, b: SelectedTrial, differences: Sequence[Difference])
             sentences.append(f"{side} ({selected.results.defense}, {selected.how}) is better by {by}.")
     open_ = [one for one in overall if one.verdict in ("not separated", "not tested")]
     if open_:
-        sentences.append(f"The data do not separate A and B by {_names(open_)}.")
+        sentences.append(f"The data do not separate them by {_names(open_)}.")
     equal = [one for one in overall if one.verdict == "equal"]
     if equal:
-        sentences.append(f"A and B are equal on every scenario by {_names(equal)}.")
+        sentences.append(f"They are equal on every scenario by {_names(equal)}.")
     seeds = max(one.seeds for one in overall)
     if seeds == 1:
         sentences.append("One seed only: nothing tells how far another would move these numbers.")

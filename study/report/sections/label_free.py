@@ -156,10 +156,11 @@ def _reached(results: Results, taken: Mapping[str, int]) -> list[float | None]:
 
 def _notes(results: Results, judged: list[SignalQuality]) -> list[Note]:
     objective = results.goal.objectives[0]
+    single = "best single" if len(results.goal.objectives) == 1 else results.best_name
     texts = [
         f"Regret: what the best trial of a scenario has more of {in_words(objective)} than the one that is taken. "
-        "Rules: visible takes the trial that a signal prefers, the one that chose best on the other attacks; best "
-        "single is the best over all scenarios, own best each scenario's own, and both need ground truth."
+        "Rules: visible takes the trial that a signal prefers, the one that chose best on the other attacks; "
+        f"{single} is the best over all scenarios, own best each scenario's own, and both need ground truth."
     ]
     if any(one.known_correlation.isna().any() for one in judged):
         texts.append(
