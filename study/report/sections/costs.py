@@ -187,4 +187,4 @@ def _bars(results: Results) -> Bars:
 
 def _time(seconds: float) -> str:
     """A duration; what is shorter than a second but took time is not shown as none."""
-    return "<1 s" if 0 < seconds < 0.5 else duration(seconds)
+    return "<1 s" if seconds > 0 and not round(seconds) else duration(seconds)

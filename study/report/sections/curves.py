@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LINE = 3  # bins, at least: a line of two would be no curve
 _WIDEST = 400  # trials whose points are drawn; of more the bins say enough
 _HEIGHT = 0.1  # of an axis of rates, at least: less would blow up what another seed would undo
+_LEAST = 0.001  # of a difference that is named
 _SAME = 1e-12  # a difference below it is rounding
 
 
@@ -83,6 +84,8 @@ def _lead(objective: str, trials: int, spans: Mapping[str, tuple[tuple[AxisValue
     field, (places, widest) = max(
         spans.items(), key=lambda pair: (pair[1][1].stands_out, pair[1][1].difference - pair[1][1].by_chance)
     )
+    if max(one.difference for _, one in spans.values()) < _LEAST:
+        return f"No hyperparameter alone moves the mean {name} by {_LEAST:g} or more ({trials} trials)."
     if not widest.stands_out:
         return (
             f"No hyperparameter alone moves the mean {name} by more than chance would with {trials} trials (largest: "

@@ -80,7 +80,7 @@ def test_the_table_and_the_heat_maps_have_one_rule_for_failed_attacks(tmp_path: 
     told = dict(zip(attack_of, (str(row[2]).partition(" ±")[0].strip("()") for row in table[1::3]), strict=True))
     assert told == {name: text.strip("()") for name, text in shown.items()}
     assert shown == {"badnets": "1.000", "wanet": "0.300", "sig": "(0.600)"}
-    assert table[-2][2] == "(0.600 ± 0.141)", "in brackets, since no seed works"
+    assert "(0.600 ± 0.141)" in [row[2] for row in table], "in brackets, since no seed works"
 
 
 def test_nothing_is_marked_where_every_attack_works(tmp_path: Path) -> None:
