@@ -152,6 +152,34 @@ def together(one: Forest, two: Forest, factors: tuple[float, float]) -> Forest:
     )
 
 
+def widen_forest(forest: Forest, at: Sequence[int], axes: int) -> Forest:
+    """The same forest among more axes, on which its metric does not depend.
+
+    Args:
+        at: where its own axes stand among them, ascending.
+        axes: how many there are.
+    """
+    alone = [np.zeros(1) for _ in range(axes)]
+    for own, marginal in zip(at, forest.alone, strict=True):
+        alone[own] = marginal
+    pairs = {(one, two): np.zeros((1, 1)) for one in range(axes) for two in range(one)}
+    pairs |= {(at[one], at[two]): effect for (one, two), effect in forest.pairs.items()}
+    return Forest(forest.values, forest.residuals, tuple(alone), pairs)
+
+
+def widen_shares(shares: Shares, at: Sequence[int], axes: int) -> Shares:
+    """The same shares among more axes, on which the metric does not depend: theirs are zero.
+
+    Args:
+        at, axes: as of `widen_forest`.
+    """
+    alone, low, high = np.zeros((3, axes))
+    alone[list(at)], low[list(at)], high[list(at)] = shares.alone, shares.low, shares.high
+    pairs = np.zeros((axes, axes))
+    pairs[np.ix_(at, at)] = shares.pairs
+    return Shares(alone, low, high, pairs, shares.explained)
+
+
 def build_shares(design: Design, forest: Forest) -> Shares | None:
     """Shares of the variance; None where the metric is the same in all trials: no share is defined."""
     values, residuals = forest.values, forest.residuals

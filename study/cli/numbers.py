@@ -7,16 +7,17 @@ _ROUNDING = 1e-12  # what is smaller is left by the arithmetic where the exact v
 def format_number(value: float | None, decimals: int = 3) -> str:
     """A rate, a score or any other quantity; a dash where it is undefined.
 
-    A small value that is not zero has three significant digits, so that it is not taken for zero; a value of a
-    thousand or more has no decimals.
+    All numbers of a column share their decimals. A small value that is not zero is ``<0.001``, so that it is not taken
+    for zero (``>-0.001`` below zero); a value of a thousand or more has no decimals.
     """
     if value is None:
         return "-"
     size = abs(value)
     if size < _ROUNDING:
         return f"{0.0:.{decimals}f}"
-    if size < 10.0**-decimals:
-        return f"{value:.3g}"
+    least = 10.0**-decimals
+    if size < least:
+        return f"<{least:.{decimals}f}" if value > 0 else f">-{least:.{decimals}f}"
     return f"{value:.{decimals}f}" if size < 1000 else f"{value:.0f}"
 
 
@@ -27,4 +28,11 @@ def format_objective(value: float | None) -> str:
 
 def format_value(value: object) -> str:
     """A hyperparameter's value, a place on an axis or a p-value: three significant digits; else as `str` has it."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{0.0 if is_noise(value) else value:.3g}"
+
+
+def is_noise(value: float) -> bool:
+    """Whether a value is so small that it is left by the arithmetic where the exact value is zero."""
+    return abs(value) < _ROUNDING

@@ -99,8 +99,10 @@ class Heat:
     Attributes:
         values: ``values[row][column]``; None is left empty.
         low, high: ends of the colour scale; None where the values decide.
-        good: which end is good, for the colours.
+        good: which end is good, for the colours; ``neither`` for a scale from little to much.
         marked: (row, column) of cells that count neither way, such as a failed attack's.
+        uncoloured: columns that are there to compare with, such as the undefended model's: no colour calls them good or
+            bad.
     """
 
     name: str
@@ -110,8 +112,9 @@ class Heat:
     values: tuple[tuple[float | None, ...], ...]
     low: float | None = 0.0
     high: float | None = 1.0
-    good: Literal["low", "high"] = "high"
+    good: Literal["low", "high", "neither"] = "high"
     marked: frozenset[tuple[int, int]] = frozenset()
+    uncoloured: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,8 @@ class Line:
 
     Attributes:
         low, high: a band around it, of the same length; None for no band.
+        points: single measurements (x, y) behind the line, in its colour; where there is no line (x and y are empty),
+            they alone are drawn.
     """
 
     label: str
@@ -127,6 +132,7 @@ class Line:
     y: tuple[float, ...]
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
+    points: tuple[tuple[AxisValue, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,6 +142,7 @@ class Curves:
     Attributes:
         at: (place, label) of vertical lines, such as the paper's default.
         y_range: ends of the vertical axis; None where the lines decide.
+        legend: whether lines are named beside it; of several figures with the same lines the first is enough.
     """
 
     name: str
@@ -146,6 +153,7 @@ class Curves:
     x_log: bool = False
     at: tuple[tuple[AxisValue, str], ...] = ()
     y_range: tuple[float, float] | None = None
+    legend: bool = True
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from study.report.elements import Bars, Cell, Contour, Curves, Figure, Heat, Par
 if TYPE_CHECKING:
     import pandas
 
+_HALF = 0.005  # of a share; what is smaller is rounded to zero, which has no sign
 _ROWS = 60  # of a figure's table; the figure shows all
 
 
@@ -21,14 +22,26 @@ def format_cell(cell: Cell) -> str:
 
 
 def format_difference(value: float) -> str:
-    """A difference, with its sign."""
+    """A difference, with its sign; a small one is ``<+0.001`` or ``>-0.001``."""
     shown = format_number(value)
-    return shown if shown.startswith("-") else f"+{shown}"
+    if shown.startswith("<"):
+        return f"<+{shown[1:]}"
+    return shown if shown.startswith(("-", ">")) else f"+{shown}"
 
 
 def format_share(value: float) -> str:
     """A share of variance or a rank correlation, which trials estimate: more than two decimals would be noise."""
-    return f"{value:.2f}"
+    return f"{0.0 if abs(value) < _HALF else value:.2f}"
+
+
+def sentence(text: str) -> str:
+    """Text that begins a sentence: its first letter large."""
+    return text[:1].upper() + text[1:]
+
+
+def several(count: int, word: str) -> str:
+    """A count with its word: ``1 trial``, ``3 trials``."""
+    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def spread(values: "pandas.Series[float]") -> Cell:
@@ -80,6 +93,9 @@ def _curves(figure: Curves) -> Content:
 
     def rows() -> Iterator[tuple[Cell, ...]]:
         for line in figure.lines:
+            # The trials behind a line are too many for a table, unless there is no line.
+            for x, y in line.points if not line.x else ():
+                yield (line.label, format_value(x), y, *((None, None) if banded else ()))
             for at, (x, y) in enumerate(zip(line.x, line.y, strict=True)):
                 low = None if line.low is None else line.low[at]
                 high = None if line.high is None else line.high[at]

@@ -65,7 +65,9 @@ def _heat(figure: Heat, axes: "Axes", canvas: "Canvas") -> None:
     coloured = values.copy()
     for row, column in figure.marked:
         coloured[row, column] = np.nan
-    scale = LIGHT.scale if figure.good == "high" else LIGHT.scale[::-1]
+    coloured[:, list(figure.uncoloured)] = np.nan
+    one_good_end = LIGHT.scale if figure.good == "high" else LIGHT.scale[::-1]
+    scale = LIGHT.sequential if figure.good == "neither" else one_good_end
     drawn = axes.pcolormesh(
         np.ma.masked_invalid(coloured),
         cmap=_map(scale),
@@ -82,8 +84,9 @@ def _heat(figure: Heat, axes: "Axes", canvas: "Canvas") -> None:
             if not np.isnan(value):
                 marked = (row, column) in figure.marked
                 text = f"({format_number(value)})" if marked else format_number(value)
-                dark = not marked and _is_dark(drawn.to_rgba(value))
-                colour = LIGHT.muted if marked else LIGHT.ground if dark else LIGHT.ink
+                plain = marked or column in figure.uncoloured
+                dark = not plain and _is_dark(drawn.to_rgba(value))
+                colour = LIGHT.muted if plain else LIGHT.ground if dark else LIGHT.ink
                 axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=8, color=colour)
     _colorbar(canvas, drawn, axes)
 
@@ -128,7 +131,8 @@ def _legend(axes: "Axes") -> None:
 
 
 def _curves(figure: Curves, axes: "Axes", canvas: "Canvas") -> None:
-    order = {at: position for position, at in enumerate(dict.fromkeys(x for line in figure.lines for x in line.x))}
+    places = [x for line in figure.lines for x in (*line.x, *(x for x, _ in line.points))]
+    order = {at: position for position, at in enumerate(dict.fromkeys(places))}
     names = any(isinstance(at, str) for at in order)
 
     def where(at: AxisValue) -> float:
@@ -139,6 +143,7 @@ def _curves(figure: Curves, axes: "Axes", canvas: "Canvas") -> None:
         x = [where(at) for at in line.x]
         marker = "o" if len(x) <= 30 else ""
         axes.plot(x, line.y, color=colour, marker=marker, markersize=3, linewidth=1.5, label=_plain(line.label))
+        axes.scatter([where(x) for x, _ in line.points], [y for _, y in line.points], s=8, color=colour, alpha=0.45)
         if line.low is not None and line.high is not None:
             axes.fill_between(x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
     if names:

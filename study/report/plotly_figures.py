@@ -103,16 +103,18 @@ as_plotly.register(Parallel, draw_parallel)
 
 @as_plotly.register
 def _heat(figure: Heat) -> Json:
-    """A failed attack's cell has no value for plotly, so that no colour can speak for or against a defense."""
+    """A cell that counts neither way has no value for plotly, so that no colour can speak for or against it."""
     rows, columns = range(len(figure.rows)), range(len(figure.columns))
-    cells = [[None if (r, c) in figure.marked else _rounded(figure.values[r][c]) for c in columns] for r in rows]
+    plain = figure.marked | {(r, c) for r in rows for c in figure.uncoloured}
+    cells = [[None if (r, c) in plain else _rounded(figure.values[r][c]) for c in columns] for r in rows]
     small = len(rows) * len(columns) <= _MOST_TEXT
+    axis = "coloraxis2" if figure.good == "neither" else "coloraxis"
     trace: Json = {
         "type": "heatmap",
         "z": cells,
         "x": [_text(name) for name in figure.columns],
         "y": [_text(name) for name in figure.rows],
-        "coloraxis": "coloraxis",
+        "coloraxis": axis,
         "xgap": 2,
         "ygap": 2,
         "hoverongaps": False,
@@ -120,7 +122,6 @@ def _heat(figure: Heat) -> Json:
         "hovertemplate": "%{y}<br>%{x}: <b>%{text}</b><extra></extra>",
         **({"texttemplate": "%{text}"} if small else {}),
     }
-    given = [(r, c, figure.values[r][c]) for r, c in sorted(figure.marked) if figure.values[r][c] is not None]
     boxes = [
         {"type": "rect", "layer": "below", "line": {"width": 0}}
         | {"x0": c - 0.48, "x1": c + 0.48, "y0": r - 0.46, "y1": r + 0.46}
@@ -129,13 +130,17 @@ def _heat(figure: Heat) -> Json:
         if cells[r][c] is None
     ]
     notes = [
-        {"x": c, "y": r, "text": f"({format_number(value)})", "hovertext": "attack failed"} for r, c, value in given
+        {"x": c, "y": r, "text": _text(f"({format_number(value)})"), "hovertext": "attack failed"}
+        if (r, c) in figure.marked
+        else {"x": c, "y": r, "text": _text(format_number(value))}
+        for r, c in sorted(plain)
+        if (value := figure.values[r][c]) is not None
     ]
     scale = {"reversescale": figure.good == "low", "cmin": figure.low, "cmax": figure.high}
     return _figure(
         [trace],
         height=110 + _ROW * len(rows),
-        coloraxis={name: value for name, value in scale.items() if value is not None},
+        **{axis: {name: value for name, value in scale.items() if value is not None}},
         shapes=boxes,
         annotations=notes,
         xaxis={
@@ -173,40 +178,33 @@ def _curves(figure: Curves) -> Json:
         colour = SERIES[number % len(SERIES)]
         if line.low is not None and line.high is not None:
             traces.append(_band(line, colour))
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers" if len(line.x) <= 30 else "lines",
-                "name": _text(line.label),
-                "legendgroup": str(number),
-                "x": _places(line.x),
-                "y": [_rounded(value) for value in line.y],
-                "line": {"color": colour, "width": 2},
-                "marker": {"color": colour, "size": 5},
-                "hovertemplate": f"%{{x}}: <b>%{{y:.4g}}</b><extra>{_format(line.label)}</extra>",
-            }
-        )
-    names = any(isinstance(at, str) for line in figure.lines for at in line.x)
+        trace = {
+            "type": "scatter",
+            "name": _text(line.label),
+            "legendgroup": str(number),
+            "line": {"color": colour, "width": 2},
+            "marker": {"color": colour, "size": 5},
+            "hovertemplate": f"%{{x}}: <b>%{{y:.4g}}</b><extra>{_format(line.label)}</extra>",
+        }
+        if line.points:
+            x, y = zip(*line.points, strict=True)
+            single = {"mode": "markers", "opacity": 0.45, "showlegend": not line.x}
+            traces.append(trace | single | {"x": _places(x), "y": list(map(_rounded, y))})
+        if line.x:
+            mode = "lines+markers" if len(line.x) <= 30 else "lines"
+            traces.append(trace | {"mode": mode, "x": _places(line.x), "y": list(map(_rounded, line.y))})
+    names = any(isinstance(at, str) for line in figure.lines for at in (*line.x, *(x for x, _ in line.points)))
     shapes = [
         {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dot", "width": 1.5}}
         for at in _places([at for at, _ in figure.at])
     ]
-    notes = [
-        {
-            "x": _log(at, figure.x_log),
-            "y": 1,
-            "yref": "paper",
-            "yanchor": "top",
-            "xanchor": "left",
-            "text": _text(label),
-        }
-        for at, label in figure.at
-    ]
+    top_left = {"y": 1, "yref": "paper", "yanchor": "top", "xanchor": "left"}
+    notes = [{"x": _log(at, figure.x_log), "text": _text(label), **top_left} for at, label in figure.at]
     return _figure(
         traces,
         shapes=shapes,
         annotations=notes,
-        showlegend=len(figure.lines) > 1,
+        showlegend=len(figure.lines) > 1 and figure.legend,
         hovermode="closest",
         xaxis=_axis(figure.x_label, "category" if names else "log" if figure.x_log else "linear"),
         yaxis=_axis(figure.y_label, "linear") | ({"range": list(figure.y_range)} if figure.y_range else {}),

@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
-from study.cli.numbers import format_number
+from study.cli.numbers import format_number, is_noise
 from study.report.elements import AxisValue
 
 Json = dict[str, Any]
@@ -23,8 +23,8 @@ def plain_text(text: str) -> str:
 
 
 def rounded(value: float | None) -> float | None:
-    """Five digits: more would be noise, and a larger page."""
-    return None if value is None else float(f"{value:.5g}")
+    """Five digits: more would be noise, and a larger page. What arithmetic left of zero is zero."""
+    return None if value is None else 0.0 if is_noise(value) else float(f"{value:.5g}")
 
 
 def shown_numbers(values: Sequence[Sequence[float | None]]) -> list[list[str]]:

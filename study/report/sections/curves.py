@@ -1,26 +1,27 @@
 """One hyperparameter at a time: what metrics do along it, whatever the others are, and how far seeds disagree."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from search_spaces.space import Choice, Range
+from study.analysis.bins import PER_BIN, Span, binned, span
 from study.analysis.discretise import Cells, load_default_point
 from study.analysis.results import Results
+from study.analysis.upstream_fields import searched_upstream
 from study.cli.numbers import format_number, format_value
-from study.report.elements import AxisValue, Curves, Item, Line, Note, Section, Table
+from study.config.objectives import in_words
+from study.report.elements import AxisValue, Cell, Curves, Item, Line, Note, Section, Table
+from study.report.formatting import sentence
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
 
-_BINS = 10  # of a curve, at most
-_PER_BIN = 10  # trials, at least
-_HOW = (
-    "Each point is the mean of the trials in a bin of equally many trials along one hyperparameter (or of one option), "
-    "over all values of the others, for one attack and rate; it stands at the bin's median. Metrics are oracles."
-)
+_LINE = 3  # bins, at least: a line of two would be no curve
+_WIDEST = 400  # trials whose points are drawn; of more the bins say enough
+_HEIGHT = 0.1  # of an axis of rates, at least: less would blow up what another seed would undo
+_LEAST = 0.001  # of a difference that is named
+_SAME = 1e-12  # a difference below it is rounding
 
 
 def curves_section(results: Results) -> Section:
@@ -30,94 +31,137 @@ def curves_section(results: Results) -> Section:
     trials = results.space_filling_trials
     fields = [name for name in results.ranges if len(trials) and trials[name].nunique() > 1]
     cells = results.compared[results.compared["trial"].isin(trials.index)]
-    if not fields or cells.empty or len(trials) < 2 * _PER_BIN:
-        why = _why_none(results, len(trials), bool(len(cells)))
-        return Section("curves", title, "This study cannot tell.", (Note(f"No curves: {why}.", "warning"),), command)
+    if not fields or cells.empty or len(trials) < 2 * PER_BIN:
+        why = sentence(_why_none(results, len(trials), bool(len(cells))))
+        return Section("curves", title, f"{why}.", (), command, answered=False)
     objective = results.goal.objectives[0]
-    metrics = [m for m in dict.fromkeys([objective, *names.HEADLINE]) if cells[m].notna().any()]
+    metrics = [m for m in dict.fromkeys([objective, *names.HEADLINE]) if _varies(cells[m])]
+    upstream = {metric: searched_upstream(results, metric) for metric in {objective, *metrics}}
     figures: list[Item] = []
-    rows = []
+    spans: dict[str, tuple[tuple[AxisValue, ...], Span]] = {}
+    means = cells.groupby("trial")[objective].mean().dropna()
     for field in fields:
         places, bins = binned(trials[field], results.ranges[field])
-        means = _means(cells, dict(zip(trials.index, bins, strict=True)), metrics)
-        figures += [_figure(results, field, metric, places, means) for metric in metrics]
-        rows.append(_row(field, places, means[objective]))
-    table = Table(
-        "curves-range",
-        f"Mean {objective} (an oracle) over attacks, rates and seeds, in the bins of each hyperparameter",
-        ("hyperparameter", "lowest at", "mean", "highest at", "mean", "difference"),
-        tuple(rows),
-    )
-    widest = max(rows, key=lambda row: float(row[-1]))
-    lead = (
-        f"Alone, {widest[0]} moves the mean {objective} most: by {format_number(widest[-1])}, highest at {widest[3]}."
-    )
-    return Section("curves", title, lead, (Note(_HOW), *_band_note(results), table, *figures), command)
+        drawn = [metric for metric in metrics if field in upstream[metric]]
+        figures += [
+            _figure(results, field, metric, (places, bins), cells, legend=not at) for at, metric in enumerate(drawn)
+        ]
+        if field in upstream[objective]:
+            known = trials.index.isin(means.index)
+            spans[field] = places, span(means.to_numpy(float), _without_gaps(bins[known]), len(fields))
+    items = (_table(objective, spans), *figures, *_notes(results, fields, upstream))
+    return Section("curves", title, _lead(objective, len(means), spans), items, command, uses_labels=True)
+
+
+def _varies(values: "pandas.Series[float]") -> bool:
+    known = values.dropna()
+    return bool(len(known)) and float(known.max() - known.min()) > _SAME
+
+
+def _without_gaps(bins: Cells) -> Cells:
+    """Bins numbered anew where some are empty."""
+    import numpy
+
+    return numpy.unique(bins, return_inverse=True)[1]
 
 
 def _why_none(results: Results, trials: int, cells: bool) -> str:
     if not results.ranges:
         return f"the space {results.space!r} has no hyperparameter to search"
     if not trials:
-        return "they need trials that fill the space, and this study has none (--sampler qmc gives them)"
+        return "curves need trials that fill the space, and this study has none (--sampler qmc gives them)"
     if not cells:
         return "no scenario's attack works"
-    return f"{trials} trials are too few for bins of {_PER_BIN}, or all have the same values"
+    return f"{trials} trials are too few for bins of {PER_BIN}, or all have the same values"
 
 
-def _band_note(results: Results) -> list[Item]:
-    if len(results.seeds) > 1:
-        return [Note(f"Bands: mean ± standard deviation over {len(results.seeds)} seeds of the scenarios.")]
-    return [
-        Note("One seed only: the curves have no band, and how far another seed would differ is not known.", "warning")
+def _lead(objective: str, trials: int, spans: Mapping[str, tuple[tuple[AxisValue, ...], Span]]) -> str:
+    name = in_words(objective)
+    if not trials:
+        return f"{sentence(name)} is defined for none of these trials; what other metrics do stands below."
+    if not any(one.difference for _, one in spans.values()):
+        return f"The mean {name} is the same along every hyperparameter ({trials} trials)."
+    field, (places, widest) = max(
+        spans.items(), key=lambda pair: (pair[1][1].stands_out, pair[1][1].difference - pair[1][1].by_chance)
+    )
+    if max(one.difference for _, one in spans.values()) < _LEAST:
+        return f"No hyperparameter alone moves the mean {name} by {_LEAST:g} or more ({trials} trials)."
+    if not widest.stands_out:
+        return (
+            f"No hyperparameter alone moves the mean {name} by more than chance would with {trials} trials (largest: "
+            f"{field}, by {format_number(widest.difference)})."
+        )
+    return (
+        f"Alone, {field} moves the mean {name} most: by {format_number(widest.difference)}, from "
+        f"{format_number(widest.lowest)} at {format_value(places[widest.low])} to {format_number(widest.highest)} at "
+        f"{format_value(places[widest.high])}."
+    )
+
+
+def _table(objective: str, spans: Mapping[str, tuple[tuple[AxisValue, ...], Span]]) -> Table:
+    rows = tuple(_row(field, places, one) for field, (places, one) in spans.items())
+    return Table(
+        "curves-range",
+        f"Mean {in_words(objective)} over attacks, rates and seeds, in the bins of each hyperparameter. By chance: "
+        "below this all differences stay in 95 % of random orders of the same trials",
+        ("hyperparameter", "lowest at", "mean", "highest at", "mean", "difference", "by chance"),
+        rows,
+        strong=tuple(at for at, (_, one) in enumerate(spans.values()) if one.stands_out),
+    )
+
+
+def _row(field: str, places: Sequence[AxisValue], one: Span) -> tuple[Cell, ...]:
+    """Where the mean is lowest and highest along a hyperparameter; nowhere where it is the same."""
+    if not one.difference:
+        return field, None, one.lowest, None, one.highest, 0.0, one.by_chance
+    low, high = format_value(places[one.low]), format_value(places[one.high])
+    return field, low, one.lowest, high, one.highest, one.difference, one.by_chance
+
+
+def _notes(results: Results, fields: Sequence[str], upstream: Mapping[str, Sequence[str]]) -> list[Item]:
+    texts = [
+        "Each mark is a trial, at its mean over the seeds of one attack and rate. A line joins the means of bins of "
+        "equally many trials (or of an option), over all values of the other hyperparameters; there is none with fewer "
+        f"than {_LINE} bins. The upright axis is at least {_HEIGHT:g} high, so that noise does not fill it."
     ]
-
-
-def binned(values: "pandas.Series[Any]", searched: Range, most: int = _BINS) -> tuple[tuple[AxisValue, ...], Cells]:
-    """Bins of equal count along a hyperparameter, or one for each option, or for each value where there are few.
-
-    Returns:
-        Where each bin stands: its median or its option; and the bin of every value, int64 [n].
-    """
-    import pandas
-
-    if isinstance(searched, Choice):
-        options = [option for option in searched.options if (values == option).any()]
-        return tuple(map(str, options)), np.array([options.index(value) for value in values], np.int64)
-    count = int(np.clip(len(values) // _PER_BIN, 2, most))
-    levels = np.unique(values.to_numpy(float))
-    if len(levels) <= max(count, 2):
-        return tuple(levels.tolist()), np.searchsorted(levels, values.to_numpy(float)).astype(np.int64)
-    # Equal values stay together, or a bin would hold a part of a value's trials.
-    bins = pandas.qcut(values.astype(float), count, labels=False, duplicates="drop").to_numpy(np.int64)
-    return tuple(float(values[bins == at].median()) for at in np.unique(bins)), np.unique(bins, return_inverse=True)[1]
-
-
-def _means(cells: "pandas.DataFrame", bins: dict[Any, Any], metrics: list[str]) -> "pandas.DataFrame":
-    """Means by stratum, seed and bin."""
-    placed = cells.assign(bin=cells["trial"].map(bins))
-    means: pandas.DataFrame = placed.groupby(["stratum", "seed", "bin"], sort=False)[metrics].mean()
-    return means
+    if len(results.seeds) > 1:
+        texts.append(f"Bands: mean ± standard deviation over {len(results.seeds)} seeds of the scenarios.")
+    else:
+        texts.append("One seed only: the curves have no band, and how far another seed would differ is not known.")
+    for field in fields:
+        without = [in_words(metric) for metric, known in upstream.items() if field not in known]
+        if without:
+            texts.append(f"{', '.join(without)} cannot depend on {field}, so there is no figure of them.")
+    return [Note(text, "footnote") for text in texts]
 
 
 def _figure(
-    results: Results, field: str, metric: str, places: Sequence[AxisValue], means: "pandas.DataFrame"
+    results: Results,
+    field: str,
+    metric: str,
+    bins: tuple[Sequence[AxisValue], Cells],
+    cells: "pandas.DataFrame",
+    legend: bool,
 ) -> Curves:
-    searched = results.ranges[field]
+    """A line and points for each attack and rate."""
+    searched, trials = results.ranges[field], results.space_filling_trials
     default = load_default_point(results.ranges, results.trials).get(field)
     at = () if default is None else ((_place(searched, default), "paper default"),)
+    number = dict(zip(trials.index, bins[1], strict=True))
+    lines = tuple(
+        _line(str(stratum), bins[0], part.assign(bin=part["trial"].map(number)), metric, trials[field], searched)
+        for stratum, part in cells[cells[metric].notna()].groupby("stratum", sort=False)
+    )
     return Curves(
         f"curve-{field}-{metric}",
-        f"{metric} over {field}",
+        f"{in_words(metric)} over {field}",
         field,
-        metric,
-        tuple(
-            _line(str(stratum), places, part)
-            for stratum, part in means[metric].groupby(level="stratum", sort=False)
-            if part.notna().any()
-        ),
+        in_words(metric),
+        lines,
         x_log=not isinstance(searched, Choice) and searched.log,
         at=at,
+        y_range=_y_range(lines),
+        legend=legend,
     )
 
 
@@ -125,23 +169,44 @@ def _place(searched: Range, value: Any) -> AxisValue:
     return str(value) if isinstance(searched, Choice) else float(value)
 
 
-def _line(label: str, places: Sequence[AxisValue], part: "pandas.Series[float]") -> Line:
-    """A stratum's curve: mean over seeds in each bin that every seed has, and their spread where there are several."""
-    seeds = part.unstack("seed").sort_index().dropna()
-    x = tuple(places[int(at)] for at in seeds.index.get_level_values("bin"))
+def _line(
+    label: str,
+    places: Sequence[AxisValue],
+    part: "pandas.DataFrame",
+    metric: str,
+    values: "pandas.Series[Any]",
+    searched: Range,
+) -> Line:
+    """A stratum's trials, and its curve: the mean over seeds in each bin that every seed has, with their spread."""
+    of_trials = part.groupby("trial", sort=False)[metric].mean()
+    shown = of_trials if len(of_trials) <= _WIDEST else of_trials.iloc[:0]
+    at = values.loc[shown.index].tolist()
+    points = tuple((_place(searched, value), float(mean)) for value, mean in zip(at, shown.tolist(), strict=True))
+    seeds = part.groupby(["bin", "seed"])[metric].mean().unstack("seed").sort_index().dropna()
+    if len(seeds) < _LINE and not isinstance(searched, Choice):
+        return Line(label, (), (), points=points)
+    x = tuple(places[int(at)] for at in seeds.index)
     middle = seeds.mean(axis=1)
     if seeds.shape[1] == 1:
-        return Line(label, x, tuple(middle.tolist()))
+        return Line(label, x, tuple(middle.tolist()), points=points)
     spread = seeds.std(axis=1, ddof=1)
-    return Line(label, x, tuple(middle.tolist()), tuple((middle - spread).tolist()), tuple((middle + spread).tolist()))
+    low, high = tuple((middle - spread).tolist()), tuple((middle + spread).tolist())
+    return Line(label, x, tuple(middle.tolist()), low, high, points)
 
 
-def _row(
-    field: str, places: Sequence[AxisValue], means: "pandas.Series[float]"
-) -> tuple[str, str, float, str, float, float]:
-    """Where the mean over strata and seeds is lowest and highest along a hyperparameter."""
-    along = means.groupby(level="bin").mean().dropna().sort_index()
-    bottom, top = float(along.min()), float(along.max())
-    at = [int(place) for place in along.index.to_numpy()]
-    low, high = at[int(np.argmin(along))], at[int(np.argmax(along))]
-    return field, format_value(places[low]), bottom, format_value(places[high]), top, top - bottom
+def _y_range(lines: Sequence[Line]) -> tuple[float, float]:
+    """Ends of the axis: around all that is drawn, and never so close that noise fills it.
+
+    Rates end at 0 and 1, where half a twentieth is left for the points.
+    """
+    drawn = [
+        y for line in lines for y in (*line.y, *(line.low or ()), *(line.high or ()), *(y for _, y in line.points))
+    ]
+    low, high = min(drawn, default=0.0), max(drawn, default=1.0)
+    room = max(_HEIGHT - (high - low), 0.1 * (high - low)) / 2
+    below, above = low - room, high + room
+    if above > 1.0 >= high:  # all is at the top, so the room is wanted below
+        below, above = min(below, 1.0 - _HEIGHT), 1.0 + (above - below) / 40
+    if below < 0.0 <= low:
+        below, above = 0.0 - (above - below) / 40, max(above, _HEIGHT)
+    return below, above

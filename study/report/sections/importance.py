@@ -1,158 +1,66 @@
 """Which hyperparameters matter, for which metric, on which scenario: fANOVA and PED-ANOVA."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from study.analysis.discretise import Axis, Numbers, build_axes
-from study.analysis.fanova import Design, Forest, Shares, build_design, build_shares, grow, together
+from study.analysis.discretise import Numbers
+from study.analysis.fanova import LEAF
+from study.analysis.importances import ALL, ERRORS, Importance, Importances, compute_importances, error_of_share
+from study.analysis.ped_anova import QUANTILE
 from study.analysis.results import Results
-from study.config.config import LEAST_TRIALS, SPACE_FILLING
-from study.config.objectives import direction
-from study.report.elements import Bars, Heat, Item, Note, Section, Table
-from study.report.formatting import format_share
-from tracking import names
+from study.config.objectives import in_words
+from study.report.elements import Bars, Cell, Heat, Item, Note, Section, Table
+from study.report.formatting import format_share, sentence
 
 if TYPE_CHECKING:
     import optuna
     import pandas
 
-SHOWN = (*names.HEADLINE, names.ISOLATION_SCORE, names.DEFENSE_SCORE, names.OVERALL_SCORE)
-_PARTS = {
-    names.ISOLATION_SCORE: (names.TPR, names.FPR, (1.0, -1.0)),
-    names.DEFENSE_SCORE: (names.CA, names.ASR, (1.0, -1.0)),
-    names.OVERALL_SCORE: (names.ISOLATION_SCORE, names.DEFENSE_SCORE, (0.5, 0.5)),
-}
-ALL = "all scenarios"
 FANOVA, PED = "fANOVA", "PED-ANOVA"
-LEAST = LEAST_TRIALS
-ENOUGH = 40  # below, a warning; see `_TOO_FEW` for what was measured
+_NOT_READ = "not read"
 
 _TOO_FEW = (
     "{trials} trials for {axes} hyperparameters are few: take the shares as a hint. On a function of seven "
     "hyperparameters whose shares are known, the largest error of a share was 0.15 with 10 quasi-random trials a "
     "hyperparameter, 0.07 with 40 and 0.04 with 146 (random trials: 0.22, 0.12 and 0.03)."
 )
-_HOW = (
-    "fANOVA: share of a metric's variance over the space that one hyperparameter explains alone (Hutter et al. 2014; "
-    "64 trees of scikit-learn, corrected by their out-of-bag residuals; log ranges in log; what is missing to 1 are "
-    "interactions and noise). In brackets the 95 % range over 200 resamples of the trials, the forest held fixed: too "
-    "narrow for quasi-random trials, where it held the true share in about two of three cases. PED-ANOVA (Optuna): how "
-    "differently the best tenth of the trials is spread along a hyperparameter, as a share of the sum over "
-    "hyperparameters; no interval. All metrics are oracles: they are computed from ground truth that a defender does "
-    "not have."
+_FANOVA = (
+    "fANOVA (Hutter et al. 2014) gives the share of a metric's variance over the space that one hyperparameter "
+    "explains alone; what is missing to 1 are interactions and noise. In brackets stands the 95 % range over 200 "
+    "resamples of the trials, which is too narrow for quasi-random trials: it held the true share in about two of "
+    "three cases."
 )
-
-
-@dataclass(frozen=True)
-class Importance:
-    """Of one metric on one scenario, or its mean over all whose attack works.
-
-    Attributes:
-        shares: None where the metric is the same in all trials.
-        ped: by axis, summing to 1; None likewise.
-    """
-
-    metric: str
-    scenario: str
-    trials: int
-    shares: Shares | None
-    ped: Numbers | None
-
-
-@dataclass(frozen=True)
-class Importances:
-    """All of a study.
-
-    Attributes:
-        why_none: why there are none; empty where there are some.
-    """
-
-    axes: tuple[Axis, ...] = ()
-    each: tuple[Importance, ...] = ()
-    why_none: str = ""
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the axes."""
-        return tuple(axis.name for axis in self.axes)
-
-    def of(self, metric: str, scenario: str = ALL) -> Importance | None:
-        """One of them."""
-        return next((one for one in self.each if (one.metric, one.scenario) == (metric, scenario)), None)
+_PED = (
+    "PED-ANOVA (Watanabe et al. 2023, from Optuna) tells how differently the best tenth of the trials is spread along "
+    "a hyperparameter, as a share of the sum over hyperparameters."
+)
+_DASH = (
+    f"A dash stands where a metric is the same in all but a few trials (at least {LEAF} must differ), so that there is "
+    "no variance to share out."
+)
 
 
 def importances(results: Results) -> Importances:
     """Computes all; a tenth of a second each, for 1,000 trials."""
-    trials = results.space_filling_trials
-    axes = build_axes(results.ranges, trials, results.config.sampler == "grid") if len(trials) else ()
-    why = _obstacle(results, len(trials), len(axes))
-    if why:
-        return Importances(why_none=why)
-    computed = []
-    designs: dict[bytes, tuple[Design, optuna.Study]] = {}
-    forests: dict[tuple[str, str], Forest] = {}
-    for metric, scenario, values in _targets(results):
-        known = values.dropna()
-        if len(known) < LEAST * len(axes):
-            continue
-        where = known.index.to_numpy().tobytes()
-        if where not in designs:
-            drawn = trials.loc[known.index]
-            designs[where] = build_design(axes, [drawn[axis.name] for axis in axes]), _frozen(results, drawn)
-        design, study = designs[where]
-        numbers = np.asarray(known, np.float64)
-        forest = _sum(forests, metric, scenario, numbers) or grow(design, numbers)
-        forests[metric, scenario] = forest
-        shares = build_shares(design, forest)
-        ped = None if shares is None else _ped(study, [axis.name for axis in axes], numbers, metric)
-        computed.append(Importance(metric, scenario, len(known), shares, ped))
-    return Importances(axes, tuple(computed), "" if computed else "no scenario's attack works, so no metric counts")
+    return compute_importances(results, _Optuna(results))
 
 
-def _sum(known: Mapping[tuple[str, str], Forest], metric: str, scenario: str, values: Numbers) -> Forest | None:
-    """A score's forest, from those of the metrics that it is made of; None where it must be grown."""
-    one, two, factors = _PARTS.get(metric, ("", "", (0.0, 0.0)))
-    first, second = known.get((one, scenario)), known.get((two, scenario))
-    if first is None or second is None or len(first.values) != len(values) or len(second.values) != len(values):
-        return None
-    total = together(first, second, factors)
-    return total if np.allclose(total.values, values) else None  # their means may be over other scenarios
+class _Optuna:
+    """Asks Optuna's evaluator, which reads trials of a study."""
 
+    def __init__(self, results: Results) -> None:
+        self._results = results
+        self._studies: dict[bytes, optuna.Study] = {}
 
-def _obstacle(results: Results, trials: int, axes: int) -> str:
-    sampler = results.config.sampler
-    if not results.ranges:
-        return f"the space {results.space!r} has no hyperparameter to search"
-    if not trials and len(results.complete) and sampler not in SPACE_FILLING:
-        return (
-            f"this study's trials were chosen by the sampler {sampler!r}, which crowds where it finds something good: "
-            "shares of the space's variance computed from them mislead. "
-            f"python -m study.run --space {results.space} --sampler qmc --trials N gives trials that fill the space"
-        )
-    if not trials:
-        return "no trial is complete but the paper's default"
-    needed = LEAST * max(axes, 1)
-    if trials < needed:
-        return (
-            f"at least {needed} complete trials besides the paper's default are needed, {LEAST} for each "
-            f"hyperparameter that varies, got {trials}"
-        )
-    return "" if axes else "every trial has the same value of every hyperparameter"
-
-
-def _targets(results: Results) -> "Iterator[tuple[str, str, pandas.Series[float]]]":
-    """Metric, scenario and its value by trial; first the mean over scenarios, then each."""
-    cells = results.compared[results.compared["trial"].isin(results.space_filling_trials.index)]
-    for metric in SHOWN:
-        table = cells.pivot(index="trial", columns="scenario", values=metric)
-        table = table.reindex(columns=[name for name in results.scenarios.index if name in table])
-        yield metric, ALL, table.mean(axis=1)
-        for scenario in table:
-            yield metric, str(scenario), table[scenario]
+    def __call__(self, trials: "pandas.DataFrame", fields: Sequence[str], losses: Numbers) -> Numbers | None:
+        """PED-ANOVA's importances, summing to 1; None where the best tenth does not differ from all."""
+        where = trials.index.to_numpy().tobytes()
+        if where not in self._studies:
+            self._studies[where] = _frozen(self._results, trials)
+        return _ped(self._studies[where], fields, losses)
 
 
 def _frozen(results: Results, trials: "pandas.DataFrame") -> "optuna.Study":
@@ -168,14 +76,14 @@ def _frozen(results: Results, trials: "pandas.DataFrame") -> "optuna.Study":
     return study
 
 
-def _ped(study: "optuna.Study", fields: Sequence[str], values: Numbers, metric: str) -> Numbers | None:
+def _ped(study: "optuna.Study", fields: Sequence[str], losses: Numbers) -> Numbers | None:
     """PED-ANOVA's importances, summing to 1; None where the best tenth does not differ from all."""
     from optuna.importance import PedAnovaImportanceEvaluator
 
-    losses = values if direction(metric) == "minimize" else -values  # it takes what is lowest for the best
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental, and told of every target that lower must be better
-        shares = PedAnovaImportanceEvaluator().evaluate(study, list(fields), target=lambda t: float(losses[t.number]))
+        evaluator = PedAnovaImportanceEvaluator(target_quantile=QUANTILE)
+        shares = evaluator.evaluate(study, list(fields), target=lambda trial: float(losses[trial.number]))
     raw = np.array([shares[field] for field in fields])
     return raw / raw.sum() if raw.sum() > 0 else None
 
@@ -185,87 +93,152 @@ def importance_section(results: Results, computed: Importances) -> Section:
     command = f"python -m study.analyze {results.name}"
     title = "Which hyperparameters matter"
     if computed.why_none:
-        items: tuple[Item, ...] = (Note(f"No importances: {computed.why_none}.", "warning"),)
-        return Section("importance", title, "This study cannot tell.", items, command)
-    fewest = min(one.trials for one in computed.each)
-    notes: list[Item] = [Note(_HOW)]
-    if fewest < ENOUGH * len(computed.axes):
-        notes.append(Note(_TOO_FEW.format(trials=fewest, axes=len(computed.axes)), "warning"))
+        return Section("importance", title, f"{sentence(computed.why_none)}.", (), command, answered=False)
     objective = results.goal.objectives[0]
-    metrics = list(dict.fromkeys([objective, *(one.metric for one in computed.each)]))
-    metrics = [metric for metric in metrics if computed.of(metric)]
-    items = (
-        *notes,
-        _together(computed, metrics),
-        _bars(computed, metrics[:1]),
-        *(_heat(computed, metric) for metric in metrics[:1]),
+    known = dict.fromkeys([objective, *(one.metric for one in computed.each)])
+    metrics = [metric for metric in known if computed.of(metric) and computed.varies(metric)]
+    if not metrics:
+        lead = (
+            "Every metric is the same in all trials but a few, so no hyperparameter matters within its range"
+            f"{_of_how_many(computed)}."
+        )
+        return Section("importance", title, lead, (), command, answered=False, uses_labels=True)
+    first = metrics[0]
+    drawn = computed.of(first)
+    items: tuple[Item, ...] = (
+        _over_all(computed, metrics),
+        *([_bars(computed, first)] if drawn is not None and drawn.shares is not None else []),
+        _heat(computed, first),
         *(_by_scenario(computed, metric) for metric in metrics),
+        *_notes(computed, [metric for metric in known if computed.of(metric)], metrics),
     )
-    return Section("importance", title, _lead(computed, metrics[0]), items, command)
+    return Section("importance", title, _lead(computed, objective), items, command, uses_labels=True)
+
+
+def _of_how_many(computed: Importances) -> str:
+    return f" ({computed.each[0].trials} trials)" if computed.each else ""
 
 
 def _lead(computed: Importances, metric: str) -> str:
-    whole = computed.of(metric)
-    if whole is None or whole.shares is None:
-        return f"{metric} is the same in all trials: no hyperparameter matters within its range."
-    order = np.argsort(-whole.shares.alone)[:3]
-    first = ", ".join(f"{computed.fields[at]} {format_share(whole.shares.alone[at])}" for at in order)
-    rest = max(0.0, 1 - whole.shares.alone.sum())
-    return (
-        f"Of the variance of {metric} (mean over scenarios, an oracle) over the space, fANOVA gives {first}; "
-        f"{format_share(rest)} is left to interactions and noise ({whole.trials} trials)."
-    )
+    """What stands out: the hyperparameters whose share is larger than the error of so many trials."""
+    whole, name = computed.of(metric), in_words(metric)
+    if whole is None:
+        return f"{sentence(name)} is not defined on enough trials; other metrics stand below."
+    if whole.shares is None:
+        return f"{sentence(name)} is the same in all of {whole.trials} trials but a few: no hyperparameter moves it."
+    shares, error = whole.shares.alone, error_of_share(whole.trials, sum(whole.read))
+    clear = [at for at in np.argsort(-shares, kind="stable") if shares[at] > error]
+    cannot = f"cannot be told from zero with {whole.trials} trials (a share may be wrong by {error:g})"
+    if not clear:
+        return (
+            f"No hyperparameter stands out: each explains {format_share(shares.max())} or less of the variance of "
+            f"{name}, which {cannot}."
+        )
+    named = [f"{computed.fields[at]} {format_share(shares[at])}" for at in clear[:3]]
+    rest = sum(whole.read) - len(clear)
+    others = f" The share of the other {rest if rest > 1 else 'one'} {cannot}." if rest else ""
+    more = f" ({len(clear) - 3} more stand below)" if len(clear) > 3 else ""
+    return f"Of the variance of {name} (mean over scenarios) fANOVA gives {_joined(named)}{more}.{others}"
 
 
-def _interval(shares: Shares | None, at: int) -> str | None:
-    if shares is None:
+def _joined(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+
+
+def _notes(computed: Importances, known: Sequence[str], metrics: Sequence[str]) -> list[Note]:
+    fewest = min(one.trials for one in computed.each)
+    notes = [_FANOVA, *([_PED] if _has_ped(computed) else []), *_why_no_ped(computed, metrics)]
+    constant = [in_words(metric) for metric in known if metric not in metrics]
+    if constant:
+        notes.append(f"Left out, since the same in all trials but a few: {', '.join(constant)}.")
+    elif any(one.shares is None for one in computed.each):
+        notes.append(_DASH)
+    if any(not all(one.read) for one in computed.each):
+        notes.append(
+            f"{sentence(_NOT_READ)}: no stage that the metric depends on reads the hyperparameter, so it cannot matter."
+        )
+    if fewest < ERRORS[1][0] * len(computed.axes):
+        notes.append(_TOO_FEW.format(trials=fewest, axes=len(computed.axes)))
+    return [Note(text, "footnote") for text in notes]
+
+
+def _has_ped(computed: Importances) -> bool:
+    return any(one.ped is not None for one in computed.each)
+
+
+def _why_no_ped(computed: Importances, metrics: Sequence[str]) -> list[str]:
+    """One sentence on where PED-ANOVA is undefined, by the first reason that there is."""
+    undefined = [one for one in computed.each if one.why_no_ped and one.metric in metrics]
+    if not undefined:
+        return []
+    first = undefined[0]
+    if not _has_ped(computed):
+        return [f"PED-ANOVA is undefined here and left out: {first.why_no_ped}."]
+    words = "on the mean" if first.scenario == ALL else f"on {first.scenario}"
+    return [f"A dash stands where PED-ANOVA is undefined; for {in_words(first.metric)} {words}: {first.why_no_ped}."]
+
+
+def _fanova_text(one: Importance, at: int) -> str | None:
+    if not one.read[at]:
+        return _NOT_READ
+    if one.shares is None:
         return None
-    share, low, high = (format_share(of[at]) for of in (shares.alone, shares.low, shares.high))
+    share, low, high = (format_share(of[at]) for of in (one.shares.alone, one.shares.low, one.shares.high))
     return f"{share} [{low}, {high}]"
 
 
-def _ped_text(ped: Numbers | None, at: int) -> str | None:
-    return None if ped is None else format_share(ped[at])
+def _ped_text(one: Importance, at: int) -> str | None:
+    if not one.read[at]:
+        return _NOT_READ
+    return None if one.ped is None else format_share(one.ped[at])
 
 
-def _together(computed: Importances, metrics: Sequence[str]) -> Table:
+def _evaluators(computed: Importances) -> dict[str, Callable[[Importance, int], str | None]]:
+    """Those that say something of this study."""
+    return {FANOVA: _fanova_text, **({PED: _ped_text} if _has_ped(computed) else {})}
+
+
+def _over_all(computed: Importances, metrics: Sequence[str]) -> Table:
     """Hyperparameters by metrics, on the mean over scenarios."""
-    whole = {metric: one for metric in metrics if (one := computed.of(metric))}
+    whole = [one for metric in metrics if (one := computed.of(metric))]
     rows = [
-        (field, evaluator, *cells)
+        (field, evaluator, *(text(one, at) for one in whole))
         for at, field in enumerate(computed.fields)
-        for evaluator, cells in (
-            (FANOVA, [_interval(one.shares, at) for one in whole.values()]),
-            (PED, [_ped_text(one.ped, at) for one in whole.values()]),
-        )
+        for evaluator, text in _evaluators(computed).items()
     ]
+    header = ("hyperparameter", "method", *(in_words(one.metric) for one in whole))
     caption = "Importance for the mean over all scenarios whose attack works"
-    return Table("importance-all", caption, ("hyperparameter", "evaluator", *whole), tuple(rows), left=2)
+    return Table("importance-all", caption, header, tuple(rows), left=2)
 
 
 def _by_scenario(computed: Importances, metric: str) -> Table:
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for one in computed.each:
         if one.metric == metric:
-            cells = range(len(computed.axes))
-            rows.append((one.scenario, FANOVA, *(_interval(one.shares, at) for at in cells)))
-            rows.append((one.scenario, PED, *(_ped_text(one.ped, at) for at in cells)))
-    header = ("scenario", "evaluator", *computed.fields)
-    return Table(f"importance-{metric}", f"Importance for {metric}, by scenario", header, tuple(rows), left=2)
+            for evaluator, text in _evaluators(computed).items():
+                rows.append((one.scenario, evaluator, *(text(one, at) for at in range(len(computed.axes)))))
+    header = ("scenario", "method", *computed.fields)
+    return Table(f"importance-{metric}", f"Importance for {in_words(metric)}, by scenario", header, tuple(rows), left=2)
 
 
-def _bars(computed: Importances, metrics: Sequence[str]) -> Bars:
-    known: Mapping[str, Shares] = {
-        metric: one.shares for metric in metrics if (one := computed.of(metric)) and one.shares is not None
-    }
+def _bars(computed: Importances, metric: str) -> Bars:
+    one = computed.of(metric)
+    assert one is not None
+    assert one.shares is not None
+    read = np.array(one.read)
+
+    def known(shares: Numbers) -> tuple[tuple[float | None, ...], ...]:
+        return (tuple(float(share) if is_read else None for share, is_read in zip(shares, read, strict=True)),)
+
     return Bars(
         "importance-bars",
-        f"fANOVA: main effects on the mean of {', '.join(metrics)} over scenarios, with the 95 % range over resamples",
+        f"fANOVA: share of the variance of {in_words(metric)} (mean over scenarios) that each hyperparameter explains "
+        "alone, with the 95 % range over resamples",
         computed.fields,
-        tuple(known),
-        tuple(tuple(shares.alone.tolist()) for shares in known.values()),
-        tuple(tuple(shares.low.tolist()) for shares in known.values()),
-        tuple(tuple(shares.high.tolist()) for shares in known.values()),
+        (in_words(metric),),
+        known(one.shares.alone),
+        known(one.shares.low),
+        known(one.shares.high),
         "share of variance",
     )
 
@@ -273,8 +246,11 @@ def _bars(computed: Importances, metrics: Sequence[str]) -> Bars:
 def _heat(computed: Importances, metric: str) -> Heat:
     of = [one for one in computed.each if one.metric == metric]
     values = tuple(
-        tuple(None if one.shares is None else float(one.shares.alone[at]) for one in of)
+        tuple(None if one.shares is None or not one.read[at] else float(one.shares.alone[at]) for one in of)
         for at in range(len(computed.axes))
     )
-    caption = f"fANOVA: share of the variance of {metric} that each hyperparameter explains alone, by scenario"
-    return Heat("importance-heat", caption, tuple(one.scenario for one in of), computed.fields, values)
+    caption = (
+        f"fANOVA: share of the variance of {in_words(metric)} that each hyperparameter explains alone, by scenario"
+    )
+    columns = tuple(one.scenario for one in of)
+    return Heat("importance-heat", caption, columns, computed.fields, values, good="neither")

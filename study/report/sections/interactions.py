@@ -5,23 +5,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from search_spaces.space import Choice
+from study.analysis.bins import binned
 from study.analysis.discretise import Numbers, load_default_point
+from study.analysis.importances import Importances
 from study.analysis.results import Results
+from study.config.objectives import in_words
 from study.report.elements import AxisValue, Contour, Item, Note, Section, Table
-from study.report.formatting import format_share
-from study.report.sections.curves import binned
-from study.report.sections.importance import Importances
+from study.report.formatting import format_share, sentence
 
 if TYPE_CHECKING:
     import pandas
 
 PAIRS = 3
 _BINS = 8  # a side, at most
-_CLEAR = 500
-_ALIASES = (
-    "{trials} trials are few for pairs: where one pair explained everything, another was given up to 0.24 of it with "
-    "256 quasi-random trials, 0.06 with 512 and 0.01 with 1,024."
-)
+_ERRORS = ((1024, 0.01), (512, 0.06), (256, 0.24), (0, 1.0))
+"""Trials, at least -> what of a pair that explained everything was given to another pair, at most: of 256, 512 and
+1,024 quasi-random trials, measured. With fewer a pair may be given anything."""
+_SHOWN = 0.01  # of a variance: which pairs have less is left to rounding
 _PER_PLACE = 4  # trials, on average at least
 
 
@@ -30,39 +30,50 @@ def interactions_section(results: Results, computed: Importances) -> Section:
     title = "Which hyperparameters depend on one another"
     command = f"python -m study.analyze {results.name}"
     objective = results.goal.objectives[0]
+    name = in_words(objective)
     whole = computed.of(objective)
-    if computed.why_none or whole is None or whole.shares is None or len(computed.axes) < 2:
+    if computed.why_none or whole is None or whole.shares is None or sum(whole.read) < 2:
         why = computed.why_none or (
-            "fewer than two hyperparameters vary"
-            if len(computed.axes) < 2
-            else f"{objective} is the same in all trials, or is not defined on enough of them"
+            f"fewer than two hyperparameters vary that {name} can depend on"
+            if whole is not None and sum(whole.read) < 2
+            else f"{name} is the same in all but a few trials, or is not defined on enough of them"
         )
-        note = Note(f"No interactions: {why}.", "warning")
-        return Section("interactions", title, "This study cannot tell.", (note,), command)
-    pairs = largest(whole.shares.pairs, PAIRS)
+        return Section("interactions", title, f"{sentence(why)}.", (), command, answered=False)
+    read = [at for at, is_read in enumerate(whole.read) if is_read]
+    pairs = [(one, two) for one, two in largest(whole.shares.pairs, PAIRS) if one in read and two in read]
     fields = computed.fields
     rows = tuple((fields[one], fields[two], float(whole.shares.pairs[one, two])) for one, two in pairs)
     cells = results.compared[results.compared["trial"].isin(results.space_filling_trials.index)]
     means = cells.groupby("trial")[objective].mean().dropna()
-    caption = f"fANOVA: share of the variance of {objective} (mean over scenarios) that two explain beyond each alone"
-    few = len(means) < _CLEAR
-    items: list[Item] = [
-        *([Note(_ALIASES.format(trials=len(means)), "warning")] if few else []),
-        Note(
-            "Shares of pairs are corrected by the forest's out-of-bag residuals, in four bins a side. "
-            f"Contours are means of {objective}, an oracle, in bins of equally many trials."
-        ),
+    caption = f"fANOVA: share of the variance of {name} (mean over scenarios) that two explain beyond each alone"
+    error = next(error for least, error in _ERRORS if len(means) >= least)
+    items: tuple[Item, ...] = (
         Table("interactions", caption, ("hyperparameter", "and", "share of variance"), rows, left=2),
-        *(_contour(results, means, computed.fields[one], computed.fields[two], objective) for one, two in pairs),
-    ]
-    first = rows[0]
-    share = format_share(first[2])
-    lead = f"Most of all {first[0]} and {first[1]}: {share} of the variance of {objective} is theirs together."
-    if first[2] < 0.01:
-        lead = (
-            f"No two hyperparameters explain 0.01 or more of the variance of {objective} beyond what each does alone."
+        *(_contour(results, means, *row[:2], objective) for row in rows if row[2] >= _SHOWN),
+        Note(
+            "Shares of pairs are corrected by the forest's out-of-bag residuals, in four bins a side. A field of a "
+            f"contour is the mean {name} of the trials in it; the fields are bins of equally many trials. Where one "
+            "pair explained everything, another was given up to 0.24 of it with 256 quasi-random trials, 0.06 with 512 "
+            "and 0.01 with 1,024.",
+            "footnote",
+        ),
+    )
+    return Section("interactions", title, _lead(rows[0], name, len(means), error), items, command, uses_labels=True)
+
+
+def _lead(first: tuple[str, str, float], name: str, trials: int, error: float) -> str:
+    one, two, share = first
+    if share < _SHOWN:
+        return f"No two hyperparameters explain 0.01 or more of the variance of {name} beyond what each does alone."
+    if share <= error:
+        return (
+            f"No pair stands out from noise: the largest share is {format_share(share)} ({one} and {two}), and with "
+            f"{trials} trials a pair that does nothing may be given {'as much' if error >= 1 else f'{error:g}'}."
         )
-    return Section("interactions", title, lead, tuple(items), command)
+    return (
+        f"{one} and {two} depend on each other most: together they explain {format_share(share)} of the variance of "
+        f"{name} beyond what each does alone."
+    )
 
 
 def largest(pairs: Numbers, count: int) -> list[tuple[int, int]]:
@@ -87,13 +98,13 @@ def _contour(results: Results, means: "pandas.Series[float]", one: str, two: str
     at = (tuple(_place(results, field, default[field]) for field in (one, two)),) if default else ()
     return Contour(
         f"contour-{one}-{two}",
-        f"Mean {objective} over {one} and {two}",
+        f"Mean {in_words(objective)} over {one} and {two}",
         one,
         two,
         across[0],
         up[0],
         values,
-        objective,
+        in_words(objective),
         tuple((x, y, "paper default") for x, y in at),
     )
 

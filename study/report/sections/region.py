@@ -1,6 +1,6 @@
 """The stability region: the box of settings inside which every trial keeps its limits on every attack."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,23 +10,29 @@ from search_spaces.space import Choice, Int, Range
 from study.analysis.discretise import Cells, Numbers
 from study.analysis.prim import Bools, Box, peel_prim_box
 from study.analysis.results import Results
+from study.analysis.upstream_fields import searched_upstream
 from study.cli.numbers import format_value
 from study.config.config import SPACE_FILLING
 from study.report.elements import Item, Note, Section, Table
+from study.report.formatting import several
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
 
+_WHOLE = " (the whole range)"
+_LEAST = 5  # settings on each side: around fewer good ones a box says nothing, and fewer bad ones cut it anywhere
+
 
 @dataclass(frozen=True)
 class Region:
-    """What was found.
+    """The box and what stands behind it.
 
     Attributes:
         trials, good: complete trials, and those within the limits on every scenario whose attack works.
         inside: good trials in the box; no other trial is in it.
-        volume: of the box, as a share of the space (log where a range is log), in [0, 1].
+        settings: of these, how many differ in a field that is bounded; the rest repeat one another.
+        volume: of the box, as a share of the space of the bounded fields (log where a range is log), in [0, 1].
         bounds: by field, in words.
         default_inside: whether the paper's default lies in the box; None where no trial is the default.
     """
@@ -34,13 +40,21 @@ class Region:
     trials: int
     good: int
     inside: int
+    settings: int
     volume: float
     bounds: dict[str, str]
     default_inside: bool | None
 
 
+def bounded_fields(results: Results) -> dict[str, Range]:
+    """The searched fields that TPR or FPR can depend on: a bound on another one would say nothing."""
+    defined = [name for name in (names.TPR, names.FPR) if results.compared[name].notna().any()]
+    upstream = {field for metric in defined for field in searched_upstream(results, metric)}
+    return {name: searched for name, searched in results.ranges.items() if name in upstream}
+
+
 def stability_region(results: Results, min_tpr: float = 0.99, max_fpr: float = 0.01) -> Region | None:
-    """Looks for the box.
+    """Looks for the box, in the space of the fields that TPR and FPR can depend on.
 
     Args:
         min_tpr, max_fpr: limits, inclusive, that a trial keeps on every scenario whose attack works and that defines
@@ -57,7 +71,7 @@ def stability_region(results: Results, min_tpr: float = 0.99, max_fpr: float = 0
         (judged[names.TPR] < min_tpr) | (judged[names.FPR] > max_fpr)
     )  # a metric that is undefined breaks no limit
     good = kept.groupby(judged["trial"]).all()
-    return build_region(results.ranges, results.trials.loc[good.index], good.to_numpy(bool), results.trials)
+    return build_region(bounded_fields(results), results.trials.loc[good.index], good.to_numpy(bool), results.trials)
 
 
 def build_region(
@@ -77,20 +91,20 @@ def build_region(
         numbers, options, good, [scale.ends for scale in scales.values()], [len(c.options) for c in choices.values()]
     )
     if box is None:
-        return Region(len(trials), int(good.sum()), 0, 0.0, {}, None)
+        return Region(len(trials), int(good.sum()), 0, 0, 0.0, {}, None)
     bounds, volume = {}, 1.0
     for at, (name, scale) in enumerate(scales.items()):
         bounds[name] = scale.words(box.low[at], box.high[at])
         volume *= scale.share(box.low[at], box.high[at])
     for at, (name, choice) in enumerate(choices.items()):
         known = [option for option, is_in in zip(choice.options, box.options[at], strict=True) if is_in]
-        bounds[name] = ", ".join(map(str, known))
+        bounds[name] = ", ".join(map(str, known)) + (_WHOLE if len(known) == len(choice.options) else "")
         volume *= len(known) / len(choice.options)
     ordered = {name: bounds[name] for name in ranges}
-    inside = int((box.holds(numbers, options) & good).sum())
-    return Region(
-        len(trials), int(good.sum()), inside, volume, ordered, _default_inside(box, everything, scales, choices)
-    )
+    inside = box.holds(numbers, options) & good
+    settings = len(np.unique(np.column_stack([numbers, options])[inside], axis=0)) if inside.any() else 0
+    default = _default_inside(box, everything, scales, choices)
+    return Region(len(trials), int(good.sum()), int(inside.sum()), settings, volume, ordered, default)
 
 
 class _Scale:
@@ -116,7 +130,7 @@ class _Scale:
     def words(self, low: float, high: float) -> str:
         ends = (self._value(low), self._value(high))
         bottom, top = (str(int(end)) if self._half else format_value(end) for end in ends)
-        whole = " (the whole range)" if (low, high) == self.ends else ""
+        whole = _WHOLE if (low, high) == self.ends else ""
         return f"{bottom} to {top}{whole}"
 
 
@@ -143,26 +157,52 @@ def region_section(results: Results, min_tpr: float = 0.99, max_fpr: float = 0.0
     title = "Settings that hold on every attack"
     command = f"python -m study.analyze {results.name}"
     limits = f"TPR at least {min_tpr:g} and FPR at most {max_fpr:g}"
+
+    def unanswered(why: str) -> Section:
+        return Section("region", title, why, (), command, answered=False)
+
     region = stability_region(results, min_tpr, max_fpr)
     if region is None:
-        why = "no complete trial has a TPR or FPR on a scenario whose attack works"
-        note = Note(f"No region: {why}.", "warning")
-        return Section("region", title, "This study cannot tell.", (note,), command)
+        return unanswered("No complete trial has a TPR or FPR on a scenario whose attack works.")
+    fields = bounded_fields(results)
+    if not fields:
+        return unanswered("This study varies no hyperparameter that TPR and FPR can depend on.")
     scenarios = results.compared["scenario"].nunique()
     where = f"on all {scenarios} scenarios whose attack works" if scenarios > 1 else "on the one scenario that counts"
+    if not region.good:
+        return unanswered(f"None of {several(region.trials, 'complete trial')} keeps {limits} {where}.")
     if not region.inside:
-        why = f"None of {region.trials} complete trials keeps {limits} {where}"
-        if region.good:
-            why = f"{region.good} trials keep {limits} {where}, but others with the same settings do not"
-        return Section("region", title, f"{why}: there is no such region.", (), command)
-    lead = (
+        return unanswered(
+            f"{several(region.good, 'trial')} of {region.trials} keep {limits} {where}, but others with the same "
+            "settings do not."
+        )
+    bad = region.trials - region.good
+    if region.settings < _LEAST or 0 < bad < _LEAST:
+        few = "keep them" if region.settings < _LEAST else "do not"
+        return unanswered(
+            f"{region.good} of {several(region.trials, 'complete trial')} keep {limits} {where}: to bound a region, at "
+            f"least {_LEAST} different settings that {few} are needed."
+        )
+    items = (*_table(results, region, fields, f"{limits} {where}"), *_notes(results, region, fields))
+    return Section("region", title, _lead(region, limits, where), items, command, uses_labels=True)
+
+
+def _lead(region: Region, limits: str, where: str) -> str:
+    if region.good == region.trials:
+        return f"All {region.trials} complete trials keep {limits} {where}, so nothing bounds the settings."
+    return (
         f"{region.good} of {region.trials} complete trials keep {limits} {where}. The box below holds {region.inside} "
         f"of them and no other trial; it is {_percent(region.volume)} of the space.{_default_words(region)}"
     )
-    rows = tuple((name, words, str(results.ranges[name])) for name, words in region.bounds.items())
-    caption = f"A box in which every trial keeps {limits} {where}"
-    table = Table("region", caption, ("hyperparameter", "within", "searched"), rows, left=3)
-    return Section("region", title, lead, (*_notes(results, region), table), command)
+
+
+def _table(results: Results, region: Region, fields: Collection[str], keeps: str) -> list[Table]:
+    if region.good == region.trials:
+        return []
+    rows = tuple((name, words, str(results.ranges[name])) for name, words in region.bounds.items() if name in fields)
+    return [
+        Table("region", f"A box in which every trial keeps {keeps}", ("hyperparameter", "within", "searched"), rows, 3)
+    ]
 
 
 def _default_words(region: Region) -> str:
@@ -175,25 +215,26 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share >= 1e-4 else "less than 0.01 %"
 
 
-def _notes(results: Results, region: Region) -> list[Item]:
-    share = min(1.0, 3 / region.inside)
-    bound = f"; at most {share:.0%} of the box, had it been chosen beforehand"
-    notes: list[Item] = [
-        Note(
-            f"Empirical: {region.inside} trials stand behind the box and none against it, which does not exclude bad "
-            f"settings between them{bound} (rule of three, 95 %). The box was chosen to hold no bad trial, so the true "
-            "share is larger. Found by peeling (PRIM, Friedman & Fisher 1999), not proven to be the largest. TPR and "
-            "FPR are oracles."
+def _notes(results: Results, region: Region, fields: Collection[str]) -> list[Item]:
+    left_out = [name for name in results.ranges if name not in fields]
+    texts = []
+    if left_out:
+        texts.append(
+            f"Neither TPR nor FPR depends on {', '.join(left_out)}: the stages before the flags do not read "
+            f"{'it' if len(left_out) == 1 else 'them'}, so there is no bound."
         )
-    ]
+    if region.good < region.trials:
+        texts.append(
+            f"Empirical: {region.settings} different settings stand behind the box and none against it, which does not "
+            f"exclude bad ones between them: at most {300 / region.settings:.0f} % of the box would be bad, had it "
+            "been chosen beforehand (rule of three, 95 %). It was chosen to hold no bad trial, so the true share may "
+            "be larger. The box is found by peeling (PRIM, Friedman & Fisher 1999), and not proven to be the largest."
+        )
     if results.config.sampler not in SPACE_FILLING:
-        notes.append(
-            Note(
-                f"The sampler {results.config.sampler!r} crowds where it found something good: elsewhere few "
-                "trials could have spoken against the box.",
-                "warning",
-            )
+        texts.append(
+            f"The sampler {results.config.sampler!r} crowds where it found something good: elsewhere few trials could "
+            "have spoken against the box."
         )
     if len(results.seeds) == 1:
-        notes.append(Note("One seed only: a setting that holds here may fail on another seed.", "warning"))
-    return notes
+        texts.append("One seed only: a setting that holds here may fail on another seed.")
+    return [Note(text, "footnote") for text in texts]
