@@ -17,7 +17,7 @@ from study.ledger import selection
 from study.ledger.manifest import Manifest, ScenarioParts, read_manifest
 from study.ledger.records import ScenarioRecord, read_scenario, scenario_path, scenario_paths
 from study.ledger.snapshot import SnapshotTrial, is_finished, read_ledger
-from study.ledger.study_folder import LEDGER, POINTS, find_study
+from study.ledger.study_folder import LEDGER, POINTS, find_study, study_command
 from tracking import names
 
 if TYPE_CHECKING:
@@ -159,6 +159,10 @@ class Results:
     def _working(self) -> list[str]:
         """Scenarios whose attack works."""
         return [str(name) for name in self.scenarios.index[~self.scenarios["attack_failed"]]]
+
+    def command_for(self, name: str) -> str:
+        """A command about this study, to copy: ``python -m study.analyze NAME``."""
+        return study_command(name, self.folder.with_name(self.name))
 
     @property
     def machines(self) -> list[str]:

@@ -37,6 +37,7 @@ class Understood(BaseException):
 def commands_in(text: str) -> Iterator[tuple[str, list[str]]]:
     """The modules that are named as commands, each with the words behind it up to the end of the line."""
     joined = re.sub(r"\\\n\s*", " ", text)
+    joined = re.sub(r"(?<!`)`[^`]+`(?!`)", lambda span: span[0].replace("\n", " "), joined)
     for found in COMMAND.finditer(joined):
         yield found[1], _words(found[2])
 

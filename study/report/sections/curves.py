@@ -27,7 +27,7 @@ _SAME = 1e-12  # a difference below it is rounding
 def curves_section(results: Results) -> Section:
     """The answer: figures for every hyperparameter and metric, and a table of what the objective does."""
     title = "One hyperparameter at a time"
-    command = f"python -m study.analyze {results.name}"
+    command = results.command_for("analyze")
     trials = results.space_filling_trials
     fields = [name for name in results.ranges if len(trials) and trials[name].nunique() > 1]
     cells = results.compared[results.compared["trial"].isin(trials.index)]
@@ -154,7 +154,7 @@ def _figure(
     )
     return Curves(
         f"curve-{field}-{metric}",
-        f"{in_words(metric)} over {field}",
+        f"{sentence(in_words(metric))} over {field}",
         field,
         in_words(metric),
         lines,

@@ -65,9 +65,10 @@ def _reasons(results: Results) -> Table:
         numbers = [f"#{number}" for number in reasons.index[reasons == reason]]
         more = f" and {len(numbers) - 8} more" if len(numbers) > 8 else ""
         rows.append((str(reason), ", ".join(numbers[:8]) + more, int(count)))
+    whole = f"{results.command_for('status')} --json"
     return Table(
         name="failed-trials",
-        caption="Failed trials by the last line of their reason. python -m study.status --json has every traceback.",
+        caption=f"Failed trials by the last line of their reason; every traceback: {whole}",
         header=("reason", "trials", "count"),
         rows=tuple(rows),
         left=2,

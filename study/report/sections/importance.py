@@ -90,7 +90,7 @@ def _ped(study: "optuna.Study", fields: Sequence[str], losses: Numbers) -> Numbe
 
 def importance_section(results: Results, computed: Importances) -> Section:
     """The answer."""
-    command = f"python -m study.analyze {results.name}"
+    command = results.command_for("analyze")
     title = "Which hyperparameters matter"
     if computed.why_none:
         return Section("importance", title, f"{sentence(computed.why_none)}.", (), command, answered=False)

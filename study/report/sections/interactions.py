@@ -28,7 +28,7 @@ _PER_PLACE = 4  # trials, on average at least
 def interactions_section(results: Results, computed: Importances) -> Section:
     """The answer, from the importances that were computed."""
     title = "Which hyperparameters depend on one another"
-    command = f"python -m study.analyze {results.name}"
+    command = results.command_for("analyze")
     objective = results.goal.objectives[0]
     name = in_words(objective)
     whole = computed.of(objective)

@@ -31,7 +31,7 @@ def section(results: Results) -> Section | None:
     judged = judge_signals(results)
     if not judged or len(results.complete) < 2:
         return None
-    command = f"python -m study.analyze {results.name}"
+    command = results.command_for("analyze")
     why = _why_none(results, judged)
     if why:
         return Section("visible", _TITLE, why, (), command, answered=False)

@@ -155,7 +155,7 @@ def _default_inside(
 def region_section(results: Results, min_tpr: float = 0.99, max_fpr: float = 0.01) -> Section:
     """The answer."""
     title = "Settings that hold on every attack"
-    command = f"python -m study.analyze {results.name}"
+    command = results.command_for("analyze")
     limits = f"TPR at least {min_tpr:g} and FPR at most {max_fpr:g}"
 
     def unanswered(why: str) -> Section:

@@ -20,7 +20,7 @@ _SAME = 1e-12  # a difference below it is rounding
 def robustness_section(results: Results) -> Section:
     """The answer. Needs no trials that fill the space: any sampler will do."""
     title = "One configuration for all attacks, and what that costs"
-    command = f"python -m study.analyze {results.name}"
+    command = results.command_for("analyze")
     objective = results.goal.objectives[0]
     cells = results.compared[results.compared[objective].notna()]
     if cells.empty:
