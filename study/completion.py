@@ -13,7 +13,7 @@ from study.ledger.study_folder import LATEST, parse_out, studies
 ASKED = "_ARGCOMPLETE"
 """The variable by which the shell's function says that it wants an answer and no command to be run."""
 _NOTHING = 1  # exit code where there is no answer
-_FREE = ("N", "X", "LABEL", "URI", "ADDRESS")  # metavars of what nobody can complete
+_FREE = ("N", "X", "URI")  # metavars of what nobody can complete
 
 Completer = Callable[..., Iterable[str]]
 
@@ -57,9 +57,10 @@ def _completer(action: argparse.Action) -> Completer:
     from argcomplete.completers import DirectoriesCompleter, FilesCompleter
 
     metavar = action.metavar if isinstance(action.metavar, str) else ""
-    completer: Completer = DirectoriesCompleter() if metavar == "PATH" else FilesCompleter()
+    completer: Completer = DirectoriesCompleter() if metavar.startswith("PATH") else FilesCompleter()
     if "|" in metavar:
-        completer = _one_of([_known_part(choice) for choice in metavar.split("|")])
+        known = [_known_part(choice) for choice in metavar.split("|")]
+        completer = completer if "PATH" in known else _one_of([part for part in known if not part.isupper()])
     elif metavar in _FREE:
         completer = _one_of([])
     return _COMPLETERS.get(action.dest, completer)

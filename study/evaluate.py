@@ -20,7 +20,8 @@ from study.cli.command import run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser, add_options, given_options
 from study.cli.paths import check_two_files
-from study.cli.terminal import duration, print_error, print_line, print_raw, table
+from study.cli.terminal import duration, print_error, print_line, print_raw, table, wrap
+from study.cli.terms import METRICS
 from study.config.config import CommonConfig, PoisonRate, Seed, resolve
 from study.config.option_groups import OPTION_GROUPS
 from study.scenarios.oracle_defenses import check_defense, find_defense
@@ -41,12 +42,20 @@ class EvaluateConfig(CommonConfig):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
 
 
+_EPILOG = f"""\
+In brackets: the default, which another preset than smoke may change.
+{METRICS}
+Exit codes: 0 done, 2 bad input, 130 interrupted; the same command goes on from there.
+"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command. Returns the exit code."""
     parser = Parser(
         prog="python -m study.evaluate",
-        description="Run one configuration of a defense on one scenario and judge it.",
-        epilog="Exit codes: 0 done, 2 bad input, 130 interrupted; the same command goes on from there.",
+        description="Run one configuration of a defense on one scenario (an attack with a poison rate and a seed), and "
+        "show how well it does beside training without a defense.",
+        epilog=_EPILOG,
         allow_abbrev=False,
     )
     parser.add_argument("--config", type=Path, metavar="FILE.yaml", help="options from a file, with the same names")
@@ -230,10 +239,10 @@ def _text(report: dict[str, Any], name: str, seconds: float) -> str:
     if report["attack_failed"]:
         lines.append("ATTACK FAILED: it does not work undefended either, so no defense is credited for it")
     stages = ", ".join(
-        f"{stage['stage']} {duration(stage['wall_seconds'])}{' (stored)' if stage['hit'] else ''}"
+        f"{stage['stage']} {duration(stage['wall_seconds'])}{' (reused)' if stage['hit'] else ''}"
         for stage in report["stages"]
     )
-    lines.append(f"{duration(seconds)}: {stages}")
+    lines += [wrap(METRICS), "", wrap(f"Took {duration(seconds)}: {stages}")]
     return "\n".join(lines)
 
 

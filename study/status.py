@@ -12,7 +12,7 @@ from study.cli.bar import working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser
-from study.cli.terminal import duration, last_line, print_line, rough, table
+from study.cli.terminal import duration, last_line, print_line, rough, table, wrap
 from study.cli.terms import METRICS
 from study.config.config import OUT
 from study.config.objectives import in_words
@@ -221,7 +221,7 @@ def _scenarios(state: StudyStatus) -> str:
     known = {name: values for name, values in metrics.items() if set(values) != {"-"}}
     rows = zip(*columns.values(), *known.values(), strict=True)
     shown = table([*columns, *known], [list(row) for row in rows])
-    return f"{shown}\n{METRICS}" if known else shown
+    return f"{shown}\n{wrap(METRICS)}" if known else shown
 
 
 def _scenario_name(progress: Progress) -> str:

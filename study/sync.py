@@ -100,7 +100,7 @@ def _send(folder: Path, target: Target, own: bool) -> int:
         print_line(f"{folder.name}: everything has arrived at {target.uri} already")
         return EXIT_DONE
     try:
-        with working(f"{folder.name}: asking {target.uri} what it has"):
+        with working(f"{folder.name}: opening MLflow at {target.uri}"):
             run_log = open_log(target, outbox)
         waiting = sum(1 for _ in outbox.pending())
         deliveries = _deliver(run_log, outbox, waiting, keep=not own)
@@ -126,7 +126,7 @@ def _way_out(error: Exception) -> str:
 
 def _deliver(run_log: "RunLog", outbox: Outbox, waiting: int, keep: bool) -> dict[str, Delivery]:
     """Sends everything. Returns what became of each record, by its name and place."""
-    bar = Bar(waiting, outbox.path.parent.name)
+    bar = Bar(waiting, f"{outbox.path.parent.name}, records")
     step = max(1, waiting // _LINES)
     deliveries = {}
     try:

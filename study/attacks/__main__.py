@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m study.attacks",
         description="List the attacks, or draw what they do: clean, poisoned, and ten times the difference.",
-        epilog="Exit codes: 0 done, 2 bad input, 130 interrupted; the same command goes on from there.",
+        epilog="In brackets: the default, which another preset than smoke may change.\n"
+        "Exit codes: 0 done, 2 bad input, 130 interrupted; the same command goes on from there.",
         allow_abbrev=False,
     )
     parser.add_argument("--list", action="store_true", help="list the attacks and groups of attacks")

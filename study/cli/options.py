@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import textwrap
 import types
 import typing
 from collections.abc import Callable, Collection, Mapping
@@ -57,7 +58,7 @@ def _plain_type(annotation: Any) -> Any:
 
 def _default_text(default: Any) -> str:
     """What an option that is left out means in the smoke preset, whose values the defaults are."""
-    if default is None or default is False or default == {}:
+    if default is None or default is False or default in ({}, ()):
         return ""
     return f" [{','.join(map(str, default)) if isinstance(default, tuple) else default}]"
 
@@ -65,7 +66,16 @@ def _default_text(default: Any) -> str:
 _LONG_USAGE = 8  # options
 _COUNTED = "verbose"  # given once for each step
 _METAVARS = {int: "N", float: "X", Path: "PATH"}
-_CHOICES = {"dataset": "digits|cifar10|cifar100|npz:FILE|folder:DIR", "model": "resnet18|preact_resnet18"}
+_CHOICES = {
+    "dataset": "digits|cifar10|cifar100|npz:FILE|folder:DIR",
+    "model": "resnet18|preact_resnet18",
+    "target_label": "N|NAME",
+    "gpus_per_trial": "X|auto",
+    "address": "auto|HOST:PORT",
+    "store": "PATH|URL",
+    "objective": "METRIC[,METRIC]",
+}
+"""Fields whose type does not say what may stand there -> what may."""
 
 
 def add_options(
@@ -104,7 +114,8 @@ def _add_option(group: argparse._ArgumentGroup, name: str, declared: FieldInfo) 
         group.add_argument(option, metavar="|".join(typing.get_args(kind)), help=text)
     else:
         several = is_tuple(declared.annotation)
-        metavar = _CHOICES.get(name) or _METAVARS.get(kind, name.split("_")[-1].upper())
+        one = name.split("_")[-1].upper()
+        metavar = _CHOICES.get(name) or _METAVARS.get(kind, one.removesuffix("S") if several else one)
         group.add_argument(option, nargs="+" if several else None, metavar=metavar, help=text)
 
 
@@ -153,6 +164,17 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class _Help(argparse.HelpFormatter):
+    """Begins a line anew after a line that ends with a sentence, and fills all others to the terminal's width."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = re.split(r"(?<=\.)\n", text.strip())
+        return "\n".join(
+            textwrap.fill(" ".join(part.split()), width, initial_indent=indent, subsequent_indent=indent)
+            for part in parts
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are one line with the nearest option, and that takes each option once.
 
@@ -171,7 +193,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_args(args, namespace)
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(formatter_class=_Help, **options)
         self.register("action", None, Once)  # None is what add_argument looks up when it is given no action
 
     def format_help(self) -> str:

@@ -3,12 +3,15 @@
 import io
 import logging
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from tqdm import tqdm
 
+_WIDEST = 110  # of a paragraph
 _OPTIONS = {
     "field": "--set {}=VALUE",
     "width": "--width",
@@ -137,6 +140,12 @@ def show_logs(verbose: int = 0) -> None:
 def library_logs_enabled() -> bool:
     """Whether the libraries' own logs are to be seen."""
     return logging.getLogger().isEnabledFor(logging.INFO)
+
+
+def wrap(text: str) -> str:
+    """A paragraph in lines that the terminal holds, and that are pleasant to read; no word is broken."""
+    wide = min(_WIDEST, shutil.get_terminal_size((_WIDEST, 24)).columns)
+    return textwrap.fill(text, wide, break_long_words=False, break_on_hyphens=False)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -86,7 +86,9 @@ class CommonConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: Literal["smoke", "small", "paper"] = Field("smoke", description="scale: data, network and epochs")
+    preset: Literal["smoke", "small", "paper"] = Field(
+        "smoke", description="scale of everything: data, network and epochs"
+    )
     dataset: str = Field("digits", description="where the images come from")
     data_dir: Path = Field(Path(".data"), description="where downloaded datasets lie")
     download: bool = Field(False, description="download the dataset if it is missing; never done unasked")
@@ -100,18 +102,26 @@ class CommonConfig(BaseModel):
         None, description="picture for blended_image and adaptive_blend instead of the one that is drawn"
     )
     trigger_dir: Path | None = Field(None, description="folder of photographs for refool instead of drawn reflections")
-    model: str | None = Field(None, description="resnet18 or preact_resnet18; the defense's own by default")
+    model: str | None = Field(None, description="the network; by default the defense's own")
     width: int = Field(16, description="channels of the network's first stage; 64 in the papers", ge=1)
     blocks: tuple[int, ...] = Field((1, 1, 1, 1), description="residual blocks a stage; 2,2,2,2 makes 18 layers")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto takes bf16 where the hardware has it")
     threads: int = Field(1, description="torch threads on a CPU; another number gives other results", ge=1, le=1024)
-    asr_floor: float = Field(0.9, description="an attack whose undefended ASR is lower has failed", ge=0, le=1)
+    asr_floor: float = Field(
+        0.9,
+        description="an attack has failed whose ASR (attack success rate: the share of test images with the trigger "
+        "that get the attacker's class) is lower even without a defense",
+        ge=0,
+        le=1,
+    )
     until: Literal["isolate"] | None = Field(None, description="stop once samples are flagged; no final model")
     store: Path | str | None = Field(
         None, description="folder or URL (s3://...) for shared stages; by default a folder beside the results"
     )
     out: Path = Field(OUT, description="folder for results")
-    set: dict[str, str] = Field({}, description="fields of the defense's Config to fix")
+    set: dict[str, str] = Field(
+        {}, description="hyperparameters to fix, such as beta=2; --list SPACE of study.run has all"
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -149,30 +159,39 @@ class StudyConfig(CommonConfig):
         min_length=1,
     )
     poison_rates: Annotated[tuple[PoisonRate, ...], AfterValidator(_different)] = Field(
-        (0.1,), description="poisoned shares of the training set, in (0, 0.5]", min_length=1
+        (0.1,),
+        description="poisoned shares of the training set, in (0, 0.5]; each attack, rate and seed make a scenario",
+        min_length=1,
     )
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_different)] = Field(
         (0,), description="seeds of the scenarios, such as 0 1 2 or 0-4", min_length=1
     )
-    trials: int = Field(10, description="configurations to try; raising it extends a study", ge=1)
-    objective: Annotated[str | None, AfterValidator(_objectives)] = Field(
-        None, description="what is maximised or minimised; several make a Pareto front: asr:min,ca:max"
+    trials: int = Field(
+        10, description="trials: configurations to run on every scenario; raising it extends a study", ge=1
     )
-    aggregate: Literal["mean", "worst"] = Field("mean", description="over scenarios, or the worst one by the objective")
-    per_scenario: bool = Field(False, description="search each scenario's own best, each in a study of its own")
+    objective: Annotated[str | None, AfterValidator(_objectives)] = Field(
+        None,
+        description="what is searched for: tpr and fpr (shares of poisoned and of clean samples that are flagged), ca "
+        "(clean accuracy), asr, isolation_score (TPR - FPR), defense_score (CA - ASR), overall_score (their mean); "
+        "several make a Pareto front: asr:min,ca:max",
+    )
+    aggregate: Literal["mean", "worst"] = Field(
+        "mean", description="of the objective over the scenarios, or its value on the worst"
+    )
+    per_scenario: bool = Field(False, description="search for the best of each scenario apart, in a study of its own")
     holdout: Literal["attack", "rate", "seed"] | None = Field(
         None,
-        description="search without each attack or rate in turn, then judge what was chosen on it, with seeds that no "
+        description="search without each attack or rate in turn, then test what was chosen on it, with seeds that no "
         "search saw; the sampler is then qmc, random or grid",
     )
     judge_seeds: Annotated[tuple[Seed, ...], AfterValidator(_different)] = Field(
-        (), description="seeds of the scenarios that --holdout judges on; by default as many as --seeds, after the last"
+        (), description="seeds of the scenarios that --holdout tests on; by default as many as --seeds, after the last"
     )
     sampler: Literal["tpe", "nsga2", "random", "qmc", "grid"] = Field(
         "tpe", description="tpe and nsga2 search; qmc, random and grid cover the space"
     )
     resolution: dict[str, Annotated[int, Field(ge=2)]] = Field(
-        {}, description="points that the grid has along a field's range"
+        {}, description="how many values the grid takes along a field's range"
     )
     pruner: Literal["none", "asha", "median"] = Field(
         "none", description="stop a trial early that has fallen behind others after the same number of scenarios"

@@ -9,8 +9,9 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from defenses.registry import UserError
+from study.cli.bar import working
 from study.code_version import code_hash
-from study.driver.worker_watch import wait_for, worker_watch
+from study.driver.worker_watch import WorkerWatch, wait_for, worker_watch
 from study.planning.devices import trials_at_once
 from study.planning.plan import Plan
 from study.planning.shared_folder import find_marks, leave_mark, remove_marks
@@ -53,6 +54,16 @@ def _ask_nodes(
         task = ray.remote(question).options(num_cpus=0, scheduling_strategy=here)
         asked[name] = task.remote(*given)
     watches = {name: worker_watch(f"a worker on {name}", local, _NODE_SECONDS) for name in asked}
+    with working("starting a worker" if local else f"asking {len(asked)} nodes of the cluster"):
+        _refuse_first(asked, watches)
+
+
+def _refuse_first(asked: dict[str, Any], watches: dict[str, WorkerWatch]) -> None:
+    """Waits for every node's answer.
+
+    Raises:
+        UserError: a node has something wrong with it.
+    """
     for name, answer in asked.items():
         try:
             wait_for(answer, watches[name])

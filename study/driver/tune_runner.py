@@ -12,6 +12,7 @@ from ray.tune import Callback, Stopper
 from ray.tune.schedulers import TrialScheduler
 
 from defenses.storage.atomic_files import DiskFull
+from study.cli.bar import working
 from study.cli.terminal import print_line
 from study.code_version import code_hash
 from study.driver import gpu_memory
@@ -156,7 +157,8 @@ def _measure(plan: Plan, task: TrialTask) -> float:
     measured = measure.remote(task, plan.default_point, own, images, board)
     watch = worker_watch(MEASURED, plan.config.address is None)
     progress = BoardReader(board)
-    wait_for(measured, watch, lambda: MEASURED in progress.read())
+    with working("measuring how much of a GPU a trial takes"):
+        wait_for(measured, watch, lambda: MEASURED in progress.read())
     share = float(task_result(measured, MEASURED))
     print_line(f"A trial gets {share:g} of a GPU, by what the paper's default took at its peak.")
     return share

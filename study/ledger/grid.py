@@ -87,15 +87,15 @@ def make_grid(space: SearchSpace, resolution: Mapping[str, int]) -> Grid:
     endless = [name for name, own in unlisted.items() if isinstance(own, Float)]
     if endless:
         raise UserError(
-            f"a grid lists every value, and {', '.join(endless)} may be any number in a range: give the points along "
-            f"it (--resolution {' '.join(f'{name}=4' for name in endless)}), fix it (--set {endless[0]}=VALUE), or use "
-            "--sampler qmc, which covers ranges evenly"
+            f"a grid lists every value, and {', '.join(endless)} may be any number in a range: say how many values it "
+            f"is to have (--resolution {' '.join(f'{name}=4' for name in endless)}), fix it (--set {endless[0]}=VALUE) "
+            "or use --sampler qmc, which covers ranges evenly"
         )
     grid = Grid({name: _values(searched, resolution.get(name)) for name, searched in space.ranges.items()})
     if grid.size > LARGEST:
         raise UserError(
-            f"a grid has at most {LARGEST} points, this one {grid.size}: lower --resolution, fix fields with --set, or "
-            "use --sampler qmc"
+            f"a grid has at most {LARGEST} configurations, this one {grid.size}: lower --resolution, fix fields with "
+            "--set, or use --sampler qmc"
         )
     return grid
 

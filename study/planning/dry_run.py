@@ -1,18 +1,23 @@
 """What a study would do, without doing it."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 import torch
 
 from defenses.runner import RunContext, missing_stages
 from defenses.storage.store import Store, open_store
-from study.cli.terminal import table
+from study.cli.terminal import table, wrap
+from study.cli.terms import METRICS, STUDY
+from study.config.objectives import meaning
 from study.planning.plan import Plan
 from study.planning.shared_stages import Build
 from study.scenarios.evaluation import cached_images
 from study.scenarios.oracle_defenses import find_defense
 from study.scenarios.scenario import model_spec, stage_seed
 from study.scenarios.stored_poison import poison_key, stored_poison, trigger_key
+
+_THERE, _MISSING = "reused", "to build"  # of stages: whether an earlier command left them in the store
 
 
 def describe(plan: Plan) -> str:
@@ -29,12 +34,12 @@ def describe(plan: Plan) -> str:
         for name, searched in plan.space.ranges.items()
     ]
     parts = [
-        f"study {plan.config.study_name}: nothing is started\n{plan.config.dataset}, target class {plan.target}",
+        f"study {plan.config.study_name}: nothing is started\n"
+        f"{plan.config.dataset}, target class {plan.target}: the class that the attacker wants\n{wrap(STUDY)}",
         "Stages that all trials share, built once:\n"
         + table(["scenario", "stage", "variant", "state"], rows, left=4)
-        + f"\n{states['in the store']} in the store, {states['to build']} to build",
-        f"Trials: {plan.config.trials} x {len(plan.scenarios)} scenarios, sampler {plan.config.sampler}, "
-        f"pruner {plan.config.pruner}, objective {plan.objective}; each runs: {', '.join(own) or 'nothing of its own'}",
+        + f"\n{states[_THERE]} {_THERE}, {states[_MISSING]} {_MISSING}",
+        _trials(plan, own),
     ]
     parts += filter(None, (plan.points_note, plan.trials_note))
     if ranges:
@@ -47,6 +52,18 @@ def describe(plan: Plan) -> str:
     return "\n\n".join(parts)
 
 
+def _trials(plan: Plan, own: Sequence[str]) -> str:
+    """How many trials there are, how they are chosen, and what each runs."""
+    config, goal = plan.config, plan.goal
+    made_of = meaning(goal.objectives[0]) if len(goal.objectives) == 1 else ""
+    stopped = "none is stopped early" if config.pruner == "none" else f"pruner {config.pruner} stops some early"
+    return (
+        f"Trials: {config.trials} x {len(plan.scenarios)} scenarios, chosen by {config.sampler}, {stopped}\n"
+        f"Searched for: the best {goal.words}{f' ({made_of})' if made_of else ''}\n"
+        f"Each trial runs: {', '.join(own) or 'nothing of its own'}\n{wrap(METRICS)}"
+    )
+
+
 def _variant(build: Build, plan: Plan) -> str:
     searched = {name: value for name, value in build.config.items() if name in plan.space.ranges}
     return ", ".join(f"{name}={value}" for name, value in searched.items())
@@ -55,11 +72,11 @@ def _variant(build: Build, plan: Plan) -> str:
 def _state(build: Build, plan: Plan, store: Store) -> str:
     images, device = cached_images(plan.environment.dataset), torch.device(plan.environment.device)
     if build.stage == "trigger" and store.find("trigger", trigger_key(build.scenario, images, device)) is not None:
-        return "in the store"
+        return _THERE
     if store.find("poison", poison_key(build.scenario, images, device)) is None or build.stage == "trigger":
-        return "to build"
+        return _MISSING
     if build.stage == "poison":
-        return "in the store"
+        return _THERE
     environment = plan.environment
     poisoned, _ = stored_poison(build.scenario, images, store, device)
     spec = model_spec(environment.model, environment.width, environment.blocks, images, poisoned.suspect)
@@ -67,4 +84,4 @@ def _state(build: Build, plan: Plan, store: Store) -> str:
     defense = find_defense(build.defense)
     config = defense.config_type.from_mapping(build.config)
     missing = missing_stages(defense(config), poisoned.suspect.fingerprint, context, build.stage)
-    return "to build" if build.stage in missing else "in the store"
+    return _MISSING if build.stage in missing else _THERE

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from study.scenarios.poison import PoisonedDataset
 
 ORACLE_DEFENSES: "Registry[type[OracleDefense]]" = Registry(
-    "instrument (told the ground truth)",
+    "defense that is given the ground truth",
     {
         "pipd_fault_ratio": (
             "study.scenarios.oracle_defenses.fault_ratio:FaultRatio",
@@ -84,6 +84,6 @@ def check_truth(name: str, without: Sequence[str]) -> None:
 
 def _needs_truth(name: str, data: str) -> str:
     return (
-        f"{name} must be told which samples are poisoned, and nobody knows for {data}: use an attack that poisons, or "
+        f"{name} must be given which samples are poisoned, and nobody knows for {data}: use an attack that poisons, or "
         "add poison_mask to the file of a given set"
     )

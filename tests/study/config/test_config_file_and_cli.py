@@ -368,14 +368,14 @@ def test_the_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     grid = next(line for line in found.splitlines() if line.startswith("pipd.clustering "))
     assert grid.split("  ")[-1] == SEARCH_SPACES.describe("pipd.clustering")
     assert "PIPD, Table 8" in grid
-    assert "instrument (told the ground truth)" in found
+    assert "defense that is given the ground truth" in found
 
 
 def test_help_tells_the_kind_and_the_default_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = " ".join(capsys.readouterr().out.split())
-    assert "--trials N configurations to try; raising it extends a study [10]" in shown
+    assert "--trials N trials: configurations to run on every scenario; raising it extends a study [10]" in shown
     assert "a rate of its own [badnets,blended_random,trojan_square]" in shown
     assert "--until isolate stop once samples are flagged; no final model --asr-floor X" in shown  # no default
 

@@ -62,7 +62,7 @@ def test_the_order_covers_the_grid_and_depends_on_the_seed_alone() -> None:
         ({"gamma": 3}, ["names a field that is searched", "searched: beta, rate"]),
         ({"betta": 3}, ["did you mean 'beta'?"]),
         ({"statistic": 3}, ["--resolution statistic", "max, mean", "leave it out"]),
-        ({"beta": 1000, "rate": 1000}, ["at most 100000 points", "6000000", "lower --resolution"]),
+        ({"beta": 1000, "rate": 1000}, ["at most 100000 configurations", "6000000", "lower --resolution"]),
     ],
 )
 def test_what_makes_no_grid_is_refused(resolution: dict[str, int], parts: list[str]) -> None:

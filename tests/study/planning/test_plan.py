@@ -278,17 +278,17 @@ def test_a_dry_run_starts_nothing_and_tells_what_is_there(make: PlanMaker) -> No
     plan = make(set=TINY_PIPD)
     text = describe(plan)
     assert not plan.environment.store.exists()
-    assert "0 in the store, 5 to build" in text
+    assert "0 reused, 5 to build" in text
     assert states(text) == ["to build"] * 5
     assert f"Trials: {plan.config.trials} x 1 scenarios" in text
     assert "β beta" in text
     assert "[0, 6]" in text
     prepare(plan.scenarios[0], plan.environment)
-    assert states(describe(plan)) == ["in the store"] + ["to build"] * 4
+    assert states(describe(plan)) == ["reused"] + ["to build"] * 4
     evaluate_scenario("pipd", plan.base, plan.scenarios[0], plan.environment, "isolate")
     # The default reads the maximum; the mean is still missing.
-    assert states(describe(plan)) == ["in the store"] * 4 + ["to build"]
-    assert "4 in the store, 1 to build" in describe(plan)
+    assert states(describe(plan)) == ["reused"] * 4 + ["to build"]
+    assert "4 reused, 1 to build" in describe(plan)
 
 
 def test_what_no_stage_reads_is_not_searched(make: PlanMaker) -> None:

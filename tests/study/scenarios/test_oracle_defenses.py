@@ -101,7 +101,7 @@ def test_instruments_are_refused_where_nobody_knows_the_poison(
     poisoned: PoisonedDataset, images: Images, tmp_path: Path
 ) -> None:
     for change in ({"poison_known": False}, {"poison_mask": np.zeros(128, dtype=bool)}):
-        with pytest.raises(UserError, match="pipd_fault_ratio must be told which samples are poisoned"):
+        with pytest.raises(UserError, match="pipd_fault_ratio must be given which samples are poisoned"):
             make_defense("pipd_fault_ratio", {}, PoisonedDataset(**{**vars(poisoned), **change}))
     dataset = save_npz(tmp_path / "data.npz", images)
     with pytest.raises(UserError, match="nobody knows for clean-0-s0"):

@@ -90,7 +90,7 @@ def test_a_plan_trains_before_it_poisons_and_once_for_all_rates(images: Images, 
     assert "counted-0.1-s0  trigger" in describe(plan)
     train_trigger(plan.scenarios[0], plan.environment)
     line = next(line for line in describe(plan).splitlines() if " trigger " in line)
-    assert line.endswith("in the store")
+    assert line.endswith("reused")
 
 
 def test_every_cell_lists_what_the_attack_trained(images: Images, tmp_path: Path) -> None:
