@@ -13,6 +13,7 @@ from study.cli.numbers import format_number
 from study.cli.terminal import last_line, print_error, print_line
 from study.code_version import code_version
 from study.driver import ray_nodes
+from study.driver.best_trial import BestTrial
 from study.driver.mlflow_records import MlflowRecords
 from study.driver.progress import TrialProgress, describe_start
 from study.driver.pruner import Pruner
@@ -21,6 +22,7 @@ from study.driver.settlement import Settlement
 from study.driver.stage_builder import Undefended, build_shared
 from study.driver.tune_runner import MAX_FAILURES_AT_START, StudyStopper, run_trials
 from study.driver.worker_watch import WorkerWatch, worker_watch
+from study.ledger.dashboard import Shown, metric_names
 from study.ledger.grid import Points
 from study.ledger.ledger import Ledger
 from study.ledger.manifest import Manifest, ScenarioParts, keep_manifest
@@ -107,6 +109,7 @@ class StudyDriver:
             config.trials,
             plan.point_key,
             plan.grid,
+            Shown(metric_names(plan.goal), self.reader.attributes),
         )
         self.settlement = Settlement(plan, self.reader, self.ledger, self.records)
         self.recovered = self.ledger.recover_interrupted(self.reader.outcome)
@@ -235,7 +238,8 @@ class StudyDriver:
         write_atomic(folder / names.SUMMARY_TXT, text + "\n")
         write_atomic(folder / names.RESULTS_CSV, results_csv(results))
         best = " ".join(f"#{trial}" for trial in results.front) or "none"
-        self.records.study_ends(status, closing.metrics(), folder, text, best)
+        reached = BestTrial(results, self.reader)
+        self.records.study_ends(status, closing.metrics(), reached, folder, text, best)
         if show and ((results.trials["state"] == "complete").any() or len(closing.failed)):
             print_line(f"\n{text}")
         self.sent = self._sender.close(flush_seconds)
