@@ -168,19 +168,20 @@ class MlflowRecords:
         self._open_trial(row.key, row.number, now_ms())
         self._rename_scenarios(row, records)
         config = dataclasses.asdict(self._plan.full_config(row.point))
-        name = self._trial_name(row.key, row.number)
+        label = self._trial_name(row.key, row.number)
         # A part of the scenarios does not compare with all of them, so it gets no metric of the same name.
         together = {} if row.stopped_early else aggregate(records, self._plan.goal.how).metrics
-        objectives = dict(zip(self._plan.goal.labels, row.values, strict=False))  # none when the trial failed
+        # None when the trial failed; of several objectives each is there under its own name alone.
+        objective = {names.OBJECTIVE: row.value} if len(self._plan.goal.objectives) == 1 else {}
         self._append(
             Record(
                 run=self.trial_run(row.key),
                 parent=self.study_run,
-                name=name,
+                name=label,
                 time_ms=now_ms(),
                 params={name: _text(value) for name, value in config.items()},
-                tags={**self._trial_tags(row), names.TAG_NAME: name},
-                metrics=self._metrics({**objectives, **together, **_total_costs(records)}),
+                tags={**self._trial_tags(row), names.TAG_NAME: label},
+                metrics=self._metrics({**objective, **together, **_total_costs(records)}),
                 series={names.OBJECTIVE_SO_FAR: [step.value for step in steps]} if self._plan.pruning else {},
                 artifacts=self._write_config(row.key, config),
                 status="FAILED" if row.state == "fail" else "FINISHED",

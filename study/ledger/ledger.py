@@ -7,6 +7,7 @@ Optuna leaves its trial running for ever.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,7 @@ class Ledger:
         )
         if shown is not None:
             describe_trials(path, KEY, shown.attributes_of, None)  # of a study that an earlier version began
-            if self._study.metric_names != [*shown.metric_names]:
-                self._study.set_metric_names([*shown.metric_names])
+            self._name_metrics([*shown.metric_names])
         trials = self._study.get_trials(deepcopy=False)
         self._numbers = {trial.user_attrs[KEY]: trial.number for trial in trials if KEY in trial.user_attrs}
         if grid is not None:
@@ -75,6 +75,11 @@ class Ledger:
         # A resumed sampler must not repeat the suggestions that its first run started with.
         settled = derive_seed(seed, "sampler", len(trials))
         self._study.sampler = make_sampler(sampler, space, settled % 2**32, planned)
+
+    def _name_metrics(self, metric_names: list[str]) -> None:
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            if self._study.metric_names != metric_names:
+                self._study.set_metric_names(metric_names)
 
     def recover_interrupted(self, outcome_of: Callable[[str], Outcome | None]) -> tuple[int, int]:
         """Settles what an earlier driver left running.

@@ -69,7 +69,8 @@ class Best(BestTrial):
         self._reached = reached
 
     def metrics(self) -> dict[str, float | None]:
-        return {name: self._reached.get(name) for name in (*names.HEADLINE, *names.SCORES)}
+        told = {name: self._reached.get(name) for name in (*names.HEADLINE, *names.SCORES)}
+        return {names.OBJECTIVE: told[names.OVERALL_SCORE], **told}
 
     def put_files(self, folder: Path) -> None:
         """There are none."""
