@@ -20,7 +20,7 @@ BASE = "http://127.0.0.1:5000"
 _ALL = "studies"
 _SHOWN = (names.TPR, names.FPR, names.CA, names.ASR, names.AUROC)
 _RUN_NAME, _SECTION = "attributes.`Run Name`", "Model metrics"  # as the UI calls them
-_NAME_WIDTH, _COLUMN_WIDTH = 210, 80  # px; of its own accord it cuts names of 25 characters
+_NAME_WIDTH, _OBJECTIVE_WIDTH, _COLUMN_WIDTH = 210, 100, 80  # px; of its own accord it cuts names of 25 characters
 
 
 def studies_page(base: str, experiment_id: str) -> str:
@@ -92,7 +92,11 @@ def _view(
         "orderByAsc": ascending,
         "selectedColumns": columns,
         "columnOrder": [_RUN_NAME, *columns],
-        "columnWidths": {_RUN_NAME: _NAME_WIDTH, **dict.fromkeys(columns, _COLUMN_WIDTH)},
+        "columnWidths": {
+            _RUN_NAME: _NAME_WIDTH,
+            **dict.fromkeys(columns, _COLUMN_WIDTH),
+            columns[0]: _OBJECTIVE_WIDTH,
+        },
         **_charts(metrics, fields),
     }
     return {
