@@ -93,8 +93,11 @@ class Outbox:
 
     def shown_names(self) -> dict[str, str]:
         """What each run is called in MLflow, by its key, once all of it was sent."""
-        records = (record for record, _ in _records(self.path, 0))
-        return {record.run: record.tags.get(TAG_NAME, record.name) for record in records if record is not None}
+        shown: dict[str, str] = {}
+        for record, _ in _records(self.path, 0):
+            if record is not None:
+                shown[record.run] = record.tags.get(TAG_NAME) or shown.get(record.run, record.name)
+        return shown
 
     @property
     def sent(self) -> int:

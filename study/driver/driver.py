@@ -1,7 +1,6 @@
 """The driver of one study: opens its files, builds what is shared, runs what is missing, settles each trial, closes."""
 
 import dataclasses
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from tracking import names
 from tracking.destination import tracking_target
 from tracking.mlflow_log import Sender
 from tracking.outbox import Outbox
+from tracking.ui_address import BASE, study_page, ui_command
 
 _FLUSH_SECONDS_LOST = 5.0  # for MLflow, when Ray is gone
 
@@ -257,6 +257,14 @@ class StudyDriver:
     @property
     def look_line(self) -> str:
         """How to look at the study in MLflow."""
-        local = self.uri.startswith("sqlite")
-        address = f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}" if local else self.uri
-        return f"Look at every trial:  {address}"
+        return f"Look at every trial:  {ui_command(self.uri) if self.uri.startswith('sqlite') else self.uri}"
+
+    @property
+    def mlflow_page(self) -> str:
+        """Address of the study's trials in MLflow's UI; empty where MLflow was not reached, or has no such pages."""
+        experiment = self._sender.experiment_id
+        if experiment is None or not self.uri.startswith(("sqlite", "http")):
+            return ""
+        base, goal = BASE if self.uri.startswith("sqlite") else self.uri, self.plan.goal
+        minimised = goal.directions[0] == "minimize"
+        return study_page(base, experiment, self.plan.config.study_name, goal.objectives[0], minimised)

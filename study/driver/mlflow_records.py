@@ -59,7 +59,7 @@ class MlflowRecords:
         return f"{self._plan.config.study_name} #{number}{' paper default' if key == self._default else ''}"
 
     def _append(self, record: Record) -> None:
-        self._shown[record.run] = record.tags.get(names.TAG_NAME, record.name)
+        self._shown[record.run] = record.tags.get(names.TAG_NAME) or self._shown.get(record.run, record.name)
         self._outbox.append(record)
 
     def knows_scenario(self, key: str, scenario: str) -> bool:

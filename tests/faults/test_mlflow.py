@@ -46,7 +46,7 @@ def check_all_of_it(study: Path, uri: str, trials: int) -> None:
         assert (
             files
             == {
-                "study": {names.SUMMARY_TXT, names.RESULTS_CSV, names.BEST},
+                "study": {names.SUMMARY_TXT, names.RESULTS_CSV, names.BEST} | (files & {names.REPORT_HTML}),
                 "trial": {names.CONFIG_YAML},
                 "scenario": {"flags", "plots", "attack"},
             }[kind]
