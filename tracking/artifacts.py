@@ -1,4 +1,4 @@
-"""The files that go with a judged scenario: who was flagged, by what score, and what that looks like."""
+"""The files that go with a scenario of a trial: who was flagged, by what score, and what that looks like."""
 
 import io
 import zipfile
@@ -47,7 +47,7 @@ class Flags:
 
 
 def write_flags(folder: Path, flags: Flags) -> None:
-    """``flags/flagged.csv``, a row a training image, and ``flags/scores.npz`` with the same as arrays.
+    """``flags/flagged.csv``, a row a training image, and ``flags/scores.npz`` with the same as arrays, in their order.
 
     Args:
         folder: of the run's artifacts.
@@ -76,10 +76,11 @@ def write_flags_file(path: Path, flags: Flags) -> None:
 
 
 def _as_csv(flags: Flags) -> str:
-    """A row a training image."""
+    """A row a training image, the highest score first; of equal ones, and without scores, the lowest index."""
     truth = flags._truth
     shown = np.full(len(flags.flagged), np.nan) if flags.scores is None else flags.scores
-    table = np.column_stack([np.arange(len(shown)), shown, flags.labels, flags.flagged, *truth.values()])
+    order = np.argsort(-shown, kind="stable")
+    table = np.column_stack([np.arange(len(shown)), shown, flags.labels, flags.flagged, *truth.values()])[order]
     text = io.StringIO()
     np.savetxt(
         text,

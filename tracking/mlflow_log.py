@@ -19,6 +19,7 @@ from tracking.database import prepare_database
 from tracking.delivery import deliver
 from tracking.destination import Target, database_file
 from tracking.environment import quiet_mlflow
+from tracking.experiment_tags import mark_experiment, set_tags
 from tracking.outbox import Outbox, Record
 from tracking.refusals import (
     AddressRefused,
@@ -74,6 +75,7 @@ class RunLog:
                 follow_database(Target(uri, experiment, artifact_location))
                 self.client: MlflowClient = _client(uri)
                 self.experiment_id: str = self._open_experiment(artifact_location)
+                mark_experiment(self.client, self.experiment_id)
         except (Refused, UserError):
             raise
         except Exception as error:
@@ -153,6 +155,7 @@ class RunLog:
         from mlflow.entities import Dataset, DatasetInput, Metric, Param, RunTag
 
         run_id = self._run_id(record)
+        set_tags(self.client, self.experiment_id, record.views)
         metrics = [Metric(name, value, record.time_ms, 0) for name, value in record.metrics.items()]
         for name, values in record.series.items():
             metrics += [Metric(name, value, record.time_ms, step) for step, value in enumerate(values)]
@@ -318,6 +321,11 @@ class Sender:
         self._warned: set[str] = set()
         self._thread = threading.Thread(target=self._send_all, name="mlflow-sender", daemon=True)
         self._thread.start()
+
+    @property
+    def experiment_id(self) -> str | None:
+        """Of the study's experiment; None as long as MLflow was not reached."""
+        return None if self._run_log is None else self._run_log.experiment_id
 
     def close(self, timeout: float) -> bool:
         """Waits until everything is sent, at most `timeout` seconds; False when something is left."""

@@ -21,6 +21,7 @@ HEADLINE = (TPR, FPR, AUROC, CA, ASR)
 ISOLATION_SCORE = "isolation_score"  # TPR - FPR
 DEFENSE_SCORE = "defense_score"  # CA - ASR
 OVERALL_SCORE = "overall_score"  # mean of the two
+SCORES = (ISOLATION_SCORE, DEFENSE_SCORE, OVERALL_SCORE)
 OBJECTIVE = "objective"
 OBJECTIVE_SO_FAR = "objective_so_far"  # over the scenarios judged up to a step
 
@@ -77,6 +78,24 @@ COST_BUILT = "cost/built_seconds"  # what the stages took when they were built: 
 COST_WALL = "cost/wall_seconds"  # what this run spent
 COST_HITS = "cost/stages_from_store"
 
+_READ = {*HEADLINE, *SCORES, OBJECTIVE, OBJECTIVE_SO_FAR}
+_ASIDE = "system/"
+
+
+def in_mlflow(metric: str, *objectives: str) -> str:
+    """A metric's name in MLflow, whose pages show what people read first.
+
+    MLflow makes a section of charts of each prefix and sorts them before the metrics that have none; only what begins
+    with ``system/`` comes behind them, in a section and on a page of its own. So all that is not a headline metric, a
+    score or an objective begins with it: ``system/cost.built_seconds``, ``system/signal.loss_gap``.
+
+    Args:
+        metric: as it is called everywhere else.
+        objectives: metrics that the study searches for.
+    """
+    return metric if metric in _READ or metric in objectives else _ASIDE + metric.replace("/", ".")
+
+
 # Tags.
 TAG_RUN_KEY = "study.run_key"
 TAG_RUN_HASH = "study.run_hash"  # of the key, to look a run up by
@@ -98,8 +117,9 @@ TAG_NOTE = "mlflow.note.content"
 TAG_SOURCE = "mlflow.source.name"
 TAG_SOURCE_TYPE = "mlflow.source.type"
 TAG_USER = "mlflow.user"
+TAG_VIEW = "mlflow.sharedViewState."  # of an experiment, and the view's key: what its UI offers under Views
 TAG_EXPERIMENT_KIND = "mlflow.experimentKind"
-MODEL_TRAINING = "custom_model_development"  # MLflow's UI then shows runs and metrics first, not prompts and traces
+MODEL_TRAINING = "custom_model_development"  # runs and metrics first, not prompts and traces; see `tracking.ui_address`
 
 # Artifacts, as paths within a run.
 FLAGGED_CSV = "flags/flagged.csv"
@@ -110,4 +130,6 @@ PREVIEW_PNG = "attack/preview.png"
 CONFIG_YAML = "config.yaml"
 RESULTS_CSV = "results.csv"
 SUMMARY_TXT = "summary.txt"
+REPORT_HTML = "report.html"
+BEST = "best"  # and the scenario's name: the flags of the best trial
 FIGURES = "figures"

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from defenses.storage.atomic_files import write_atomic
+from tracking.names import TAG_NAME
 
 _SENT, _EARLIER = ".sent", ".earlier"
 
@@ -36,6 +37,7 @@ class Record:
             moved; whole in records of earlier versions; empty for none.
         keep_artifacts: leave the local folder where it is once it was sent.
         status: ``RUNNING``, or a final ``FINISHED``, ``FAILED`` or ``KILLED``.
+        views: tags of the experiment by name, which make a page of MLflow's UI: `tracking.ui_address`.
     """
 
     run: str
@@ -51,6 +53,7 @@ class Record:
     artifacts: str = ""
     keep_artifacts: bool = False
     status: str = "RUNNING"
+    views: dict[str, str] = field(default_factory=dict)
 
 
 class Outbox:
@@ -87,6 +90,14 @@ class Outbox:
     def finished(self) -> set[str]:
         """Keys of the runs that were reported with a final status, sent or not."""
         return finished_runs(self.path)
+
+    def shown_names(self) -> dict[str, str]:
+        """What each run is called in MLflow, by its key, once all of it was sent."""
+        shown: dict[str, str] = {}
+        for record, _ in _records(self.path, 0):
+            if record is not None:
+                shown[record.run] = record.tags.get(TAG_NAME) or shown.get(record.run, record.name)
+        return shown
 
     @property
     def sent(self) -> int:

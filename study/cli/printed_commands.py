@@ -1,12 +1,14 @@
 """Commands that are printed to be copied: they name the Python that prints them, and work as they stand."""
 
 import os
+import re
 import shlex
 import shutil
 import sys
 from pathlib import Path
 
 _PYTHON = "python"
+_COMMAND = re.compile(rf"((?:\w+=\S* )*)({_PYTHON}(?= ))?(.*)", re.DOTALL)  # variables may stand before it
 
 
 def runnable(command: str) -> str:
@@ -15,9 +17,8 @@ def runnable(command: str) -> str:
     It is left as it is where ``python`` is the one that runs now, as in an environment that is activated. Otherwise it
     begins with the path of that one, as short as it can be written from the current folder.
     """
-    if command.split(" ", 1)[0] != _PYTHON:
-        return command
-    return f"{_interpreter()}{command.removeprefix(_PYTHON)}"
+    variables, begins, rest = _COMMAND.fullmatch(command).groups()  # type: ignore[union-attr]
+    return f"{variables}{_interpreter()}{rest}" if begins else command
 
 
 def shown_path(path: Path) -> str:

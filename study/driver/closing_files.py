@@ -46,13 +46,13 @@ def write_page(folder: Path, studies: Sequence[Results]) -> None:
 
 
 def closing_screen(
-    took: str, folder: Path, studies: Sequence[Results], look: Step | None, unsent: Sequence[Path]
+    took: str, folder: Path, studies: Sequence[Results], look: Sequence[Step], unsent: Sequence[Path]
 ) -> str:
     """What was written where, and what to do next.
 
     Args:
         studies: with a ledger, that the study is made of: itself, in most cases.
-        look: how to open MLflow.
+        look: how to see the study in MLflow.
         unsent: outboxes in which records still wait.
     """
     lines = [f"Took {took}. Everything is in {shown_path(folder)}."]
@@ -61,6 +61,6 @@ def closing_screen(
         lines.append(f"Not everything has reached MLflow yet; the rest waits in {waiting} for the next run.")
     page = folder / REPORT_HTML
     steps = [Step("the report, for a browser", shown_path(page))] if page.is_file() else []
-    steps += [look] if look is not None else []
+    steps += look
     steps += next_steps(studies[0]) if len(studies) == 1 and studies[0].best is not None else []
     return "\n".join([*lines, *(["", steps_text(steps)] if steps else [])])

@@ -40,7 +40,7 @@ class CompositeDriver(ABC):
         self._open: StudyDriver | None = None
         self._locks = ExitStack()
         self._unsent: list[Path] = []
-        self._look: Step | None = None
+        self._look: list[Step] = []
 
     @abstractmethod
     def run(self) -> str:
@@ -64,7 +64,7 @@ class CompositeDriver(ABC):
     def _close_open(self, status: str, flush_seconds: float) -> None:
         if self._open is not None:
             self.closings.append(self._open.close(status, flush_seconds, show=False))
-            self._look = self._open.look_step
+            self._look = self._open.look_steps
             self._unsent += [] if self._open.sent else [self._open.outbox.path]
             self._open = None
         self._locks.close()

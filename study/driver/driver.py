@@ -1,7 +1,6 @@
 """The driver of one study: opens its files, builds what is shared, runs what is missing, settles each trial, closes."""
 
 import dataclasses
-import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from study.cli.printed_commands import shown_path
 from study.cli.terminal import last_line, print_error, print_line
 from study.code_version import code_version
 from study.driver import ray_nodes
+from study.driver.best_trial import BestTrial
 from study.driver.closing_files import closing_screen, write_page, write_summary, write_tables
 from study.driver.mlflow_records import MlflowRecords
 from study.driver.progress import TrialProgress, describe_start
@@ -25,6 +25,7 @@ from study.driver.stage_builder import Undefended, build_shared
 from study.driver.tune_runner import MAX_FAILURES_AT_START, StudyStopper, run_trials
 from study.driver.worker_watch import WorkerWatch, worker_watch
 from study.ledger.activity import ActivityFile
+from study.ledger.dashboard import Shown, metric_names
 from study.ledger.grid import Points
 from study.ledger.ledger import Ledger
 from study.ledger.manifest import Manifest, ScenarioParts, keep_manifest
@@ -39,6 +40,7 @@ from study.scenarios.evaluation import cached_images
 from tracking.destination import tracking_target
 from tracking.mlflow_log import Sender
 from tracking.outbox import Outbox
+from tracking.ui_address import BASE, study_page, ui_command
 
 _FLUSH_SECONDS_LOST = 5.0  # for MLflow, when Ray is gone
 
@@ -110,6 +112,7 @@ class StudyDriver:
             config.trials,
             plan.point_key,
             plan.grid,
+            Shown(metric_names(plan.goal), self.reader.attributes),
         )
         self.settlement = Settlement(plan, self.reader, self.ledger, self.records)
         self.recovered = self.ledger.recover_interrupted(self.reader.outcome)
@@ -242,7 +245,8 @@ class StudyDriver:
         if show and status == "FINISHED":
             write_page(self.folder, [results])
         best = " ".join(f"#{trial}" for trial in results.front) or "none"
-        self.records.study_ends(status, closing.metrics(), summary, text, best)
+        reached = BestTrial(results, self.reader)
+        self.records.study_ends(status, closing.metrics(), reached, summary, text, best)
         if show and ((results.trials["state"] == "complete").any() or len(closing.failed)):
             print_line(f"\n{text}")
         self.sent = self._sender.close(flush_seconds)
@@ -253,11 +257,23 @@ class StudyDriver:
         """What was written where, how to look at it, and how to go on."""
         results = load_results(self.folder, self.folder.parent)
         unsent = [] if self.sent else [self.outbox.path]
-        return closing_screen(took, self.folder, [results], self.look_step, unsent)
+        return closing_screen(took, self.folder, [results], self.look_steps, unsent)
 
     @property
-    def look_step(self) -> Step:
-        """How to look at the study in MLflow."""
-        local = self.uri.startswith("sqlite")
-        words = ["python", "-m", "mlflow", "ui", "--backend-store-uri", self.uri]
-        return Step("every trial, in MLflow", shlex.join(words) if local else self.uri)
+    def look_steps(self) -> list[Step]:
+        """How to look at the study in MLflow: the command that shows a database, and the page of the study."""
+        page = self.mlflow_page
+        if not self.uri.startswith("sqlite"):
+            return [Step("every trial, in MLflow", page or self.uri)]
+        command = Step("every trial, in MLflow", ui_command(self.uri))
+        return [command, *([Step("and there, the page of this study", page)] if page else [])]
+
+    @property
+    def mlflow_page(self) -> str:
+        """Address of the study's trials in MLflow's UI; empty where MLflow was not reached, or has no such pages."""
+        experiment = self._sender.experiment_id
+        if experiment is None or not self.uri.startswith(("sqlite", "http")):
+            return ""
+        base, goal = BASE if self.uri.startswith("sqlite") else self.uri, self.plan.goal
+        minimised = goal.directions[0] == "minimize"
+        return study_page(base, experiment, self.plan.config.study_name, goal.objectives[0], minimised)

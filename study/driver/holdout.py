@@ -15,7 +15,7 @@ from study.ledger.study_folder import JUDGE, LEDGER, SEARCH
 from study.planning.holdout_rules import judge_seeds
 from study.planning.plan import Plan, make_plan
 from study.report.sections import holdout
-from study.report.text import section_text
+from study.report.sections.closing import section_closing
 
 
 class HoldOut(CompositeDriver):
@@ -64,5 +64,5 @@ class HoldOut(CompositeDriver):
         if len(self.closings) == 2 and self.closings[1].finished:
             search = read_results(self.out, self.plan.config.study_name)
             if search.holdout_results is not None:
-                return section_text(holdout.section(search, search.holdout_results, by))
+                return section_closing(holdout.section(search, search.holdout_results, by))
         return self.closings[0].text() if self.closings else NOTHING

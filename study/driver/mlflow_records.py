@@ -11,6 +11,7 @@ from defenses.storage.atomic_files import write_atomic
 from study.code_version import code_version
 from study.config.config import NOT_IDENTITY
 from study.config.objectives import aggregate
+from study.driver.best_trial import BestTrial
 from study.ledger.pruning import Step
 from study.ledger.records import ScenarioRecord
 from study.ledger.trial_row import TrialRow
@@ -18,6 +19,7 @@ from study.planning.plan import Plan
 from tracking import names
 from tracking.mlflow_log import now_ms
 from tracking.outbox import Outbox, Record
+from tracking.ui_address import study_view
 
 
 class MlflowRecords:
@@ -32,7 +34,9 @@ class MlflowRecords:
     def __init__(self, plan: Plan, points: Path, outbox: Outbox) -> None:
         self._plan, self._points, self._outbox = plan, points, outbox
         self._told = outbox.finished()
+        self._shown = outbox.shown_names()
         self._opened: set[str] = set()
+        self._default = plan.point_key(plan.default_point)
 
     @property
     def study_run(self) -> str:
@@ -50,6 +54,14 @@ class MlflowRecords:
         """Key of the run of a trial's scenario."""
         return self._run("scenario", key, scenario)
 
+    def _trial_name(self, key: str, number: int) -> str:
+        """A trial's name in MLflow, which says which it is wherever it stands."""
+        return f"{self._plan.config.study_name} #{number}{' paper default' if key == self._default else ''}"
+
+    def _append(self, record: Record) -> None:
+        self._shown[record.run] = record.tags.get(names.TAG_NAME) or self._shown.get(record.run, record.name)
+        self._outbox.append(record)
+
     def knows_scenario(self, key: str, scenario: str) -> bool:
         """Whether a scenario of a trial was told of before."""
         return self.scenario_run(key, scenario) in self._told
@@ -61,39 +73,47 @@ class MlflowRecords:
     def study_begins(self, settings: Mapping[str, Any]) -> None:
         """The study's run. What may change when it goes on is a tag: MLflow never changes a param."""
         shown = {name: _text(value) for name, value in settings.items() if value not in (None, {}, [])}
-        self._outbox.append(
+        study, goal = self._plan.config.study_name, self._plan.goal
+        self._append(
             Record(
                 run=self.study_run,
                 parent=None,
-                name=self._plan.config.study_name,
+                name=study,
                 time_ms=now_ms(),
                 params={name: text for name, text in shown.items() if name not in NOT_IDENTITY},
                 tags={
                     names.TAG_KIND: "study",
-                    names.TAG_STUDY: self._plan.config.study_name,
+                    names.TAG_STUDY: study,
                     names.TAG_CODE: code_version(),
                     names.TAG_DATASET: self._plan.environment.dataset.name,
                     **{names.TAG_SETTING + name: text for name, text in shown.items() if name in NOT_IDENTITY},
                 },
+                views=study_view(
+                    study, goal.objectives[0], goal.directions[0] == "minimize", tuple(self._plan.space.ranges)
+                ),
             )
         )
 
-    def scenario_judged(self, key: str, record: ScenarioRecord) -> None:
-        """A scenario of a trial with its metrics, series, costs and files."""
+    def scenario_judged(self, key: str, number: int, record: ScenarioRecord) -> None:
+        """A scenario of a trial with its metrics, series, costs and files.
+
+        Args:
+            number: the trial's.
+        """
         self._told.add(self.scenario_run(key, record.scenario))
         started = now_ms() - int(1000 * record.wall_seconds)
-        self._open_trial(key, started)
-        self._outbox.append(
+        self._open_trial(key, number, started)
+        self._append(
             Record(
                 run=self.scenario_run(key, record.scenario),
                 parent=self.trial_run(key),
-                name=record.scenario,
+                name=f"{self._trial_name(key, number)} {record.scenario}",
                 time_ms=now_ms(),
                 start_ms=started,
                 dataset=(f"{self._plan.environment.dataset.name} {record.scenario}", record.meta["fingerprint"]),
                 params={name: _text(record.meta[name]) for name in sorted(record.meta)},
                 tags=self._scenario_tags(record),
-                metrics={**_defined(record.metrics), **_costs(record)},
+                metrics=self._metrics({**record.metrics, **_costs(record)}),
                 series=record.series,
                 artifacts=self._place(self._points / key / record.scenario) if record.artifacts else "",
                 status="FINISHED",
@@ -115,28 +135,45 @@ class MlflowRecords:
         """A folder as it is named in a record, which must hold after the study was moved: within the study's own."""
         return folder.relative_to(self._points.parent).as_posix()
 
-    def _open_trial(self, key: str, start_ms: int) -> None:
+    def _metrics(self, metrics: Mapping[str, float | None]) -> dict[str, float]:
+        """The metrics that are defined, as MLflow shows them."""
+        objectives = self._plan.goal.objectives
+        return {names.in_mlflow(name, *objectives): value for name, value in metrics.items() if value is not None}
+
+    def _open_trial(self, key: str, number: int, start_ms: int) -> None:
         if key not in self._opened:
             self._opened.add(key)
             tags = {names.TAG_KIND: "trial", names.TAG_STUDY: self._plan.config.study_name}
-            run = self.trial_run(key)
-            self._outbox.append(Record(run, self.study_run, "trial", now_ms(), start_ms=start_ms, tags=tags))
+            name = self._trial_name(key, number)
+            self._append(Record(self.trial_run(key), self.study_run, name, now_ms(), start_ms=start_ms, tags=tags))
+
+    def _rename_scenarios(self, row: TrialRow, records: Sequence[ScenarioRecord]) -> None:
+        """What was judged before a kill has the number that the trial had then."""
+        for record in records:
+            run, name = (
+                self.scenario_run(row.key, record.scenario),
+                f"{self._trial_name(row.key, row.number)} {record.scenario}",
+            )
+            if self._shown.get(run, name) != name:
+                self._append(Record(run, self.trial_run(row.key), name, now_ms(), tags={names.TAG_NAME: name}))
 
     def trial_finished(self, row: TrialRow, records: Sequence[ScenarioRecord], steps: Sequence[Step]) -> None:
         """A settled trial, with its whole configuration as a file.
 
         Args:
-            records: of its scenarios, as far as they were judged.
+            records: of its scenarios, as far as it got.
             steps: what it had reached after each of them; none where no pruner asks.
         """
         self._told.add(self.trial_run(row.key))
-        self._open_trial(row.key, now_ms())
+        self._open_trial(row.key, row.number, now_ms())
+        self._rename_scenarios(row, records)
         config = dataclasses.asdict(self._plan.full_config(row.point))
-        label = "paper default" if row.paper_default else f"trial {row.number}"
+        label = self._trial_name(row.key, row.number)
         # A part of the scenarios does not compare with all of them, so it gets no metric of the same name.
         together = {} if row.stopped_early else aggregate(records, self._plan.goal.how).metrics
-        objectives = dict(zip(self._plan.goal.labels, row.values, strict=False))  # none when the trial failed
-        self._outbox.append(
+        # None when the trial failed; of several objectives each is there under its own name alone.
+        objective = {names.OBJECTIVE: row.value} if len(self._plan.goal.objectives) == 1 else {}
+        self._append(
             Record(
                 run=self.trial_run(row.key),
                 parent=self.study_run,
@@ -144,7 +181,7 @@ class MlflowRecords:
                 time_ms=now_ms(),
                 params={name: _text(value) for name, value in config.items()},
                 tags={**self._trial_tags(row), names.TAG_NAME: label},
-                metrics={**objectives, **_defined(together), **_total_costs(records)},
+                metrics=self._metrics({**objective, **together, **_total_costs(records)}),
                 series={names.OBJECTIVE_SO_FAR: [step.value for step in steps]} if self._plan.pruning else {},
                 artifacts=self._write_config(row.key, config),
                 status="FAILED" if row.state == "fail" else "FINISHED",
@@ -167,16 +204,29 @@ class MlflowRecords:
         write_atomic(folder / names.CONFIG_YAML, yaml.safe_dump(plain, sort_keys=False))
         return self._place(folder)
 
-    def study_ends(self, status: str, metrics: dict[str, float], artifacts: Path, summary: str, best: str) -> None:
-        """The study ended, and how; the summary becomes the run's description."""
-        self._outbox.append(
+    def study_ends(
+        self, status: str, metrics: Mapping[str, float], best: BestTrial, artifacts: Path, summary: str, front: str
+    ) -> None:
+        """The study ended, and how; the summary becomes the run's description.
+
+        The study's run has what its best trial reached under the same names as a trial, so that studies compare.
+
+        Args:
+            metrics: what else is to be shown of it.
+            artifacts: folder of the files that go with it; those of its report and of its best trial are put there.
+            front: the best trial, or the front, for people.
+        """
+        best.put_files(artifacts)
+        reached = best.metrics()
+        others = {name: value for name, value in metrics.items() if reached.get(name.removeprefix("best/")) is None}
+        self._append(
             Record(
                 run=self.study_run,
                 parent=None,
                 name=self._plan.config.study_name,
                 time_ms=now_ms(),
-                tags={names.TAG_BEST: best, names.TAG_NOTE: names.as_note(summary)},
-                metrics=metrics,
+                tags={names.TAG_BEST: front, names.TAG_NOTE: names.as_note(summary)},
+                metrics=self._metrics({**others, **reached}),
                 artifacts=self._place(artifacts),
                 keep_artifacts=True,
                 status=status,
@@ -188,10 +238,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
-
-
-def _defined(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _costs(record: ScenarioRecord) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Settles trials: what one left on disk goes to the ledger, and the ledger's row to MLflow's records, each once."""
 
+from study.driver.best_trial import HeldFlags
 from study.driver.mlflow_records import MlflowRecords
 from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord
@@ -18,6 +19,7 @@ class Settlement:
 
     def __init__(self, plan: Plan, reader: ResultReader, ledger: Ledger, records: MlflowRecords) -> None:
         self._plan, self._reader, self._ledger, self._records = plan, reader, ledger, records
+        self._flags = HeldFlags(reader.points)
         self.failures_at_start, self._succeeded = 0, False
 
     def finish_trial(self, number: int, key: str, error: str) -> TrialRow:
@@ -30,7 +32,12 @@ class Settlement:
         self._succeeded = self._succeeded or row.state != "fail"
         self.failures_at_start += not self._succeeded
         self._pass_on(row)
+        self._flags.let_go([row.key], self._unbeaten())
         return row
+
+    def _unbeaten(self) -> set[str]:
+        """Keys of the trials that may be the best at the end: what another beats now is beaten then."""
+        return {row.key for row in self._ledger.front()}
 
     def finish_scenario(self, key: str, name: str) -> ScenarioRecord | None:
         """Tells MLflow of a judged scenario, and gives it; None when it cannot be read or was passed on before."""
@@ -38,16 +45,18 @@ class Settlement:
             return None
         record = self._reader.scenario(key, name)
         if record is not None:
-            self._records.scenario_judged(key, record)
+            self._flags.hold(key, name)
+            self._records.scenario_judged(key, self._ledger.number_of(key), record)
         return record
 
     def catch_up(self) -> None:
         """Passes on what was settled while no driver was there to pass it on."""
-        for row in self._ledger.rows():
-            if row.key and is_finished(row.state, row.reason):
-                for scenario in self._plan.scenarios:
-                    self.finish_scenario(row.key, scenario.name)
-                self._pass_on(row)
+        ended = [row for row in self._ledger.rows() if row.key and is_finished(row.state, row.reason)]
+        for row in ended:
+            for scenario in self._plan.scenarios:
+                self.finish_scenario(row.key, scenario.name)
+            self._pass_on(row)
+        self._flags.let_go([row.key for row in ended], self._unbeaten())
 
     def _pass_on(self, row: TrialRow) -> None:
         if self._records.knows_trial(row.key):

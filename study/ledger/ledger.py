@@ -7,6 +7,7 @@ Optuna leaves its trial running for ever.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from defenses.seeds import derive_seed
 from search_spaces.space import SearchSpace, Value
 from study.config.objectives import Direction
 from study.ledger import selection
+from study.ledger.dashboard import LOCK_SECONDS, Shown, describe_trials
 from study.ledger.grid import Grid, Points
 from study.ledger.pruning import Stopped
 from study.ledger.samplers import GridSampler, make_sampler, settled_point, tried_points
@@ -37,6 +39,7 @@ class Ledger:
         sampler, seed, planned: see `make_sampler`.
         key_of: point -> the name of its trial.
         grid: what the sampler ``grid`` goes through.
+        shown: to those who open it with other tools; by default what Optuna keeps itself.
     """
 
     def __init__(
@@ -50,21 +53,33 @@ class Ledger:
         planned: int,
         key_of: Callable[[Mapping[str, Any]], str],
         grid: Grid | Points | None = None,
+        shown: Shown | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._space, self._key_of = space, key_of
+        self._path, self._space, self._key_of, self._shown = path, space, key_of, shown
         self._points: SearchSpace | Grid | Points = space if grid is None else grid
         self._directions: list[Direction] = [directions] if isinstance(directions, str) else [*directions]
-        self._storage = optuna.storages.RDBStorage(sqlite_url(path))
+        patience = {"connect_args": {"timeout": LOCK_SECONDS}}
+        self._storage = optuna.storages.RDBStorage(sqlite_url(path), engine_kwargs=patience)
         self._study = optuna.create_study(
             study_name=name, storage=self._storage, directions=self._directions, load_if_exists=True
         )
+        if shown is not None:
+            describe_trials(path, KEY, shown.attributes_of, None)  # of a study that an earlier version began
+            self._name_metrics([*shown.metric_names])
+        trials = self._study.get_trials(deepcopy=False)
+        self._numbers = {trial.user_attrs[KEY]: trial.number for trial in trials if KEY in trial.user_attrs}
         if grid is not None:
             self._study.sampler = GridSampler(space, grid, derive_seed(seed, "grid"))
             return
         # A resumed sampler must not repeat the suggestions that its first run started with.
-        told = len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = make_sampler(sampler, space, derive_seed(seed, "sampler", told) % 2**32, planned)
+        settled = derive_seed(seed, "sampler", len(trials))
+        self._study.sampler = make_sampler(sampler, space, settled % 2**32, planned)
+
+    def _name_metrics(self, metric_names: list[str]) -> None:
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            if self._study.metric_names != metric_names:
+                self._study.set_metric_names(metric_names)
 
     def recover_interrupted(self, outcome_of: Callable[[str], Outcome | None]) -> tuple[int, int]:
         """Settles what an earlier driver left running.
@@ -143,7 +158,12 @@ class Ledger:
         point = dict(trial.params)
         key = self._key_of(point)
         trial.set_user_attr(KEY, key)
+        self._numbers[key] = trial.number
         return trial.number, point, key
+
+    def number_of(self, key: str) -> int:
+        """The trial that has a point, of several the last one."""
+        return self._numbers[key]
 
     def tell(self, number: int, outcome: Outcome) -> TrialRow:
         """Settles a trial. An objective that is missing or not a finite number is a failure with its reason.
@@ -151,6 +171,8 @@ class Ledger:
         Returns:
             The trial as it stands now; one that was settled before stays as it was.
         """
+        if self._shown is not None and self._state(number) == TrialState.RUNNING:
+            describe_trials(self._path, KEY, self._shown.attributes_of, number)
         if isinstance(outcome, Stopped):
             self._stop(number, outcome)
         else:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from study.config.objectives import Goal
+from study.ledger.dashboard import trial_attributes
 from study.ledger.pruning import Step, Stopped, build_steps
 from study.ledger.records import ScenarioRecord, read_scenario, read_trial, scenario_path, trial_path
 from study.ledger.trial_row import Outcome
@@ -38,6 +39,10 @@ class ResultReader:
         """All scenarios of a point; None when one is missing."""
         records = list(self.readable(key).values())
         return records if len(records) == len(self._scenarios) else None
+
+    def attributes(self, key: str) -> dict[str, float | str]:
+        """What a point reached over all scenarios, for the ledger; nothing of one that is not finished."""
+        return trial_attributes(self.complete(key) or (), self._goal)
 
     def judged_until(self, key: str, last: str) -> list[str]:
         """Names of the scenarios that a point is judged on up to one of them, in the point's own order."""

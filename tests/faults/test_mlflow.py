@@ -46,7 +46,7 @@ def check_all_of_it(study: Path, uri: str, trials: int) -> None:
         assert (
             files
             == {
-                "study": {names.SUMMARY_TXT, names.RESULTS_CSV},
+                "study": {names.SUMMARY_TXT, names.RESULTS_CSV, names.BEST} | (files & {names.REPORT_HTML}),
                 "trial": {names.CONFIG_YAML},
                 "scenario": {"flags", "plots", "attack"},
             }[kind]
@@ -55,7 +55,7 @@ def check_all_of_it(study: Path, uri: str, trials: int) -> None:
             *_, point, scenario = key.split("/")
             record = read_scenario(study / "points" / point / f"{scenario}.json")
             assert record is not None
-            wanted = {name: value for name, value in record.metrics.items() if value is not None}
+            wanted = {names.in_mlflow(name): value for name, value in record.metrics.items() if value is not None}
             assert {name: one.data.metrics[name] for name in wanted} == pytest.approx(wanted)
             for name, values in record.series.items():
                 history = log.client.get_metric_history(one.info.run_id, name)

@@ -13,11 +13,11 @@ from study.cli.printed_commands import runnable
 from study.driver.closing_files import closing_screen, write_page, write_summary, write_tables
 from study.report.next_steps import Step
 from study.report.sections import holdout
-from study.report.sections.closing import Closing, joint_text
-from study.report.text import section_text
+from study.report.sections.closing import Closing, joint_text, section_closing
+from tracking.ui_address import ui_command
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "closing"
-LOOK = Step("every trial, in MLflow", "python -m mlflow ui --backend-store-uri sqlite:////runs/mlflow.db")
+LOOK = [Step("every trial, in MLflow", ui_command("sqlite:////runs/mlflow.db"))]
 Metrics = Mapping[str, float | None]
 
 _FIXED = {"clean_rate": 0.2, "beta": 3.0, "channels_per_tap": 0.04, "rounds": 8, "ascent_weight": 1.0}
@@ -127,7 +127,7 @@ def held_out(runs: Path) -> str:
     told = [(_score(c), c) for c in judge]
     judged = write_study(runs / "mine.judge", told, points={1: _point(0.03)}, sampler="qmc", seeds=(7,))
     both = [load_results(folder, runs) for folder in (searched, judged)]
-    text = section_text(holdout.section(*both, "attack"))
+    text = section_closing(holdout.section(*both, "attack"))
     return f"{text}\n\n{closing_screen('4 min 3 s', runs / 'mine', [], LOOK, [])}"
 
 
@@ -140,7 +140,7 @@ def shown(name: str, place: Path) -> str:
     before = Path.cwd()
     os.chdir(place)
     try:
-        return SCREENS[name](Path("runs")).replace(runnable("python"), "python") + "\n"
+        return SCREENS[name](Path("runs")).replace(runnable("python -m"), "python -m") + "\n"
     finally:
         os.chdir(before)
 

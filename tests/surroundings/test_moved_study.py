@@ -49,7 +49,8 @@ def check_whole(out: Path, trials: int) -> None:
         assert found.info.status == "FINISHED"
         assert found.info.artifact_uri.startswith((out / "mlflow-artifacts").as_uri())
         files = {item.path for item in log.client.list_artifacts(found.info.run_id)}
-        assert files == FILES.get(found.data.tags[names.TAG_KIND], {names.SUMMARY_TXT, names.RESULTS_CSV})
+        study = {names.SUMMARY_TXT, names.RESULTS_CSV, names.BEST} | (files & {names.REPORT_HTML})
+        assert files == FILES.get(found.data.tags[names.TAG_KIND], study)
 
 
 @pytest.mark.parametrize("first", ["sent", "not sent"])

@@ -24,8 +24,16 @@ def is_png(path: Path) -> bool:
 def test_flags_as_a_table(tmp_path: Path) -> None:
     artifacts.write_flags(tmp_path, artifacts.Flags(FLAGGED, SCORES, LABELS, POISON, FINGERPRINT))
     assert (tmp_path / "flags" / "flagged.csv").read_text() == (
-        "index,score,label,flagged,is_poison\n0,0.25,1,0,0\n1,3.5,0,1,1\n2,-1,2,0,0\n3,2,0,1,0\n"
-    )
+        "index,score,label,flagged,is_poison\n1,3.5,0,1,1\n3,2,0,1,0\n0,0.25,1,0,0\n2,-1,2,0,0\n"
+    ), "what is most suspicious comes first"
+
+
+def test_of_equal_scores_the_lowest_index_comes_first(tmp_path: Path) -> None:
+    scores = np.array([0.5, np.inf, 0.5, -np.inf])
+    artifacts.write_flags(tmp_path, artifacts.Flags(FLAGGED, scores, LABELS, POISON, FINGERPRINT))
+    rows = (tmp_path / names.FLAGGED_CSV).read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["1", "0", "2", "3"]
+    assert artifacts.read_flags(tmp_path / names.SCORES_NPZ).labels.tolist() == LABELS.tolist(), "arrays stay in order"
 
 
 def test_flags_as_arrays(tmp_path: Path) -> None:
@@ -45,7 +53,7 @@ def test_covers_are_a_column_and_an_array(tmp_path: Path) -> None:
     artifacts.write_flags(tmp_path, artifacts.Flags(FLAGGED, SCORES, LABELS, POISON, FINGERPRINT, covers))
     assert (tmp_path / names.FLAGGED_CSV).read_text().splitlines()[:2] == [
         "index,score,label,flagged,is_poison,is_cover",
-        "0,0.25,1,0,0,1",
+        "1,3.5,0,1,1,0",
     ]
     flags = artifacts.read_flags(tmp_path / names.SCORES_NPZ)
     assert flags.is_cover is not None
@@ -59,8 +67,8 @@ def test_covers_are_a_column_and_an_array(tmp_path: Path) -> None:
 def test_a_score_keeps_nine_digits(tmp_path: Path) -> None:
     artifacts.write_flags(tmp_path, artifacts.Flags(FLAGGED, SCORES / 3, LABELS, POISON, FINGERPRINT))
     with (tmp_path / names.FLAGGED_CSV).open() as file:
-        found = [float(row["score"]) for row in csv.DictReader(file)]
-    assert found == pytest.approx((SCORES / 3).tolist(), rel=1e-8)
+        found = {int(row["index"]): float(row["score"]) for row in csv.DictReader(file)}
+    assert [found[index] for index in range(4)] == pytest.approx((SCORES / 3).tolist(), rel=1e-8)
 
 
 def test_a_defense_without_scores_has_flags_alone(tmp_path: Path) -> None:

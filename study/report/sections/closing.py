@@ -18,7 +18,7 @@ from study.cli.numbers import format_number, format_objective, format_value
 from study.config.objectives import aggregate, direction, in_words
 from study.config.paper_deviations import changes_line
 from study.ledger.snapshot import LOST
-from study.report.elements import Cell, Table
+from study.report.elements import Cell, Note, Section, Table
 from study.report.formatting import format_cell
 from study.report.sections import ablations, against_papers, attacks
 from study.report.sections.summary import untold_lines
@@ -325,6 +325,16 @@ def defenses_text(closings: Sequence[Closing]) -> str:
     notes = [note for closing in closings for note in closing.notes()]
     shown = ["\n".join(lines), *(table_lines(table) for table in tables), legend(_HEADER)]
     return "\n\n".join([*shown, "\n".join([*map(wrapped, caveats), *dict.fromkeys(notes)])])
+
+
+def section_closing(section: Section) -> str:
+    """A section as the last screen of a study: its answer first, then its tables and what else is to be known."""
+    tables = [item for item in section.items if isinstance(item, Table)]
+    notes = [item for item in section.items if isinstance(item, Note)]
+    shown = [f"{wrapped(table.caption)}\n{table_lines(without_empty_columns(table))}" for table in tables]
+    header = tuple(name for table in tables for name in table.header)
+    parts = [wrapped(section.lead), *shown, legend(header), "\n".join(wrapped(note.text) for note in notes)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def wrapped(text: str) -> str:

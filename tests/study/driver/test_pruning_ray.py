@@ -183,6 +183,6 @@ def check_books(study: Path, stopped: int) -> None:
     experiment = client.get_experiment_by_name("pipd")
     query = f"tags.`study.name` = '{study.name}' and tags.`study.stopped_early` = 'true'"
     runs = client.search_runs([experiment.experiment_id], query, max_results=100)
-    assert {run.info.run_name for run in runs} == {f"trial {number}" for number in early}
+    assert {run.info.run_name for run in runs} == {f"{study.name} #{number}" for number in early}
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert not [run for run in runs if "objective" in run.data.metrics or "tpr" in run.data.metrics]

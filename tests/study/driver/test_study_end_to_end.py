@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,7 +116,14 @@ def test_mlflow_holds_every_trial(finished: tuple[Path, str], tmp_path: Path) ->
         assert above == {"study": None, "trial": "study", "scenario": "trial"}[found_run.data.tags["study.kind"]]
     default = next(r for r in found if r.data.tags.get("study.paper_default") == "true")
     assert default.data.params["beta"] == "3.0"
-    assert default.info.run_name == "paper default"
+    assert default.info.run_name == "whole #0 paper default"
+    assert {r.info.run_name for r in found if r.data.tags["study.kind"] == "trial"} == {
+        "whole #0 paper default",
+        "whole #1",
+        "whole #2",
+    }
+    assert default.data.metrics["overall_score"] == default.data.metrics["objective"]
+    check_study_run(client, next(r for r in found if r.data.tags["study.kind"] == "study"), found)
     scenario = next(r for r in found if r.data.tags["study.kind"] == "scenario")
     flags = Path(client.download_artifacts(scenario.info.run_id, "flags", str(tmp_path)))
     check_flags(flags, scenario.data.metrics)
@@ -125,10 +133,27 @@ def test_mlflow_holds_every_trial(finished: tuple[Path, str], tmp_path: Path) ->
     assert [item.path for item in client.list_artifacts(default.info.run_id)] == ["config.yaml"]
 
 
+def check_study_run(client: Any, study: Any, runs: list[Any]) -> None:
+    """It has what its best trial reached, and what that flagged."""
+    trials = [run for run in runs if run.data.tags["study.kind"] == "trial"]
+    best = max(trials, key=lambda run: run.data.metrics["overall_score"])
+    for name in ("overall_score", "objective", "tpr", "fpr", "ca", "asr"):
+        assert study.data.metrics[name] == best.data.metrics[name]
+    assert {name.partition("/")[0] for name in study.data.metrics if "/" in name} == {"system"}
+    files = {item.path for item in client.list_artifacts(study.info.run_id)}
+    assert files == {"summary.txt", "results.csv", "best"} | (files & {"report.html"})
+    scenarios = {item.path for item in client.list_artifacts(study.info.run_id, "best")}
+    assert scenarios == {"best/badnets-0.1-s0", "best/trojan_square-0.1-s0"}
+    flags = client.list_artifacts(study.info.run_id, "best/badnets-0.1-s0")
+    assert [item.path for item in flags] == ["best/badnets-0.1-s0/flagged.csv"]
+
+
 def check_flags(folder: Path, metrics: dict[str, float]) -> None:
     """The logged TPR and FPR follow from the logged flags."""
     table = np.genfromtxt(folder / "flagged.csv", delimiter=",", names=True)
     assert len(table) == 320
+    assert list(table["score"]) == sorted(table["score"], reverse=True)
+    table = np.sort(table, order="index")
     poison, flagged = table["is_poison"] == 1, table["flagged"] == 1
     assert poison.sum() == 32
     assert metrics["tpr"] == pytest.approx(flagged[poison].mean())

@@ -324,15 +324,16 @@ def test_a_sampler_sees_what_it_had_reached(make: MakeDesk) -> None:
 def test_mlflow_is_told_that_a_trial_was_stopped(make: MakeDesk) -> None:
     desk, row = stopped_study(make)
     trials = {r.name: r for r in desk.records() if r.status != "RUNNING" and r.tags.get(names.TAG_NAME)}
-    stopped = trials["trial 1"]
+    stopped = trials["study #1"]
     assert (stopped.run, stopped.status, stopped.tags[names.TAG_STOPPED_EARLY]) == (
         desk.told.trial_run(row.key),
         "FINISHED",
         "true",
     )
     assert stopped.series == {names.OBJECTIVE_SO_FAR: [0.25]}
-    assert stopped.metrics == {names.COST_BUILT: 1.75, names.COST_WALL: 0.5, names.COST_HITS: 1.0}, "no mean of a part"
-    whole = trials["trial 2"]
+    costs = {names.COST_BUILT: 1.75, names.COST_WALL: 0.5, names.COST_HITS: 1.0}
+    assert stopped.metrics == {names.in_mlflow(name): cost for name, cost in costs.items()}, "no mean of a part"
+    whole = trials["study #2"]
     assert (whole.tags[names.TAG_STOPPED_EARLY], whole.metrics["objective"]) == ("false", 0.75)
     assert whole.series == {names.OBJECTIVE_SO_FAR: [0.75] * 4}
     before = len(desk.records())

@@ -303,7 +303,11 @@ def test_everything_is_passed_on_once(make: MakeDesk) -> None:
     assert "tpr" not in by_run[good].metrics, "what is undefined is not logged"
     assert by_run[trial].metrics["objective"] == row.value
     assert by_run[trial].metrics["fpr"] == 0.25
-    assert by_run[trial].name == "paper default"
+    study = desk.plan.config.study_name
+    assert by_run[trial].name == f"{study} #0 paper default"
+    assert by_run[bad].name == f"{study} #0 paper default {BAD}"
+    opened = next(record for record in records if record.run == trial)
+    assert opened.name == by_run[trial].name, "it is called so from the start"
 
 
 def test_studies_that_share_a_database_share_no_run(make: MakeDesk) -> None:
