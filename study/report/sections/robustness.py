@@ -8,7 +8,7 @@ from study.cli.numbers import format_number
 from study.config.objectives import direction, in_words
 from study.ledger.selection import Candidate, best_per_scenario
 from study.report.elements import Cell, Item, Note, Section, Table
-from study.report.formatting import spread
+from study.report.formatting import sentence, spread
 from tracking import names
 
 if TYPE_CHECKING:
@@ -24,8 +24,10 @@ def robustness_section(results: Results) -> Section:
     objective = results.goal.objectives[0]
     cells = results.compared[results.compared[objective].notna()]
     if cells.empty:
+        undefined = f"{sentence(in_words(objective))} is defined on no scenario whose attack works."
         no_attack = f"No attack works, so no {in_words(objective)} counts."
-        why = "No trial is complete." if results.complete.empty else no_attack
+        why = undefined if len(results.compared) else no_attack
+        why = "No trial is complete." if results.complete.empty else why
         return Section("robustness", title, why, (), command, answered=False)
     if len(results.complete) == 1:
         why = "A single trial is complete: it is its own best everywhere, which says nothing."
@@ -55,9 +57,9 @@ def _lead(results: Results, single: int, costs: Mapping[str, float]) -> str:
     name = in_words(results.goal.objectives[0])
     what = "best single configuration" if len(results.goal.objectives) == 1 else results.best_name
     if len(costs) == 1:
-        same = next(iter(costs.values())) <= _SAME
-        beside = "so its best is the best of all" if same else f"which the {what} (#{single}) is not chosen for alone"
-        return f"Only one attack at one rate counts, {beside}."
+        if next(iter(costs.values())) <= _SAME:
+            return f"Only one attack at one rate counts, so the {what} (#{single}) is its own best."
+        return f"Only one attack at one rate counts; by {name} alone another trial than the {what} (#{single}) is best."
     if max(map(abs, costs.values())) <= _SAME:
         return f"One configuration, trial {single}, is as good as each attack's own best, by {name}."
     worst = max(costs, key=lambda stratum: costs[stratum])
