@@ -71,7 +71,7 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
     from study.report.elements import Note, Table
     from study.report.markdown import markdown
     from study.report.sections.comparison import section
-    from study.report.text import section_text
+    from study.report.text import BADGE_MEANS, section_text
 
     out = parse_out(namespace)
     check_two_files(namespace.json, namespace.markdown, "--json and --markdown")
@@ -92,7 +92,7 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
         _write(namespace.json, json.dumps(_as_json(a, b, pairs, judged), indent=1, allow_nan=False) + "\n", "--json")
     if namespace.markdown:
         _write(namespace.markdown, markdown("Comparison", [told]), "--markdown")
-    print_line(section_text(told))
+    print_line(f"{BADGE_MEANS}\n\n\n{section_text(told)}")
 
 
 def _chosen(text: str, rule: str, out: Path) -> "SelectedTrial":

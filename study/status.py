@@ -12,6 +12,7 @@ from study.cli.bar import working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser
+from study.cli.printed_commands import runnable
 from study.cli.terminal import duration, last_line, print_line, rough, table, wrap
 from study.cli.terms import METRICS
 from study.config.config import OUT
@@ -259,7 +260,9 @@ def _go_on(state: StudyStatus) -> str:
         return ""
     if not state.resume_command:
         return "This version makes another study of its settings (study.json), so it cannot go on with it."
-    return f"{'A larger --trials extends it' if state.left == 0 else 'To go on'}:  {state.resume_command}"
+    if state.left == 0:
+        return f"For more trials:  {runnable(state.extend_command)}" if state.extend_command else ""
+    return f"To go on:  {runnable(state.resume_command)}"
 
 
 def as_json(state: StudyStatus) -> dict[str, Any]:

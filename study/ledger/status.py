@@ -58,6 +58,7 @@ class StudyStatus:
     scenarios: tuple[Progress, ...] = ()
     damage: tuple[str, ...] = ()
     resume_command: str = ""
+    extend_command: str = ""
     parts: tuple["StudyStatus", ...] = ()
 
     @property
@@ -193,11 +194,19 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
         judged={key: sorted(of_point) for key, of_point in judged.items()},
         damage=tuple(damage),
         resume_command=manifest.resume_command(out) if manifest else "",
+        extend_command=_extend_command(manifest, out),
         parts=tuple(read_status(part, out, records=False) for part in children if (part / MANIFEST).is_file()),
     )
     best = status.best
     planned = manifest.scenarios if manifest else ()
     return dataclasses.replace(status, scenarios=_progress(judged, planned, best.key if best else ""))
+
+
+def _extend_command(manifest: Manifest | None, out: Path) -> str:
+    """The command with twice the trials; empty for a grid, or for points that were given, which has no more."""
+    if manifest is None or manifest.given_points or manifest.config.sampler == "grid":
+        return ""
+    return manifest.extend_command(out, 2 * int(manifest.planned or manifest.config.trials))
 
 
 def _outbox(path: Path, damage: list[str]) -> Waiting:

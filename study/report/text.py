@@ -30,6 +30,7 @@ _NAMED = 6  # figures of curves that are named one by one
 _PREFIX = {"plain": "", "heading": "", "warning": "Note well: ", "footnote": "* "}
 _ROWS = 20  # of a table that a page lets its reader sort
 BADGE = "[uses ground truth]"
+BADGE_MEANS = f"{BADGE}: from labels that say which images are poisoned; a defender does not have them"
 
 
 def as_text(results: Results, sections: Sequence[Section]) -> str:
@@ -54,7 +55,7 @@ def headline(results: Results) -> str:
         lines.append(f"Attack failed even undefended, so it counts neither way: {all_of}")
     if results.damaged:
         lines.append(f"{len(results.damaged)} files cannot be read and are left out, the first: {results.damaged[0]}")
-    lines.append(f"{BADGE}: from labels that say which images are poisoned; a defender does not have them")
+    lines.append(BADGE_MEANS)
     return "\n".join(_wrapped(line) for line in lines)
 
 

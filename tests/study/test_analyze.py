@@ -306,6 +306,7 @@ def test_a_single_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     write_study(tmp_path / "single", draw(RANGES, 2).iloc[:0], truth, default=PAPER)
     code, text, _ = run(tmp_path, "single", capsys)
     assert code == 0
+    text = " ".join(text.split())
     assert "A single trial is complete: it is its own best everywhere" in text
     assert text.count("No trial is complete but the paper's default.") == 2
     assert "This study cannot tell." not in text, "the reason is the lead"

@@ -69,7 +69,8 @@ def test_two_defenses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert asr["corrected"] == 2 * 2.0**-8
     assert (len(found["pairs"]), found["left_out"]) == (9, {})
     text = said(capsys)
-    assert text.startswith("mine (the paper's default) against other (the paper's default) ===")
+    assert text.startswith("[uses ground truth]: from labels that say which images are poisoned")
+    assert "mine (the paper's default) against other (the paper's default) ===" in text
     assert "A (pipd, the paper's default) is better by CA (0.801 against 0.751), ASR (0.201 against 0.601)." in text
     assert "They are equal on every scenario by TPR, FPR." in text
     assert "model resnet18 against preact_resnet18" in text, "each space has its own network, and that is told"
@@ -183,7 +184,7 @@ def test_markdown(tmp_path: Path) -> None:
     assert compare.main(words) == 0
     text = place.read_text()
     assert text.startswith("# Comparison\n\n")
-    assert "\n\n## one\\_ (the paper's default) against two\\_ (the paper's default)\n\nA (pipd" in text
+    assert "\n\n## one\\_ (the paper's default) against two\\_ (the paper's default) (ground truth)\n\nA (pipd" in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
     assert len(tables) == 3
     assert all(len({line.replace("\\|", "").count("|") for line in lines}) == 1 for lines in tables)

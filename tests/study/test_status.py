@@ -21,6 +21,7 @@ from study_folder import SCENARIOS, copy_study, fill_outbox, open_ledger, write_
 
 from study import run, status
 from study.cli.options import given_options
+from study.cli.printed_commands import runnable
 from study.config.config import StudyConfig, resolve
 from study.ledger.activity import Activity
 from study.ledger.lock import holder, study_lock
@@ -66,7 +67,7 @@ def test_tells_all_of_a_stopped_study(mine: Path, capsys: pytest.CaptureFixture[
         [SCENARIOS[0], "3"],
         [SCENARIOS[1], "2"],
     ]
-    assert "To go on:  python -m study.run --space pipd --trials 6" in text
+    assert runnable("python -m study.run --space pipd --trials 6") in text.partition("To go on:  ")[2]
     found = as_json(mine, capsys)
     assert found["trials"] == {
         "planned": 6,
@@ -95,7 +96,7 @@ def test_a_finished_study_can_be_extended(mine: Path, capsys: pytest.CaptureFixt
     ledger.recover_interrupted(lambda _: (0.5, ""))
     text = show(mine, capsys)
     assert text.startswith("mine: finished, nobody runs it")
-    assert "A larger --trials extends it:  python -m study.run" in text
+    assert "--trials 12 " in text.partition("For more trials:  ")[2], "a command that would run nothing is no way on"
 
 
 def test_says_the_same_as_the_ledger(mine: Path) -> None:
