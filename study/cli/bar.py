@@ -65,10 +65,14 @@ def fit(head: str, details: list[str], width: int | None) -> str:
     return shorten(f"{head} [{', '.join(shown)}]" if shown else head, width)
 
 
+def _unicode() -> bool:
+    """Whether standard error takes more than ASCII."""
+    return (getattr(sys.stderr, "encoding", None) or "").lower().startswith("utf")
+
+
 def _graph(share: float) -> str:
     """How much of it is done, as a bar of ten characters."""
-    unicode = (getattr(sys.stderr, "encoding", None) or "").lower().startswith("utf")
-    levels = _BLOCKS if unicode else _DIGITS
+    levels = _BLOCKS if _unicode() else _DIGITS
     whole, part = divmod(int(min(1.0, share) * _GRAPH * (len(levels) - 1)), len(levels) - 1)
     return (levels[-1] * whole + levels[part] * (whole < _GRAPH)).ljust(_GRAPH)
 
@@ -84,7 +88,8 @@ class _Line(tqdm):  # type: ignore[type-arg]
 
     def __str__(self) -> str:
         wide = columns(sys.stderr)
-        return printable(self._render(None if wide is None else wide - 1))  # a full line would wrap in some terminals
+        text = printable(self._render(None if wide is None else wide - 1))  # a full line would wrap in some terminals
+        return text if _unicode() else text.replace("…", "~")  # an escape would be wider
 
 
 class _Ticking:

@@ -94,6 +94,16 @@ def test_no_line_is_wider_than_the_terminal(wide: int, terminals: object) -> Non
         assert any(LONG in line and "%|" in line for line in lines)
 
 
+def test_no_line_is_wider_where_the_terminal_has_ascii_alone(terminals: object) -> None:
+    terminal: Terminal = terminals(60)  # type: ignore[operator]
+    terminal.stream.reconfigure(encoding="ascii", errors="backslashreplace")  # type: ignore[attr-defined]
+    stages = Bar(15, "shared stages", estimates=False)
+    stages.note(LONG, left="about 2 min left")
+    stages.close()
+    assert max(map(len, terminal.lines())) < 60
+    assert any(line.endswith("~]") for line in terminal.lines())
+
+
 def test_columns_of_the_environment_count_where_they_are_fewer(
     terminals: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
