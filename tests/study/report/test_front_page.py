@@ -15,6 +15,7 @@ from study.analysis.compared import compared_configurations
 from study.analysis.finding import find
 from study.analysis.results import Results, read_results
 from study.report.elements import Axis, Facts, Note, Scatter, Section, Table
+from study.report.formatting import mean_with_deviation
 from study.report.sections import ablations, history, parallel, settings, summary, trials
 from study.report.sections.axis_ends import axis_ends
 from study.report.sections.contents import sections
@@ -76,7 +77,7 @@ def test_the_table_has_a_block_for_all_and_one_for_each_attack(searched: Results
     assert [row[1] for row in table.rows[:4]] == ["TPR", "FPR", "CA", "ASR"]
     best = searched.evaluations[searched.evaluations["trial"] == searched.best]
     of_attack = best.loc[best["attack"] == "badnets", "fpr"]
-    assert table.rows[5][4] == f"{of_attack.mean():.3f} ± {of_attack.std():.3f}"
+    assert table.rows[5][4] == mean_with_deviation(float(of_attack.mean()), float(of_attack.std()))
     failed = [cell for row in table.rows[-4:] for cell in row[2:] if cell is not None]
     assert failed
     assert all(str(cell).startswith("(") for cell in failed)
