@@ -82,7 +82,7 @@ class ImageSource:
         place = config.store_place
         return cache_folder(str(place)) if is_url(place) else Path(place)
 
-    def find(self, scenario: str) -> StoredImages | None:
+    def load(self, scenario: str) -> StoredImages | None:
         """The poisoned data of a scenario; None where the store does not have them."""
         from defenses.storage.store import Store
 

@@ -25,7 +25,7 @@ def sections(results: Results) -> list[Section]:
     items: list[Item] = []
     missing = 0
     for number, scenario in enumerate(chosen):
-        stored = source.find(scenario)
+        stored = source.load(scenario)
         missing += stored is None
         own = list(_of_scenario(results, scenario, f"pictures-{number}", stored, files))
         items += [Note(scenario, "heading"), *own] if own else []
