@@ -5,6 +5,7 @@
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const themes = read("themes");
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const touched = window.matchMedia("(hover: none)"); // plotly's buttons would always lie on the figure there
   const places = Array.from(document.querySelectorAll(".plot"));
   const drawn = new Set();
   let printing = false;
@@ -22,7 +23,7 @@
     const options = {
       responsive: true,
       displaylogo: false,
-      displayModeBar: narrow ? false : "hover",
+      displayModeBar: narrow || touched.matches ? false : "hover",
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
       scrollZoom: false,
       toImageButtonOptions: { format: "svg", filename: place.id },
