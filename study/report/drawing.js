@@ -8,6 +8,7 @@
   const touched = window.matchMedia("(hover: none)"); // plotly's buttons would always lie on the figure there
   const places = Array.from(document.querySelectorAll(".plot"));
   const drawn = new Set();
+  const MARGIN = 600; // px below the window in which figures are drawn already
   let printing = false;
 
   function draw(place) {
@@ -42,7 +43,7 @@
             draw(entry.target);
           }
         }),
-      { rootMargin: "600px" }
+      { rootMargin: MARGIN + "px" }
     );
     places.forEach((place) => seen.observe(place));
   } else {
@@ -60,9 +61,17 @@
       }
     });
   }
+  const near = (place) => place.getBoundingClientRect().top < window.innerHeight + MARGIN;
   function fit(fold) {
     const inside = fold.open ? Array.from(fold.querySelectorAll(".plot")) : [];
-    inside.filter((place) => drawn.has(place) && place.clientWidth).forEach((place) => Plotly.Plots.resize(place));
+    inside.filter((place) => place.clientWidth).forEach((place) => {
+      if (drawn.has(place)) {
+        Plotly.Plots.resize(place);
+      } else if (near(place)) {
+        if (seen) seen.unobserve(place);
+        draw(place);
+      }
+    });
   }
   document.querySelectorAll("details.fold").forEach((fold) => fold.addEventListener("toggle", () => fit(fold)));
 
