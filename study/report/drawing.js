@@ -5,8 +5,10 @@
   const read = (id) => JSON.parse(document.getElementById(id).textContent);
   const themes = read("themes");
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const touched = window.matchMedia("(hover: none)"); // plotly's buttons would always lie on the figure there
   const places = Array.from(document.querySelectorAll(".plot"));
   const drawn = new Set();
+  const MARGIN = 600; // px below the window in which figures are drawn already
   let printing = false;
 
   function draw(place) {
@@ -22,7 +24,7 @@
     const options = {
       responsive: true,
       displaylogo: false,
-      displayModeBar: narrow ? false : "hover",
+      displayModeBar: narrow || touched.matches ? false : "hover",
       modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
       scrollZoom: false,
       toImageButtonOptions: { format: "svg", filename: place.id },
@@ -41,7 +43,7 @@
             draw(entry.target);
           }
         }),
-      { rootMargin: "600px" }
+      { rootMargin: MARGIN + "px" }
     );
     places.forEach((place) => seen.observe(place));
   } else {
@@ -59,9 +61,17 @@
       }
     });
   }
+  const near = (place) => place.getBoundingClientRect().top < window.innerHeight + MARGIN;
   function fit(fold) {
     const inside = fold.open ? Array.from(fold.querySelectorAll(".plot")) : [];
-    inside.filter((place) => drawn.has(place) && place.clientWidth).forEach((place) => Plotly.Plots.resize(place));
+    inside.filter((place) => place.clientWidth).forEach((place) => {
+      if (drawn.has(place)) {
+        Plotly.Plots.resize(place);
+      } else if (near(place)) {
+        if (seen) seen.unobserve(place);
+        draw(place);
+      }
+    });
   }
   document.querySelectorAll("details.fold").forEach((fold) => fold.addEventListener("toggle", () => fit(fold)));
 

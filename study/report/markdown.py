@@ -32,7 +32,7 @@ def markdown(title: str, sections: Sequence[Section], pictures: Mapping[str, str
         parts += [_item(item, pictures or {}) for item in section.items]
         parts += [f"```bash\n{_one_line(section.command)}\n```"] if section.command else []
     if silent:
-        parts += ["## What this study cannot tell", "\n".join(silent)]
+        parts += ["## Nothing to show", "\n".join(silent)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -78,7 +78,7 @@ def template(theme: Theme) -> Json:
             "shapedefaults": {"fillcolor": theme.empty, "line": {"color": theme.muted, "width": 1}},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "xanchor": "left"},
             "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-            "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": theme.muted, "activecolor": theme.ink},
+            "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": theme.muted, "activecolor": theme.ink},
         },
     }
 

@@ -36,8 +36,7 @@ def sections(results: Results) -> list[Section]:
     """
     asked = [*unseen(results), *papers(results)]
     front = summary.sections(results, asked[0] if asked else None)
-    if asked:
-        asked[0] = _without_table(asked[0])
+    asked[:1] = [rest for section in asked[:1] if (rest := _beside_front(results, section)).items]
     if results.space in ablations.VIEWS:
         body = [*asked, trials.section(results), *pictures.sections(results)]
     else:
@@ -45,10 +44,11 @@ def sections(results: Results) -> list[Section]:
     return [*front, *body, *_ends(results)]
 
 
-def _without_table(section: Section) -> Section:
-    """The section without its first table, which stands on the front page."""
+def _beside_front(results: Results, section: Section) -> Section:
+    """What is left of a section whose first table, and whose lead in a hold-out, stand on the front page."""
     first = next((item for item in section.items if isinstance(item, Table)), None)
-    return dataclasses.replace(section, items=tuple(item for item in section.items if item is not first))
+    lead = "How the table above came about, and what limits it." if results.config.holdout else section.lead
+    return dataclasses.replace(section, lead=lead, items=tuple(item for item in section.items if item is not first))
 
 
 def answers(results: Results) -> list[Section]:

@@ -17,6 +17,7 @@ from study.report.sections.trade_off import trade_off
 from study.scenarios.untold import untold
 from tracking import names
 
+_NAMED = 4  # attacks that are named beside their number
 TERMS = {
     names.TPR: "TPR: share of the poisoned training images that are flagged (1 is best)",
     names.FPR: "FPR: share of the benign training images that are flagged (0 is best)",
@@ -80,13 +81,14 @@ def _facts(results: Results, gain: float | None) -> Facts:
     working = int((~scenarios["attack_failed"]).sum())
     states = results.trials["state"].value_counts()
     others = [f"{int(states[state])} {word}" for state, word in _OTHER_STATES.items() if state in states]
-    attacks = ", ".join(dict.fromkeys(str(name).partition(":")[0] for name in scenarios["attack"]))
+    attacks = list(dict.fromkeys(str(name).partition(":")[0] for name in scenarios["attack"]))
+    named = ", ".join(attacks) if len(attacks) <= _NAMED else f"{len(attacks)} attacks"
     seeds = len(results.seeds)
     tried = [f"{seeds} seed{'s' * (seeds != 1)}", f"sampler {config.sampler}", f"preset {config.preset}", *others]
     return Facts(
         (
             _best_fact(results, gain),
-            Fact(f"{working} of {len(scenarios)}", "scenarios whose attack works without a defense", attacks),
+            Fact(f"{working} of {len(scenarios)}", "scenarios whose attack works without a defense", named),
             Fact(str(len(results.complete)), "trials complete", ", ".join(tried)),
         )
     )

@@ -1,8 +1,10 @@
 """The first screen of a report, and what its reader looks for next: the trials in order, as lines and as a table."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 import synthetic_study
 import told_study
@@ -13,6 +15,7 @@ from study.analysis.compared import compared_configurations
 from study.analysis.finding import find
 from study.analysis.results import Results, read_results
 from study.report.elements import Axis, Facts, Note, Scatter, Section, Table
+from study.report.formatting import mean_with_deviation
 from study.report.sections import ablations, history, parallel, settings, summary, trials
 from study.report.sections.axis_ends import axis_ends
 from study.report.sections.contents import sections
@@ -74,7 +77,7 @@ def test_the_table_has_a_block_for_all_and_one_for_each_attack(searched: Results
     assert [row[1] for row in table.rows[:4]] == ["TPR", "FPR", "CA", "ASR"]
     best = searched.evaluations[searched.evaluations["trial"] == searched.best]
     of_attack = best.loc[best["attack"] == "badnets", "fpr"]
-    assert table.rows[5][4] == f"{of_attack.mean():.3f} ± {of_attack.std():.3f}"
+    assert table.rows[5][4] == mean_with_deviation(float(of_attack.mean()), float(of_attack.std()))
     failed = [cell for row in table.rows[-4:] for cell in row[2:] if cell is not None]
     assert failed
     assert all(str(cell).startswith("(") for cell in failed)
@@ -89,9 +92,16 @@ def test_the_best_of_a_row_is_bold_and_nothing_is_where_all_are_equal(searched: 
     assert not [at for at in table.bold if at[0] >= len(table.rows) - 4]  # nor does a failed attack count
 
 
-def test_one_attack_needs_no_mean_and_one_seed_has_no_spread(tmp_path: Path) -> None:
-    told_study.write_study(tmp_path / "one", trials=2, attacks=("badnets",), rates=(0.1,), seeds=(0,))
-    results = read_results(tmp_path, "one")
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """One scenario, two trials."""
+    out = tmp_path_factory.mktemp("small")
+    told_study.write_study(out / "one", trials=2, attacks=("badnets",), rates=(0.1,), seeds=(0,))
+    return read_results(out, "one")
+
+
+def test_one_attack_needs_no_mean_and_one_seed_has_no_spread(small: Results) -> None:
+    results = small
     table = front_table(results, compared_configurations(results))
     assert table.rows[0][0] == "badnets at 0.1"
     assert isinstance(table.rows[0][3], float)
@@ -111,11 +121,8 @@ def test_flags_alone_are_traded_off_by_tpr_and_fpr(tmp_path: Path) -> None:
     assert {row[1] for row in table.rows} == {"TPR", "FPR"}  # CA and ASR are the undefended model's alone
 
 
-def test_an_ablation_shows_its_own_table_and_no_search(tmp_path: Path) -> None:
-    told_study.write_study(tmp_path / "s", trials=2, attacks=("badnets",), rates=(0.1,), seeds=(0,))
-    import dataclasses
-
-    results = dataclasses.replace(read_results(tmp_path, "s"), space="pipd.rounds")
+def test_an_ablation_shows_its_own_table_and_no_search(small: Results) -> None:
+    results = dataclasses.replace(small, space="pipd.rounds")
     every = sections(results)
     own = next(item for item in only(ablations.sections(results)).items if isinstance(item, Table))
     assert of_kind(every[0], Table) == dataclasses.replace(own, name="outcome")
@@ -187,7 +194,6 @@ def test_all_trials_are_rows_the_best_first_and_those_without_result_last(search
 def test_what_lies_at_the_edge_of_its_range_is_told(tmp_path: Path) -> None:
     ends = {name: getattr(own, "low", None) for name, own in PIPD_SPACE.ranges.items()}
     point = {name: PAPER[name] if low is None else low for name, low in ends.items()}
-    import pandas
 
     def truth(point: Any, *_: Any) -> Any:
         return rates(1.0 if point["rounds"] == 1 else 0.5, 0.0)

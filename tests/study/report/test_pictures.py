@@ -1,7 +1,9 @@
 """Samples that are flagged, falsely or not at all, as pictures: from the store and the flags alone; nothing is made."""
 
+import dataclasses
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +30,26 @@ def digits() -> Images:
     return load_dataset(DatasetSpec())
 
 
-@pytest.fixture
-def results(tmp_path: Path, digits: Images) -> Results:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, digits: Images) -> Path:
     """A study of two trials and one scenario, its poisoned data in the store and its flags in its folder.
 
     The first 20 images are poisoned and white. The default flags 18 of them and two benign ones, the other trial all.
     """
-    folder = write_study(tmp_path / "mine", trials=2, attacks=("badnets",), rates=(0.1,), seeds=(0,))
-    Store(tmp_path / "store").get_or_build("poison", key_of("poison", NAME), lambda: poisoned(digits))
-    read = read_results(tmp_path, "mine")
-    for trial, key in read.trials["key"].items():
+    out = tmp_path_factory.mktemp("runs")
+    folder = write_study(out / "mine", trials=2, attacks=("badnets",), rates=(0.1,), seeds=(0,))
+    Store(out / "store").get_or_build("poison", key_of("poison", NAME), lambda: poisoned(digits))
+    for trial, key in read_results(out, "mine").trials["key"].items():
         write_preview(folder / "points" / str(key) / NAME, np.full((96, 64, 3), 9, dtype=np.uint8))
         write_flags(folder / "points" / str(key) / NAME, flags_of(digits, missed=2 if trial == 0 else 0))
-    return read
+    return out
+
+
+@pytest.fixture
+def results(made: Path, tmp_path: Path) -> Results:
+    """The study in a place of its own, as one that was moved."""
+    shutil.copytree(made, tmp_path / "runs")
+    return read_results(tmp_path / "runs", "mine")
 
 
 def poisoned(digits: Images) -> dict[str, Any]:
@@ -119,8 +128,6 @@ def test_without_the_store_the_stored_preview_is_shown(results: Results) -> None
 
 
 def test_other_images_than_those_that_were_flagged_are_not_shown(results: Results, digits: Images) -> None:
-    import dataclasses
-
     other = dataclasses.replace(flags_of(digits, 2), fingerprint="0" * 64)
     for path in results.folder.glob("points/*/*/flags"):
         write_flags(path.parent, other)
@@ -141,8 +148,6 @@ def test_without_the_dataset_benign_images_are_left_out(results: Results, monkey
 
 
 def test_nobody_knows_what_is_poisoned(results: Results, digits: Images) -> None:
-    import dataclasses
-
     unknown = dataclasses.replace(flags_of(digits, 2), is_poison=None, scores=None)
     for path in results.folder.glob("points/*/*/flags"):
         write_flags(path.parent, unknown)
@@ -153,8 +158,6 @@ def test_nobody_knows_what_is_poisoned(results: Results, digits: Images) -> None
 
 
 def test_a_study_without_flags_and_pictures_says_so(results: Results, tmp_path: Path) -> None:
-    import shutil
-
     for path in (results.folder.parent / "store", *results.folder.glob("points/*/*/")):
         shutil.rmtree(path)
     (section,) = pictures.sections(results)
@@ -164,7 +167,6 @@ def test_a_study_without_flags_and_pictures_says_so(results: Results, tmp_path: 
 
 def test_files_that_were_sent_are_found_in_mlflow(results: Results) -> None:
     """Beside the database, wherever both lie now; without MLflow."""
-    import shutil
     import sqlite3
     from contextlib import closing
 
@@ -186,9 +188,6 @@ def test_files_that_were_sent_are_found_in_mlflow(results: Results) -> None:
 
 
 def test_a_server_that_is_away_is_asked_once(results: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dataclasses
-    import shutil
-
     asked = []
 
     def away(*_: object) -> None:
