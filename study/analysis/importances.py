@@ -26,8 +26,8 @@ from study.analysis.fanova import (
 from study.analysis.ped_anova import why_undefined
 from study.analysis.results import Results
 from study.analysis.upstream_fields import SCORE_PARTS, searched_upstream
-from study.config.config import LEAST_TRIALS, SPACE_FILLING
 from study.config.objectives import direction
+from study.config.sampling import LEAST_TRIALS, SPACE_FILLING
 from tracking import names
 
 if TYPE_CHECKING:

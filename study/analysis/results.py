@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Range
-from study.config.config import SPACE_FILLING, StudyConfig
+from study.config.config import StudyConfig
 from study.config.objectives import Goal, scores
+from study.config.sampling import SPACE_FILLING
 from study.ledger import selection
 from study.ledger.manifest import Manifest, ScenarioParts, read_manifest
 from study.ledger.records import ScenarioRecord, read_scenario, scenario_path, scenario_paths

@@ -319,18 +319,6 @@ FIRST_OPTIONS = frozenset(
 )
 """Options that are in every study's identity, whatever their value: studies on disk were named with all of them."""
 
-SPACE_FILLING = ("qmc", "random", "grid")
-"""Samplers whose trials are spread over the space; a search's crowd where it found something good."""
-
-LEAST_TRIALS = 5
-"""For each searched hyperparameter, besides the paper's default; with fewer no importance is computed."""
-
-
-def least_trials(fields: int) -> int:
-    """Trials that a study of so many hyperparameters needs before it can tell which of them matter."""
-    return LEAST_TRIALS * fields + 1
-
-
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},
     "small": {

@@ -15,7 +15,7 @@ from study.ledger.study_folder import JUDGE, LEDGER, SEARCH
 from study.planning.holdout_rules import judge_seeds
 from study.planning.plan import Plan, make_plan
 from study.report.sections import holdout
-from study.report.sections.closing import section_closing
+from study.report.sections.joint_closing import section_closing
 
 
 class HoldOut(CompositeDriver):

@@ -6,7 +6,7 @@ Each is a study like any other, which its own command (``--space NAME``) goes on
 from study.driver.composite import CompositeDriver
 from study.planning.plan import Plan, make_plan
 from study.planning.several_defenses import child_configs
-from study.report.sections.closing import defenses_text
+from study.report.sections.joint_closing import defenses_text
 
 
 def build_plans(plan: Plan) -> tuple[Plan, ...]:

@@ -10,7 +10,7 @@ from study.driver.composite import CompositeDriver
 from study.planning.measurable import measurable
 from study.planning.plan import Plan, build_goal
 from study.planning.shared_stages import shared_builds
-from study.report.sections.closing import joint_text
+from study.report.sections.joint_closing import joint_text
 from study.scenarios.evaluation import cached_images
 
 

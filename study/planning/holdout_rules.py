@@ -1,8 +1,9 @@
 """What `--holdout` can hold out, and the seeds that its judgement has."""
 
 from defenses.registry import UserError
-from study.config.config import SPACE_FILLING, StudyConfig
+from study.config.config import StudyConfig
 from study.config.objectives import Goal
+from study.config.sampling import SPACE_FILLING
 from study.scenarios.scenario import Scenario
 
 

@@ -17,9 +17,10 @@ from search_spaces.space import SearchSpace, Value
 from study.attacks import ATTACKS
 from study.attacks.groups import expand
 from study.cli.paths import expand_home
-from study.config.config import CommonConfig, StudyConfig, least_trials
+from study.config.config import CommonConfig, StudyConfig
 from study.config.objectives import Goal, parse_objectives
 from study.config.paper_deviations import Change, preset_changes
+from study.config.sampling import least_trials
 from study.datasets import DATASETS, DatasetSpec
 from study.ledger.grid import Grid, Points, make_grid
 from study.ledger.pruning import Pruning, parse_pruning

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from study.analysis.results import Results
 from study.cli.printed_commands import runnable, shown_path
-from study.config.config import SPACE_FILLING, least_trials
+from study.config.sampling import SPACE_FILLING, least_trials
 from study.ledger.study_folder import out_words, study_command
 from study.report.best_configuration import BEST_YAML
 from tracking import names

@@ -13,7 +13,8 @@ from study.cli.printed_commands import runnable
 from study.driver.closing_files import closing_screen, write_page, write_summary, write_tables
 from study.report.next_steps import Step
 from study.report.sections import holdout
-from study.report.sections.closing import Closing, joint_text, section_closing
+from study.report.sections.closing import Closing
+from study.report.sections.joint_closing import joint_text, section_closing
 from tracking.ui_address import ui_command
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "closing"

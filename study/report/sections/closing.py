@@ -6,21 +6,21 @@ The tables are sections of the same results that analyze, report and compare rea
 import dataclasses
 import math
 import statistics
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_spaces import SEARCH_SPACES
-from study.analysis.finding import NOTHING, find
+from study.analysis.finding import find
 from study.analysis.fixed_fields import load_changes, load_fields
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective, format_value
 from study.config.objectives import aggregate, direction, in_words
 from study.config.paper_deviations import changes_line
 from study.ledger.snapshot import LOST
-from study.report.elements import Cell, Note, Section, Table
+from study.report.elements import Cell, Table
 from study.report.formatting import format_cell
-from study.report.sections import ablations, against_papers, attacks
+from study.report.screen import legend, without_empty_columns, wrapped
+from study.report.sections import ablations, against_papers
 from study.report.sections.summary import untold_lines
 from study.report.text import table_lines
 from study.scenarios.oracle_defenses import find_defense
@@ -29,16 +29,8 @@ from tracking import names
 if TYPE_CHECKING:
     import pandas
 
-_HEADER = ("scenario", "model", *(name.upper() for name in names.HEADLINE))
-_WIDTH = 100
+HEADER = ("scenario", "model", *(name.upper() for name in names.HEADLINE))
 _MOST_COLUMNS = 5  # of a front
-_LEGEND = {
-    (names.TPR, names.FPR): "TPR and FPR are the shares of the poisoned and of the benign training images that are "
-    "flagged (1 and 0 are best).",
-    (names.AUROC,): "AUROC: 1 ranks all poisoned images first, 0.5 is guessing.",
-    (names.CA, names.ASR): "CA and ASR are the final model's accuracy and the attack's success rate (1 and 0 are "
-    "best).",
-}
 _Row = tuple[Cell, ...]
 
 
@@ -157,7 +149,7 @@ class Closing:
             label = "mean of all" if self.results.goal.how == "mean" else "worst of each"
             rows += _block(label, [(name, _cells(self.together(trial))) for name, trial in self.compared])
         seeds = len(self.results.seeds) > 1
-        header = ("attack and rate" if seeds else "scenario", *_HEADER[1:])
+        header = ("attack and rate" if seeds else "scenario", *HEADER[1:])
         return without_empty_columns(Table("scenarios", "", header, tuple(rows), left=2))
 
     def scenario_rows(self) -> list[_Row]:
@@ -282,84 +274,6 @@ class Closing:
     def _headline(self, trial: int) -> dict[str, float]:
         together = self.together(trial)
         return {name: value for name in names.HEADLINE if (value := together.get(name)) is not None}
-
-
-def joint_text(closings: Sequence[Closing]) -> str:
-    """The tables of studies that share a space, each of one scenario."""
-    finished = [closing for closing in closings if closing.finished]
-    if not finished:
-        return NOTHING
-    settings = tuple(
-        ("" if at else closing.scenarios[0], name, *map(format_objective, closing.values(trial)), *closing.point(trial))
-        for closing in finished
-        for at, (name, trial) in enumerate(closing.compared)
-    )
-    symbols, goal = finished[0].symbols(), finished[0].results.goal
-    header = ("scenario", "trial", *map(in_words, goal.objectives), *(symbol.split()[0] for symbol in symbols))
-    rows = tuple(row for closing in finished for row in closing.scenario_rows())
-    reached = without_empty_columns(Table("scenarios", "", _HEADER, rows, left=2))
-    findings = {closing.scenarios[0]: find(closing.results) for closing in closings}
-    parts = [
-        "\n".join(wrapped(f"{name}: {one.sentence}") for name, one in findings.items()),
-        table_lines(Table("settings", "", header, settings, left=2)),
-        *([wrapped(f"The hyperparameters: {', '.join(symbols)}.")] if symbols else []),
-        table_lines(reached),
-        legend(reached.header),
-    ]
-    told = {closing.scenarios[0]: closing.notes() for closing in closings}
-    caveats = dict.fromkeys(caveat for one in findings.values() for caveat in one.caveats)
-    notes = [*map(wrapped, caveats), *(f"{name}: {note}" for name, lines in told.items() for note in lines)]
-    return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])])
-
-
-def defenses_text(closings: Sequence[Closing]) -> str:
-    """What each of several defenses found, and all of them on every attack, by the same poisoned data."""
-    findings = {closing.results.space: find(closing.results) for closing in closings}
-    if not any(closing.finished for closing in closings):
-        return NOTHING
-    told = [closing.results for closing in closings if not closing.results.evaluations.empty]
-    section = attacks.section(told)
-    tables = [without_empty_columns(item) for item in section.items if isinstance(item, Table)]
-    lines = [wrapped(f"{name}: {one.sentence}") for name, one in findings.items()]
-    caveats = dict.fromkeys(caveat for one in findings.values() for caveat in one.caveats)
-    notes = [note for closing in closings for note in closing.notes()]
-    shown = ["\n".join(lines), *(table_lines(table) for table in tables), legend(_HEADER)]
-    return "\n\n".join([*shown, "\n".join([*map(wrapped, caveats), *dict.fromkeys(notes)])])
-
-
-def section_closing(section: Section) -> str:
-    """A section as the last screen of a study: its answer first, then its tables and what else is to be known."""
-    tables = [item for item in section.items if isinstance(item, Table)]
-    notes = [item for item in section.items if isinstance(item, Note)]
-    shown = [f"{wrapped(table.caption)}\n{table_lines(without_empty_columns(table))}" for table in tables]
-    header = tuple(name for table in tables for name in table.header)
-    parts = [wrapped(section.lead), *shown, legend(header), "\n".join(wrapped(note.text) for note in notes)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def wrapped(text: str) -> str:
-    """A paragraph in lines that fit a terminal."""
-    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-def legend(header: Sequence[str]) -> str:
-    """What the metrics among a table's columns are."""
-    shown = {name.lower() for name in header}
-    return wrapped(" ".join(text for metrics, text in _LEGEND.items() if shown.intersection(metrics)))
-
-
-def without_empty_columns(table: Table) -> Table:
-    """The table less the columns that hold nothing."""
-    kept = [
-        at
-        for at in range(len(table.header))
-        if at < table.left or any(row[at] not in (None, "", "-") for row in table.rows)
-    ]
-    return dataclasses.replace(
-        table,
-        header=tuple(table.header[at] for at in kept),
-        rows=tuple(tuple(row[at] for at in kept) for row in table.rows),
-    )
 
 
 def _without_footnotes(table: Table) -> Table:

@@ -12,7 +12,7 @@ from study.analysis.prim import Bools, Box, peel_prim_box
 from study.analysis.results import Results
 from study.analysis.upstream_fields import searched_upstream
 from study.cli.numbers import format_value
-from study.config.config import SPACE_FILLING
+from study.config.sampling import SPACE_FILLING
 from study.report.elements import Item, Note, Section, Table
 from study.report.formatting import several
 from tracking import names

@@ -3,8 +3,8 @@
 from typing import Any
 
 from study.analysis.results import Results
-from study.config.config import SPACE_FILLING
 from study.config.objectives import meaning
+from study.config.sampling import SPACE_FILLING
 from study.report.elements import Item, Note, Section, Table
 from study.scenarios.oracle_defenses import describe_defense
 

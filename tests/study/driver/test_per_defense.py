@@ -12,7 +12,7 @@ from study.config.config import StudyConfig, resolve
 from study.datasets.images import Images
 from study.ledger.manifest import read_manifest
 from study.planning.several_defenses import child_configs
-from study.report.sections.closing import defenses_text
+from study.report.sections.joint_closing import defenses_text
 
 QT_TINY = ("pre_epochs=1", "quarantine_epochs=2", "dynamic_epochs=1", "backdoor_free_epochs=1")
 

@@ -19,7 +19,7 @@ from defenses.registry import UserError
 from study.datasets.images import Images
 from study.driver.per_scenario import build_plans
 from study.planning.plan import Plan
-from study.report.sections.closing import joint_text
+from study.report.sections.joint_closing import joint_text
 from study.scenarios.scenario import Scenario, scenario_order
 
 

@@ -18,7 +18,7 @@ from study.config.objectives import Direction, Goal, aggregate, parse_objectives
 from study.datasets.images import Images
 from study.ledger.ledger import Ledger
 from study.ledger.selection import best_over_all, pareto_front
-from study.report.sections.closing import joint_text
+from study.report.sections.joint_closing import joint_text
 
 SPACE = SearchSpace("toy", "pipd", {"beta": Float(0.0, 6.0, "why"), "statistic": Choice(("max", "mean"), "why")})
 BOTH: tuple[Direction, Direction] = ("minimize", "maximize")

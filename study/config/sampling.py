@@ -1,0 +1,12 @@
+"""Which samplers cover a space, and how many trials it takes to say what matters there."""
+
+SPACE_FILLING = ("qmc", "random", "grid")
+"""Samplers whose trials are spread over the space; a search's crowd where it found something good."""
+
+LEAST_TRIALS = 5
+"""For each searched hyperparameter, besides the paper's default; with fewer no importance is computed."""
+
+
+def least_trials(fields: int) -> int:
+    """Trials that a study of so many hyperparameters needs before it can tell which of them matter."""
+    return LEAST_TRIALS * fields + 1
