@@ -1,4 +1,4 @@
-"""`python -m study.compare A B`: two studies, or two configurations, on the scenarios that both were judged on."""
+"""`python -m study.compare A B`: two studies, or two configurations, on the scenarios that both have."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 A and B are names of studies, or one name twice. NAME:default, NAME:best and NAME:7 (a trial) choose the configuration
 of one side, whatever --rule says: python -m study.compare mine:default mine:best.
-Only scenarios count that both were judged on and whose attack works undefended. Every number uses ground truth.
+Only scenarios count that both have and whose attack works undefended. Every number uses ground-truth labels.
 Exit codes: 0 done, whatever the data say; 2 bad input, such as studies that share no scenario.
 """
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--rule",
         metavar="|".join(RULES),
         help="which trial of each study: the paper's default, or the best (of several objectives the knee of their "
-        "front), an oracle [default]",
+        "front), which is picked with ground truth [default]",
     )
     add_out(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")

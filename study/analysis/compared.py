@@ -1,6 +1,6 @@
 """The configurations that are set side by side: no defense, the paper's default, the best of all, each scenario's own.
 
-All that picks the best uses ground truth: an oracle, which a defender does not have.
+All that picks the best uses ground truth, which a defender does not have.
 """
 
 from collections.abc import Iterator

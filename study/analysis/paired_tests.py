@@ -32,7 +32,7 @@ _SAME = 1e-12  # a difference below it is rounding
 
 @dataclass(frozen=True)
 class Pairs:
-    """Scenarios that both were judged on.
+    """Scenarios that both have a result on.
 
     Attributes:
         frame: a row a scenario, in A's order: ``scenario``, ``attack``, ``poison_rate``, ``seed``, ``stratum``, and
@@ -121,7 +121,7 @@ def _fingerprint(record: object) -> str:
 def _why_not(row: "pandas.Series") -> str:
     """Why a scenario is not compared; empty when it is."""
     if row["in"] != "both":
-        return f"only {'A' if row['in'] == 'left_only' else 'B'} was judged on it"
+        return f"only {'A' if row['in'] == 'left_only' else 'B'} has it"
     failed = [which for which in ("A", "B") if row[f"attack_failed_{which.lower()}"]]
     if failed:
         return "its attack failed undefended" if len(failed) == 2 else f"its attack failed undefended in {failed[0]}"

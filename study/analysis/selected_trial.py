@@ -23,7 +23,7 @@ class SelectedTrial:
 
 
 def select_trial(results: Results, rule: str = "default") -> SelectedTrial:
-    """The trial that a rule picks among those that were judged on every scenario.
+    """The trial that a rule picks among those with a result on every scenario.
 
     Args:
         rule: ``default``, ``best`` by the study's objective (of several the knee of their front), or a trial's number.
@@ -34,7 +34,7 @@ def select_trial(results: Results, rule: str = "default") -> SelectedTrial:
     complete = results.complete
     if complete.empty:
         raise UserError(
-            f"study {results.name!r} has no trial that was judged on every scenario: go on with it, or look at what "
+            f"study {results.name!r} has no trial with a result on every scenario: go on with it, or look at what "
             f"there is with python -m study.status {results.name}"
         )
     if rule == "best":
@@ -53,9 +53,8 @@ def _best(results: Results) -> SelectedTrial:
     number = results.best
     if number is None:
         raise UserError(f"study {results.name!r} has no trial with a value of its objective: compare its default")
-    how = (
-        f"{results.best_name} of {results.complete['value'].count()} by {results.goal.text}, an oracle: trial {number}"
-    )
+    count = results.complete["value"].count()
+    how = f"the {results.best_name} of {count} trials by {results.goal.words}, trial {number}"
     return SelectedTrial(results, number, how, oracle=True)
 
 
@@ -67,7 +66,7 @@ def _numbered(results: Results, rule: str) -> SelectedTrial:
         state = results.trials["state"].get(number, "not there")
         what = "has a result that is missing or cannot be read" if state == "complete" else f"is {state}"
         raise UserError(
-            f"trial {number} of study {results.name!r} {what}: only complete ones were judged on every scenario"
+            f"trial {number} of study {results.name!r} {what}: only complete ones have a result on every scenario"
         )
     default = " (the paper's default)" if results.trials.loc[number, "paper_default"] else ""
     return SelectedTrial(results, number, f"trial {number}{default}")

@@ -19,6 +19,10 @@ VISIBLE: Mapping[str, int] = {
 }
 """Columns that a defender could choose by -> 1 to take the largest, -1 to take the smallest."""
 
+LEAST_DISTINCT = 10
+"""Trials with different values that a rank correlation takes: of four, one order in twelve is perfect by chance."""
+_DIGITS = 12  # of a value: below, two that are equal differ by rounding
+
 
 def oracle_scores(results: Results) -> "pandas.DataFrame":
     """The objective (the first of several), higher is better, by trial (rows) and scenario (columns).
@@ -70,11 +74,21 @@ class SignalQuality:
         correlation: by scenario, Spearman's rank correlation of the signal (turned so that higher should be better)
             with the objective over trials; NaN where one of them does not vary.
         regret: by scenario, see `regrets`.
+        distinct: by scenario, how many different values the signal has over trials, or the objective where it has
+            fewer.
+        varies: whether the signal differs between trials on every scenario; one that does not chooses nothing.
     """
 
     signal: str
     correlation: "pandas.Series"
     regret: "pandas.Series"
+    distinct: "pandas.Series"
+    varies: bool
+
+    @property
+    def known_correlation(self) -> "pandas.Series":
+        """The correlations that enough different values stand behind (`LEAST_DISTINCT`); NaN elsewhere."""
+        return self.correlation.where(self.distinct >= LEAST_DISTINCT)
 
 
 def judge_signals(results: Results) -> list[SignalQuality]:
@@ -86,7 +100,11 @@ def judge_signals(results: Results) -> list[SignalQuality]:
         # A signal that is silent on a scenario chooses nothing there, and cannot be ranked with those that do.
         if values.notna().any().all() and not scores.empty:
             lost = regrets(scores, best_per_scenario(_candidates(values), "maximize"))
-            judged.append(SignalQuality(signal, _correlations(values, scores), lost))
+            known, counts = scores.round(_DIGITS).nunique(), values.round(_DIGITS).nunique()
+            distinct = known.where(known <= counts, counts)
+            judged.append(
+                SignalQuality(signal, _correlations(values, scores), lost, distinct, bool((counts > 1).all()))
+            )
     return sorted(judged, key=lambda one: float(one.regret.mean()))
 
 

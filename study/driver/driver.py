@@ -3,6 +3,7 @@
 import dataclasses
 import shlex
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +140,10 @@ class StudyDriver:
             if config.verbose:
                 print_error(describe_start(self.plan, self.folder, self.uri, ray_nodes.in_use()))
             ray_nodes.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
-            failed = self._attack_failures(build_shared(self.plan))
+            started = time.perf_counter()
+            undefended = build_shared(self.plan)
+            self.ledger.add_shared_seconds(time.perf_counter() - started)
+            failed = self._attack_failures(undefended)
             if failed and len(failed) == len(self.plan.scenarios):
                 way_out = "more epochs" if self._all_received else "a larger rate or more epochs"
                 return f"{NO_ATTACK} (undefended ASR below {config.asr_floor:g}): use {way_out}"

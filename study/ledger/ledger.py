@@ -21,7 +21,7 @@ from study.ledger import selection
 from study.ledger.grid import Grid, Points
 from study.ledger.pruning import Stopped
 from study.ledger.samplers import GridSampler, make_sampler, settled_point, tried_points
-from study.ledger.snapshot import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, is_finished
+from study.ledger.snapshot import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, SHARED_SECONDS, is_finished
 from study.ledger.trial_row import Outcome, TrialRow
 from tracking.destination import sqlite_url
 
@@ -188,6 +188,10 @@ class Ledger:
 
     def _state(self, number: int) -> TrialState:
         return self._study.get_trials(deepcopy=False)[number].state
+
+    def add_shared_seconds(self, seconds: float) -> None:
+        """Keeps what it took, by the clock, to see to the stages that all trials share: once at each start."""
+        self._study.set_user_attr(SHARED_SECONDS, self._study.user_attrs.get(SHARED_SECONDS, 0.0) + seconds)
 
     def rows(self) -> list[TrialRow]:
         """All trials that were started."""

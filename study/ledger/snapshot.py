@@ -17,6 +17,7 @@ from urllib.parse import quote
 from study.config.objectives import Direction
 
 KEY, REASON, RETRY_OF, PAPER_DEFAULT = "point_key", "reason", "retry_of", "paper_default"
+SHARED_SECONDS = "shared_seconds"
 LOST = "the study was stopped while this trial ran"
 
 _SCHEMA = 12  # of Optuna's tables

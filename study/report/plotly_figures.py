@@ -104,7 +104,7 @@ def _rounded(value: float | None) -> float | None:
 
 def _shown(values: Sequence[Sequence[float | None]]) -> list[list[str]]:
     """The text of each cell; plotly's own formats would show a small number as zero."""
-    return [["" if value is None else format_number(value) for value in row] for row in values]
+    return [["" if value is None else _text(format_number(value)) for value in row] for row in values]
 
 
 def _places(places: Sequence[AxisValue]) -> list[AxisValue]:
@@ -140,9 +140,9 @@ def _heat(figure: Heat) -> Json:
         if cells[r][c] is None
     ]
     notes = [
-        {"x": c, "y": r, "text": f"({format_number(value)})", "hovertext": "attack failed"}
+        {"x": c, "y": r, "text": _text(f"({format_number(value)})"), "hovertext": "attack failed"}
         if (r, c) in figure.marked
-        else {"x": c, "y": r, "text": format_number(value)}
+        else {"x": c, "y": r, "text": _text(format_number(value))}
         for r, c in sorted(plain)
         if (value := figure.values[r][c]) is not None
     ]

@@ -82,7 +82,7 @@ def test_identical_studies_are_not_separated(tmp_path: Path, capsys: pytest.Capt
     assert set(verdicts(answer(tmp_path, "one", "two")).values()) == {"equal"}
     text = said(capsys)
     assert "better by" not in text
-    assert "Note well: " not in text, "nothing differs, nothing is left out, nothing is an oracle"
+    assert "Note well: " not in text, "nothing differs, nothing is left out, nothing was picked"
 
 
 def test_what_is_not_separated_is_said_plainly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,8 +109,8 @@ def test_two_configurations_of_one_study(tmp_path: Path, capsys: pytest.CaptureF
     assert verdicts(found)["ca"] == "B"
     raw = capsys.readouterr().out
     text = " ".join(raw.split())
-    assert "best of 2 by overall_score, an oracle: trial 1" in text
-    assert "Note well: B was picked with ground truth on these very scenarios (an oracle), which flatters it" in text
+    assert "the best of 2 trials by overall score, trial 1" in text
+    assert "Note well: B was picked with ground truth on these very scenarios, which flatters it" in text
     rounds = next(line for line in raw.splitlines() if line.startswith("rounds"))
     assert rounds.split() == ["rounds", "8", "5"]
     same = answer(tmp_path, "mine:1", "mine", "--rule", "best")
@@ -131,15 +131,14 @@ def test_failed_attacks_and_scenarios_of_one_are_left_out_and_named(
     found = answer(tmp_path, "one", "two")
     assert found["left_out"] == {
         "badnets-0.1-s1": "its attack failed undefended in A",
-        "sig-0.1-s0": "only B was judged on it",
+        "sig-0.1-s0": "only B has it",
     }
     assert len(found["pairs"]) == 8
     overall = next(one for one in found["differences"] if one["stratum"] is None)
     assert (overall["pairs"], overall["seeds"]) == (6, 2), "seed 1 lacks an attack, so it cannot stand for all"
     text = said(capsys)
     assert (
-        "Note well: Left out: badnets-0.1-s1 (its attack failed undefended in A), sig-0.1-s0 (only B was judged on it)."
-        in text
+        "Note well: Left out: badnets-0.1-s1 (its attack failed undefended in A), sig-0.1-s0 (only B has it)." in text
     )
 
 
@@ -172,7 +171,7 @@ def test_what_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     broken = next((tmp_path / "two" / "points").glob("*/badnets-0.1-s0.json"))
     broken.write_text("{")
     found = answer(tmp_path, "one", "two")
-    assert found["left_out"] == {"badnets-0.1-s0": "only A was judged on it"}
+    assert found["left_out"] == {"badnets-0.1-s0": "only A has it"}
     assert f"Note well: 1 file of B cannot be read and is left out, first {broken}." in said(capsys)
 
 
@@ -195,7 +194,7 @@ def test_no_common_scenario(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     write_study(tmp_path / "one", [(0.9, cells(("badnets",)))])
     write_study(tmp_path / "two", [(0.9, cells(("sig",)))])
     told = refusal(tmp_path, capsys, "one", "two")
-    assert "no scenario to compare: of 6, each is left out (only A was judged on it; only B was judged on it)" in told
+    assert "no scenario to compare: of 6, each is left out (only A has it; only B has it)" in told
     write_study(tmp_path / "else", [(0.9, cells(("badnets",)))], fingerprint="e" * 64)
     assert "its poisoned data are not the same in A and B" in refusal(tmp_path, capsys, "one", "else")
 
@@ -242,7 +241,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_study_without_a_complete_trial(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_study(tmp_path / "one", [(None, cells())])
-    assert "no trial that was judged on every scenario" in refusal(tmp_path, capsys, "one", "one")
+    assert "no trial with a result on every scenario" in refusal(tmp_path, capsys, "one", "one")
 
 
 def test_a_field_that_one_study_searched_and_the_other_left_alone_has_both_values(

@@ -69,7 +69,7 @@ def test_analyze(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_compare(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = out / "answer.json"
     assert compare.main(["two:best", "two", "--out", str(out), "--json", str(file)]) == 0
-    how = f"knee of the front of 16 by asr, ca, an oracle: trial {KNEE}"
+    how = f"the knee of the front of 16 trials by ASR and CA, trial {KNEE}"
     assert how in " ".join(capsys.readouterr().out.split())
     found = json.loads(file.read_text())["a"]
     assert (found["trial"], found["how"], found["oracle"]) == (KNEE, how, True)

@@ -11,6 +11,7 @@ from search_spaces import SEARCH_SPACES
 from study.analysis.fixed_fields import load_changes
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_value
+from study.config.objectives import in_words
 from study.config.paper_deviations import changes_line
 from study.report.elements import Cell, Curves, Item, Line, Note, Section, Table, slug
 from study.report.formatting import spread
@@ -93,13 +94,15 @@ def sections(results: Results) -> list[Section]:
     if view is None:
         return []
     cells = _cells(results)
-    items: list[Item] = [*_notes(results)]
+    items: list[Item] = []
     working = cells[~cells["attack_failed"]]
     if not working.empty:
         items += [_table(results, view, cells), *_over(results, view, working)]
         items += _figures(results, view, working)
+    items += _notes(results)
     title = f"{SEARCH_SPACES[results.space].paper}: {SEARCH_SPACES.describe(results.space)}"
-    return [Section(slug(results.space), title, _lead(results, view, working), tuple(items), results.command)]
+    lead = _lead(results, view, working)
+    return [Section(slug(results.space), title, lead, tuple(items), results.command, uses_labels=True)]
 
 
 def _cells(results: Results) -> "pandas.DataFrame":
@@ -156,7 +159,7 @@ def _bare(attack: str) -> str:
 
 
 def _table(results: Results, view: View, cells: "pandas.DataFrame") -> Table:
-    header = ["attack", _varied(results), *(metric.upper() for metric in view.metrics)]
+    header = ["attack", _varied(results), *map(in_words, view.metrics)]
     rows: list[tuple[Cell, ...]] = []
     for attack, of_attack in cells.groupby("attack_name", sort=False):
         groups: list[tuple[str, pandas.DataFrame, Mapping[str, str]]] = [
@@ -190,9 +193,14 @@ def _over(results: Results, view: View, working: "pandas.DataFrame") -> Iterator
             places, values = zip(*sorted(groups), strict=True)
             lines.append(_line(str(attack), places, values))
         if lines:
-            caption = f"{metric.upper()} by {view.over}, {_over_seeds(len(results.seeds)).lower()}"
+            caption = f"{in_words(metric)} by {view.over}, {_over_seeds(len(results.seeds)).lower()}"
             yield Curves(
-                f"{slug(results.space)}-{metric}", caption, view.over, metric.upper(), tuple(lines), y_range=(0.0, 1.0)
+                f"{slug(results.space)}-{metric}",
+                caption,
+                view.over,
+                in_words(metric),
+                tuple(lines),
+                y_range=(0.0, 1.0),
             )
 
 
@@ -247,20 +255,21 @@ def _build_lines(
 
 def _lead(results: Results, view: View, working: "pandas.DataFrame") -> str:
     if working.empty:
-        return "No trial that is complete has an attack that works, so there is nothing to compare."
+        return "No complete trial has an attack that works, so there is nothing to compare."
     said = []
     for setting, of_setting in working.groupby("setting", sort=False):
         means = {metric: of_setting[metric].mean() for metric in view.metrics if of_setting[metric].notna().any()}
-        told = ", ".join(f"{metric.upper()} {format_number(mean)}" for metric, mean in means.items())
+        told = ", ".join(f"{in_words(metric)} {format_number(mean)}" for metric, mean in means.items())
         said.append(f"{setting}: {told}")
     attacks = working["attack"].map(_bare).nunique()
     return f"Mean over {attacks} attack{'s' if attacks > 1 else ''} by {_varied(results)}. {'; '.join(said)}."
 
 
 def _notes(results: Results) -> Iterator[Note]:
-    yield Note("All of these numbers are oracles: they are computed from ground truth that a defender does not have.")
     if results.defense in ORACLE_DEFENSES:
-        yield Note(f"{results.defense} is told which samples are poisoned: it is an instrument, and no defense.")
+        yield Note(
+            f"{results.defense} is an experiment of the paper that knows which samples are poisoned: no defense."
+        )
     changes = changes_line(results.config.preset, load_changes(results))
     if changes:
         yield Note(f"Not at the paper's scale: {changes}.", "warning")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from study.analysis.paper_numbers import Cell, Footnote, PaperTable, Said, load_tables
 from study.analysis.results import Results
 from study.analysis.selected_trial import select_trial
+from study.config.objectives import in_words
 from study.report.elements import Cell as TableCell
 from study.report.elements import Item, Note, Section, Table, slug
 from study.report.formatting import format_difference
@@ -52,16 +53,17 @@ def section(results: Results, space_name: str) -> Section | None:
         return None
     shown = {table.name: list(_rows(results, table)) for table in tables if table.values}
     marks = _marks(tables, shown)
-    items: list[Item] = [Note(text, "warning") for text in _warnings(results, tables, shown)]
+    items: list[Item] = []
     for table in tables:
         if shown.get(table.name):
             items.append(_table(table, shown[table.name], marks))
         if table.said:
             items.append(_said_table(results, table))
+    items += [Note(text, "warning") for text in _warnings(results, tables, shown)]
     items += [Note(f"[{mark}] {note.text}", "footnote") for note, mark in marks.items()]
     rows = [row for of_table in shown.values() for row in of_table]
     title = f"{', '.join(table.place.partition(',')[0] for table in tables)} of {tables[0].short}, and ours"
-    return Section(f"papers-{slug(space_name)}", title, _lead(results, tables, rows), tuple(items))
+    return Section(f"papers-{slug(space_name)}", title, _lead(results, tables, rows), tuple(items), uses_labels=True)
 
 
 def _attacks(results: Results, table: PaperTable) -> tuple[str, ...]:
@@ -151,7 +153,7 @@ def _mean(part: "pandas.DataFrame", metric: str, setting: str) -> float | None:
 
 def _table(table: PaperTable, rows: list[_Row], marks: Mapping[Footnote, int]) -> Table:
     metrics = table.axis("metric")
-    values = [name for metric in metrics for name in (f"{metric.upper()} paper", "ours", "difference")]
+    values = [name for metric in metrics for name in (f"{in_words(metric)} paper", "ours", "difference")]
     header = ("attack", table.varies.replace("_", " "), "rate paper", "ours", "seeds", *values, "see")
     lines: list[tuple[TableCell, ...]] = []
     strong = []
@@ -238,17 +240,17 @@ def _mean_differences(table: PaperTable, rows: list[_Row]) -> Iterable[str]:
     for metric in table.axis("metric"):
         paper, ours = _means(of_defense, metric)
         if paper is not None and ours is not None:
-            yield f"{metric.upper()} {format_difference(ours - paper)}"
+            yield f"{in_words(metric)} {format_difference(ours - paper)}"
 
 
 def _warnings(results: Results, tables: tuple[PaperTable, ...], rows_shown: Mapping[str, list[_Row]]) -> Iterable[str]:
     rows = [row for of_table in rows_shown.values() for row in of_table]
     if rows and max(row.seeds for row in rows) == 1:
-        yield "One seed only: another would move our numbers by nobody knows how much."
+        yield "One seed only: how far another would move our numbers is not known."
     by_table = any(table.varies in ("defense", "poison_rate") for table in tables)
     if rows and by_table and not results.complete["paper_default"].any():
         how = select_trial(results, "best").how
-        yield f"Ours is the {how}, not the paper's hyperparameters, which this study did not try."
+        yield f"Ours is {how}, not the paper's hyperparameters, which this study did not try."
     other = sorted({row.attack for row in rows if row.paper_rate is not None and row.paper_rate != row.rate})
     if other:
         yield f"The poison rate is not the paper's on {', '.join(other)}: the two columns of rates tell both."

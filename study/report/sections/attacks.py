@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from study.analysis.compared import DEFAULT, OWN_BEST, UNDEFENDED, compared_configurations, own_best
 from study.analysis.results import Results
+from study.config.objectives import in_words
 from study.report.elements import Cell, Item, Note, Section, Table
-from study.report.formatting import spread
+from study.report.formatting import format_cell, spread
 from tracking import names
 
 if TYPE_CHECKING:
@@ -19,16 +20,20 @@ _Models = dict[str, "pandas.DataFrame"]
 
 
 def section(studies: Sequence[Results]) -> Section:
-    """A row an attack, rate and model: undefended, then each study's paper default and own bests."""
-    header = ("attack and rate", "model", *(name.upper() for name in names.HEADLINE))
+    """A row an attack, rate and model: undefended, then each study's paper default and own bests.
+
+    As in the heat maps, a seed whose attack does not work is left out; where none works, the means are in brackets.
+    """
+    header = ("attack and rate", "model", *map(in_words, names.HEADLINE))
     blocks = _blocks(_join_scenarios(studies))
     rows = tuple(row for of_attack in blocks.values() for head, models in of_attack.items() for row in (head, *models))
-    caption = "By attack and rate, mean ± standard deviation (n - 1) over seeds"
+    caption = "By attack and rate, mean ± standard deviation (n - 1) over the seeds whose attack works"
     return Section(
         "attacks",
         "Every attack and every defense",
         _lead(studies, len(blocks)),
         (Table("attacks", caption, header, rows, left=2), *_notes(studies, blocks)),
+        uses_labels=True,
     )
 
 
@@ -87,15 +92,19 @@ def _label(stratum: str, cells: "pandas.DataFrame") -> str:
 
 
 def _means(cells: "pandas.DataFrame") -> tuple[Cell, ...]:
-    return tuple(spread(cells[name]) for name in names.HEADLINE)
+    working = cells[~cells["attack_failed"]]
+    if not working.empty:
+        return tuple(spread(working[name]) for name in names.HEADLINE)
+    reached = [spread(cells[name]) for name in names.HEADLINE]
+    return tuple(None if one is None else f"({format_cell(one)})" for one in reached)
 
 
 def _lead(studies: Sequence[Results], attacks: int) -> str:
     combinations = f"{attacks} combinations" if attacks != 1 else "One combination"
-    goals = ", ".join(dict.fromkeys(results.goal.text for results in studies))
+    goals = ", ".join(dict.fromkeys(results.goal.words for results in studies))
     return (
         f"{combinations} of attack and rate. Each scenario's own best is the best complete trial there by the "
-        f"objective of its study ({goals}). It is chosen with ground truth: an oracle, which a defender does not have."
+        f"objective of its study ({goals})."
     )
 
 
@@ -104,8 +113,9 @@ def _notes(studies: Sequence[Results], blocks: Mapping[str, Mapping[_Row, object
     if any(results.scenarios["attack_failed"].any() for results in studies):
         notes.append(
             Note(
-                f"{_FAILED} k/n: in k of n seeds the attack does not work even undefended, so no defense is credited "
-                "there. The means here are over all seeds; those of the heat maps leave such seeds out."
+                f"{_FAILED} k/n: in k of n seeds the attack does not work even undefended. Those are left out of the "
+                "mean; where all failed, the numbers stand in brackets, and count neither for nor against a defense.",
+                "footnote",
             )
         )
     if any(len(of_attack) > 1 for of_attack in blocks.values()):
@@ -118,5 +128,7 @@ def _notes(studies: Sequence[Results], blocks: Mapping[str, Mapping[_Row, object
         )
     several = [results.name for results in studies if len(results.goal.objectives) > 1]
     if several:
-        notes.append(Note(f"No own best has {', '.join(several)}: of several objectives there is a Pareto front."))
+        notes.append(
+            Note(f"{', '.join(several)}: of several objectives there is a Pareto front, and no own best.", "footnote")
+        )
     return notes

@@ -8,6 +8,7 @@ from study.analysis.fixed_fields import load_fields
 from study.analysis.paired_tests import ALPHA, Difference, Pairs
 from study.analysis.selected_trial import SelectedTrial
 from study.cli.numbers import format_number, format_value
+from study.config.objectives import in_words
 from study.report.elements import Bars, Cell, Item, Note, Section, Table
 from study.report.formatting import format_difference
 
@@ -48,7 +49,8 @@ def section(
     if strata:
         items.append(_table("differences-by-stratum", "A minus B on each attack and rate", strata))
     items += [_bars(differences), _method(pairs, differences)]
-    return Section("comparison", f"{_name(a)} against {_name(b)}", _lead(a, b, differences), tuple(items), command)
+    title, lead = f"{_name(a)} against {_name(b)}", _lead(a, b, differences)
+    return Section("comparison", title, lead, tuple(items), command, uses_labels=True)
 
 
 def settings_that_differ(a: SelectedTrial, b: SelectedTrial) -> dict[str, tuple[str, str]]:
@@ -82,7 +84,7 @@ def _count(number_of: int, word: str) -> str:
 
 
 def _names(differences: Sequence[Difference]) -> str:
-    return ", ".join(one.metric.upper() for one in differences)
+    return ", ".join(in_words(one.metric) for one in differences)
 
 
 def _lead(a: SelectedTrial, b: SelectedTrial, differences: Sequence[Difference]) -> str:
@@ -91,9 +93,7 @@ def _lead(a: SelectedTrial, b: SelectedTrial, differences: Sequence[Difference])
     for side, selected in (("A", a), ("B", b)):
         better = [one for one in overall if one.verdict == side]
         if better:
-            by = ", ".join(
-                f"{one.metric.upper()} ({format_number(one.a)} against {format_number(one.b)})" for one in better
-            )
+            by = ", ".join(f"{in_words(one.metric)} ({_both(one)})" for one in better)
             sentences.append(f"{side} ({selected.results.defense}, {selected.how}) is better by {by}.")
     open_ = [one for one in overall if one.verdict in ("not separated", "not tested")]
     if open_:
@@ -105,6 +105,12 @@ def _lead(a: SelectedTrial, b: SelectedTrial, differences: Sequence[Difference])
     if seeds == 1:
         sentences.append("One seed only: nothing tells how far another would move these numbers.")
     return " ".join(sentences)
+
+
+def _both(one: Difference) -> str:
+    """The two means; where they look alike, how little they differ by."""
+    shown = format_number(one.a), format_number(one.b)
+    return f"{shown[0]} against {shown[1]}" if shown[0] != shown[1] else f"by {format_number(abs(one.mean))}"
 
 
 def _sides(a: SelectedTrial, b: SelectedTrial) -> Table:
@@ -147,8 +153,8 @@ def _warnings(a: SelectedTrial, b: SelectedTrial, pairs: Pairs) -> list[Note]:
     for side, selected in (("A", a), ("B", b)):
         if selected.oracle:
             notes.append(
-                f"{side} was picked with ground truth on these very scenarios (an oracle), which flatters it: "
-                "no defender could have picked it, and on scenarios it never saw it may do worse."
+                f"{side} was picked with ground truth on these very scenarios, which flatters it: no defender could "
+                "have picked it, and on scenarios it never saw it may do worse."
             )
     for side, selected in (("A", a), ("B", b)):
         damaged = selected.results.damaged
@@ -160,7 +166,7 @@ def _warnings(a: SelectedTrial, b: SelectedTrial, pairs: Pairs) -> list[Note]:
     if different:
         told = "; ".join(f"{option} {left} against {right}" for option, (left, right) in different.items())
         notes.append(
-            f"The studies differ in more than what is compared (A against B): {told}. The difference holds that too."
+            f"The studies differ in more than what is compared (A against B): {told}. This is part of the difference."
         )
     if pairs.left_out:
         named = [f"{name} ({why})" for name, why in list(pairs.left_out.items())[:_SHOWN]]
@@ -172,7 +178,7 @@ def _warnings(a: SelectedTrial, b: SelectedTrial, pairs: Pairs) -> list[Note]:
 def _about_seeds(differences: Sequence[Difference]) -> list[str]:
     overall = [one for one in differences if one.stratum is None]
     if not overall:
-        return ["No seed was judged on every attack and rate, so nothing is told over all of them."]
+        return ["No seed has a result on every attack and rate, so nothing can be said over all of them."]
     seeds = max(one.seeds for one in overall)
     if seeds > 1:
         return []
@@ -188,8 +194,8 @@ def _about_balance(pairs: Pairs, overall: Sequence[Difference]) -> list[str]:
     if fewest == len(pairs.frame):
         return []
     return [
-        f"Over all: {fewest} of {_scenarios(pairs)}, since only a seed that every attack and rate has tells of all of "
-        "them, and not every metric is defined everywhere; the next table has the rest."
+        f"Over all: {fewest} of {_scenarios(pairs)}, since only a seed that every attack and rate has can stand for "
+        "all of them, and not every metric is defined everywhere; the next table has the rest."
     ]
 
 
@@ -199,7 +205,7 @@ def _about_tests(differences: Sequence[Difference]) -> list[str]:
     for one in differences:
         if one.stratum is not None or one.seeds < 2 or one.verdict not in ("not separated", "not tested"):
             continue
-        have = f"{one.metric.upper()}: {one.differing} of {_count(one.pairs, 'pair')} differ"
+        have = f"{in_words(one.metric)}: {one.differing} of {_count(one.pairs, 'pair')} differ"
         if one.more_seeds:
             lines.append(
                 f"{have}, with which p cannot fall below {format_value(one.smallest_p)} before correction; at least "
@@ -216,7 +222,7 @@ def _about_tests(differences: Sequence[Difference]) -> list[str]:
 def _about_intervals(differences: Sequence[Difference]) -> list[str]:
     """Where the test, which asks about these scenarios, and the interval, which asks about other seeds, part ways."""
     return [
-        f"{one.metric.upper()}: {one.verdict} is better on these scenarios, but the interval over {one.seeds} seeds "
+        f"{in_words(one.metric)}: {one.verdict} is better on these scenarios, but the interval over {one.seeds} seeds "
         "still holds 0: what other seeds would give is open."
         for one in differences
         if one.stratum is None and one.verdict in ("A", "B") and one.low is not None and one.high is not None
@@ -230,7 +236,7 @@ def _table(name: str, caption: str, differences: Sequence[Difference]) -> Table:
     rows: list[tuple[Cell, ...]] = []
     for one in differences:
         cells: tuple[Cell, ...] = (
-            one.metric.upper(),
+            in_words(one.metric),
             one.pairs,
             one.seeds,
             format_number(one.a),
@@ -254,7 +260,7 @@ def _interval(one: Difference) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "-" if value is None else format_value(value)
+    return format_number(value)
 
 
 def _word(one: Difference) -> str:
@@ -273,7 +279,7 @@ def _bars(differences: Sequence[Difference]) -> Bars:
         name="paired-differences",
         caption="A minus B with 95 % intervals over seeds (none with one seed)",
         labels=labels,
-        groups=tuple(metric.upper() for metric in metrics),
+        groups=tuple(map(in_words, metrics)),
         values=values("mean"),
         low=values("low"),
         high=values("high"),
@@ -284,10 +290,10 @@ def _bars(differences: Sequence[Difference]) -> Bars:
 def _method(pairs: Pairs, differences: Sequence[Difference]) -> Note:
     tests = sum(one.p is not None for one in differences)
     return Note(
-        f"A pair is a scenario that both were judged on: {_scenarios(pairs)}. Means: over the seeds of an attack and "
+        f"A pair is a scenario that both have: {_scenarios(pairs)}. Means: over the seeds of an attack and "
         "rate, then over these. Interval: Student's t over seeds. Test: exact sign-flip permutation test of the paired "
         "differences, which takes pairs of one seed as independent although they share their initial weights; with n "
         f"pairs that differ p cannot fall below 2^(1-n), and what cannot reach {ALPHA:g} is not tested. Correction: "
-        f"Holm, over {_count(tests, 'test')}. Every number here uses ground truth.",
+        f"Holm, over {_count(tests, 'test')}.",
         "footnote",
     )

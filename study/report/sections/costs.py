@@ -4,12 +4,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from study.analysis.results import Results
-from study.report.elements import Bars, Note, Section, Table
+from study.cli.terminal import duration
+from study.ledger.clock import Clock, read_clock
+from study.ledger.study_folder import LEDGER
+from study.report.elements import Bars, Cell, Note, Section, Table
+from study.report.formatting import several
 
 if TYPE_CHECKING:
     import pandas
 
-_HOUR = 3600.0
+_UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+_REST = "the rest: measuring, files"
 
 
 @dataclass(frozen=True)
@@ -19,26 +24,39 @@ class Costs:
     Attributes:
         alone: what all trials would have cost, each computing everything itself. A stage that several scenarios of one
             trial use counts once for that trial, and once more for every other trial that uses it.
-        spent: what was spent: the trials' own time, loading from the store included, and, for stages that every
-            trial found in the store, the time of building each once.
+        spent: what the trials of this study took, loading and waiting for one another included.
+        earlier: what the stages took, once each, that every trial found ready: they were built before the first trial,
+            by this study or by an earlier one with the same store.
+        ready: how many these are.
     """
 
     alone: float
     spent: float
+    earlier: float
+    ready: int = 0
 
     @property
     def factor(self) -> float:
-        """How many times more it would have cost alone."""
-        return self.alone / self.spent if self.spent > 0 else 1.0
+        """How many times as much it would have cost alone."""
+        shared = self.spent + self.earlier
+        return self.alone / shared if shared > 0 else 1.0
 
 
 def costs(results: Results) -> Costs:
-    """Of all trials that were judged on at least one scenario, failed and stopped ones included."""
-    stages = results.stages
-    rest = float(results.evaluations["wall_seconds"].sum() - stages["wall_seconds"].sum())  # judging, files
-    alone = float(_once_a_trial(stages)["built_seconds"].sum())
-    spent = float(stages["wall_seconds"].sum()) + float(_found_built(stages)["built_seconds"].sum())
-    return Costs(alone + max(0.0, rest), spent + max(0.0, rest))
+    """Of all trials that ran at least one scenario, failed and stopped ones included."""
+    stages, rest = results.stages, _rest(results)
+    ready = _found_built(stages)
+    return Costs(
+        alone=float(_once_a_trial(stages)["built_seconds"].sum()) + rest,
+        spent=float(stages["wall_seconds"].sum()) + rest,
+        earlier=float(ready["built_seconds"].sum()),
+        ready=len(ready),
+    )
+
+
+def _rest(results: Results) -> float:
+    """What the trials did besides stages: measuring, files."""
+    return max(0.0, float(results.evaluations["wall_seconds"].sum() - results.stages["wall_seconds"].sum()))
 
 
 def _once_a_trial(stages: "pandas.DataFrame") -> "pandas.DataFrame":
@@ -52,77 +70,121 @@ def _found_built(stages: "pandas.DataFrame") -> "pandas.DataFrame":
 
 
 def sections(results: Results) -> list[Section]:
-    """The two sums, and the same by stage."""
+    """What was spent and what sharing saved, and the same by stage."""
     if results.stages.empty:
-        return [Section("costs", "Cost", "No stage was recorded, so nothing can be said of cost.")]
-    cost = costs(results)
-    saved = cost.alone - cost.spent
-    lead = (
-        f"Trials that share nothing would have taken {_hours(cost.alone)}; {_hours(cost.spent)} were spent, "
-        f"{cost.factor:.1f} times less. Sharing saved {_hours(saved)}."
-        if saved > 0
-        else f"{_hours(cost.spent)} were spent; no stage was used twice, so sharing saved nothing."
+        lead = "No stage was recorded, so nothing can be said of cost."
+        return [Section("costs", "Cost", lead, answered=False)]
+    lead = " ".join([*_by_clock(read_clock(results.folder / LEDGER)), *_of_work(costs(results))])
+    note = Note(
+        "A stage is a step of an attack or a defense; what has equal inputs is computed once. Time in trials holds "
+        "what each trial waited for and loaded. Ready are stages that all trials found built before the first of them, "
+        "by this study as it started or by an earlier one; their time is what building them took then. Without "
+        "sharing, each trial would build once all that it uses. Trials run side by side, so their times add up to more "
+        "than the clock shows.",
+        "footnote",
     )
-    table = _table(results.stages)
+    return [Section("costs", "Cost", lead, (_table(results), _bars(results), note))]
+
+
+def _by_clock(clock: Clock) -> list[str]:
+    if clock.trials is None:
+        return []
+    if clock.shared is None:
+        return [f"The trials took {_time(clock.trials)} by the clock."]
     return [
-        Section(
-            "costs",
-            "Cost",
-            lead,
-            (
-                table,
-                Bars(
-                    name="cost-stages",
-                    caption="Hours by stage: had each trial computed it alone, and as spent.",
-                    labels=tuple(str(row[0]) for row in table.rows[:-1]),
-                    groups=("alone", "spent"),
-                    values=(
-                        tuple(_number(row[4]) for row in table.rows[:-1]),
-                        tuple(_number(row[5]) for row in table.rows[:-1]),
-                    ),
-                    x_label="hours",
-                ),
-                Note(
-                    "A stage has one key for equal inputs. Alone counts a key once for each trial that uses it, at the "
-                    "seconds that building it took. Spent counts what each trial waited for, and a key that all trials "
-                    "found in the store once: it was built before them, by this study or an earlier one. Seconds are "
-                    "wall time of one trial's share of the machine, whatever ran beside it.",
-                    "footnote",
-                ),
-            ),
-        )
+        f"The study took {_time(clock.shared + clock.trials)} by the clock: {_time(clock.shared)} for the stages that "
+        f"all trials share, then {_time(clock.trials)} for the trials."
     ]
 
 
-def _number(cell: object) -> float:
-    return float(cell) if isinstance(cell, int | float) else 0.0
+def _of_work(cost: Costs) -> list[str]:
+    of_trials = f"All trials together computed for {_time(cost.spent)}"
+    if cost.ready:
+        of_trials += f", and found {several(cost.ready, 'stage')} ready that had taken {_time(cost.earlier)} to build"
+    saved = cost.alone - cost.spent - cost.earlier
+    if saved <= 0:
+        return [f"{of_trials}. No stage was used twice, so sharing saved nothing."]
+    more = f"{_time(cost.alone)}, {cost.factor:.1f} times as much"
+    return [f"{of_trials}. Had they shared nothing, it would have been {more}."]
 
 
-def _table(stages: "pandas.DataFrame") -> Table:
-    """A row a stage, in the order in which trials need them."""
-    rows: list[tuple[str | float | int | None, ...]] = []
-    prebuilt = _found_built(stages)
+@dataclass(frozen=True)
+class _Row:
+    """Of one stage: how often it was used and built, and seconds."""
+
+    stage: str
+    uses: int
+    built: int
+    ready: int
+    typical: float
+    spent: float
+    earlier: float
+    alone: float
+
+
+def _rows(results: Results) -> list[_Row]:
+    """In the order in which trials need the stages; then what is no stage."""
+    stages, prebuilt = results.stages, _found_built(results.stages)
+    rows = []
     for stage, of_stage in stages.groupby("stage", sort=False):
-        alone = float(_once_a_trial(of_stage)["built_seconds"].sum())
         before = prebuilt[prebuilt["stage"] == stage]
-        spent = float(of_stage["wall_seconds"].sum() + before["built_seconds"].sum())
-        built = int((~of_stage["hit"]).sum()) + len(before)
-        typical = float(of_stage.drop_duplicates("key")["built_seconds"].median())
-        rows.append((str(stage), len(of_stage), built, typical, alone / _HOUR, spent / _HOUR))
-    total = [sum(_number(row[column]) for row in rows) for column in (4, 5)]
-    uses, built = (sum(int(_number(row[column])) for row in rows) for column in (1, 2))
-    rows.append(("all stages", uses, built, None, *total))
+        rows.append(
+            _Row(
+                str(stage),
+                uses=len(of_stage),
+                built=int((~of_stage["hit"]).sum()),
+                ready=len(before),
+                typical=float(of_stage.drop_duplicates("key")["built_seconds"].median()),
+                spent=float(of_stage["wall_seconds"].sum()),
+                earlier=float(before["built_seconds"].sum()),
+                alone=float(_once_a_trial(of_stage)["built_seconds"].sum()),
+            )
+        )
+    return rows
+
+
+def _table(results: Results) -> Table:
+    rows, rest = _rows(results), _rest(results)
+    cells: list[tuple[Cell, ...]] = [
+        (
+            *(row.stage, row.uses, row.built, row.ready, _time(row.typical)),
+            *(_time(row.spent), _time(row.earlier) if row.ready else None, _time(row.alone)),
+        )
+        for row in rows
+    ]
+    cells.append((_REST, None, None, None, None, _time(rest), None, _time(rest)))
+    uses, built, ready = (sum(getattr(row, name) for row in rows) for name in ("uses", "built", "ready"))
+    cost = costs(results)
+    cells.append(("all", uses, built, ready, None, _time(cost.spent), _time(cost.earlier), _time(cost.alone)))
     return Table(
         name="costs",
-        caption="Uses and builds of each stage.",
-        header=("stage", "uses", "built", "seconds a build (median)", "hours alone", "hours spent"),
-        rows=tuple(rows),
-        strong=(len(rows) - 1,),
+        caption="Uses and builds of each stage, and what they took",
+        header=(
+            *("stage", "uses", "built by trials", "ready before", "one build (median)"),
+            *("time in trials", "time before", "without sharing"),
+        ),
+        rows=tuple(cells),
+        strong=(len(cells) - 1,),
     )
 
 
-def _hours(seconds: float) -> str:
-    """For people: hours, or minutes of a short study."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    return f"{seconds / _HOUR:.1f} h" if seconds >= _HOUR else f"{seconds / 60:.1f} min"
+def _bars(results: Results) -> Bars:
+    rows = _rows(results)
+    longest = max(max(row.alone, row.spent + row.earlier) for row in rows)
+    unit, name = next(((unit, name) for unit, name in _UNITS if longest >= unit), _UNITS[-1])
+    return Bars(
+        name="cost-stages",
+        caption=f"{name.capitalize()} by stage: had each trial computed it alone, and as it was.",
+        labels=tuple(row.stage for row in rows),
+        groups=("without sharing", "with sharing"),
+        values=(
+            tuple(row.alone / unit for row in rows),
+            tuple((row.spent + row.earlier) / unit for row in rows),
+        ),
+        x_label=name,
+    )
+
+
+def _time(seconds: float) -> str:
+    """A duration; what is shorter than a second but took time is not shown as none."""
+    return "<1 s" if seconds > 0 and not round(seconds) else duration(seconds)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _LINE = 3  # bins, at least: a line of two would be no curve
 _WIDEST = 400  # trials whose points are drawn; of more the bins say enough
 _HEIGHT = 0.1  # of an axis of rates, at least: less would blow up what another seed would undo
+_LEAST = 0.001  # of a difference that is named
 _SAME = 1e-12  # a difference below it is rounding
 
 
@@ -83,6 +84,8 @@ def _lead(objective: str, trials: int, spans: Mapping[str, tuple[tuple[AxisValue
     field, (places, widest) = max(
         spans.items(), key=lambda pair: (pair[1][1].stands_out, pair[1][1].difference - pair[1][1].by_chance)
     )
+    if max(one.difference for _, one in spans.values()) < _LEAST:
+        return f"No hyperparameter alone moves the mean {name} by {_LEAST:g} or more ({trials} trials)."
     if not widest.stands_out:
         return (
             f"No hyperparameter alone moves the mean {name} by more than chance would with {trials} trials (largest: "
@@ -177,7 +180,8 @@ def _line(
     """A stratum's trials, and its curve: the mean over seeds in each bin that every seed has, with their spread."""
     of_trials = part.groupby("trial", sort=False)[metric].mean()
     shown = of_trials if len(of_trials) <= _WIDEST else of_trials.iloc[:0]
-    points = tuple((_place(searched, values[trial]), float(mean)) for trial, mean in shown.items())
+    at = values.loc[shown.index].tolist()
+    points = tuple((_place(searched, value), float(mean)) for value, mean in zip(at, shown.tolist(), strict=True))
     seeds = part.groupby(["bin", "seed"])[metric].mean().unstack("seed").sort_index().dropna()
     if len(seeds) < _LINE and not isinstance(searched, Choice):
         return Line(label, (), (), points=points)

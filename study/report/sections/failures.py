@@ -4,6 +4,7 @@ from study.analysis.results import Results
 from study.cli.terminal import last_line
 from study.ledger.snapshot import LOST
 from study.report.elements import Cell, Item, Note, Section, Table
+from study.report.formatting import several
 from tracking import names
 
 _SHOWN = 20  # damaged files that are named
@@ -24,11 +25,13 @@ def sections(results: Results) -> list[Section]:
         rule = results.config.pruner
         items.append(
             Note(
-                f"{stopped} trials were stopped early ({rule}): they count as tried, and nothing is compared with them."
+                f"{several(stopped, 'trial')} stopped early by the rule {rule}: tried, but compared with nothing.",
+                "footnote",
             )
         )
     if lost:
-        items.append(Note(f"{lost} trials were interrupted with the study and tried again under another number."))
+        again = f"{several(lost, 'trial')} interrupted with the study and tried again under another number."
+        items.append(Note(again, "footnote"))
     if results.damaged:
         items.append(_damaged(results))
     counts = (
@@ -38,8 +41,12 @@ def sections(results: Results) -> list[Section]:
         (len(results.damaged), "damaged file"),
     )
     told = [f"{count} {what if count == 1 else _plural(what)}" for count, what in counts if count]
-    lead = f"{', '.join(told)}." if told else "Nothing failed: every trial finished, every attack works undefended."
-    return [Section("failures", "Failures and marked scenarios", lead, tuple(items))]
+    title = "Failures and marked scenarios"
+    if not told and not items:
+        lead = "Nothing failed: every trial finished, every attack works undefended."
+        return [Section("failures", title, lead, answered=False)]
+    lead = f"{', '.join(told)}." if told else "No trial failed for good, and every attack works undefended."
+    return [Section("failures", title, lead, tuple(items))]
 
 
 def _plural(what: str) -> str:

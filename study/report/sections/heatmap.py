@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from study.analysis.compared import ComparedConfiguration, compared_configurations, strata
+from study.analysis.compared import OWN_BEST, UNDEFENDED, ComparedConfiguration, compared_configurations, strata
 from study.analysis.results import Results
 from study.cli.numbers import format_value
+from study.config.objectives import in_words
 from study.report.elements import Heat, Item, Note, Section
 from tracking import names
 
@@ -45,7 +46,8 @@ def sections(results: Results) -> list[Section]:
             Note(
                 "† k/n: in k of n seeds the attack does not work even undefended. Those are left out of the mean; "
                 "where all failed, the number stands in brackets without a colour, and counts neither for nor against "
-                "a defense."
+                "a defense.",
+                "footnote",
             )
         )
     return [
@@ -54,6 +56,7 @@ def sections(results: Results) -> list[Section]:
             title="Every attack and rate",
             lead=_lead(results, compared, rows),
             items=tuple(items),
+            uses_labels=True,
         )
     ]
 
@@ -64,7 +67,7 @@ def _label(results: Results, label: str, scenarios: "Names") -> str:
 
 
 def _defined(metric: str, compared: Sequence[ComparedConfiguration]) -> bool:
-    return any(one.cells[metric].notna().any() for one in compared)
+    return any(one.cells[metric].notna().any() for one in compared if one.label != UNDEFENDED)
 
 
 def _heat(
@@ -77,13 +80,19 @@ def _heat(
         cells = [_cell(one, metric, scenarios) for one in shown]
         values.append(tuple(value for value, _ in cells))
         marked |= {(at, column) for column, (_, failed) in enumerate(cells) if failed}
-    counted = [v for at, row in enumerate(values) for c, v in enumerate(row) if v is not None and (at, c) not in marked]
+    of_defense = [at for at, one in enumerate(shown) if one.label != UNDEFENDED]
+    counted = [
+        value
+        for at, row in enumerate(values)
+        for column in of_defense
+        if (value := row[column]) is not None and (at, column) not in marked
+    ]
     high = max(counted, default=1.0)
     low, high = _ENDS.get(metric, (min(*counted, high - _WIDTH) if counted else 0.0, high))
     good: Literal["low", "high"] = "low" if metric in (names.FPR, names.ASR) else "high"
     return Heat(
         name=f"heat-{metric}",
-        caption=f"{metric.upper()}: {_WHAT[metric]}; {'lower' if good == 'low' else 'higher'} is better. "
+        caption=f"{in_words(metric)}: {_WHAT[metric]}; {'lower' if good == 'low' else 'higher'} is better. "
         f"Colours from {format_value(low)} to {format_value(high)}.",
         columns=tuple(one.label for one in shown),
         rows=labels,
@@ -92,6 +101,7 @@ def _heat(
         high=high,
         good=good,
         marked=frozenset(marked),
+        uncoloured=tuple(at for at, one in enumerate(shown) if one.label == UNDEFENDED),
     )
 
 
@@ -106,12 +116,11 @@ def _cell(configuration: ComparedConfiguration, metric: str, scenarios: "Names")
 
 def _lead(results: Results, compared: Sequence[ComparedConfiguration], rows: Sequence[object]) -> str:
     seeds = len(results.seeds)
-    over = f"the mean over {seeds} seeds" if seeds > 1 else "one seed, so nothing is known of the spread"
+    over = f"Numbers are means over {seeds} seeds." if seeds > 1 else "One seed, so nothing is known of the spread."
     own = (
         " Each scenario's own best shows what one configuration for all attacks gives away."
-        if len(compared) > 3
+        if any(one.label == OWN_BEST for one in compared)
         else ""
     )
     count = f"{len(rows)} combinations" if len(rows) != 1 else "One combination"
-    oracle = f"{results.best_name.capitalize()} is an oracle: picked with ground truth."
-    return f"{count} of attack and rate; a cell is {over}.{own} {oracle}"
+    return f"{count} of attack and rate. {over}{own}"

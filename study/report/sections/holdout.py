@@ -1,8 +1,8 @@
 """What a tuned setting is worth on an attack (a rate, a seed) that its search never saw.
 
 A setting tuned with an attack's ground truth proves nothing about the defense: a defender commits first. So each group
-of scenarios is held out once; the setting that is best on the others is judged on it, with seeds that no search saw,
-beside the paper's default and the setting that was tuned on the group itself (the oracle).
+of scenarios is held out once; the setting that is best on the others is run on it, with seeds that no search saw,
+beside the paper's default and the setting that was tuned on the group itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from study.analysis.results import Results
 from study.cli.numbers import format_number
-from study.config.objectives import direction
+from study.config.objectives import direction, in_words
 from study.report.elements import Cell, Note, Section, Table
 from study.report.formatting import spread
 from tracking import names
@@ -23,6 +23,7 @@ By = Literal["attack", "rate", "seed"]
 
 _NEW_SEEDS = "new seeds"
 _TUNED = "tuned without it"
+_SAME = 1e-12  # a difference below it is rounding
 
 
 @dataclass(frozen=True)
@@ -92,10 +93,11 @@ def section(search: Results, judged: Results, by: By) -> Section:
         (
             Table(
                 "holdout",
-                f"Settings judged on seeds {_listed(judged.seeds)}, searched on seeds {_listed(search.seeds)}, mean "
-                f"over scenarios whose attack works{_spread_note(judged)}. Seen: {objective} of the same setting on "
-                "the groups it was tuned on, with the new seeds. Gap: seen minus unseen, turned so that more is worse.",
-                ("held out", "setting", *(name.upper() for name in table.metrics), objective, "seen", "gap"),
+                f"Settings run on seeds {_listed(judged.seeds)} after a search on seeds {_listed(search.seeds)}, mean "
+                f"over scenarios whose attack works{_spread_note(judged)}. Seen: {in_words(objective)} of the same "
+                "setting on the groups it was tuned on, with the new seeds. Gap: seen minus unseen, turned so that "
+                "more is worse",
+                ("held out", "setting", *map(in_words, (*table.metrics, objective)), "seen", "gap"),
                 tuple(rows),
                 left=2,
                 strong=tuple(strong),
@@ -103,6 +105,7 @@ def section(search: Results, judged: Results, by: By) -> Section:
             *_notes(search, judged, by, held, table),
         ),
         search.command,
+        uses_labels=True,
     )
 
 
@@ -129,7 +132,7 @@ class _Judgement:
         """Label -> trial of the search."""
         tuned = "tuned on other seeds" if self._by == "seed" else _TUNED
         chosen = {tuned: fold.tuned, "paper default": self._default}
-        return chosen if self._by == "seed" else {**chosen, "tuned on it (oracle)": fold.oracle}
+        return chosen if self._by == "seed" else {**chosen, "tuned on it": fold.oracle}
 
     def cells(self, trial: int | None, fold: Fold, seen: bool = False) -> "pandas.DataFrame":
         """Of a setting on the group that is held out, or on the others."""
@@ -184,26 +187,32 @@ class _Judgement:
         """The answer in words."""
         counted = self.counted(held)
         if not counted:
-            return "No attack works on the seeds of the judgement, so nothing can be said."
+            return "No attack works on the new seeds, so nothing can be said."
         tuned = [self.value(fold.tuned, fold) for fold in counted]
         default = [self.value(self._default, fold) for fold in counted]
         pairs = [(t, d) for t, d in zip(tuned, default, strict=True) if t is not None and d is not None]
-        better = sum(self.sign * (t - d) > 0 for t, d in pairs)
-        equal = sum(t == d for t, d in pairs)
+        better = sum(self.sign * (t - d) > _SAME for t, d in pairs)
+        equal = sum(abs(t - d) <= _SAME for t, d in pairs)
         what = {"attack": "an attack", "rate": "a poison rate", "seed": "seeds"}[self._by]
         text = (
-            f"On {what} that the search never saw, the tuned setting reaches {self.objective} "
+            f"On {what} that the search never saw, the tuned setting reaches {in_words(self.objective)} "
             f"{format_number(_mean(tuned))} and the paper's default {format_number(_mean(default))} (mean over "
             f"{len(counted)}); tuned is better on {better}, equal on {equal} and worse on {len(pairs) - better - equal}"
+            f"{self._same_trial(counted)}"
         )
         if self._by == "seed":
             return text + "."
         oracle = _mean([self.value(fold.oracle, fold) for fold in counted])
         gap = _mean([self._gap(_TUNED, fold.tuned, fold)[1] for fold in counted])
         return (
-            f"{text}. Tuned on the very {self._by}, it would be {format_number(oracle)}. "
-            f"Seen minus unseen: {format_number(gap)}."
+            f"{text}. Tuned on that {self._by} itself, it would be {format_number(oracle)}. "
+            f"What it loses from seen to unseen is {format_number(gap)} on average."
         )
+
+    def _same_trial(self, counted: Sequence[Fold]) -> str:
+        """How often there was nothing to compare: the best elsewhere was the default itself."""
+        same = sum(fold.tuned == self._default for fold in counted)
+        return f" (on {same} the tuned setting is the paper's default)" if same else ""
 
 
 def _numbers(search: Results, judged: Results) -> Mapping[int | None, int]:
@@ -217,16 +226,17 @@ def _numbers(search: Results, judged: Results) -> Mapping[int | None, int]:
 def _notes(search: Results, judged: Results, by: By, held: Sequence[Fold], table: _Judgement) -> list[Note]:
     notes = [
         Note(
-            f"{len(search.complete)} configurations, drawn by {search.config.sampler} before any was judged; a "
-            "choice among them takes ground truth of the groups it was tuned on, and none of what it is judged on."
+            f"{len(search.complete)} configurations, drawn by {search.config.sampler} before any was run; choosing one "
+            "takes ground truth of the groups it was tuned on, and none of the group that it is shown on.",
+            "footnote",
         )
     ]
     if len(judged.seeds) < 2:
-        notes.append(Note("One seed was judged, so there is no spread; --judge-seeds takes several.", "warning"))
+        notes.append(Note("One new seed, so there is no spread; --judge-seeds takes several.", "footnote"))
     left_out = [fold.held_out for fold in held if fold not in table.counted(held)]
     if left_out:
         notes.append(
-            Note(f"Left out of the means, since the attack fails undefended: {', '.join(left_out)}.", "warning")
+            Note(f"Left out of the means, since the attack fails undefended: {', '.join(left_out)}.", "footnote")
         )
     return notes
 

@@ -99,7 +99,8 @@ def importance_section(results: Results, computed: Importances) -> Section:
     metrics = [metric for metric in known if computed.of(metric) and computed.varies(metric)]
     if not metrics:
         lead = (
-            f"No metric varies over the trials, so no hyperparameter matters within its range{_of_how_many(computed)}."
+            "Every metric is the same in all trials but a few, so no hyperparameter matters within its range"
+            f"{_of_how_many(computed)}."
         )
         return Section("importance", title, lead, (), command, answered=False, uses_labels=True)
     first = metrics[0]
@@ -124,7 +125,7 @@ def _lead(computed: Importances, metric: str) -> str:
     if whole is None:
         return f"{sentence(name)} is not defined on enough trials; other metrics stand below."
     if whole.shares is None:
-        return f"{sentence(name)} is the same in all but a few of {whole.trials} trials: no hyperparameter moves it."
+        return f"{sentence(name)} is the same in all of {whole.trials} trials but a few: no hyperparameter moves it."
     shares, error = whole.shares.alone, error_of_share(whole.trials, sum(whole.read))
     clear = [at for at in np.argsort(-shares, kind="stable") if shares[at] > error]
     cannot = f"cannot be told from zero with {whole.trials} trials (a share may be wrong by {error:g})"
@@ -133,11 +134,11 @@ def _lead(computed: Importances, metric: str) -> str:
             f"No hyperparameter stands out: each explains {format_share(shares.max())} or less of the variance of "
             f"{name}, which {cannot}."
         )
-    named = [f"{computed.fields[at]} explains {format_share(shares[at])}" for at in clear[:3]]
+    named = [f"{computed.fields[at]} {format_share(shares[at])}" for at in clear[:3]]
     rest = sum(whole.read) - len(clear)
     others = f" The share of the other {rest if rest > 1 else 'one'} {cannot}." if rest else ""
     more = f" ({len(clear) - 3} more stand below)" if len(clear) > 3 else ""
-    return f"Of the variance of {name} (mean over scenarios), {_joined(named)}{more}.{others}"
+    return f"Of the variance of {name} (mean over scenarios) fANOVA gives {_joined(named)}{more}.{others}"
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -149,7 +150,7 @@ def _notes(computed: Importances, known: Sequence[str], metrics: Sequence[str]) 
     notes = [_FANOVA, *([_PED] if _has_ped(computed) else []), *_why_no_ped(computed, metrics)]
     constant = [in_words(metric) for metric in known if metric not in metrics]
     if constant:
-        notes.append(f"Left out, since the same in all trials: {', '.join(constant)}.")
+        notes.append(f"Left out, since the same in all trials but a few: {', '.join(constant)}.")
     elif any(one.shares is None for one in computed.each):
         notes.append(_DASH)
     if any(not all(one.read) for one in computed.each):

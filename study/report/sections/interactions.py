@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 PAIRS = 3
 _BINS = 8  # a side, at most
-_ERRORS = ((1024, 0.01), (512, 0.06), (0, 0.24))
+_ERRORS = ((1024, 0.01), (512, 0.06), (256, 0.24), (0, 1.0))
 """Trials, at least -> what of a pair that explained everything was given to another pair, at most: of 256, 512 and
-1,024 quasi-random trials, measured."""
+1,024 quasi-random trials, measured. With fewer a pair may be given anything."""
 _SHOWN = 0.01  # of a variance: which pairs have less is left to rounding
 _PER_PLACE = 4  # trials, on average at least
 
@@ -68,7 +68,7 @@ def _lead(first: tuple[str, str, float], name: str, trials: int, error: float) -
     if share <= error:
         return (
             f"No pair stands out from noise: the largest share is {format_share(share)} ({one} and {two}), and with "
-            f"{trials} trials a pair that does nothing may be given {error:g}."
+            f"{trials} trials a pair that does nothing may be given {'as much' if error >= 1 else f'{error:g}'}."
         )
     return (
         f"{one} and {two} depend on each other most: together they explain {format_share(share)} of the variance of "

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from study.analysis.results import Results
-from study.config.objectives import direction
+from study.config.objectives import direction, in_words
 from study.ledger.selection import pareto_front
 from study.report.elements import Curves, Item, Line, Note, Point, Scatter, Section
+from study.report.formatting import sentence, several
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
 
+_DIGITS = 12  # of a value: below, two that are equal differ by rounding
 _PAIRS = ((names.ASR, names.CA), (names.FPR, names.TPR))
 
 
@@ -29,15 +31,27 @@ def sections(results: Results) -> list[Section]:
         if len(reached) < 2:
             continue
         on_front = _front(reached, x, y)
-        sizes.append(f"{len(on_front)} of {len(reached)} trials for {y.upper()} against {x.upper()}")
+        sizes.append(_size(reached, on_front, x, y))
         items.append(_scatter(results, reached, on_front, x, y))
         items += _by_stratum(results, counted, x, y)
     if not items:
-        return [
-            Section("fronts", "Trade-offs", "Fewer than two trials are complete, so there is no trade-off to show.")
-        ]
-    items.append(Note("A trial that others beat in both is not on a front. Fronts use ground truth: they are oracles."))
-    return [Section("fronts", "Trade-offs", f"On the Pareto front: {'; '.join(sizes)}.", tuple(items))]
+        why = "Fewer than two trials are complete, so there is no trade-off to show."
+        return [Section("fronts", "Trade-offs", why, answered=False)]
+    items.append(Note("A trial that another beats in both is not on a front; of equal ones the first is.", "footnote"))
+    return [Section("fronts", "Trade-offs", f"{sentence('; '.join(sizes))}.", tuple(items), uses_labels=True)]
+
+
+def _size(reached: "pandas.DataFrame", on_front: "pandas.DataFrame", x: str, y: str) -> str:
+    """How large a front is; one of a single trial is no trade-off."""
+    names_of = f"{in_words(x)} and {in_words(y)}"
+    if len(on_front) > 1:
+        return f"{len(on_front)} of {len(reached)} trials lie on the front of {names_of}"
+    best = on_front[[x, y]].iloc[0].round(_DIGITS)
+    same = int((reached[[x, y]].round(_DIGITS) == best).all(axis=1).sum())
+    if same == len(reached):
+        return f"all {same} trials have the same {names_of}"
+    tied = f" (tied with {several(same - 1, 'other')})" if same > 1 else ""
+    return f"no trade-off of {names_of}, since trial {on_front.index[0]} is best in both{tied}"
 
 
 def _objectives(results: Results) -> "pandas.DataFrame":
@@ -74,10 +88,10 @@ def _scatter(results: Results, reached: "pandas.DataFrame", on_front: "pandas.Da
     special = [number for number in numbers if number in groups]
     return Scatter(
         name=f"front-{x}-{y}",
-        caption=f"{y.upper()} against {x.upper()}: a point is a trial, {_over(results)} the scenarios whose attack "
-        "works.",
-        x_label=f"{x.upper()} ({_better(x)} is better)",
-        y_label=f"{y.upper()} ({_better(y)} is better)",
+        caption=f"{in_words(y)} against {in_words(x)}: each mark is a trial, {_over(results)} the scenarios whose "
+        "attack works.",
+        x_label=f"{in_words(x)} ({_better(x)} is better)",
+        y_label=f"{in_words(y)} ({_better(y)} is better)",
         points=tuple(points([*plain, *special])),
         front=tuple((float(a), float(b)) for a, b in on_front[[x, y]].to_numpy()),
     )
@@ -102,14 +116,15 @@ def _by_stratum(results: Results, counted: "pandas.DataFrame", x: str, y: str) -
     if len(lines) < 2:
         return []
     if all(len(line.x) == 1 for line in lines):
-        return [Note(f"On each attack and rate alone one trial is best in both {x.upper()} and {y.upper()}.")]
+        alone = f"On each attack and rate alone one trial is best in both {in_words(x)} and {in_words(y)}."
+        return [Note(alone, "footnote")]
     return [
         Curves(
             name=f"front-{x}-{y}-strata",
-            caption=f"The same front for each attack and rate alone, the {results.goal.how} over seeds. A single "
-            "point is a trial that is best in both.",
-            x_label=x.upper(),
-            y_label=y.upper(),
+            caption=f"The same front for each attack and rate alone, the {results.goal.how} over seeds. A single mark "
+            "is a trial that is best in both.",
+            x_label=in_words(x),
+            y_label=in_words(y),
             lines=tuple(lines),
         )
     ]

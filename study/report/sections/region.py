@@ -14,13 +14,14 @@ from study.analysis.upstream_fields import searched_upstream
 from study.cli.numbers import format_value
 from study.config.config import SPACE_FILLING
 from study.report.elements import Item, Note, Section, Table
-from study.report.formatting import sentence, several
+from study.report.formatting import several
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
 
-_LEAST = 5  # different settings: a box around fewer says nothing of what lies between them
+_WHOLE = " (the whole range)"
+_LEAST = 5  # settings on each side: around fewer good ones a box says nothing, and fewer bad ones cut it anywhere
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def build_region(
         volume *= scale.share(box.low[at], box.high[at])
     for at, (name, choice) in enumerate(choices.items()):
         known = [option for option, is_in in zip(choice.options, box.options[at], strict=True) if is_in]
-        bounds[name] = ", ".join(map(str, known))
+        bounds[name] = ", ".join(map(str, known)) + (_WHOLE if len(known) == len(choice.options) else "")
         volume *= len(known) / len(choice.options)
     ordered = {name: bounds[name] for name in ranges}
     inside = box.holds(numbers, options) & good
@@ -129,7 +130,7 @@ class _Scale:
     def words(self, low: float, high: float) -> str:
         ends = (self._value(low), self._value(high))
         bottom, top = (str(int(end)) if self._half else format_value(end) for end in ends)
-        whole = " (the whole range)" if (low, high) == self.ends else ""
+        whole = _WHOLE if (low, high) == self.ends else ""
         return f"{bottom} to {top}{whole}"
 
 
@@ -175,9 +176,13 @@ def region_section(results: Results, min_tpr: float = 0.99, max_fpr: float = 0.0
             f"{several(region.good, 'trial')} of {region.trials} keep {limits} {where}, but others with the same "
             "settings do not."
         )
-    if region.settings < _LEAST:
-        settings = f"of the {region.trials} complete trials, {region.good} keep {limits} {where}"
-        return unanswered(f"{sentence(settings)}: too few to bound a region, which takes {_LEAST} different settings.")
+    bad = region.trials - region.good
+    if region.settings < _LEAST or 0 < bad < _LEAST:
+        few = "keep them" if region.settings < _LEAST else "do not"
+        return unanswered(
+            f"{region.good} of {several(region.trials, 'complete trial')} keep {limits} {where}: to bound a region, at "
+            f"least {_LEAST} different settings that {few} are needed."
+        )
     items = (*_table(results, region, fields, f"{limits} {where}"), *_notes(results, region, fields))
     return Section("region", title, _lead(region, limits, where), items, command, uses_labels=True)
 
@@ -220,10 +225,10 @@ def _notes(results: Results, region: Region, fields: Collection[str]) -> list[It
         )
     if region.good < region.trials:
         texts.append(
-            f"{region.settings} different settings stand behind the box and none against it, which does not exclude bad "
-            f"ones between them: at most {100 * 3 / region.settings:.0f} % of the box would be bad, had it been chosen "
-            "beforehand (rule of three, 95 %). It was chosen to hold no bad trial, so the true share may be larger. "
-            "The box is found by peeling (PRIM, Friedman & Fisher 1999), and not proven to be the largest."
+            f"Empirical: {region.settings} different settings stand behind the box and none against it, which does not "
+            f"exclude bad ones between them: at most {300 / region.settings:.0f} % of the box would be bad, had it "
+            "been chosen beforehand (rule of three, 95 %). It was chosen to hold no bad trial, so the true share may "
+            "be larger. The box is found by peeling (PRIM, Friedman & Fisher 1999), and not proven to be the largest."
         )
     if results.config.sampler not in SPACE_FILLING:
         texts.append(

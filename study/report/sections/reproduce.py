@@ -7,6 +7,7 @@ from study.analysis.fixed_fields import load_changes
 from study.analysis.results import Results
 from study.ledger.manifest import Manifest, read_manifest
 from study.report.elements import Cell, Item, Note, Section, Table
+from study.report.formatting import several
 from study.scenarios.oracle_defenses import find_defense
 
 _LIBRARIES = ("torch", "ray", "optuna", "mlflow", "numpy", "scikit-learn")
@@ -33,7 +34,7 @@ def sections(results: Results) -> list[Section]:
     preset = str(results.config.preset)
     count = len(changes.rows)
     scale = (
-        f"Preset {preset} changes {count} settings from the papers, so its numbers are not the papers'."
+        f"Preset {preset} changes {several(count, 'setting')} from the papers, so its numbers are not the papers'."
         if count
         else f"Preset {preset} changes nothing from the papers."
     )
@@ -58,7 +59,7 @@ def _versions(manifest: Manifest, machines: list[str]) -> Table:
     ]
     other = "" if made == now else " The code has changed since: results may, too."
     if len(machines) > 1:
-        other += " Its cells were computed on several kinds of machine, and the same cell differs between them."
+        other += " Its scenarios ran on several kinds of machine, and the same setting gives other numbers on each."
     return Table(
         "versions",
         f"Versions. A study records its own code; the libraries are those that this report was written with.{other}",

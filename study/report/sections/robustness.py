@@ -1,17 +1,20 @@
 """What robustness costs: the best single configuration over all attacks beside each attack's own best."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from study.analysis.results import Results
 from study.cli.numbers import format_number
-from study.config.objectives import direction
+from study.config.objectives import direction, in_words
 from study.ledger.selection import Candidate, best_per_scenario
-from study.report.elements import Cell, Note, Section, Table
+from study.report.elements import Cell, Item, Note, Section, Table
 from study.report.formatting import spread
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
+
+_SAME = 1e-12  # a difference below it is rounding
 
 
 def robustness_section(results: Results) -> Section:
@@ -21,9 +24,12 @@ def robustness_section(results: Results) -> Section:
     objective = results.goal.objectives[0]
     cells = results.compared[results.compared[objective].notna()]
     if cells.empty:
-        why = "no trial is complete" if results.complete.empty else f"no attack works, so no {objective} counts"
-        note = Note(f"No comparison: {why}.", "warning")
-        return Section("robustness", title, "This study cannot tell.", (note,), command)
+        no_attack = f"No attack works, so no {in_words(objective)} counts."
+        why = "No trial is complete." if results.complete.empty else no_attack
+        return Section("robustness", title, why, (), command, answered=False)
+    if len(results.complete) == 1:
+        why = "A single trial is complete: it is its own best everywhere, which says nothing."
+        return Section("robustness", title, why, (), command, answered=False)
     single, default = results.best, results.default
     assert single is not None  # some cell of a complete trial counts, so some trial has a value
     label = "best single" if len(results.goal.objectives) == 1 else results.best_name
@@ -32,20 +38,35 @@ def robustness_section(results: Results) -> Section:
     costs: dict[str, float] = {}
     for stratum, (own, given_up) in _own_bests(results, cells).items():
         costs[stratum] = given_up.get(single, 0.0)
+        if single in given_up and abs(given_up[single]) <= _SAME:
+            own = single  # another trial that reaches the same is no better
         for trial, configuration in [*shown, (own, f"its own best (#{own})")]:
             part = cells[(cells["stratum"] == stratum) & (cells["trial"] == trial)]
             reached = [spread(part[name]) for name in (objective, *_columns(objective))]
             rows.append((stratum, configuration, *reached, given_up.get(trial)))
     caption = f"By attack and rate, mean over seeds{' ± standard deviation' if len(results.seeds) > 1 else ''}"
-    header = ("attack and rate", "configuration", objective, *_columns(objective), "cost")
-    worst = max(costs, key=lambda name: costs[name])
+    header = ("attack and rate", "configuration", *map(in_words, (objective, *_columns(objective))), "cost")
+    items: tuple[Item, ...] = (Table("robustness", caption, header, tuple(rows), 2), *_notes(results))
+    return Section("robustness", title, _lead(results, single, costs), items, command, uses_labels=True)
+
+
+def _lead(results: Results, single: int, costs: Mapping[str, float]) -> str:
+    """What the one configuration gives up against each attack's own best, by attack and rate."""
+    name = in_words(results.goal.objectives[0])
     what = "best single configuration" if len(results.goal.objectives) == 1 else results.best_name
-    lead = (
-        f"The {what} (#{single}) gives up {format_number(sum(costs.values()) / len(costs))} of {objective} on "
-        f"average against each attack's own best, at most {format_number(costs[worst])} ({worst})."
-    )
-    return Section(
-        "robustness", title, lead, (*_notes(results), Table("robustness", caption, header, tuple(rows), 2)), command
+    if len(costs) == 1:
+        same = next(iter(costs.values())) <= _SAME
+        beside = "so its best is the best of all" if same else f"which the {what} (#{single}) is not chosen for alone"
+        return f"Only one attack at one rate counts, {beside}."
+    if max(map(abs, costs.values())) <= _SAME:
+        return f"One configuration, trial {single}, is as good as each attack's own best, by {name}."
+    worst = max(costs, key=lambda stratum: costs[stratum])
+    mean = sum(costs.values()) / len(costs)
+    if costs[worst] <= _SAME:
+        return f"The {what} (#{single}) is at least as good as each attack's own best, by {name}."
+    return (
+        f"The {what} (#{single}) gives up {format_number(mean)} of {name} on average against each attack's own best, "
+        f"at most {format_number(costs[worst])} ({worst})."
     )
 
 
@@ -82,23 +103,17 @@ def _columns(objective: str) -> tuple[str, ...]:
 
 
 def _notes(results: Results) -> list[Note]:
-    objective, seeds = results.goal.objectives[0], "" if results.goal.how == "mean" else ", each by its worst seed"
+    seeds = "" if results.goal.how == "mean" else ", each by its worst seed"
+    first = in_words(results.goal.objectives[0])
     if len(results.goal.objectives) == 1:
-        chosen, single = f"Chosen by {objective}", f"best by the {results.goal.how} over all scenarios"
+        chosen, single = f"Chosen by {first}", f"best by the {results.goal.how} over all scenarios"
     else:
-        chosen = f"Own bests are chosen by {objective}, the first of several objectives"
-        single = f"knee of the Pareto front of {results.goal.text}; by the other objectives it may beat an own best"
+        chosen = f"Own bests are chosen by {first}, the first of several objectives"
+        single = f"knee of the Pareto front of {results.goal.words}; by the other objectives it may beat an own best"
     notes = [
-        Note(
-            f"{chosen}, an oracle that a defender does not have, on the same scenarios that are "
-            "shown: an own best of few seeds is flattered. The cost is what a configuration gives up against the own "
-            f"best{seeds}. The single one is the {single}."
-        )
+        f"{chosen}, on the same scenarios that are shown: an own best of few seeds is flattered. The cost is what a "
+        f"configuration gives up against the own best{seeds}. The single one is the {single}."
     ]
     if len(results.seeds) == 1:
-        notes.append(
-            Note("One seed only: differences that another seed would undo cannot be told from others.", "warning")
-        )
-    if len(results.complete) == 1:
-        notes.append(Note("A single trial is complete: it is its own best everywhere, which says nothing.", "warning"))
-    return notes
+        notes.append("One seed only: differences that another seed would undo cannot be told from others.")
+    return [Note(text, "footnote") for text in notes]

@@ -43,7 +43,7 @@ def test_an_end_without_a_bad_trial_is_the_range_s_own() -> None:
 def test_all_good_is_the_whole_space() -> None:
     found = region({**LINE, "o": Choice(("a", "b"), "")}, [(1.0, "a"), (9.0, "b")], [True, True])
     assert (found.inside, found.volume) == (2, 1.0)
-    assert found.bounds == {"x": "0 to 10 (the whole range)", "o": "a, b"}
+    assert found.bounds == {"x": "0 to 10 (the whole range)", "o": "a, b (the whole range)"}
     assert found.default_inside is None
 
 

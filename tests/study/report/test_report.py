@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pandas
@@ -12,7 +14,9 @@ from told_study import FAILED, write_study
 from defenses.registry import UserError
 from study.analysis.compared import compared_configurations
 from study.analysis.results import Results, read_results
+from study.ledger.clock import Clock, read_clock
 from study.ledger.lock import study_lock
+from study.ledger.snapshot import LOST, SHARED_SECONDS
 from study.report import plotly_figures
 from study.report.__main__ import main
 from study.report.elements import Bars, Heat, Note, Section, Table
@@ -204,14 +208,49 @@ def test_costs_count_each_key_as_often_as_it_was_needed(mine: Results) -> None:
     changed = _with(mine, stages=found, evaluations=cells)
     # alone: a for each of two trials, c for each of two, d once, and 4 s that are no stage's
     assert costs.costs(changed).alone == pytest.approx(10 + 10 + 4 + 4 + 1 + 4)
-    # spent: what trials waited for, c once, and the same 4 s
-    assert costs.costs(changed).spent == pytest.approx(12.5 + 4 + 4)
-    rows = {row[0]: row for row in table(only(costs.sections(changed)), "costs").rows}
-    assert rows["train"][1:4] == (3, 1, 10.0)
-    assert rows["poison"][1:4] == (2, 1, 4.0)
-    assert rows["all stages"][1:3] == (6, 3)
-    assert rows["train"][4] == pytest.approx(20 / 3600)
-    assert "1.6 times less" in only(costs.sections(changed)).lead
+    # spent: what trials computed and waited for, and the same 4 s; c was built before them, and is told apart
+    cost = costs.costs(changed)
+    assert (cost.spent, cost.earlier, cost.ready) == (pytest.approx(12.5 + 4), pytest.approx(4), 1)
+    section = only(costs.sections(changed))
+    rows = {row[0]: row for row in table(section, "costs").rows}
+    assert rows["train"][1:] == (3, 1, 0, "10 s", "11 s", None, "20 s")
+    assert rows["poison"][1:] == (2, 0, 1, "4 s", "<1 s", "4 s", "8 s")
+    assert rows["isolate"][1:] == (1, 1, 0, "1 s", "1 s", None, "1 s")
+    assert rows["all"][1:] == (6, 2, 1, None, "16 s", "4 s", "33 s")
+    assert section.lead == (
+        "All trials together computed for 16 s, and found 1 stage ready that had taken 4 s to build. Had they shared "
+        "nothing, it would have been 33 s, 1.6 times as much."
+    )
+
+
+def test_the_study_s_own_time_is_told_apart_from_what_its_trials_added_up(mine: Results, copied: Path) -> None:
+    """Trials 0 and 1 ran side by side, 2 a minute later; 3 was lost in a kill and closed the day after."""
+    times = [("10:00:00", "10:04:00"), ("10:01:00", "10:06:00"), ("10:07:00", "10:10:00"), ("10:00:00", "23:00:00")]
+    with closing(sqlite3.connect(copied / "study.db")) as database, database:
+        database.execute("update trials set datetime_start = null, datetime_complete = null")
+        for number, (start, end) in enumerate(times):
+            sql = "update trials set datetime_start = ?, datetime_complete = ? where number = ?"
+            database.execute(sql, (f"2026-01-01 {start}", f"2026-01-01 {end}", number))
+        database.execute("delete from study_user_attributes where key = 'reason/3'")
+        lost = "insert into study_user_attributes (study_id, key, value_json) values (1, ?, ?)"
+        database.execute(lost, ("reason/3", json.dumps(LOST)))
+    assert read_clock(copied / "study.db") == Clock(None, 9 * 60.0), "a study that is too old to tell of shared stages"
+    found = stages((0, "train", "a", False, 10.0, 10.0), (1, "train", "a", True, 0.0, 10.0))
+    changed = _with(mine, folder=copied, stages=found, evaluations=mine.evaluations.iloc[:2].assign(wall_seconds=5.0))
+    assert only(costs.sections(changed)).lead.startswith("The trials took 9 min 0 s by the clock. All trials")
+    with closing(sqlite3.connect(copied / "study.db")) as database, database:
+        database.execute(lost, (SHARED_SECONDS, "66.4"))
+    assert read_clock(copied / "study.db") == Clock(66.4, 9 * 60.0)
+    assert only(costs.sections(changed)).lead.startswith(
+        "The study took 10 min 6 s by the clock: 1 min 6 s for the stages that all trials share, then 9 min 0 s for "
+        "the trials."
+    )
+
+
+def test_a_ledger_that_is_not_there_tells_no_time(tmp_path: Path) -> None:
+    assert read_clock(tmp_path / "study.db") == Clock(None, None)
+    (tmp_path / "study.db").write_bytes(b"no ledger")
+    assert read_clock(tmp_path / "study.db") == Clock(None, None)
 
 
 def test_costs_of_a_study_that_shares_nothing(mine: Results) -> None:

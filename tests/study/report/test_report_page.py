@@ -222,7 +222,7 @@ def test_an_empty_heat_map_is_drawn() -> None:
 
 def test_numbers_for_people() -> None:
     assert [format_cell(cell) for cell in (None, float("nan"), 0.0, 0.5, 12, "x", 1e-5, 123456.0)] == [
-        "-", "-", "0.000", "0.500", "12", "x", "1e-05", "123456",
+        "-", "-", "0.000", "0.500", "12", "x", "<0.001", "123456",
     ]  # fmt: skip
 
 

@@ -184,7 +184,7 @@ def test_limits_are_told(tmp_path: Path) -> None:
     section = against_papers.section(results, "pipd.table1")
     told = notes(section, "warning")
     assert "One seed only" in told
-    assert "Ours is the best of 2 by overall_score, an oracle: trial 1, not the paper's hyperparameters" in told
+    assert "Ours is the best of 2 trials by overall score, trial 1, not the paper's hyperparameters" in told
     assert "Left out, since the attack failed undefended: wanet-0.05-s0." in told
     assert table(section, "pipd-table1")["badnets", "pipd"]["ca"] == 0.75
 

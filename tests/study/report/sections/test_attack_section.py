@@ -10,10 +10,10 @@ from written_study import Metrics, scenario_name, write_study
 
 from study.analysis.results import Results, read_results
 from study.report.__main__ import main
-from study.report.elements import Cell, Note, Section, Table
+from study.report.elements import Cell, Heat, Note, Section, Table
 from study.report.formatting import format_cell
 from study.report.markdown import markdown
-from study.report.sections import attacks
+from study.report.sections import attacks, heatmap
 
 Judged = Mapping[tuple[str, float, int], Metrics]
 UNDEFENDED = {"ca_undefended": 0.9, "asr_undefended": 1.0}
@@ -58,9 +58,29 @@ def test_attacks_that_failed_are_marked(tmp_path: Path) -> None:
         ("badnets-0.1", "undefended"),
         ("wanet-0.1 †1/2", "undefended"),
     ]
-    assert rows(section)[-1][1:3] == ("mine: each scenario's own best", "0.200 ± 0.141"), "over all seeds"
+    assert rows(section)[-1][1:3] == ("mine: each scenario's own best", "0.300"), "0.200 ± 0.141 with the failed seed"
     assert "† k/n" in notes(section)
-    assert "over all seeds" in notes(section)
+    assert "left out of the mean" in notes(section), "as in the heat maps"
+
+
+def test_the_table_and_the_heat_maps_have_one_rule_for_failed_attacks(tmp_path: Path) -> None:
+    failed = [("wanet", 0.1, 0), ("sig", 0.1, 0), ("sig", 0.1, 1)]
+    cells = judged("wanet", 0.1, 0.3) | judged("sig", 0.5, 0.7) | judged("badnets", 1.0, 1.0)
+    results = study(tmp_path / "mine", cells, failed=failed)
+    (section,) = heatmap.sections(results)
+    tpr = next(item for item in section.items if isinstance(item, Heat) and item.name == "heat-tpr")
+    default = tpr.columns.index("paper default")
+    shown = {
+        label.split(" ")[0]: f"({value:.3f})" if (at, default) in tpr.marked else f"{value:.3f}"
+        for at, label in enumerate(tpr.rows)
+        if (value := tpr.values[at][default]) is not None
+    }
+    table = rows(attacks.section([results]))
+    attack_of = [str(row[0]).partition("-")[0] for row in table[::3]]  # undefended, default and own best of each
+    told = dict(zip(attack_of, (str(row[2]).partition(" ±")[0].strip("()") for row in table[1::3]), strict=True))
+    assert told == {name: text.strip("()") for name, text in shown.items()}
+    assert shown == {"badnets": "1.000", "wanet": "0.300", "sig": "(0.600)"}
+    assert "(0.600 ± 0.141)" in [row[2] for row in table], "in brackets, since no seed works"
 
 
 def test_nothing_is_marked_where_every_attack_works(tmp_path: Path) -> None:
@@ -102,9 +122,9 @@ def test_an_undefined_metric_stays_undefined(tmp_path: Path) -> None:
     cells = judged("badnets", 1.0, tpr=None, fpr=None, ca=0.5, asr=None, ca_undefended=0.5, asr_undefended=None)
     results = study(tmp_path / "mine", cells, failed=list(cells), objective="ca")
     assert rows(attacks.section([results])) == [
-        ("badnets-0.1 †1/1", "undefended", "-", "-", "-", "0.500", "-"),
-        ("", "mine: paper default", "-", "-", "-", "0.500", "-"),
-        ("", "mine: each scenario's own best", "-", "-", "-", "0.500", "-"),
+        ("badnets-0.1 †1/1", "undefended", "-", "-", "-", "(0.500)", "-"),
+        ("", "mine: paper default", "-", "-", "-", "(0.500)", "-"),
+        ("", "mine: each scenario's own best", "-", "-", "-", "(0.500)", "-"),
     ]
 
 
@@ -126,20 +146,20 @@ def test_the_study_s_own_objective_decides(tmp_path: Path) -> None:
     lowest = attacks.section([study(tmp_path / "lowest", *trials, objective="asr")])
     (_, _, best) = rows(lowest)
     assert (best[2], best[6]) == ("0.000", "0.250")
-    assert "(asr)" in lowest.lead
+    assert "(ASR)" in lowest.lead
 
 
-def test_that_own_bests_are_an_oracle_is_said_once(tmp_path: Path) -> None:
-    text = markdown("x", [attacks.section([study(tmp_path / "mine", judged("badnets", 1.0, 0.5))])])
-    assert text.count("oracle") == 1
-    assert text.count("ground truth") == 1
+def test_that_own_bests_take_ground_truth_is_said_by_a_badge(tmp_path: Path) -> None:
+    section = attacks.section([study(tmp_path / "mine", judged("badnets", 1.0, 0.5))])
+    assert section.uses_labels
+    assert "oracle" not in markdown("x", [section])
 
 
 def test_several_objectives_have_no_own_best(tmp_path: Path) -> None:
     told_study.write_study(tmp_path / "two", trials=3, rates=(0.1,), seeds=(0,), objective="asr,ca")
     section = attacks.section([read_results(tmp_path, "two")])
     assert {row[1] for row in rows(section)} == {"undefended", "two: paper default"}
-    assert "No own best has two" in notes(section)
+    assert "two: of several objectives there is a Pareto front, and no own best" in notes(section)
 
 
 def test_studies_of_single_scenarios_are_one_again(tmp_path: Path) -> None:
@@ -154,8 +174,8 @@ def test_studies_of_single_scenarios_are_one_again(tmp_path: Path) -> None:
         studies.append(read_results(tmp_path, name))
     assert [row[:3] for row in rows(attacks.section(studies))] == [
         ("badnets-0.1 †1/2", "undefended", "-"),
-        ("", "each: paper default", "0.650 ± 0.212"),
-        ("", "each: each scenario's own best", "0.900 ± 0.141"),
+        ("", "each: paper default", "0.500"),
+        ("", "each: each scenario's own best", "1.000"),
     ]
 
 
