@@ -205,7 +205,7 @@ def test_costs_count_each_key_as_often_as_it_was_needed(mine: Results) -> None:
         (1, "isolate", "d", False, 1.0, 1.0),
     )
     cells = mine.evaluations.iloc[:2].assign(wall_seconds=[12.75, 3.75])
-    changed = _with(mine, stages=found, evaluations=cells)
+    changed = _with(mine, stages=found, evaluations=cells, folder=Path("nowhere"))
     # alone: a for each of two trials, c for each of two, d once, and 4 s that are no stage's
     assert costs.costs(changed).alone == pytest.approx(10 + 10 + 4 + 4 + 1 + 4)
     # spent: what trials computed and waited for, and the same 4 s; c was built before them, and is told apart
