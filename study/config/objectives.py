@@ -25,6 +25,7 @@ MINIMISED = (names.FPR, names.ASR)
 
 _WORDS = {
     names.CA_FOLDED: "CA, folded classes",
+    names.CLEAN_QUARANTINED: "clean images quarantined",
     names.ISOLATION_SCORE: "isolation score",
     names.DEFENSE_SCORE: "defense score",
     names.OVERALL_SCORE: "overall score",

@@ -260,7 +260,8 @@ def _lead(results: Results, view: View, working: "pandas.DataFrame") -> str:
     for setting, of_setting in working.groupby("setting", sort=False):
         means = {metric: of_setting[metric].mean() for metric in view.metrics if of_setting[metric].notna().any()}
         told = ", ".join(f"{in_words(metric)} {format_number(mean)}" for metric, mean in means.items())
-        said.append(f"{setting}: {told}")
+        named = f"{_varied(results)} {setting}" if str(setting)[:1].isdigit() else str(setting)
+        said.append(f"{named}: {told}")
     attacks = working["attack"].map(_bare).nunique()
     return f"Mean over {attacks} attack{'s' if attacks > 1 else ''} by {_varied(results)}. {'; '.join(said)}."
 

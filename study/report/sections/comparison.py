@@ -26,6 +26,7 @@ _COMPARED_SETTINGS = (
     "until",
     "asr_floor",
 )
+_TESTED = ("95 % interval", "p", "corrected p")
 _SHOWN = 12  # scenarios left out that are named
 
 
@@ -232,7 +233,8 @@ def _about_intervals(differences: Sequence[Difference]) -> list[str]:
 
 def _table(name: str, caption: str, differences: Sequence[Difference]) -> Table:
     by_stratum = any(one.stratum is not None for one in differences)
-    header = ("metric", "pairs", "seeds", "A", "B", "A - B", "95 % interval", "p", "corrected p", "verdict")
+    tested = any(one.low is not None or one.p is not None for one in differences)
+    header = ("metric", "pairs", "seeds", "A", "B", "A - B", *(_TESTED if tested else ()), "verdict")
     rows: list[tuple[Cell, ...]] = []
     for one in differences:
         cells: tuple[Cell, ...] = (
@@ -242,9 +244,7 @@ def _table(name: str, caption: str, differences: Sequence[Difference]) -> Table:
             format_number(one.a),
             format_number(one.b),
             format_difference(one.mean),
-            _interval(one),
-            _p(one.p),
-            _p(one.corrected),
+            *((_interval(one), format_number(one.p), format_number(one.corrected)) if tested else ()),
             _word(one),
         )
         rows.append((one.stratum, *cells) if by_stratum else cells)
@@ -257,10 +257,6 @@ def _interval(one: Difference) -> str:
     if one.low is None or one.high is None:
         return "-"
     return f"[{format_difference(one.low)}, {format_difference(one.high)}]"
-
-
-def _p(value: float | None) -> str:
-    return format_number(value)
 
 
 def _word(one: Difference) -> str:

@@ -62,6 +62,18 @@ def test_each_attack_is_held_out_once_and_never_decides_its_own_setting() -> Non
     assert folds(search(), "attack") == [Fold("a", 2, 1), Fold("b", 3, 2), Fold("c", 3, 2)]
 
 
+def test_a_default_that_is_the_best_elsewhere_is_no_comparison_won_or_lost() -> None:
+    """Its values are the default's, up to the order in which they are added."""
+    searched = small_results(cells({"a": [0.9, 0.1], "b": [0.9, 0.1]}))
+    judged = small_results(cells({"a": [0.1 + 0.2, 0.1], "b": [0.3, 0.1]}, seed=1), given_points=True)
+    section = holdout.section(searched, judged, "attack")
+    assert (
+        "tuned is better on 0, equal on 2 and worse on 0 (on 2 the tuned setting is the paper's default)"
+        in section.lead
+    )
+    assert section.uses_labels
+
+
 def test_what_the_held_out_attack_did_changes_nothing() -> None:
     other = small_results(cells({**SEARCHED, "a": [0.0, 0.0, 0.0, 1.0]}), points=POINTS)
     assert folds(other, "attack")[0].tuned == folds(search(), "attack")[0].tuned
