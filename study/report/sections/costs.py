@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas
 
 _UNITS = ((3600.0, "hours"), (60.0, "minutes"), (1.0, "seconds"))
+_LEAST = 1.05  # of a factor that is named
 _REST = "the rest: measuring, files"
 
 
@@ -74,7 +75,7 @@ def sections(results: Results) -> list[Section]:
     if results.stages.empty:
         lead = "No stage was recorded, so nothing can be said of cost."
         return [Section("costs", "Cost", lead, answered=False)]
-    lead = " ".join([*_by_clock(read_clock(results.folder / LEDGER)), *_of_work(costs(results))])
+    lead = " ".join([*_by_clock(read_clock(results.folder / LEDGER)), _of_work(costs(results), _is_shared(results))])
     note = Note(
         "A stage is a step of an attack or a defense; what has equal inputs is computed once. Time in trials holds "
         "what each trial waited for and loaded. Ready are stages that all trials found built before the first of them, "
@@ -97,15 +98,22 @@ def _by_clock(clock: Clock) -> list[str]:
     ]
 
 
-def _of_work(cost: Costs) -> list[str]:
-    of_trials = f"All trials together computed for {_time(cost.spent)}"
+def _is_shared(results: Results) -> bool:
+    """Whether more than one trial used a stage."""
+    return bool((_once_a_trial(results.stages)["key"].value_counts() > 1).any())
+
+
+def _of_work(cost: Costs, shared: bool) -> str:
+    ready = ""
     if cost.ready:
-        of_trials += f", and found {several(cost.ready, 'stage')} ready that had taken {_time(cost.earlier)} to build"
-    saved = cost.alone - cost.spent - cost.earlier
-    if saved <= 0:
-        return [f"{of_trials}. No stage was used twice, so sharing saved nothing."]
+        ready = f", and found {several(cost.ready, 'stage')} ready that had taken {_time(cost.earlier)} to build"
+    together = f"All trials together computed for {_time(cost.spent)}{ready}."
+    if not shared:
+        return f"{together} No two trials used the same stage, so sharing saved nothing."
+    if cost.factor < _LEAST:
+        return f"{together} Had they shared nothing, it would have been about the same ({_time(cost.alone)})."
     more = f"{_time(cost.alone)}, {cost.factor:.1f} times as much"
-    return [f"{of_trials}. Had they shared nothing, it would have been {more}."]
+    return f"{together} Had they shared nothing, it would have been {more}."
 
 
 @dataclass(frozen=True)

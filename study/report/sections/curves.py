@@ -154,7 +154,7 @@ def _figure(
     )
     return Curves(
         f"curve-{field}-{metric}",
-        f"{in_words(metric)} over {field}",
+        f"{sentence(in_words(metric))} over {field}",
         field,
         in_words(metric),
         lines,
