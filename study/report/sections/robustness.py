@@ -55,9 +55,9 @@ def _lead(results: Results, single: int, costs: Mapping[str, float]) -> str:
     name = in_words(results.goal.objectives[0])
     what = "best single configuration" if len(results.goal.objectives) == 1 else results.best_name
     if len(costs) == 1:
-        same = next(iter(costs.values())) <= _SAME
-        beside = "so its best is the best of all" if same else f"which the {what} (#{single}) is not chosen for alone"
-        return f"Only one attack at one rate counts, {beside}."
+        if next(iter(costs.values())) <= _SAME:
+            return f"Only one attack at one rate counts, so the {what} (#{single}) is its own best."
+        return f"Only one attack at one rate counts; by {name} alone another trial than the {what} (#{single}) is best."
     if max(map(abs, costs.values())) <= _SAME:
         return f"One configuration, trial {single}, is as good as each attack's own best, by {name}."
     worst = max(costs, key=lambda stratum: costs[stratum])

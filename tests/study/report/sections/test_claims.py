@@ -207,7 +207,7 @@ def test_a_best_that_another_trial_ties_is_its_own_best() -> None:
 def test_one_attack_has_no_cost_of_robustness() -> None:
     rows = [{"trial": n, "attack": "a", "tpr": n / 4, "fpr": 0.0} for n in range(3)]
     section = robustness_section(small_results(rows))
-    assert section.lead == "Only one attack at one rate counts, so its best is the best of all."
+    assert section.lead == "Only one attack at one rate counts, so the best single configuration (#2) is its own best."
 
 
 def test_a_front_of_one_is_no_trade_off() -> None:
