@@ -46,11 +46,16 @@ def curves_section(results: Results) -> Section:
         figures += [
             _figure(results, field, metric, (places, bins), cells, legend=not at) for at, metric in enumerate(drawn)
         ]
-        if field in upstream[objective]:
+        if field in upstream[objective] and len(means):
             known = trials.index.isin(means.index)
             spans[field] = places, span(means.to_numpy(float), _without_gaps(bins[known]), len(fields))
-    items = (_table(objective, spans), *figures, *_notes(results, fields, upstream))
-    return Section("curves", title, _lead(objective, len(means), spans), items, command, uses_labels=True)
+    lead = _lead(objective, len(means), spans)
+    if not figures:
+        lead = lead if len(means) else f"No metric varies over these {len(trials)} trials."
+        return Section("curves", title, lead, (), command, answered=False, uses_labels=True)
+    table = [_table(objective, spans)] if spans else []
+    items = (*table, *figures, *_notes(results, fields, upstream))
+    return Section("curves", title, lead, items, command, uses_labels=True)
 
 
 def _varies(values: "pandas.Series[float]") -> bool:

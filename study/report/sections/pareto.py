@@ -35,7 +35,7 @@ def sections(results: Results) -> list[Section]:
         items.append(_scatter(results, reached, on_front, x, y))
         items += _by_stratum(results, counted, x, y)
     if not items:
-        why = "Fewer than two trials are complete, so there is no trade-off to show."
+        why = "Fewer than two complete trials have two metrics where an attack works, so there is no trade-off to show."
         return [Section("fronts", "Trade-offs", why, answered=False)]
     items.append(Note("A trial that another beats in both is not on a front; of equal ones the first is.", "footnote"))
     return [Section("fronts", "Trade-offs", f"{sentence('; '.join(sizes))}.", tuple(items), uses_labels=True)]

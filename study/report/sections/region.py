@@ -180,7 +180,8 @@ def region_section(results: Results, min_tpr: float = 0.99, max_fpr: float = 0.0
     if region.settings < _LEAST or 0 < bad < _LEAST:
         few = "keep them" if region.settings < _LEAST else "do not"
         return unanswered(
-            f"{region.good} of {several(region.trials, 'complete trial')} keep {limits} {where}: to bound a region, at "
+            f"{region.good} of {several(region.trials, 'complete trial')} {'keeps' if region.good == 1 else 'keep'} "
+            f"{limits} {where}: to bound a region, at "
             f"least {_LEAST} different settings that {few} are needed."
         )
     items = (*_table(results, region, fields, f"{limits} {where}"), *_notes(results, region, fields))

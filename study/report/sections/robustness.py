@@ -8,7 +8,7 @@ from study.cli.numbers import format_number
 from study.config.objectives import direction, in_words
 from study.ledger.selection import Candidate, best_per_scenario
 from study.report.elements import Cell, Item, Note, Section, Table
-from study.report.formatting import spread
+from study.report.formatting import sentence, spread
 from tracking import names
 
 if TYPE_CHECKING:
@@ -24,8 +24,10 @@ def robustness_section(results: Results) -> Section:
     objective = results.goal.objectives[0]
     cells = results.compared[results.compared[objective].notna()]
     if cells.empty:
+        undefined = f"{sentence(in_words(objective))} is defined on no scenario whose attack works."
         no_attack = f"No attack works, so no {in_words(objective)} counts."
-        why = "No trial is complete." if results.complete.empty else no_attack
+        why = undefined if len(results.compared) else no_attack
+        why = "No trial is complete." if results.complete.empty else why
         return Section("robustness", title, why, (), command, answered=False)
     if len(results.complete) == 1:
         why = "A single trial is complete: it is its own best everywhere, which says nothing."

@@ -130,8 +130,28 @@ def test_an_objective_that_never_varies_has_no_highest(tmp_path: Path) -> None:
     write_study(tmp_path / "flat", draw(RANGES, 24), lambda *_: rates(1.0, 0.0), attacks=("badnets",), default=PAPER)
     section = curves_section(read_results(tmp_path, "flat"))
     assert section.lead == "The mean overall score is the same along every hyperparameter (24 trials)."
+    assert (section.answered, section.items) == (False, ()), "nothing varies"
+
+
+def test_an_objective_that_is_equal_in_all_bins_has_no_highest(tmp_path: Path) -> None:
+    """CA varies on the paper's default alone, which no bin holds; TPR does, and the score does not."""
+
+    def truth(point: Mapping[str, Any], attack: str, rate: float, seed: int) -> dict[str, Any]:
+        return rates(1.0 if point["beta"] > 3 else 0.5, 0.0, ca=0.5 if point["beta"] > 3 else 1.0)
+
+    write_study(tmp_path / "even", draw(RANGES, 24), truth, attacks=("badnets",), default=PAPER)
+    section = curves_section(read_results(tmp_path, "even"))
+    assert section.lead == "The mean overall score is the same along every hyperparameter (24 trials)."
     assert {(row[1], row[3], row[5]) for row in table(section, "curves-range").rows} == {(None, None, 0.0)}
-    assert not list(section.figures()), "of nothing that varies"
+    assert list(section.figures()), "of TPR and CA"
+
+
+def test_an_objective_that_no_trial_defines_has_no_table(tmp_path: Path) -> None:
+    truth = lambda point, *_: {**rates(point["beta"] / 6, 0.0), "ca": None, "asr": None}  # noqa: E731
+    write_study(tmp_path / "flags", draw(RANGES, 24), truth, attacks=("badnets",), default=PAPER)
+    section = curves_section(read_results(tmp_path, "flags"))
+    assert section.lead == "Overall score is defined for none of these trials; what other metrics do stands below."
+    assert "curve-beta-tpr" in [figure.name for figure in section.figures()]
 
 
 def test_few_trials_are_drawn_and_no_line_of_two_points(noise_alone: Results) -> None:
