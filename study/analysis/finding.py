@@ -15,6 +15,7 @@ from study.config.objectives import in_words
 if TYPE_CHECKING:
     import pandas
 
+_DIGITS = 12  # below, values differ by rounding, as for `study.ledger.selection`
 _SMALL = 0.001  # of a score; a gain below it is not worth its digits
 NOTHING = "No trial has finished yet."
 
@@ -61,7 +62,7 @@ def _of_one(results: Results, best: int) -> Finding:
     if len(trials) == 1:
         what = "The paper's default, the only trial," if best == results.default else f"Trial {best}, the only one,"
         return Finding(f"{what} reaches {reached}.", _caveats(results, chosen=False))
-    tied = int((trials["value"] == value).sum()) - 1
+    tied = int((trials["value"].astype(float).round(_DIGITS) == round(value, _DIGITS)).sum()) - 1
     ties = f" (tied with {'one other' if tied == 1 else f'{tied} others'})" if tied else ""
     if best == results.default:
         sentence = f"The paper's default is the best of {len(trials)} trials{ties}: {reached}."

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _EPILOG = """\
 The page opens without a network, in light and dark, on a screen and on a phone. PNG copies of its figures are written
 to each study's folder (report/figures) and logged to its run in MLflow. A study may be running: the report tells what
-there is so far. Of a study of single scenarios (--per-scenario) each scenario's own is told.
+there is so far. Of a study of single scenarios (--per-scenario) the report has each scenario's own.
 Exit codes: 0 the report is written, even if MLflow could not be told; 2 bad input, such as a study without any result;
 130 interrupted.
 """

@@ -119,7 +119,12 @@ def table_lines(shown: Table) -> str:
 
 def _figure(figure: Figure) -> str:
     if isinstance(figure, Heat):
-        rows = [[name, *map(format_cell, values)] for name, values in zip(figure.rows, figure.values, strict=True)]
+        rows = [
+            [name, *(f"({text})" if (row, column) in figure.marked else text for column, text in enumerate(texts))]
+            for row, (name, texts) in enumerate(
+                zip(figure.rows, (map(format_cell, values) for values in figure.values), strict=True)
+            )
+        ]
         return f"{_wrapped(figure.caption)}\n{table(['', *figure.columns], rows)}"
     if isinstance(figure, Bars):
         what = f"{len(figure.labels)} bars"

@@ -8,12 +8,14 @@ from study.config.objectives import direction, in_words
 from study.ledger.selection import pareto_front
 from study.report.elements import Curves, Item, Line, Note, Point, Scatter, Section
 from study.report.formatting import sentence, several
+from study.report.sections.axis_ends import axis_ends
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
 
 _DIGITS = 12  # of a value: below, two that are equal differ by rounding
+_LEAST = 0.1  # that the ends of an axis lie apart: smaller differences are not to shout
 _PAIRS = ((names.ASR, names.CA), (names.FPR, names.TPR))
 
 
@@ -94,6 +96,8 @@ def _scatter(results: Results, reached: "pandas.DataFrame", on_front: "pandas.Da
         y_label=f"{in_words(y)} ({_better(y)} is better)",
         points=tuple(points([*plain, *special])),
         front=tuple((float(a), float(b)) for a, b in on_front[[x, y]].to_numpy()),
+        x_range=axis_ends(list(xs.values()), _LEAST),
+        y_range=axis_ends(list(ys.values()), _LEAST),
     )
 
 
@@ -126,5 +130,6 @@ def _by_stratum(results: Results, counted: "pandas.DataFrame", x: str, y: str) -
             x_label=in_words(x),
             y_label=in_words(y),
             lines=tuple(lines),
+            y_range=axis_ends([value for line in lines for value in line.y], _LEAST),
         )
     ]
