@@ -78,8 +78,8 @@ def test_compare(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_status(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert status.main(["two", "--out", str(out)]) == 0
     text = capsys.readouterr().out
-    assert "Pareto front: #0 (paper default), asr, ca 0.1560 0.9848\n" in text
-    assert f"\n#{KNEE} (knee of the front), asr, ca 0.0687 0.9805\n" in text
+    assert "Pareto front: trial #0 (paper default), ASR 0.1560, CA 0.9848\n" in text
+    assert f"\ntrial #{KNEE} (knee of the front), ASR 0.0687, CA 0.9805\n" in text
     assert text.count("knee of the front") == 1
     assert "knee CA" in text
     assert status.main(["two", "--out", str(out), "--json"]) == 0
