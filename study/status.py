@@ -120,7 +120,7 @@ def describe(state: StudyStatus) -> str:
         "\n".join([_headline(state), *_now(state), *target]),
         overview(state.parts, state.folder.parent) if state.parts else _best(state),
         "" if state.parts else _scenarios(state),
-        _list("Running", [_running(state, trial) for trial in state.trials if trial.state == "running"]),
+        _list("Running", _running_trials(state)),
         _list("Failed", [f"#{trial.number}: {last_line(trial.reason)}" for trial in state.failures]),
         _list("Cannot be read", state.damage),
         "\n".join(line for line in (_waiting(state), _go_on(state)) if line),
@@ -231,6 +231,14 @@ def _scenario_name(progress: Progress) -> str:
 
 def _metric(metrics: Mapping[str, float | None], name: str) -> str:
     return format_number(metrics.get(name))
+
+
+def _running_trials(state: StudyStatus) -> list[str]:
+    """A line for each trial that runs, unless its driver says more of them above."""
+    activity = state.activity
+    if state.driver is not None and activity is not None and activity.phase == TRIALS and activity.now:
+        return []
+    return [_running(state, trial) for trial in state.trials if trial.state == "running"]
 
 
 def _running(state: StudyStatus, trial: SnapshotTrial) -> str:

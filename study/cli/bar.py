@@ -144,7 +144,7 @@ class Bar(_Ticking):
         self._initial = self._count = self._shown = initial
         self._parts, self._moved, self._estimates = parts, initial * parts, estimates
         self._gap = 1 if every_line else max(1, -(-(total - initial) // _LINES))
-        self._started = self._last = self._moved_at = time.monotonic()
+        self._started = self._last = self._moved_at = self._paced_from = time.monotonic()
         self._details: list[str] = []
         self._left = ""
         self._line = _Line(self.render, leave=True) if sys.stderr.isatty() else None
@@ -169,6 +169,11 @@ class Bar(_Ticking):
         self._moved += parts
         self._moved_at = time.monotonic()
         self._draw()
+
+    def first_took(self, seconds: float) -> None:
+        """The first part took so long: what went by before it, such as starting workers, tells no pace."""
+        if self._moved == self._initial * self._parts:
+            self._paced_from = max(self._started, time.monotonic() - seconds)
 
     def advance(self, step: int = 1, line: str = "", parts: int | None = None) -> None:
         """Moves on; without a terminal, `line` is printed when it is not empty and it is time for one.
@@ -215,7 +220,7 @@ class Bar(_Ticking):
 
     def left_seconds(self) -> float | None:
         """What it will still take by the time that the parts so far took; None before that is known."""
-        gone, done = self._moved_at - self._started, self._moved - self._initial * self._parts
+        gone, done = self._moved_at - self._paced_from, self._moved - self._initial * self._parts
         left = self.parts - self._moved
         if left <= 0 or done <= 0 or gone < 1:
             return None

@@ -105,6 +105,7 @@ class TrialProgress:
     def scenario(self, key: str, record: ScenarioRecord) -> None:
         """A trial is done with a scenario."""
         self._done[key] += 1
+        self._bar.first_took(record.wall_seconds)
         self._bar.move()
         self._stored += record.stored_stages
         self._stages += len(record.stages)

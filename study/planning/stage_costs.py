@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from study.planning.shared_stages import Build
 
+_WORTH_SAYING = 60.0  # seconds: "over 13 s left" helps nobody
 _LEAST_LEFT = 0.1  # of what a stage takes, where it takes longer than the others did
 
 
@@ -110,7 +111,8 @@ class StageCosts:
             ends[position] = (seconds or 0.0) + max((ends[parent] for parent in build.needs), default=0.0)
         # No more than all lanes can do, and no less than the longest chain of stages that wait for each other.
         left = max(total / self._lanes, max(ends.values(), default=0.0))
-        return Left(left if left > 0 else None, at_least)
+        worth_saying = left >= _WORTH_SAYING if at_least else left > 0
+        return Left(left if worth_saying else None, at_least)
 
     def _of(self, kind: str, running: Running | None, under_way: Mapping[str, list[float]]) -> float | None:
         """What a stage of a kind will still take; None where that was never measured."""

@@ -202,6 +202,18 @@ def test_what_is_left_counts_down_between_the_parts(clock: SimpleNamespace) -> N
     assert bar.left_seconds() is None
 
 
+def test_starting_workers_tells_no_pace(clock: SimpleNamespace) -> None:
+    bar = Bar(4, "trials", parts=2)
+    clock.now += 40
+    bar.first_took(5.0)
+    bar.move(2)
+    assert bar.left_seconds() == pytest.approx(6 * 2.5)
+    clock.now += 10
+    bar.first_took(1.0)  # not the first any more
+    bar.move(2)
+    assert bar.left_seconds() == pytest.approx(4 * 15 / 4)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "1 s"), (7.4, "7 s"), (43, "45 s"), (59, "1 min"), (149, "2 min 30 s"), (840, "14 min"), (7811, "2 h 10 min")],

@@ -36,6 +36,8 @@ def test_cheap_stages_that_come_first_promise_nothing(at_once: int) -> None:
     assert costs.left({}) == Left(None, at_least=True), "the cheap ones are over, and the rest was never measured"
     under_way = {1: Running(25.0, 20.0, 0.0, 10, 30, 20)}  # a third of a minute's training
     assert costs.left(under_way) == Left(60.0 if at_once == 2 else 100.0, at_least=True)
+    nearly = {1: Running(60.0, 55.0, 0.0, 28, 30, 1), 4: Running(60.0, 55.0, 0.0, 28, 30, 1)}
+    assert costs.left(nearly) == Left(None, at_least=True), "over two seconds helps nobody"
     costs.finished(1, 60.0)
     costs.finished(4, 60.0)
     costs.finished(2, 5.0)
