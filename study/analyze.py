@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from defenses.registry import UserError
+from study.cli.bar import working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser
 from study.cli.terminal import print_line
@@ -34,18 +35,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _analyze(namespace: Namespace) -> int:
-    # Loaded after the options were understood: pandas and what it needs take a second.
-    from study.analysis.results import read_results
-    from study.report.sections.contents import answers, papers, unseen
-
     out, name = locate(parse_out(namespace), namespace.name)
     file = namespace.json
-    from study.report.text import as_json, as_text
-
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
         raise UserError(f"--json must be a file in a folder that exists, got {file}: make the folder, or name a file")
-    results = read_results(out, name)
-    sections = [*unseen(results), *papers(results), *answers(results)]
+    with working("loading pandas") as say:  # after the options were understood: it takes a second
+        from study.analysis.results import read_results
+        from study.report.sections.contents import answers, papers, unseen
+        from study.report.text import as_json, as_text
+
+        say(f"reading {name}")
+        results = read_results(out, name)
+        say("computing importances, curves and interactions")
+        sections = [*unseen(results), *papers(results), *answers(results)]
     print_line(as_text(results, sections))
     if file is not None:
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from defenses.registry import UserError
 from defenses.storage.atomic_files import write_atomic
+from study.cli.bar import working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser
 from study.cli.paths import check_two_files
@@ -67,18 +68,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
-    from study.analysis.paired_tests import differences, pair
-    from study.report.elements import Note, Table
-    from study.report.markdown import markdown
-    from study.report.sections.comparison import section
-    from study.report.text import BADGE_MEANS, section_text
-
     out = parse_out(namespace)
     check_two_files(namespace.json, namespace.markdown, "--json and --markdown")
     rule = namespace.rule or "default"
-    a, b = (_chosen(text, rule, out) for text in (namespace.a, namespace.b))
-    pairs = pair(a, b)
-    judged = differences(pairs, metrics or names.HEADLINE)
+    with working("reading the studies") as say:
+        from study.analysis.paired_tests import differences, pair
+        from study.report.elements import Note, Table
+        from study.report.markdown import markdown
+        from study.report.sections.comparison import section
+        from study.report.text import BADGE_MEANS, section_text
+
+        a, b = (_chosen(text, rule, out) for text in (namespace.a, namespace.b))
+        say("comparing")
+        pairs = pair(a, b)
+        judged = differences(pairs, metrics or names.HEADLINE)
     missing = [metric for metric in metrics if metric not in {one.metric for one in judged}]
     if missing or not judged:
         raise UserError(

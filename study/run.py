@@ -18,6 +18,7 @@ from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace
+from study.cli.bar import working
 from study.cli.command import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED, run_command
 from study.cli.numbers import format_value
 from study.cli.options import Parser, add_options, given_options
@@ -125,19 +126,20 @@ def _range_text(field: "dataclasses.Field[Any]", space: SearchSpace) -> str:
 
 
 def _plan(config: StudyConfig) -> "Plan":
-    import torch
+    with working("loading torch and the images"):
+        import torch
 
-    from study.planning.devices import check_cpus, settle_device, settle_precision
-    from study.planning.idle_options import idle_options
-    from study.planning.plan import make_plan
-    from study.planning.several_defenses import child_configs
+        from study.planning.devices import check_cpus, settle_device, settle_precision
+        from study.planning.idle_options import idle_options
+        from study.planning.plan import make_plan
+        from study.planning.several_defenses import child_configs
 
-    torch.set_num_threads(config.threads)  # what is in the store is asked for as the workers will ask for it
-    check_cpus(config.cpus, remote=config.address is not None)
-    device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
-    precision = settle_precision(config.precision, device)
-    configs = child_configs(config) if config.defenses else (config,)
-    plans = [make_plan(own, device, gpus, precision) for own in configs]  # all, before the first is started
+        torch.set_num_threads(config.threads)  # what is in the store is asked for as the workers will ask for it
+        check_cpus(config.cpus, remote=config.address is not None)
+        device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
+        precision = settle_precision(config.precision, device)
+        configs = child_configs(config) if config.defenses else (config,)
+        plans = [make_plan(own, device, gpus, precision) for own in configs]  # all, before the first is started
     for plan in plans:
         for note in idle_options(plan.config, plan.defense):
             print_error(f"warning: {note}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from defenses.storage.atomic_files import full_disk_errors
 from study.analysis.results import load_results
+from study.cli.bar import working
 from study.cli.numbers import format_number
 from study.cli.printed_commands import shown_path
 from study.cli.terminal import last_line, print_error, print_line
@@ -237,19 +238,21 @@ class StudyDriver:
 
     def close(self, status: str, flush_seconds: float, show: bool = True) -> Closing:
         """Writes what the study found, shows it unless told not to, tells MLflow, and waits for it a little."""
-        results = load_results(self.folder, self.folder.parent)
-        closing = Closing(results)
-        text = closing.text()
-        summary = write_summary(self.folder, text)
-        write_tables(self.folder, results)
-        if show and status == "FINISHED":
-            write_page(self.folder, [results])
+        with working("writing the summary and the report"):
+            results = load_results(self.folder, self.folder.parent)
+            closing = Closing(results)
+            text = closing.text()
+            summary = write_summary(self.folder, text)
+            write_tables(self.folder, results)
+            if show and status == "FINISHED":
+                write_page(self.folder, [results])
         best = " ".join(f"#{trial}" for trial in results.front) or "none"
         reached = BestTrial(results, self.reader)
         self.records.study_ends(status, closing.metrics(), reached, summary, text, best)
         if show and ((results.trials["state"] == "complete").any() or len(closing.failed)):
             print_line(f"\n{text}")
-        self.sent = self._sender.close(flush_seconds)
+        with working("sending MLflow what is left"):
+            self.sent = self._sender.close(flush_seconds)
         self._activity.end()
         return closing
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from defenses.registry import UserError
+from study.cli.bar import working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser
 from study.cli.paths import check_two_files
@@ -52,26 +53,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write_all(names: Sequence[str], out: Path, output: Path, markdown: Path | None) -> None:
-    from study.analysis.results import read_results
-    from study.report.chapters import build_chapters, report_title, subtitle
-    from study.report.html import page
-
     started = time.perf_counter()
     for path in (output, markdown):
         _check_place(path)
     check_two_files(output, markdown, "--output and --markdown")
-    studies = [read_results(place, name) for place, name in _single(out, names)]
-    chapters = build_chapters(studies)
-    title = report_title(studies)
-    _write(output, page(title, subtitle(studies), chapters))
-    size = output.stat().st_size / 2**20
-    print_line(f"{output}: {size:.1f} MiB, {duration(time.perf_counter() - started)}")
-    pictures = [_pictures(chapter) for chapter in chapters]
-    if markdown is not None:
-        every = {name: picture for of_chapter in pictures for name, picture in of_chapter.items()}
-        _write_markdown(markdown, title, chapters, every)
-    for results, of_chapter in zip(studies, pictures[-len(studies) :], strict=True):
-        _attach(results, of_chapter)
+    with working("reading the studies") as say:
+        from study.analysis.results import read_results
+        from study.report.chapters import build_chapters, report_title, subtitle
+        from study.report.html import page
+
+        studies = [read_results(place, name) for place, name in _single(out, names)]
+        say("working out the sections")
+        chapters = build_chapters(studies)
+        title = report_title(studies)
+        say("writing the page")
+        _write(output, page(title, subtitle(studies), chapters))
+        size = output.stat().st_size / 2**20
+        print_line(f"{output}: {size:.1f} MiB, {duration(time.perf_counter() - started)}")
+        say("drawing the figures as PNG")
+        pictures = [_pictures(chapter) for chapter in chapters]
+        if markdown is not None:
+            every = {name: picture for of_chapter in pictures for name, picture in of_chapter.items()}
+            _write_markdown(markdown, title, chapters, every)
+    with working("sending the figures to MLflow"):
+        for results, of_chapter in zip(studies, pictures[-len(studies) :], strict=True):
+            _attach(results, of_chapter)
 
 
 def _pictures(chapter: "Chapter") -> dict[str, bytes]:
