@@ -146,11 +146,11 @@ def _headline(state: StudyStatus) -> str:
 def _now(state: StudyStatus) -> list[str]:
     """How long it has taken, what is left, and what is being done, as far as its driver says so."""
     spent, elapsed = state.spent_seconds, state.elapsed_seconds
-    if spent is None:
-        return []
     if elapsed is None:
+        if spent is None:
+            return []
         return [f"it has taken {duration(spent)} so far"] if state.left != 0 else [f"it took {duration(spent)}"]
-    earlier = f" ({duration(spent)} with earlier runs)" if spent - elapsed >= 1 else ""
+    earlier = f" ({duration(spent)} with earlier runs)" if spent is not None and spent - elapsed >= 1 else ""
     lines = [f"running for {duration(elapsed)}{earlier}{_phase(state.running_part)}"]
     activity = state.running_part.activity
     if activity is not None and activity.now:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from defenses.storage.atomic_files import write_atomic
-from study.ledger.study_folder import ACTIVITY
+from study.ledger.study_folder import ACTIVITY, POINTS
 
 _WRITE_SECONDS = 5.0  # between two writes of the same phase
 STARTING, STAGES, TRIALS, ENDED = "starting", "shared stages", "trials", "ended"
@@ -33,6 +33,7 @@ class Activity:
         left_seconds: that the phase will still take, by what its parts took so far; None where that is not known.
         at_least: some of what is left was never measured and is not in it.
         now: what is being built or run, a line each.
+        whole: every driver of the study said how long it took; one of an earlier version did not.
     """
 
     process: int
@@ -45,6 +46,7 @@ class Activity:
     left_seconds: float | None = None
     at_least: bool = False
     now: tuple[str, ...] = ()
+    whole: bool = True
 
     def elapsed(self, alive: bool) -> float:
         """Seconds that this driver has been at it, or was."""
@@ -85,7 +87,9 @@ class ActivityFile:
         earlier = read_activity(folder)
         now = time.time()
         self._folder, self._written = folder, 0.0
-        self._said = Activity(os.getpid(), now, now, earlier.spent(alive=False) if earlier else 0.0)
+        before = earlier.spent(alive=False) if earlier else 0.0
+        whole = earlier.whole if earlier else not any((folder / POINTS).glob("*"))
+        self._said = Activity(os.getpid(), now, now, before, whole=whole)
         self._write()
 
     def tell(

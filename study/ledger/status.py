@@ -126,8 +126,9 @@ class StudyStatus:
     def spent_seconds(self) -> float | None:
         """That all its drivers were at it together; None where nobody knows."""
         states = self.parts or (self,)
-        known = [state.activity.spent(state.driver is not None) for state in states if state.activity is not None]
-        return sum(known) if known else None
+        known = [state.activity for state in states if state.activity is not None]
+        spent = [state.activity.spent(state.driver is not None) for state in states if state.activity is not None]
+        return sum(spent) if known and all(activity.whole for activity in known) else None
 
     @property
     def left_seconds(self) -> float | None:

@@ -80,3 +80,12 @@ def test_a_folder_that_takes_nothing_stops_no_study(tmp_path: Path) -> None:
     file.tell(STAGES, 1, 2)
     file.end()
     assert not (tmp_path / "gone").exists()
+
+
+def test_a_study_that_an_earlier_version_began_does_not_claim_to_know_what_it_took(tmp_path: Path) -> None:
+    (tmp_path / "points" / "a1").mkdir(parents=True)
+    ActivityFile(tmp_path).end()
+    ActivityFile(tmp_path).end()
+    activity = read_activity(tmp_path)
+    assert activity is not None
+    assert not activity.whole
