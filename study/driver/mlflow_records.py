@@ -140,6 +140,11 @@ class MlflowRecords:
         objectives = self._plan.goal.objectives
         return {names.in_mlflow(name, *objectives): value for name, value in metrics.items() if value is not None}
 
+    def _read(self, metrics: Mapping[str, float | None]) -> dict[str, float | None]:
+        """Those that people read. The others say something on a scenario alone, and MLflow lists them first."""
+        objectives = self._plan.goal.objectives
+        return {name: value for name, value in metrics.items() if names.in_mlflow(name, *objectives) == name}
+
     def _open_trial(self, key: str, number: int, start_ms: int) -> None:
         if key not in self._opened:
             self._opened.add(key)
@@ -170,7 +175,7 @@ class MlflowRecords:
         config = dataclasses.asdict(self._plan.full_config(row.point))
         label = self._trial_name(row.key, row.number)
         # A part of the scenarios does not compare with all of them, so it gets no metric of the same name.
-        together = {} if row.stopped_early else aggregate(records, self._plan.goal.how).metrics
+        together = {} if row.stopped_early else self._read(aggregate(records, self._plan.goal.how).metrics)
         # None when the trial failed; of several objectives each is there under its own name alone.
         objective = {names.OBJECTIVE: row.value} if len(self._plan.goal.objectives) == 1 else {}
         self._append(

@@ -37,7 +37,7 @@ def flags(folder: Path) -> dict[str, Any]:
     """The flagged indices and scores of each point, as MLflow has them."""
     with sqlite3.connect(folder / "runs" / "mlflow.db") as database:
         run_keys = dict(database.execute("select run_uuid, value from tags where key = ?", [names.TAG_RUN_KEY]))
-    tables = [*(folder / "runs").glob("mlflow-artifacts/**/flagged.csv")]
+    tables = [*(folder / "runs").glob("mlflow-artifacts/*/artifacts/flags/flagged.csv")]
     return {"flags/" + run_keys[path.parents[2].name]: path.read_text() for path in tables}
 
 

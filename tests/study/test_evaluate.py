@@ -156,6 +156,8 @@ def test_flags_are_written_as_a_study_writes_them(options: list[str], tmp_path: 
     assert (flags.is_poison.sum(), flags.is_cover.sum()) == (12, 25)  # of 128, each rounded by itself
     table = np.genfromtxt(tmp_path / "f.csv", delimiter=",", names=True)
     assert table.dtype.names == ("index", "score", "label", "flagged", "is_poison", "is_cover")
+    assert list(table["score"]) == sorted(table["score"], reverse=True)
+    table = np.sort(table, order="index")
     for column, array in (("flagged", flags.flagged), ("is_poison", flags.is_poison), ("is_cover", flags.is_cover)):
         np.testing.assert_array_equal(table[column] == 1, array)
     # All metrics of covers follow from the file.

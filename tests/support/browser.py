@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-extensions", "--window-size=1600,4200")
+_OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-extensions", "--window-size=2800,4200")
 
 
 def needs_chromium() -> "pytest.MarkDecorator":
