@@ -23,6 +23,7 @@ DEFENSES: "Registry[type[Defense]]" = Registry(
             "defenses.methods.quarantine:QuarantineTraining",
             "Quarantine Training (Yu and Zhang, IEEE Access 2024)",
         ),
+        "ac": ("defenses.methods.ac:ActivationClustering", "activation clustering (Chen et al., SafeAI 2019)"),
     },
 )
 

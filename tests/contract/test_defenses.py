@@ -41,6 +41,8 @@ class Row:
     slack: float = 0.2
 
 
+PLAIN = {"epochs": 4, "lr": 0.1, "batch_size": 32, "schedule": "one_cycle", "augment": False}
+
 ROWS = {
     "no_defense": Row({"epochs": 2, "lr": 0.05, "batch_size": 32, "schedule": "one_cycle"}, floor=None),
     # Measured on seeds 0 to 4: 1.000 each (TPR 1, FPR 0); on clean images 0.52, 0.48, 0.52, 0.53, 0.55.
@@ -86,6 +88,8 @@ ROWS = {
         },
         floor=0.9,
     ),
+    # Measured on seeds 0 to 4: 0.993 to 1.000 (TPR 1, FPR at most 0.08); on clean images 0.41 to 0.60.
+    "ac": Row(PLAIN, floor=0.97),
 }
 
 
