@@ -24,6 +24,7 @@ DEFENSES: "Registry[type[Defense]]" = Registry(
             "Quarantine Training (Yu and Zhang, IEEE Access 2024)",
         ),
         "ac": ("defenses.methods.ac:ActivationClustering", "activation clustering (Chen et al., SafeAI 2019)"),
+        "ss": ("defenses.methods.ss:SpectralSignatures", "spectral signatures (Tran et al., NeurIPS 2018)"),
     },
 )
 

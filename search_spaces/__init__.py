@@ -17,6 +17,7 @@ SEARCH_SPACES: Registry[SearchSpace] = Registry(
         "qt": ("search_spaces.quarantine:QT_SPACE", "Quarantine Training: epsilon, step, ratio, phases, release"),
         "no_defense": ("search_spaces.no_defense:NO_DEFENSE_SPACE", "plain training: nothing to search, one trial"),
         "ac": ("search_spaces.ac:AC_SPACE", "activation clustering: reducer, dims, clusters, rule, share, silhouette"),
+        "ss": ("search_spaces.ss:SS_SPACE", "spectral signatures: budget, scope, vectors, score"),
         **_entries(
             "search_spaces.pipd_ablations",
             {

@@ -1,8 +1,8 @@
-"""Activation clustering at the papers' scale: 50,000 x 512 features, beyond the forward passes.
+"""Activation clustering and spectral signatures at the papers' scale: 50,000 x 512 features, beyond the forward passes.
 
     python tests/benchmarks/bench_detectors.py [--rows 50000] [--dims 512] [--labels 10] [--repeat 3]
 
-The features are noise around a mean a label, of label 0 a third is shifted; they are found, which is checked.
+The features are noise around a mean a label, of label 0 a third is shifted; both find those, which is checked.
 """
 
 import argparse
@@ -22,6 +22,8 @@ from defenses.runner import stage_params
 MODES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("ac", {}),
     ("ac", {"reducer": "ica"}),
+    ("ss", {"budget": 0.5}),
+    ("ss", {"budget": 0.5, "vectors": 5}),
 )
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 from small_images import CLASSES, SIZE, make_images
 
-from defenses.api import Outputs, Params, StageContext, SuspectDataset, silent
+from defenses import DEFENSES
+from defenses.api import DefenseResult, Outputs, Params, StageContext, SuspectDataset, silent
 from defenses.methods.no_defense import NoDefenseConfig
 from defenses.models import ModelSpec, build_model, load_model
+from defenses.runner import RunContext, run_defense
 from defenses.shared_stages import PENULTIMATE_FEATURES, STANDARD_TRAINING, cpu_weights, retraining
+from defenses.storage.store import Store
 from defenses.training.images import to_device
 from defenses.training.inference import predict_logits
 
@@ -88,3 +92,24 @@ def test_its_epochs_are_those_of_retraining() -> None:
 
     RETRAINING.run(context(suspect(), progress=progress), {"flagged": flags(4)}, PLAIN)
     assert stages == [("retraining", 1, 2), ("retraining", 2, 2)]
+
+
+def test_detectors_share_the_undefended_model_and_the_training_after_equal_flags(tmp_path: Path) -> None:
+    data = suspect()
+    settings: dict[str, dict[str, Any]] = {"ac": {"max_share": 0.0}, "ss": {"budget": 0.0}}
+
+    def run(name: str) -> DefenseResult:
+        config = DEFENSES[name].config_type.from_mapping({**vars(NoDefenseConfig(2, 0.05, 16)), **settings[name]})
+        spec = ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE)
+        return run_defense(
+            DEFENSES[name](config), data, RunContext(Store(tmp_path), spec, 3, torch.device("cpu"), "fp32")
+        )
+
+    hits = {name: {stage.stage: stage.hit for stage in run(name).stages} for name in settings}
+    assert not hits["ac"]["standard_training"]
+    assert hits["ss"] == {
+        "standard_training": True,
+        "penultimate_features": True,
+        "spectral_signatures": False,
+        "retraining": True,
+    }

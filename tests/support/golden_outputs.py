@@ -73,6 +73,7 @@ def detected() -> tuple[Arrays, dict[str, int]]:
         ("ac", "penultimate_features", weights),
         ("ac", "activation_clustering", {"features": features}),
         ("ac", "retraining", {"flagged": np.arange(128) < 24}),
+        ("ss", "spectral_signatures", {"features": features}),
     ]
     arrays: Arrays = {}
     versions = {}

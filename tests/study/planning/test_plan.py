@@ -96,6 +96,7 @@ def test_a_trigger_picture_serves_every_attack_that_takes_one() -> None:
         ("no_defense", ["poison", "standard_training"]),
         # What the undefended model gives is shared by all trials.
         ("ac", ["poison", "standard_training", "penultimate_features"]),
+        ("ss", ["poison", "standard_training", "penultimate_features"]),
     ],
 )
 def test_what_is_built_before_the_trials(space: str, stages: list[str], make: PlanMaker) -> None:
