@@ -96,7 +96,7 @@ def test_its_epochs_are_those_of_retraining() -> None:
 
 def test_detectors_share_the_undefended_model_and_the_training_after_equal_flags(tmp_path: Path) -> None:
     data = suspect()
-    settings: dict[str, dict[str, Any]] = {"ac": {"max_share": 0.0}, "ss": {"budget": 0.0}}
+    settings: dict[str, dict[str, Any]] = {"ac": {"max_share": 0.0}, "ss": {"budget": 0.0}, "scale_up": {}}
 
     def run(name: str) -> DefenseResult:
         config = DEFENSES[name].config_type.from_mapping({**vars(NoDefenseConfig(2, 0.05, 16)), **settings[name]})
@@ -113,3 +113,4 @@ def test_detectors_share_the_undefended_model_and_the_training_after_equal_flags
         "spectral_signatures": False,
         "retraining": True,
     }
+    assert hits["scale_up"]["standard_training"]

@@ -69,11 +69,14 @@ def detected() -> tuple[Arrays, dict[str, int]]:
     images = make_images()
     weights = {"weights": cpu_weights(build_model(ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE), 1))}
     features, labels, _ = planted_features(0.25, labels=2, each=48)  # as many as there are images
+    spc = {"agreement": np.arange(128) % 6 / 5, "probability": np.linspace(0.1, 0.9, 128)}
     rows: list[tuple[str, str, dict[str, Any]]] = [
         ("ac", "penultimate_features", weights),
         ("ac", "activation_clustering", {"features": features}),
         ("ac", "retraining", {"flagged": np.arange(128) < 24}),
         ("ss", "spectral_signatures", {"features": features}),
+        ("scale_up", "scaled_predictions", weights),
+        ("scale_up", "scale_up", spc),
     ]
     arrays: Arrays = {}
     versions = {}

@@ -18,7 +18,7 @@ DIMS, LENGTH = 64, 8.0  # of the features, and of each label's mean
 
 
 def planted_features(
-    share: float, labels: int = 10, each: int = 400, shift: float = 8.0, seed: int = 0
+    share: float, labels: int = 10, each: int = 200, shift: float = 8.0, seed: int = 0
 ) -> tuple[Features, Labels, Mask]:
     """Features [N, 64], labels [N] and poison [N]: of label 0, a share is poison, and all of it shifted alike.
 

@@ -97,6 +97,7 @@ def test_a_trigger_picture_serves_every_attack_that_takes_one() -> None:
         # What the undefended model gives is shared by all trials.
         ("ac", ["poison", "standard_training", "penultimate_features"]),
         ("ss", ["poison", "standard_training", "penultimate_features"]),
+        ("scale_up", ["poison", "standard_training"]),
     ],
 )
 def test_what_is_built_before_the_trials(space: str, stages: list[str], make: PlanMaker) -> None:
@@ -121,7 +122,7 @@ def test_a_defenses_own_plain_training_is_built_along_with_what_needs_it(make: P
     assert own[2].config["epochs"] == 3
 
 
-@pytest.mark.parametrize("space", ["pipd", "pipd_wide", "qt", "no_defense", "ac"])
+@pytest.mark.parametrize("space", ["pipd", "pipd_wide", "qt", "no_defense", "ac", "scale_up"])
 def test_every_build_comes_after_what_it_needs(space: str, make: PlanMaker) -> None:
     builds = make(space=space, attacks=("badnets", "clean"), seeds=(0, 1)).builds
     for position, build in enumerate(builds):
