@@ -23,6 +23,9 @@ DEFENSES: "Registry[type[Defense]]" = Registry(
             "defenses.methods.quarantine:QuarantineTraining",
             "Quarantine Training (Yu and Zhang, IEEE Access 2024)",
         ),
+        "ac": ("defenses.methods.ac:ActivationClustering", "activation clustering (Chen et al., SafeAI 2019)"),
+        "ss": ("defenses.methods.ss:SpectralSignatures", "spectral signatures (Tran et al., NeurIPS 2018)"),
+        "scale_up": ("defenses.methods.scale_up:ScaleUp", "scaled prediction consistency (Guo et al., ICLR 2023)"),
     },
 )
 

@@ -16,6 +16,9 @@ SEARCH_SPACES: Registry[SearchSpace] = Registry(
         "pipd_wide": ("search_spaces.pipd:PIPD_WIDE_SPACE", "pipd and what costs a new pre-isolation: gamma, epochs"),
         "qt": ("search_spaces.quarantine:QT_SPACE", "Quarantine Training: epsilon, step, ratio, phases, release"),
         "no_defense": ("search_spaces.no_defense:NO_DEFENSE_SPACE", "plain training: nothing to search, one trial"),
+        "ac": ("search_spaces.ac:AC_SPACE", "activation clustering: reducer, dims, clusters, rule, share, silhouette"),
+        "ss": ("search_spaces.ss:SS_SPACE", "spectral signatures: budget, scope, vectors, score"),
+        "scale_up": ("search_spaces.scale_up:SCALE_UP_SPACE", "SCALE-UP: scales, largest scale, noise, threshold"),
         **_entries(
             "search_spaces.pipd_ablations",
             {

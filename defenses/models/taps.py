@@ -1,4 +1,4 @@
-"""Named channel taps: one number a channel and image, read from inside a network in one forward pass.
+"""Named channel taps: one number a channel and image, read from inside a network in one forward pass; and its features.
 
 NONE (Wang et al., NeurIPS 2022) and the published code of PIPD read every convolution of stages 2 to 4 and the
 output of each projection shortcut: 15 taps and 4,480 channels on ResNet-18.
@@ -70,3 +70,23 @@ def record_taps(model: Normalised, names: list[str], statistic: str) -> Iterator
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def record_features(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the block, each forward pass adds its penultimate features, float32 [n, D], to the list it gives.
+
+    They are what the network's last linear layer is given, after global average pooling.
+    """
+    features: list[Tensor] = []
+
+    def record(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # Flattened in any case: a map that reaches here unpooled must not pass for one value a channel.
+        features.append(inputs[0].detach().flatten(start_dim=1).to(torch.float32))
+
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    handle = last.register_forward_pre_hook(record)
+    try:
+        yield features
+    finally:
+        handle.remove()

@@ -7,6 +7,7 @@ from typing import Any
 
 from defenses import DEFENSES
 from defenses.api import Defense, Stage
+from defenses.runner import stage_params
 from defenses.storage.atomic_files import canonical
 from search_spaces.space import SearchSpace, Value, finite_values
 from study.scenarios.evaluation import EvaluationContext
@@ -74,13 +75,16 @@ def shared_builds(
                 triggers[fitted] = add(Build(scenario, "no_defense", {}, "trigger", ()))
             needs = (triggers[fitted],)
         poison = add(Build(scenario, "no_defense", {}, "poison", needs))
-        add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
+        undefended = add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
         made: dict[tuple[str, str], int] = {}
         for stage in defense.stages:
             if stage in DEFENSES["no_defense"].stages:
+                if _is_undefended(stage, defense, space, base, environment):
+                    made[stage.name, canonical({})] = undefended
                 continue
             for variant in shared_variants(stage, defense, space) or ():
-                parents = [made[name, _part(name, variant, defense, space)] for name in stage.parents]
+                needed = [(name, _part(name, variant, defense, space)) for name in stage.parents]
+                parents = [made[parent] for parent in needed if parent in made]  # any other is built along with it
                 needs, text = (
                     (poison, *sorted(parents)),
                     ", ".join(f"{name}={value}" for name, value in variant.items()),
@@ -88,6 +92,19 @@ def shared_builds(
                 position = add(Build(scenario, space.defense, {**base, **variant}, stage.name, needs, text))
                 made[stage.name, canonical(variant)] = position
     return tuple(builds)
+
+
+def _is_undefended(
+    stage: Stage,
+    defense: type[Defense],
+    space: SearchSpace,
+    base: Mapping[str, Any],
+    environment: EvaluationContext,
+) -> bool:
+    """Whether a defense's plain training is the undefended model's, and not one with fields of its own."""
+    undefended = DEFENSES["no_defense"].config_type.from_mapping(environment.undefended)
+    own = defense.config_type.from_mapping(base)
+    return not set(stage.reads) & set(space.ranges) and stage_params(stage, own) == stage_params(stage, undefended)
 
 
 def searched_fields(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[str]:

@@ -87,6 +87,10 @@ DEFENSE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "backdoor_free_epochs": 2,
         },
     ),
+    # Both trainings, with flags in between.
+    "ac": ("ac", {"epochs": 4, "lr": 0.05, "batch_size": 32, "rule": "smaller"}),
+    "ss": ("ss", {"epochs": 4, "lr": 0.05, "batch_size": 32, "augment": False}),
+    "scale_up": ("scale_up", {"epochs": 4, "lr": 0.05, "batch_size": 32, "input_noise": 0.02}),
 }
 
 SURROGATE = "surrogate_width=4:surrogate_blocks=1,1:surrogate_epochs=3:surrogate_batch_size=32:surrogate_augment=true"

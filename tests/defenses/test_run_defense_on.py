@@ -24,6 +24,9 @@ from study.scenarios.scenario import Scenario, model_spec, stage_seed
 TINY: dict[str, dict[str, Any]] = {
     "no_defense": {"epochs": 1, "lr": 0.01},
     "pipd": {"pre_isolation_epochs": 2, "pre_isolation_lr": 0.01, "selective_epochs": 1, "rounds": 3},
+    "ac": {"epochs": 1, "lr": 0.01},
+    "ss": {"epochs": 1, "lr": 0.01},
+    "scale_up": {"epochs": 1, "lr": 0.01},
     "qt": {"pre_epochs": 1, "quarantine_epochs": 1, "dynamic_epochs": 1, "backdoor_free_epochs": 1},
 }
 NETWORK: dict[str, Any] = {"width": 4, "blocks": (1, 1), "device": "cpu", "precision": "fp32"}

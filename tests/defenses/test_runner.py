@@ -313,6 +313,15 @@ def test_stages_take_declared_outputs_of_earlier_stages(name: str) -> None:
     assert {source for source in (defense.scores, defense.flagged, defense.weights) if source} <= given
 
 
+def test_stages_of_one_name_are_one_function() -> None:
+    """A key holds a stage's name and not what it runs: another function would be given this one's outputs."""
+    runs: dict[str, set[Callable[..., Outputs]]] = {}
+    for name in DEFENSES:
+        for stage in DEFENSES[name].stages:
+            runs.setdefault(stage.name, set()).add(stage.run)
+    assert {name for name, functions in runs.items() if len(functions) > 1} == set()
+
+
 @pytest.mark.parametrize(("name", "stage_name"), STAGES)
 def test_a_key_changes_with_everything_else_the_stage_depends_on(
     make_context: MakeContext, name: str, stage_name: str

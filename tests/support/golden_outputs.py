@@ -12,12 +12,14 @@ import numpy as np
 import torch
 from attack_rows import ATTACK_ROWS, text_of
 from numpy.typing import NDArray
+from planted_features import planted_features, run_stage
 from small_images import CLASSES, SIZE, make_images
 
 from defenses import DEFENSES
 from defenses.methods.pipd.isolation import isolate
-from defenses.models import ModelSpec
+from defenses.models import ModelSpec, build_model
 from defenses.runner import RunContext, run_stages
+from defenses.shared_stages import cpu_weights
 from defenses.storage.store import Store
 from study.attacks import ATTACKS, parse_attack
 from study.scenarios.poison import COVERS_VERSION, VERSION, poison
@@ -58,6 +60,36 @@ def isolated() -> Arrays:
     return {"isolate.scores": found.scores, "isolate.flagged": found.rounds[-1]}
 
 
+def detected() -> tuple[Arrays, dict[str, int]]:
+    """What each stage of the detectors gives on made-up inputs, and its version.
+
+    Made up, since on another processor a trained network's weights end up a little elsewhere, and who is flagged too.
+    """
+    torch.set_num_threads(1)
+    images = make_images()
+    weights = {"weights": cpu_weights(build_model(ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE), 1))}
+    features, labels, _ = planted_features(0.25, labels=2, each=48)  # as many as there are images
+    spc = {"agreement": np.arange(128) % 6 / 5, "probability": np.linspace(0.1, 0.9, 128)}
+    rows: list[tuple[str, str, dict[str, Any]]] = [
+        ("ac", "penultimate_features", weights),
+        ("ac", "activation_clustering", {"features": features}),
+        ("ac", "retraining", {"flagged": np.arange(128) < 24}),
+        ("ss", "spectral_signatures", {"features": features}),
+        ("scale_up", "scaled_predictions", weights),
+        ("scale_up", "scale_up", spc),
+    ]
+    arrays: Arrays = {}
+    versions = {}
+    for name, stage, inputs in rows:
+        own = labels if "features" in inputs else images.train_labels
+        fields = SETTINGS["no_defense"] if stage == "retraining" else {}
+        given = run_stage(DEFENSES[name], stage, inputs, own, images.train_images, **fields)
+        given = {"loss": np.array(given["series"]["loss"])} if "series" in given else given
+        arrays |= {f"{stage}.{output}": value for output, value in given.items()}
+        versions |= {each.name: each.version for each in DEFENSES[name].stages}
+    return arrays, versions
+
+
 def losses() -> tuple[Arrays, dict[str, int]]:
     """The loss of each epoch of every stage that trains, and the versions of all stages."""
     torch.set_num_threads(1)
@@ -79,9 +111,10 @@ def losses() -> tuple[Arrays, dict[str, int]]:
 def golden_outputs() -> tuple[Arrays, dict[str, int]]:
     """All that is pinned, and the versions at which it is."""
     trained, versions = losses()
+    made_up, of_detectors = detected()
     attacks = {f"attack {name}": ATTACKS[name].version for name in ATTACK_ROWS}
-    versions = {**versions, **attacks, "poison": VERSION, "covers": COVERS_VERSION}
-    return {**poisoned_images(), **isolated(), **trained}, versions
+    versions = {**versions, **of_detectors, **attacks, "poison": VERSION, "covers": COVERS_VERSION}
+    return {**poisoned_images(), **isolated(), **made_up, **trained}, versions
 
 
 def main() -> None:

@@ -94,6 +94,10 @@ def test_a_trigger_picture_serves_every_attack_that_takes_one() -> None:
         ("pipd_wide", ["poison", "standard_training"]),
         ("qt", ["poison", "standard_training", "pre_quarantine"]),
         ("no_defense", ["poison", "standard_training"]),
+        # What the undefended model gives is shared by all trials.
+        ("ac", ["poison", "standard_training", "penultimate_features"]),
+        ("ss", ["poison", "standard_training", "penultimate_features"]),
+        ("scale_up", ["poison", "standard_training"]),
     ],
 )
 def test_what_is_built_before_the_trials(space: str, stages: list[str], make: PlanMaker) -> None:
@@ -111,7 +115,14 @@ def test_pipd_builds_both_channel_statistics(make: PlanMaker) -> None:
     assert [build.label for build in plan.builds][2] == "pre_isolation badnets-0.1-s0"
 
 
-@pytest.mark.parametrize("space", ["pipd", "pipd_wide", "qt", "no_defense"])
+def test_a_defenses_own_plain_training_is_built_along_with_what_needs_it(make: PlanMaker) -> None:
+    shared, own = (make(space="ac", set=fields).builds for fields in ({}, {"epochs": "3"}))
+    assert [build.needs for build in shared] == [(), (0,), (0, 1)]
+    assert [build.needs for build in own] == [(), (0,), (0,)], "the undefended model has other epochs"
+    assert own[2].config["epochs"] == 3
+
+
+@pytest.mark.parametrize("space", ["pipd", "pipd_wide", "qt", "no_defense", "ac", "scale_up"])
 def test_every_build_comes_after_what_it_needs(space: str, make: PlanMaker) -> None:
     builds = make(space=space, attacks=("badnets", "clean"), seeds=(0, 1)).builds
     for position, build in enumerate(builds):

@@ -1,0 +1,137 @@
+"""SCALE-UP on networks of which it is known what they do with multiplied pixels."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from planted_features import run_stage
+from torch import Tensor, nn
+
+from defenses.api import Outputs
+from defenses.methods.scale_up import ScaleUp, consistency, scale_factors
+from defenses.models import ModelSpec, Normalised, build_model
+from defenses.shared_stages import cpu_weights
+from defenses.training.inference import predict_logits
+from study.scenarios.metrics import auroc
+
+N, CLASSES = 200, 4
+ODD = [3, 5, 7, 9, 11]
+
+
+class Brightness(nn.Module):
+    """Class 1 from a mean of 100 levels on, class 0 below; keeps what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        level = images.mean(dim=(1, 2, 3)) - 100
+        return torch.stack([-level, level], dim=1) / 10
+
+
+def pixels(*levels: float) -> Tensor:
+    return torch.tensor(levels, dtype=torch.float32)[:, None, None, None].expand(len(levels), 3, 8, 8)
+
+
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
+
+
+def predictions(weights: dict[str, Tensor] | None = None, **fields: Any) -> Outputs:
+    """What the stage before the scores gives on random images, by default of a network that predicts every class."""
+    given = {"weights": weights or cpu_weights(varied())}
+    return run_stage(ScaleUp, "scaled_predictions", given, np.arange(N) % CLASSES, images(), **fields)
+
+
+def varied() -> Normalised:
+    """A network that was not trained, with its mean logits taken off."""
+    model = build_model(ModelSpec("resnet18", 4, (1, 1), CLASSES, 8), 1)
+    mean = predict_logits(model, torch.from_numpy(images()), "fp32").mean(dim=0)
+    model.network.linear.bias.data -= mean
+    return model
+
+
+def scored(**fields: Any) -> Outputs:
+    return run_stage(ScaleUp, "scale_up", predictions(**fields), np.arange(N) % CLASSES, **fields)
+
+
+def test_the_scales_are_the_papers_or_the_codes() -> None:
+    assert scale_factors("odd", 11) == ODD
+    assert scale_factors("odd", 12) == ODD
+    assert scale_factors("all", 11) == list(range(1, 12))
+    assert scale_factors("odd", 3) == [3]
+
+
+def test_agreement_is_counted_over_the_scales() -> None:
+    # 5 stays dark at all scales, 12 up to 7, 30 at 3 alone; 150 is bright, and stays so.
+    agreement, probability = consistency(Brightness(), pixels(5, 12, 30, 150), ODD, "fp32")
+    assert agreement == pytest.approx([1, 0.6, 0.2, 1])
+    assert (probability > 0).all()
+    assert (probability <= 1).all()
+    by_hand = np.mean([1 / (1 + np.exp((12 * factor - 100) / 5)) for factor in ODD])
+    assert probability[1] == pytest.approx(by_hand, rel=1e-4)
+
+
+def test_pixels_are_clipped_at_white_before_the_network_normalises_them() -> None:
+    model = Brightness()
+    consistency(model, pixels(10, 40, 200), [3, 11], "fp32")
+    assert [shown[:, 0, 0, 0].tolist() for shown in model.seen] == [[10, 40, 200], [30, 120, 255], [110, 255, 255]]
+
+
+def test_a_scale_of_one_always_agrees() -> None:
+    assert (consistency(Brightness(), pixels(5, 99, 101, 255), [1], "fp32")[0] == 1).all()
+
+
+def test_a_constant_classifier_agrees_with_itself_on_everything() -> None:
+    weights = cpu_weights(varied())
+    weights["network.linear.weight"] = torch.zeros_like(weights["network.linear.weight"])
+    result = predictions(weights)
+    assert (result["agreement"] == 1).all()
+    assert np.allclose(result["probability"], result["probability"][0])
+
+
+def test_ties_are_broken_and_nothing_else() -> None:
+    plain, broken = scored(tie_breaker="none")["scores"], scored()["scores"]
+    assert len(np.unique(plain)) <= 6
+    assert len(np.unique(broken)) > 100
+    for level in np.unique(plain)[1:]:
+        assert broken[plain >= level].min() > broken[plain < level].max()
+
+
+def test_samples_are_flagged_from_the_threshold_on() -> None:
+    agreement = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    inputs = {"agreement": agreement, "probability": np.full(6, 0.99)}
+    labels = np.zeros(6, dtype=np.int64) + 1
+    for threshold, count in ((0.5, 3), (0.6, 3), (0.4, 4), (0.0, 6), (1.0, 1)):
+        flagged = run_stage(ScaleUp, "scale_up", inputs, labels, threshold=threshold)["flagged"]
+        assert flagged.sum() == count, "the tie-breaker flags nobody"
+
+
+def test_noise_is_the_same_for_the_same_seed() -> None:
+    noisy, again = (predictions(input_noise=0.2)["probability"] for _ in range(2))
+    assert np.array_equal(noisy, again)
+    assert not np.array_equal(noisy, predictions()["probability"])
+
+
+@pytest.mark.parametrize(
+    ("field", "low", "high"),
+    [
+        ("scales", "odd", "all"),
+        ("largest_scale", 3, 255),
+        ("input_noise", 0.0, 1.0),
+        ("threshold", 0.0, 1.0),
+        ("tie_breaker", "probability", "none"),
+    ],
+)
+def test_every_field_changes_an_output(field: str, low: Any, high: Any) -> None:
+    first, second = (scored(**{field: value}) for value in (low, high))
+    assert any(not np.array_equal(first[name], second[name]) for name in ("scores", "flagged"))
+
+
+def test_a_random_mask_is_at_chance() -> None:
+    scores, rng = scored()["scores"], np.random.default_rng(0)
+    permuted = [auroc(scores, rng.permutation(N) < 40) for _ in range(50)]
+    assert np.mean(permuted) == pytest.approx(0.5, abs=0.03)
