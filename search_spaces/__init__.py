@@ -15,6 +15,8 @@ SEARCH_SPACES: Registry[SearchSpace] = Registry(
         "pipd": ("search_spaces.pipd:PIPD_SPACE", "PIPD: p, q, beta, K, T, lambda, channel statistic"),
         "pipd_wide": ("search_spaces.pipd:PIPD_WIDE_SPACE", "pipd and what costs a new pre-isolation: gamma, epochs"),
         "qt": ("search_spaces.quarantine:QT_SPACE", "Quarantine Training: epsilon, step, ratio, phases, release"),
+        "abl": ("search_spaces.abl:ABL_SPACE", "ABL: r, epochs of unlearning"),
+        "abl_wide": ("search_spaces.abl:ABL_WIDE_SPACE", "abl and gamma, pre-isolation epochs, rate of unlearning"),
         "no_defense": ("search_spaces.no_defense:NO_DEFENSE_SPACE", "plain training: nothing to search, one trial"),
         **_entries(
             "search_spaces.pipd_ablations",

@@ -29,6 +29,14 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 SETTINGS = {
     "no_defense": {"epochs": 2, "lr": 0.01, "batch_size": 32},
     "pipd": {"pre_isolation_epochs": 2, "pre_isolation_lr": 0.01, "batch_size": 32, "selective_epochs": 2},
+    "abl": {
+        "pre_isolation_epochs": 2,
+        "pre_isolation_lr": 0.01,
+        "batch_size": 32,
+        "finetuning_epochs": 2,
+        "finetuning_lr": 0.01,
+        "unlearning_epochs": 2,
+    },
     "qt": {"pre_epochs": 2, "quarantine_epochs": 2, "batch_size": 32, "backdoor_free_epochs": 2},
 }
 

@@ -26,14 +26,13 @@ from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.config import Config, param
 from defenses.methods.pipd.clustering import CLUSTERINGS
 from defenses.methods.pipd.isolation import isolate
-from defenses.models import build_model, load_model
+from defenses.models import load_model
 from defenses.models.taps import CHANNEL_STATISTICS, TAP_SETS, record_taps, tap_names
-from defenses.shared_stages import count_from_share, cpu_weights, lowest_mask
+from defenses.shared_stages import PRE_ISOLATION, count_from_share, cpu_weights, lowest_mask
 from defenses.storage.state_codec import TrainingState
 from defenses.training.images import to_device
-from defenses.training.inference import chunks, sample_losses
+from defenses.training.inference import chunks
 from defenses.training.loop import BatchSource, Recipe, fit, frozen_batch_statistics
-from defenses.training.losses import local_gradient_ascent
 from defenses.training.precision import autocast
 from defenses.training.schedule import SCHEDULES
 
@@ -78,23 +77,6 @@ class PIPDConfig(Config):
         None, "largest norm of a step's gradient; ascent can throw a small network off (not in the paper)", low=1e-6
     )
     ascent_weight: float = param(1.0, "weight of the flagged samples' ascent, Eq. 10 (not given)", low=0.0, symbol="λ")
-
-
-def _pre_isolation(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
-    model = build_model(context.model, context.seed).to(context.device)
-    labels = to_device(context.dataset.labels, context.device)
-    batches = BatchSource.of(context, params.pre_isolation_augment)
-
-    def loss(index: Tensor) -> Tensor:
-        return local_gradient_ascent(batches.logits(model, index), labels[index], params.gamma, params.granularity)
-
-    recipe = Recipe.of(params, "pre_isolation_")
-    losses = fit(context, model, len(labels), recipe, loss, kept={"augment": batches.generator})
-    return {
-        "weights": cpu_weights(model),
-        "sample_losses": sample_losses(model, batches.images, labels, context.precision),
-        "series": {"loss": losses},
-    }
 
 
 @torch.inference_mode()
@@ -241,22 +223,6 @@ def _still_obeyed(model: torch.nn.Module, batches: BatchSource, index: Tensor, l
     return (losses * obeyed).mean()
 
 
-PRE_ISOLATION = Stage(
-    name="pre_isolation",
-    run=_pre_isolation,
-    reads=(
-        "pre_isolation_epochs",
-        "pre_isolation_lr",
-        "pre_isolation_schedule",
-        "pre_isolation_augment",
-        "gamma",
-        "granularity",
-        "batch_size",
-        "momentum",
-        "weight_decay",
-    ),
-    outputs=("weights", "sample_losses", "series"),
-)
 CHANNEL_ACTIVATIONS = Stage(
     name="channel_activations",
     run=_channel_activations,

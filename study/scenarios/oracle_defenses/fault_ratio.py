@@ -14,13 +14,12 @@ from defenses.config import param
 from defenses.methods.pipd.pipd import (
     CHANNEL_ACTIVATIONS,
     ISOLATE,
-    PRE_ISOLATION,
     SELECTIVE_TRAINING,
     PIPDConfig,
     isolate_from,
 )
 from defenses.registry import UserError
-from defenses.shared_stages import count_from_share
+from defenses.shared_stages import PRE_ISOLATION, count_from_share
 from study.scenarios.oracle_defenses.api import GROUND_TRUTH, OracleDefense
 
 
