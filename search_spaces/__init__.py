@@ -17,6 +17,7 @@ SEARCH_SPACES: Registry[SearchSpace] = Registry(
         "qt": ("search_spaces.quarantine:QT_SPACE", "Quarantine Training: epsilon, step, ratio, phases, release"),
         "abl": ("search_spaces.abl:ABL_SPACE", "ABL: r, epochs of unlearning"),
         "abl_wide": ("search_spaces.abl:ABL_WIDE_SPACE", "abl and gamma, pre-isolation epochs, rate of unlearning"),
+        "none": ("search_spaces.none:NONE_SPACE", "NONE: rho, lambda_l, lambda_h, detectors a tap, rounds"),
         "no_defense": ("search_spaces.no_defense:NO_DEFENSE_SPACE", "plain training: nothing to search, one trial"),
         **_entries(
             "search_spaces.pipd_ablations",

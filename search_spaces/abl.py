@@ -12,7 +12,7 @@ _RANGES: dict[str, Range] = {
 # The pre-isolation is that of PIPD's presets, so that both defenses share one model. The rest was measured at smoke, on
 # digits, where r = 1 % is 14 images: batches of 4 make as many steps an epoch as the code's 128 of 500, and with the
 # code's weight decay (or selective training's 0.015) the loss of BadNets' poison is 1e-5 afterwards, whose ascent
-# has no gradient; with 0.05 it has one, and the bound on a step keeps it from throwing the network off. Small has the
+# has no gradient; with 0.03 it has one, and the bound on a step keeps it from throwing the network off. Small has the
 # same proportions and was not measured.
 _PRESETS = {
     "smoke": {
@@ -26,7 +26,7 @@ _PRESETS = {
         "finetuning_lr": 0.1,
         "finetuning_schedule": "one_cycle",
         "finetuning_augment": False,
-        "finetuning_weight_decay": 0.05,
+        "finetuning_weight_decay": 0.03,
         "unlearning_lr": 0.02,
         "unlearning_batch_size": 4,
         "unlearning_clip_norm": 0.03,

@@ -5,6 +5,7 @@ are not in ABL's code.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,18 @@ from defenses.training.loop import BatchSource, Recipe, fit, frozen_batch_statis
 
 
 def finetune(
-    context: StageContext, model: nn.Module, flags: NDArray[np.bool_], recipe: Recipe, augment: bool
+    context: StageContext,
+    model: nn.Module,
+    flags: NDArray[np.bool_],
+    recipe: Recipe,
+    augment: bool,
+    frozen_statistics: bool = False,
 ) -> list[float]:
     """Plain training on the samples kept, in place.
 
     Args:
         flags: bool [N]; what is flagged is left out.
+        frozen_statistics: BatchNorm normalises with the statistics that it has, and keeps them (NONE).
 
     Returns:
         The mean loss of each epoch; none where the recipe has no epoch, or where fewer than two samples are kept.
@@ -36,7 +43,9 @@ def finetune(
 
     def loss(index: Tensor) -> Tensor:
         chosen = kept[index]
-        return functional.cross_entropy(batches.logits(model, chosen), labels[chosen])
+        with frozen_batch_statistics(model) if frozen_statistics else nullcontext():
+            logits = batches.logits(model, chosen)
+        return functional.cross_entropy(logits, labels[chosen])
 
     return fit(context, model, len(kept), recipe, loss, kept={"augment": batches.generator})
 

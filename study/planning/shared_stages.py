@@ -62,18 +62,30 @@ def shared_builds(
                 triggers[fitted] = add(Build(scenario, "no_defense", {}, "trigger", ()))
             needs = (triggers[fitted],)
         poison = add(Build(scenario, "no_defense", {}, "poison", needs))
-        add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
+        undefended = add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
         made: dict[tuple[str, str], int] = {}
         for stage in defense.stages:
-            if stage in DEFENSES["no_defense"].stages:
-                continue
             for variant in shared_variants(stage, defense, space) or ():
+                if _trains_the_undefended(stage, defense, {**base, **variant}, environment):
+                    made[stage.name, canonical(variant)] = undefended
+                    continue
                 parents = [made[name, _part(name, variant, defense, space)] for name in stage.parents]
                 position = add(
                     Build(scenario, space.defense, {**base, **variant}, stage.name, (poison, *sorted(parents)))
                 )
                 made[stage.name, canonical(variant)] = position
     return tuple(builds)
+
+
+def _trains_the_undefended(
+    stage: Stage, defense: type[Defense], fields: Mapping[str, Any], environment: EvaluationContext
+) -> bool:
+    """Whether a stage is the undefended model's training to the last field: it is built then in any case."""
+    plain = DEFENSES["no_defense"]
+    if stage not in plain.stages:
+        return False
+    own, undefended = defense.config_type.from_mapping(fields), plain.config_type.from_mapping(environment.undefended)
+    return all(getattr(own, name) == getattr(undefended, name) for name in stage.reads)
 
 
 def searched_fields(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[str]:

@@ -37,6 +37,14 @@ SETTINGS = {
         "finetuning_lr": 0.01,
         "unlearning_epochs": 2,
     },
+    "none": {
+        "epochs": 12,
+        "lr": 0.05,
+        "batch_size": 32,
+        "schedule": "one_cycle",
+        "augment": False,
+        "finetuning_epochs": 2,
+    },
     "qt": {"pre_epochs": 2, "quarantine_epochs": 2, "batch_size": 32, "backdoor_free_epochs": 2},
 }
 

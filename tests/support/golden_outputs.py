@@ -39,6 +39,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "finetuning_lr": 0.01,
         "unlearning_epochs": 2,
     },
+    # Standard training is that of `no_defense` above. So soon the model is sure of little.
+    "none": {
+        "epochs": 2,
+        "lr": 0.01,
+        "batch_size": 32,
+        "strong_probability": 0.3,
+        "weak_probability": 0.3,
+        "finetuning_epochs": 2,
+    },
     "qt": {"pre_epochs": 2, "quarantine_epochs": 2, "dynamic_epochs": 1, "batch_size": 32, "backdoor_free_epochs": 2},
 }
 

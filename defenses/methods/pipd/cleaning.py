@@ -18,7 +18,6 @@ from torch import nn
 from defenses.api import Defense, Outputs, Params, Stage, StageContext, Weights
 from defenses.config import param
 from defenses.methods.pipd.pipd import (
-    CHANNEL_ACTIVATIONS,
     ISOLATE,
     SELECTIVE_TRAINING,
     PIPDConfig,
@@ -26,7 +25,7 @@ from defenses.methods.pipd.pipd import (
     train_selectively,
 )
 from defenses.models import load_model
-from defenses.shared_stages import PRE_ISOLATION, cpu_weights
+from defenses.shared_stages import CHANNEL_ACTIVATIONS, PRE_ISOLATION, cpu_weights
 from defenses.training.loop import Recipe
 from defenses.training.schedule import SCHEDULES
 from defenses.training.unlearning import finetune, unlearn
