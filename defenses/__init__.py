@@ -19,6 +19,11 @@ DEFENSES: "Registry[type[Defense]]" = Registry(
             "defenses.methods.pipd.cleaning:PIPDCleaning",
             "PIPD, cleaned by selective training or by ABL's unlearning (PIPD, Fig. 5)",
         ),
+        "abl": ("defenses.methods.abl:ABL", "anti-backdoor learning: isolate, then unlearn (Li et al., NeurIPS 2021)"),
+        "none": (
+            "defenses.methods.none:NONE",
+            "NONE: reset the channels of a backdoor, drop what fires them (Wang et al., NeurIPS 2022)",
+        ),
         "qt": (
             "defenses.methods.quarantine:QuarantineTraining",
             "Quarantine Training (Yu and Zhang, IEEE Access 2024)",

@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from defenses.api import Outputs, Params, Stage, StageContext, Weights
-from defenses.models import build_model, load_model
-from defenses.models.taps import record_features
+from defenses.models import Normalised, build_model, load_model
+from defenses.models.taps import record_features, record_taps, tap_names
 from defenses.training.images import to_device
-from defenses.training.inference import chunks
+from defenses.training.inference import chunks, label_losses, predict_logits, sample_losses
 from defenses.training.loop import BatchSource, Recipe, fit
+from defenses.training.losses import local_gradient_ascent
 from defenses.training.precision import autocast
 
 
@@ -121,3 +122,109 @@ def retraining(flagged: str) -> Stage:
         inputs={"flagged": flagged},
         outputs=("weights", "series"),
     )
+
+
+def _pre_isolation(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
+    model = build_model(context.model, context.seed).to(context.device)
+    labels = to_device(context.dataset.labels, context.device)
+    batches = BatchSource.of(context, params.pre_isolation_augment)
+
+    def loss(index: Tensor) -> Tensor:
+        return local_gradient_ascent(batches.logits(model, index), labels[index], params.gamma, params.granularity)
+
+    recipe = Recipe.of(params, "pre_isolation_")
+    losses = fit(context, model, len(labels), recipe, loss, kept={"augment": batches.generator})
+    return {
+        "weights": cpu_weights(model),
+        "sample_losses": sample_losses(model, batches.images, labels, context.precision),
+        "series": {"loss": losses},
+    }
+
+
+PRE_ISOLATION = Stage(
+    name="pre_isolation",
+    run=_pre_isolation,
+    reads=(
+        "pre_isolation_epochs",
+        "pre_isolation_lr",
+        "pre_isolation_schedule",
+        "pre_isolation_augment",
+        "gamma",
+        "granularity",
+        "batch_size",
+        "momentum",
+        "weight_decay",
+    ),
+    outputs=("weights", "sample_losses", "series"),
+)
+"""Local gradient ascent from a new network: poison falls to a low loss, and clean samples are held at gamma (ABL)."""
+
+
+@torch.inference_mode()
+def read_channels(
+    context: StageContext, model: Normalised, taps: str, statistic: str
+) -> tuple[NDArray[np.float32], list[int]]:
+    """What each channel of a model's taps gives for each image, in eval mode.
+
+    Args:
+        model: on the context's device.
+        taps, statistic: see `defenses.models.taps`.
+
+    Returns:
+        float32 [N, channels], tap after tap, and the number of channels of each tap.
+    """
+    model.eval()
+    images = to_device(context.dataset.images, context.device)
+    names = tap_names(model, taps)
+    activations: NDArray[np.float32] | None = None
+    tap_sizes: list[int] = []
+    start = 0
+    with record_taps(model, names, statistic) as seen:
+        for batch in chunks(images):
+            with autocast(context.device, context.precision):
+                model(batch)
+            rows = torch.cat([seen[name] for name in names], dim=1)
+            if activations is None:
+                tap_sizes = [seen[name].shape[1] for name in names]
+                activations = np.empty((len(images), rows.shape[1]), dtype=np.float32)
+            activations[start : start + len(rows)] = rows.cpu().numpy()
+            start += len(rows)
+    assert activations is not None
+    return activations, tap_sizes
+
+
+def _channel_activations(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+    model = load_model(context.model, inputs["weights"]).to(context.device)
+    activations, tap_sizes = read_channels(context, model, params.taps, params.channel_statistic)
+    return {"activations": activations, "tap_sizes": tap_sizes}
+
+
+CHANNEL_ACTIVATIONS = Stage(
+    name="channel_activations",
+    run=_channel_activations,
+    reads=("taps", "channel_statistic"),
+    inputs={"weights": "pre_isolation.weights"},
+    outputs=("activations", "tap_sizes"),
+    version=2,
+)
+"""One number a channel and image, of the pre-isolation model; of another one with other `inputs`."""
+
+
+def _predictions(context: StageContext, inputs: Outputs, _params: Params) -> Outputs:
+    model = load_model(context.model, inputs["weights"]).to(context.device)
+    images, labels = (
+        to_device(context.dataset.images, context.device),
+        to_device(context.dataset.labels, context.device),
+    )
+    logits = predict_logits(model, images, context.precision)
+    return {"logits": logits.cpu().numpy(), "sample_losses": label_losses(logits, labels)}
+
+
+PREDICTIONS = Stage(
+    name="predictions",
+    run=_predictions,
+    reads=(),
+    inputs={"weights": "standard_training.weights"},
+    outputs=("logits", "sample_losses"),
+)
+"""The undefended model's logits float32 [N, K] and losses float64 [N] on the training set, without augmentation."""

@@ -35,8 +35,13 @@ def predict_logits(model: nn.Module, images: Tensor, precision: str) -> Tensor:
 
 def sample_losses(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> NDArray[np.float64]:
     """Cross-entropy of each sample, float64 [N]: every defense's notion of "the training loss of a sample"."""
-    logits = predict_logits(model, images, precision)
-    return functional.cross_entropy(logits.double(), labels, reduction="none").cpu().numpy()
+    return label_losses(predict_logits(model, images, precision), labels)
+
+
+def label_losses(logits: Tensor, labels: Tensor) -> NDArray[np.float64]:
+    """Cross-entropy of each row of logits [N, K] with labels int64 [N]; float64 [N]."""
+    losses: NDArray[np.float64] = functional.cross_entropy(logits.double(), labels, reduction="none").cpu().numpy()
+    return losses
 
 
 def predict_array(model: nn.Module, images: NDArray[Any], device: torch.device, precision: str) -> NDArray[np.float32]:

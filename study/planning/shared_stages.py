@@ -7,7 +7,6 @@ from typing import Any
 
 from defenses import DEFENSES
 from defenses.api import Defense, Stage
-from defenses.runner import stage_params
 from defenses.storage.atomic_files import canonical
 from search_spaces.space import SearchSpace, Value, finite_values
 from study.scenarios.evaluation import EvaluationContext
@@ -78,13 +77,11 @@ def shared_builds(
         undefended = add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
         made: dict[tuple[str, str], int] = {}
         for stage in defense.stages:
-            if stage in DEFENSES["no_defense"].stages:
-                if _is_undefended(stage, defense, space, base, environment):
-                    made[stage.name, canonical({})] = undefended
-                continue
             for variant in shared_variants(stage, defense, space) or ():
-                needed = [(name, _part(name, variant, defense, space)) for name in stage.parents]
-                parents = [made[parent] for parent in needed if parent in made]  # any other is built along with it
+                if _trains_the_undefended(stage, defense, {**base, **variant}, environment):
+                    made[stage.name, canonical(variant)] = undefended
+                    continue
+                parents = [made[name, _part(name, variant, defense, space)] for name in stage.parents]
                 needs, text = (
                     (poison, *sorted(parents)),
                     ", ".join(f"{name}={value}" for name, value in variant.items()),
@@ -94,17 +91,15 @@ def shared_builds(
     return tuple(builds)
 
 
-def _is_undefended(
-    stage: Stage,
-    defense: type[Defense],
-    space: SearchSpace,
-    base: Mapping[str, Any],
-    environment: EvaluationContext,
+def _trains_the_undefended(
+    stage: Stage, defense: type[Defense], fields: Mapping[str, Any], environment: EvaluationContext
 ) -> bool:
-    """Whether a defense's plain training is the undefended model's, and not one with fields of its own."""
-    undefended = DEFENSES["no_defense"].config_type.from_mapping(environment.undefended)
-    own = defense.config_type.from_mapping(base)
-    return not set(stage.reads) & set(space.ranges) and stage_params(stage, own) == stage_params(stage, undefended)
+    """Whether a stage is the undefended model's training to the last field: it is built then in any case."""
+    plain = DEFENSES["no_defense"]
+    if stage not in plain.stages:
+        return False
+    own, undefended = defense.config_type.from_mapping(fields), plain.config_type.from_mapping(environment.undefended)
+    return all(getattr(own, name) == getattr(undefended, name) for name in stage.reads)
 
 
 def searched_fields(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[str]:

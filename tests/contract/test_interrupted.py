@@ -57,6 +57,35 @@ DEFENSE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "snapshots": True,
         },
     ),
+    "abl": (
+        "abl",
+        {
+            "pre_isolation_epochs": 2,
+            "pre_isolation_lr": 0.05,
+            "batch_size": 32,
+            "isolation_rate": 0.1,
+            "finetuning_epochs": 3,
+            "finetuning_lr": 0.05,
+            "unlearning_epochs": 4,
+            "unlearning_batch_size": 4,
+            "unlearning_clip_norm": 1.0,
+        },
+    ),
+    "none, two rounds": (
+        "none",
+        {
+            "epochs": 4,
+            "lr": 0.1,
+            "batch_size": 32,
+            "schedule": "one_cycle",
+            "augment": False,
+            "strong_probability": 0.26,
+            "weak_probability": 0.9,
+            "rounds": 2,
+            "finetuning_epochs": 4,
+            "finetuning_lr": 0.01,
+        },
+    ),
     "qt": (
         "qt",
         {

@@ -32,6 +32,22 @@ SETTINGS = {
     "ac": {"epochs": 2, "lr": 0.01, "batch_size": 32},
     "ss": {"epochs": 2, "lr": 0.01, "batch_size": 32},
     "scale_up": {"epochs": 2, "lr": 0.01, "batch_size": 32},
+    "abl": {
+        "pre_isolation_epochs": 2,
+        "pre_isolation_lr": 0.01,
+        "batch_size": 32,
+        "finetuning_epochs": 2,
+        "finetuning_lr": 0.01,
+        "unlearning_epochs": 2,
+    },
+    "none": {
+        "epochs": 12,
+        "lr": 0.05,
+        "batch_size": 32,
+        "schedule": "one_cycle",
+        "augment": False,
+        "finetuning_epochs": 2,
+    },
     "qt": {"pre_epochs": 2, "quarantine_epochs": 2, "batch_size": 32, "backdoor_free_epochs": 2},
 }
 

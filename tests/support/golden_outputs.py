@@ -29,6 +29,27 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 SETTINGS: dict[str, dict[str, Any]] = {
     "no_defense": {"epochs": 2, "lr": 0.01, "batch_size": 32},
     "pipd": {"pre_isolation_epochs": 2, "pre_isolation_lr": 0.01, "batch_size": 32, "selective_epochs": 2},
+    # The pre-isolation is PIPD's to the last field: both pin the same numbers.
+    "abl": {
+        "pre_isolation_epochs": 2,
+        "pre_isolation_lr": 0.01,
+        "pre_isolation_schedule": "step",
+        "batch_size": 32,
+        "weight_decay": 5e-4,
+        "isolation_rate": 0.1,
+        "finetuning_epochs": 2,
+        "finetuning_lr": 0.01,
+        "unlearning_epochs": 2,
+    },
+    # Standard training is that of `no_defense` above. So soon the model is sure of little.
+    "none": {
+        "epochs": 2,
+        "lr": 0.01,
+        "batch_size": 32,
+        "strong_probability": 0.3,
+        "weak_probability": 0.3,
+        "finetuning_epochs": 2,
+    },
     "qt": {"pre_epochs": 2, "quarantine_epochs": 2, "dynamic_epochs": 1, "batch_size": 32, "backdoor_free_epochs": 2},
 }
 

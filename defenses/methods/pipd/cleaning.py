@@ -4,8 +4,7 @@ Either PIPD's selective training, or the unlearning of ABL (Li et al., NeurIPS 2
 on the same isolated samples: training on the rest, then gradient ascent on those that were isolated.
 
 Public code consulted: bboylyg/ABL, and the copies in BackdoorBench and backdoor-toolbox. ABL's is taken at its own
-learning rates; BatchNorm's statistics are not updated by isolated samples, as in backdoor-toolbox, and batches are
-shuffled, as they are not in ABL's code. ABL's own isolation is no part of this.
+learning rates (`defenses.training.unlearning`). ABL's own isolation is no part of this; see `defenses.methods.abl`.
 
 Known failure: ascent has no bound, so unlearning that goes on ruins the model; the figure is about just that.
 
@@ -14,27 +13,22 @@ Stages: those of PIPD up to `isolate`, then `cleaning`.
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import nn
 
 from defenses.api import Defense, Outputs, Params, Stage, StageContext, Weights
 from defenses.config import param
 from defenses.methods.pipd.pipd import (
-    CHANNEL_ACTIVATIONS,
     ISOLATE,
-    PRE_ISOLATION,
     SELECTIVE_TRAINING,
     PIPDConfig,
     Selective,
     train_selectively,
 )
 from defenses.models import load_model
-from defenses.shared_stages import cpu_weights
-from defenses.training.images import to_device
-from defenses.training.loop import BatchSource, Recipe, fit, frozen_batch_statistics
+from defenses.shared_stages import CHANNEL_ACTIVATIONS, PRE_ISOLATION, cpu_weights
+from defenses.training.loop import Recipe
 from defenses.training.schedule import SCHEDULES
+from defenses.training.unlearning import finetune, unlearn
 
 
 @dataclass(frozen=True)
@@ -101,9 +95,12 @@ def _cleaning(context: StageContext, inputs: Outputs, params: Params) -> Outputs
     selective, unlearning = Selective.of(params), Unlearning.of(params)
     series: dict[str, list[float]] = {}
     if params.cleaning == "unlearning":
-        series["finetuning_loss"] = finetune(context, model, inputs["flagged"], unlearning)
+        apart = replace(context, stage="finetuning")  # it draws other batches than the phase that follows
+        series["finetuning_loss"] = finetune(apart, model, inputs["flagged"], unlearning.finetuning, unlearning.augment)
         snapshots.take()
-        series["loss"] = unlearn(context, model, inputs["flagged"], unlearning.ascent, snapshots)
+        series["loss"] = unlearn(
+            context, model, inputs["flagged"], unlearning.ascent, snapshots.take, {"snapshots": snapshots.taken}
+        )
     else:
         snapshots.take()
         series["loss"] = train_selectively(
@@ -114,55 +111,6 @@ def _cleaning(context: StageContext, inputs: Outputs, params: Params) -> Outputs
         "series": {n: v for n, v in series.items() if v},
         "snapshots": snapshots.flat(),
     }
-
-
-def finetune(context: StageContext, model: nn.Module, flags: NDArray[np.bool_], how: Unlearning) -> list[float]:
-    """ABL's first phase, in place: plain training on the samples kept.
-
-    Args:
-        flags: bool [N]; what is flagged is left out.
-
-    Returns:
-        The mean loss of each epoch.
-    """
-    context = replace(context, stage="finetuning")  # it draws other batches than the phase that follows
-    kept = to_device(~flags, context.device).nonzero().squeeze(1)
-    if how.finetuning.epochs == 0 or len(kept) < 2:
-        return []
-    labels = to_device(context.dataset.labels, context.device)
-    batches = BatchSource.of(context, how.augment)
-
-    def loss(index: Tensor) -> Tensor:
-        chosen = kept[index]
-        return functional.cross_entropy(batches.logits(model, chosen), labels[chosen])
-
-    return fit(context, model, len(kept), how.finetuning, loss, kept={"augment": batches.generator})
-
-
-def unlearn(
-    context: StageContext, model: nn.Module, flags: NDArray[np.bool_], recipe: Recipe, snapshots: SnapshotRecorder
-) -> list[float]:
-    """ABL's second phase, in place: ascent on the isolated samples alone, as they are.
-
-    Args:
-        flags: bool [N], the isolated samples.
-
-    Returns:
-        The mean loss of each epoch, which is the cross-entropy with its sign turned; none where nothing is isolated.
-    """
-    isolated = to_device(flags, context.device).nonzero().squeeze(1)
-    if len(isolated) == 0:
-        return []
-    labels = to_device(context.dataset.labels, context.device)
-    batches = BatchSource.of(context, augment=False)
-
-    def loss(index: Tensor) -> Tensor:
-        chosen = isolated[index]
-        with frozen_batch_statistics(model):
-            logits = batches.logits(model, chosen)
-        return -functional.cross_entropy(logits, labels[chosen])
-
-    return fit(context, model, len(isolated), recipe, loss, snapshots.take, {"snapshots": snapshots.taken})
 
 
 CLEANING = Stage(

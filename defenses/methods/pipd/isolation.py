@@ -40,6 +40,10 @@ class RunningMoments:
             squares = block.sub_(mean).square_().sum(dim=0)
             self._merge(len(index), mean.double().numpy(), squares.double().numpy())
 
+    def merge(self, other: "RunningMoments") -> None:
+        """Adds the rows that another one has seen, and this one has not."""
+        self._merge(other.count, other.mean, other._squares)
+
     def _merge(self, count: int, mean: Scores, squares: Scores) -> None:
         total = self.count + count
         delta = mean - self.mean
@@ -177,15 +181,20 @@ def _record(result: Isolation, flagged: Mask, channels_kept: float) -> None:
     values = {
         "flagged_share": float(flagged.mean()),
         "explained_variance": explained_variance(result.scores, flagged),
-        "break_gap": _break_gap(result.scores, flagged),
+        "break_gap": break_gap(result.scores, flagged),
         "channels_kept": channels_kept,
     }
     for name, value in values.items():
         result.series.setdefault(name, []).append(value)
 
 
-def _break_gap(scores: Scores, flagged: Mask) -> float:
-    """Empty space at the cut, in standard deviations of the scores; 0 when a class is empty."""
+def break_gap(scores: Scores, flagged: Mask) -> float:
+    """Empty space at the cut, in standard deviations of the scores; 0 when a class is empty.
+
+    Args:
+        scores: float64 [N].
+        flagged: bool [N], the upper class.
+    """
     spread = float(scores.std())
     if spread == 0 or not flagged.any() or flagged.all():
         return 0.0

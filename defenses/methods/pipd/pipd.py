@@ -26,15 +26,12 @@ from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.config import Config, param
 from defenses.methods.pipd.clustering import CLUSTERINGS
 from defenses.methods.pipd.isolation import isolate
-from defenses.models import build_model, load_model
-from defenses.models.taps import CHANNEL_STATISTICS, TAP_SETS, record_taps, tap_names
-from defenses.shared_stages import count_from_share, cpu_weights, lowest_mask
+from defenses.models import load_model
+from defenses.models.taps import CHANNEL_STATISTICS, TAP_SETS
+from defenses.shared_stages import CHANNEL_ACTIVATIONS, PRE_ISOLATION, count_from_share, cpu_weights, lowest_mask
 from defenses.storage.state_codec import TrainingState
 from defenses.training.images import to_device
-from defenses.training.inference import chunks, sample_losses
 from defenses.training.loop import BatchSource, Recipe, fit, frozen_batch_statistics
-from defenses.training.losses import local_gradient_ascent
-from defenses.training.precision import autocast
 from defenses.training.schedule import SCHEDULES
 
 
@@ -78,44 +75,6 @@ class PIPDConfig(Config):
         None, "largest norm of a step's gradient; ascent can throw a small network off (not in the paper)", low=1e-6
     )
     ascent_weight: float = param(1.0, "weight of the flagged samples' ascent, Eq. 10 (not given)", low=0.0, symbol="λ")
-
-
-def _pre_isolation(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
-    model = build_model(context.model, context.seed).to(context.device)
-    labels = to_device(context.dataset.labels, context.device)
-    batches = BatchSource.of(context, params.pre_isolation_augment)
-
-    def loss(index: Tensor) -> Tensor:
-        return local_gradient_ascent(batches.logits(model, index), labels[index], params.gamma, params.granularity)
-
-    recipe = Recipe.of(params, "pre_isolation_")
-    losses = fit(context, model, len(labels), recipe, loss, kept={"augment": batches.generator})
-    return {
-        "weights": cpu_weights(model),
-        "sample_losses": sample_losses(model, batches.images, labels, context.precision),
-        "series": {"loss": losses},
-    }
-
-
-@torch.inference_mode()
-def _channel_activations(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
-    model = load_model(context.model, inputs["weights"]).to(context.device).eval()
-    images = to_device(context.dataset.images, context.device)
-    names = tap_names(model, params.taps)
-    activations: np.ndarray | None = None
-    tap_sizes: list[int] = []
-    start = 0
-    with record_taps(model, names, params.channel_statistic) as seen:
-        for batch in chunks(images):
-            with autocast(context.device, context.precision):
-                model(batch)
-            rows = torch.cat([seen[name] for name in names], dim=1)
-            if activations is None:
-                tap_sizes = [seen[name].shape[1] for name in names]
-                activations = np.empty((len(images), rows.shape[1]), dtype=np.float32)
-            activations[start : start + len(rows)] = rows.cpu().numpy()
-            start += len(rows)
-    return {"activations": activations, "tap_sizes": tap_sizes}
 
 
 def _isolate(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
@@ -241,30 +200,6 @@ def _still_obeyed(model: torch.nn.Module, batches: BatchSource, index: Tensor, l
     return (losses * obeyed).mean()
 
 
-PRE_ISOLATION = Stage(
-    name="pre_isolation",
-    run=_pre_isolation,
-    reads=(
-        "pre_isolation_epochs",
-        "pre_isolation_lr",
-        "pre_isolation_schedule",
-        "pre_isolation_augment",
-        "gamma",
-        "granularity",
-        "batch_size",
-        "momentum",
-        "weight_decay",
-    ),
-    outputs=("weights", "sample_losses", "series"),
-)
-CHANNEL_ACTIVATIONS = Stage(
-    name="channel_activations",
-    run=_channel_activations,
-    reads=("taps", "channel_statistic"),
-    inputs={"weights": "pre_isolation.weights"},
-    outputs=("activations", "tap_sizes"),
-    version=2,
-)
 ISOLATE = Stage(
     name="isolate",
     run=_isolate,

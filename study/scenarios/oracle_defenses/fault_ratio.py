@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from defenses.api import Outputs, Params, Stage, StageContext
 from defenses.config import param
 from defenses.methods.pipd.pipd import (
-    CHANNEL_ACTIVATIONS,
     ISOLATE,
-    PRE_ISOLATION,
     SELECTIVE_TRAINING,
     PIPDConfig,
     isolate_from,
 )
 from defenses.registry import UserError
-from defenses.shared_stages import count_from_share
+from defenses.shared_stages import CHANNEL_ACTIVATIONS, PRE_ISOLATION, count_from_share
 from study.scenarios.oracle_defenses.api import GROUND_TRUTH, OracleDefense
 
 

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from defenses.api import Stage, StageContext, SuspectDataset, silent
 from defenses.methods.pipd import pipd
-from defenses.methods.pipd.pipd import CHANNEL_ACTIVATIONS, ISOLATE, PRE_ISOLATION, SELECTIVE_TRAINING, PIPDConfig
+from defenses.methods.pipd.pipd import ISOLATE, SELECTIVE_TRAINING, PIPDConfig
 from defenses.models import ModelSpec, Normalised, build_model, load_model
 from defenses.models.taps import tap_names
-from defenses.shared_stages import count_from_share, cpu_weights, lowest_mask
+from defenses.shared_stages import CHANNEL_ACTIVATIONS, PRE_ISOLATION, count_from_share, cpu_weights, lowest_mask
 from defenses.training import inference
 from defenses.training.loop import BatchSource
 
