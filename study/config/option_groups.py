@@ -6,7 +6,6 @@ USUAL = "the usual options"
 OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
     USUAL: (
         "space",
-        "defenses",
         "defense",
         "attacks",
         "attack",
@@ -21,7 +20,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
         "name",
         "out",
     ),
-    "what is studied": ("target_label", "until", "asr_floor", "trigger_image", "trigger_dir"),
+    "what is studied": ("defenses", "target_label", "until", "asr_floor", "trigger_image", "trigger_dir"),
     "how to search": (
         "objective",
         "aggregate",

@@ -115,10 +115,11 @@ def test_pipd_builds_both_channel_statistics(make: PlanMaker) -> None:
     assert [build.label for build in plan.builds][2] == "pre_isolation badnets-0.1-s0"
 
 
-def test_a_defenses_own_plain_training_is_built_along_with_what_needs_it(make: PlanMaker) -> None:
+def test_a_defenses_own_plain_training_is_built_before_what_needs_it(make: PlanMaker) -> None:
     shared, own = (make(space="ac", set=fields).builds for fields in ({}, {"epochs": "3"}))
     assert [build.needs for build in shared] == [(), (0,), (0, 1)]
-    assert [build.needs for build in own] == [(), (0,), (0,)], "the undefended model has other epochs"
+    assert [build.needs for build in own] == [(), (0,), (0,), (0, 2)], "the undefended model has other epochs"
+    assert [build.stage for build in own[1:3]] == ["standard_training"] * 2
     assert own[2].config["epochs"] == 3
 
 
