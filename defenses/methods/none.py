@@ -19,6 +19,7 @@ Public code consulted: RU-System-Software-and-Security/NONE. Its first step is t
 
 Known failure: the break always splits, so a clean set loses samples too: up to half of them where scores have one mode.
 `minimum_gap` flags nothing where the scores leave too little empty space at the break; it is off by default.
+Whole-image triggers can be invisible to the spatial maximum, as they are to PIPD; see `channel_statistic`.
 
 Stages: `standard_training`, `channel_activations` (PIPD's, on the undefended model), `predictions`, `none_isolation`
 (not cached: seconds), `none_cleaning`.
@@ -222,19 +223,21 @@ def _isolate(_context: StageContext, inputs: Outputs, params: Params) -> Outputs
 def _cleaning(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     model = load_model(context.model, inputs["weights"]).to(context.device)
     images = to_device(context.dataset.images, context.device)
+    # What later rounds need is read even where there are none: a field that is read is one that the stage's key holds.
+    taps, statistic = params.taps, params.channel_statistic
     how, recipe = Detection.of(params), Recipe.of(params, "finetuning_")
     flagged, reset = np.asarray(inputs["flagged"]), np.asarray(inputs["reset"])
     series: dict[str, list[float]] = {"loss": [], "left_out_share": []}
     for number in range(1, params.rounds + 1):
         apart = context if number == 1 else replace(context, stage=f"{context.stage} round {number}")
         if number > 1:
-            activations, tap_sizes = read_channels(context, model, params.taps, params.channel_statistic)
+            activations, tap_sizes = read_channels(context, model, taps, statistic)
             logits = predict_logits(model, images, context.precision).cpu().numpy()
             detected = detect(activations[~flagged], tap_sizes, logits[~flagged], how)
             flagged, reset = flagged.copy(), detected.reset
             flagged[~flagged] = detected.flagged
         _check_kept(flagged)
-        reset_channels(model, tap_names(model, params.taps), _by_tap(reset, inputs["tap_sizes"]))
+        reset_channels(model, tap_names(model, taps), _by_tap(reset, inputs["tap_sizes"]))
         series["left_out_share"].append(float(flagged.mean()))
         series["loss"] += finetune(apart, model, flagged, recipe, params.finetuning_augment, frozen_statistics=True)
     return {"weights": cpu_weights(model), "series": {name: values for name, values in series.items() if values}}
