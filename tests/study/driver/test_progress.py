@@ -50,6 +50,7 @@ def open_screen(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
             return True
 
     made = Screen()
+    monkeypatch.delenv("COLUMNS", raising=False)  # a runner of tests may say how wide its own terminal is
     monkeypatch.setattr("sys.stderr", made)
     return made
 
