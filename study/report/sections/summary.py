@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 
 from study.analysis.compared import ComparedConfiguration, compared_configurations
@@ -145,7 +146,7 @@ def _of_state(results: Results) -> list[str]:
     """Whether the study is whole."""
     planned, finished = results.manifest.planned, results.trials["state"].isin(["complete", "pruned", "fail"])
     done = int(finished.sum())
-    if holder(results.folder) is not None:
+    if holder(results.folder) not in (None, str(os.getpid())):  # this process writes the report as its last act
         return [f"The study is being run now: {done} of {planned} trials have finished, and these are shown."]
     running = int((results.trials["state"] == "running").sum())
     texts = []

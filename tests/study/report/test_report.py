@@ -18,6 +18,7 @@ from study.analysis.results import Results, read_results
 from study.ledger.clock import Clock, read_clock
 from study.ledger.lock import study_lock
 from study.ledger.snapshot import LOST, SHARED_SECONDS
+from study.ledger.study_folder import LOCK
 from study.report import plotly_figures
 from study.report.__main__ import main
 from study.report.elements import Bars, Facts, Heat, Note, Section, Table
@@ -342,6 +343,7 @@ def test_a_study_that_is_being_run_is_reported_and_left_alone(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with study_lock(copied, "mine"):
+        (copied / LOCK).write_text("1\n")  # as if another process held it
         assert main(["mine", "-o", str(tmp_path / "r.html"), "--out", str(copied.parent)]) == 0
     told = capsys.readouterr().err.strip().splitlines()
     assert len(told) == 1
@@ -472,3 +474,9 @@ def test_a_study_may_be_called_anything(copied: Path, tmp_path: Path, name: str)
 def test_an_unknown_study_is_an_error_of_the_user(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown study"):
         read_results(tmp_path, "x")
+
+
+def test_a_report_that_its_own_study_writes_does_not_say_that_it_runs(tmp_path: Path) -> None:
+    folder = write_study(tmp_path / "mine", trials=4)
+    with study_lock(folder, "mine"):
+        assert "being run now" not in str(summary.sections(read_results(tmp_path, "mine")))
