@@ -253,7 +253,7 @@ def test_telemetry_is_off_and_no_dashboard_serves(watched: dict[str, Any]) -> No
 
 @pytest.mark.ray
 def test_nothing_but_progress_is_told(watched: dict[str, Any]) -> None:
-    slow = re.compile(r"starting (Ray|a worker) \.\.\.|.* so far(, |$)")  # signs of life, where something takes long
+    slow = re.compile(r".* \.\.\.$|.* so far(, |$)")  # signs of life, where something takes long
     lines = [line for line in watched["err"].splitlines() if not slow.match(line)]
     assert [line for line in lines if not re.match(r"(shared stages|trials) \d+/\d+(, .* left)?: ", line)] == []
     assert len(lines) == 7  # five stages, two trials

@@ -40,7 +40,7 @@ def test_relative_folders_with_spaces_in_them_work_from_another_folder(tmp_path:
         arguments = [sys.executable, "-m", module, "there", "--out", "my runs/é"]
         told = run(arguments, cwd=here)
         assert told.returncode == 0, told.stdout + told.stderr
-        assert not told.stderr
+        assert not [line for line in told.stderr.splitlines() if not line.endswith(" ...")]
 
 
 @pytest.mark.parametrize("kind", ["missing", "file", "proc", "read-only"])

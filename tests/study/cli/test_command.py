@@ -113,8 +113,8 @@ def test_output_that_cannot_be_written_is_told_and_refused() -> None:
             env={**os.environ, "PYTHONPATH": PYTHONPATH},
         )
     assert ended.returncode == EXIT_BAD_INPUT
-    assert ended.stderr.startswith("error: standard output takes nothing more (No space left on device)")
-    assert len(ended.stderr.splitlines()) == 1
+    (line,) = [line for line in ended.stderr.splitlines() if not line.endswith(" ...")]  # on a slow machine
+    assert line.startswith("error: standard output takes nothing more (No space left on device)")
 
 
 def test_json_is_no_traceback_where_its_reader_left() -> None:
