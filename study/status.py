@@ -1,7 +1,6 @@
 """`python -m study.status [NAME]`: where a study stands. Reads its folder, starts nothing, disturbs no driver."""
 
 import json
-import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -15,12 +14,11 @@ from study.cli.options import Parser
 from study.cli.printed_commands import runnable
 from study.cli.terminal import duration, last_line, print_line, rough, table, wrap
 from study.cli.terms import METRICS
-from study.config.config import OUT
 from study.config.objectives import in_words
 from study.ledger.activity import STAGES, TRIALS
 from study.ledger.snapshot import SnapshotTrial
 from study.ledger.status import Progress, StudyStatus, read_status
-from study.ledger.study_folder import NAME_HELP, OUTBOX, add_out, find_study, locate, parse_out, studies
+from study.ledger.study_folder import NAME_HELP, OUTBOX, add_out, find_study, locate, parse_out, studies, study_command
 from tracking import names
 
 _SHOWN = 5  # failures and damaged files that are listed; --json has all
@@ -259,8 +257,7 @@ def _waiting(state: StudyStatus) -> str:
     what = f"{state.outbox.records} records wait for MLflow"
     if state.driver is not None:
         return f"{what}; the driver sends them"
-    out = "" if state.folder.parent == OUT else f" --out {shlex.quote(str(state.folder.parent))}"
-    return f"{what}; to send them:  python -m study.sync {state.folder.name}{out}"
+    return f"{what}; to send them:  {study_command('sync', state.folder)}"
 
 
 def _go_on(state: StudyStatus) -> str:

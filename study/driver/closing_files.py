@@ -9,7 +9,7 @@ from study.cli.printed_commands import shown_path
 from study.cli.terminal import print_error
 from study.report.best_configuration import BEST_YAML, best_configuration
 from study.report.chapters import write_report
-from study.report.next_steps import REPORT_HTML, Step, next_steps, steps_text
+from study.report.next_steps import Step, next_steps, steps_text
 from study.report.results_csv import results_csv
 from tracking import names
 
@@ -40,7 +40,7 @@ def write_page(folder: Path, studies: Sequence[Results]) -> None:
     if not told:
         return
     try:
-        write_report(told, folder / REPORT_HTML)
+        write_report(told, folder / names.REPORT_HTML)
     except Exception as error:
         print_error(f"warning: the report was not written ({type(error).__name__}: {error})")
 
@@ -59,7 +59,7 @@ def closing_screen(
     if unsent:
         waiting = ", ".join(map(shown_path, unsent))
         lines.append(f"Not everything has reached MLflow yet; the rest waits in {waiting} for the next run.")
-    page = folder / REPORT_HTML
+    page = folder / names.REPORT_HTML
     steps = [Step("the report, for a browser", shown_path(page))] if page.is_file() else []
     steps += look
     steps += next_steps(studies[0]) if len(studies) == 1 and studies[0].best is not None else []

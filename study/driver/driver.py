@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from defenses.storage.atomic_files import full_disk_errors
-from study.analysis.results import load_results
+from study.analysis.results import Results, load_results
 from study.cli.bar import working
 from study.cli.numbers import format_number
 from study.cli.printed_commands import shown_path
@@ -127,6 +127,7 @@ class StudyDriver:
         self._progress: TrialProgress | None = None
         self._watch: WorkerWatch | None = None
         self._error: Exception | None = None
+        self._results: Results | None = None
 
     def run(self) -> str:
         """Runs what is missing. Returns why the study cannot go on, or an empty string."""
@@ -239,7 +240,7 @@ class StudyDriver:
     def close(self, status: str, flush_seconds: float, show: bool = True) -> Closing:
         """Writes what the study found, shows it unless told not to, tells MLflow, and waits for it a little."""
         with working("writing the summary and the report"):
-            results = load_results(self.folder, self.folder.parent)
+            results = self._results = load_results(self.folder, self.folder.parent)
             closing = Closing(results)
             text = closing.text()
             summary = write_summary(self.folder, text)
@@ -258,9 +259,9 @@ class StudyDriver:
 
     def closing_lines(self, took: str) -> str:
         """What was written where, how to look at it, and how to go on."""
-        results = load_results(self.folder, self.folder.parent)
+        assert self._results is not None, "a study is closed before its last lines are shown"
         unsent = [] if self.sent else [self.outbox.path]
-        return closing_screen(took, self.folder, [results], self.look_steps, unsent)
+        return closing_screen(took, self.folder, [self._results], self.look_steps, unsent)
 
     @property
     def look_steps(self) -> list[Step]:

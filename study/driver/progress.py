@@ -1,6 +1,5 @@
 """What a study shows while its trials run: where it stands in one line, failures, with ``-v`` what each trial gave."""
 
-import shlex
 import shutil
 import time
 from collections import Counter
@@ -11,12 +10,12 @@ from study.cli.bar import Bar
 from study.cli.numbers import format_number, format_objective, format_value
 from study.cli.terminal import duration, last_line, print_error
 from study.code_version import code_version
-from study.config.config import OUT
 from study.config.objectives import in_words
 from study.ledger.activity import TRIALS, ActivityFile
 from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord
 from study.ledger.selection import best_or_knee
+from study.ledger.study_folder import study_command
 from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from study.scenarios.evaluation import cached_images
@@ -150,13 +149,9 @@ class TrialProgress:
         if self._failed <= _WARNED:
             print_error(f"warning: trial #{row.number} failed: {last_line(row.reason)}")
         elif self._failed == _WARNED + 1:
-            command = f"python -m study.status {self._plan.config.study_name}"
-            print_error(f"warning: more trials fail; to see why:  {command}{self._out_option}")
-
-    @property
-    def _out_option(self) -> str:
-        out = self._plan.config.out
-        return "" if out == OUT else f" --out {shlex.quote(str(out))}"
+            config = self._plan.config
+            command = study_command("status", config.out / config.study_name)
+            print_error(f"warning: more trials fail; to see why:  {command}")
 
     def _texts(self) -> list[str]:
         """What stands behind the bar, the most important first."""

@@ -158,7 +158,7 @@ def _attach(results: "Results", pictures: Mapping[str, bytes]) -> None:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         print_error(
             f"warning: {len(pictures)} PNG copies are in {folder / 'figures'}, but not yet in MLflow ({reason}); "
-            f"python -m study.sync {results.name} sends what waits"
+            f"{results.command_for('sync')} sends what waits"
         )
 
 

@@ -1,7 +1,6 @@
 """The best configuration of a study as options of `python -m study.evaluate`: it makes one of its scenarios again."""
 
 import math
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -51,11 +50,7 @@ def _common(results: Results) -> dict[str, Any]:
         for name in CommonConfig.model_fields
         if name not in (*_ELSEWHERE, "preset") and own[name] != usual[name]
     }
-    return {"preset": config.preset, **{name: _text(value) for name, value in changed.items()}}
-
-
-def _text(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+    return {"preset": config.preset, **changed}
 
 
 def _plain(value: Any) -> Any:

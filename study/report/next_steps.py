@@ -8,9 +8,6 @@ from study.cli.printed_commands import runnable, shown_path
 from study.config.sampling import SPACE_FILLING, least_trials
 from study.ledger.study_folder import out_words, study_command
 from study.report.best_configuration import BEST_YAML
-from tracking import names
-
-REPORT_HTML = names.REPORT_HTML
 
 
 @dataclass(frozen=True)

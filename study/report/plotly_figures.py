@@ -13,15 +13,17 @@ from collections.abc import Sequence
 
 from study.cli.numbers import format_number, format_value
 from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Line, Parallel, Scatter
-from study.report.plotly_parts import Json
-from study.report.plotly_parts import axis_places as _places
-from study.report.plotly_parts import make_axis as _axis
-from study.report.plotly_parts import make_figure as _figure
-from study.report.plotly_parts import plain_text as _text
-from study.report.plotly_parts import rounded as _rounded
-from study.report.plotly_parts import see_through as _see_through
-from study.report.plotly_parts import shown_numbers as _shown
-from study.report.plotly_parts import template_text as _format
+from study.report.plotly_parts import (
+    Json,
+    axis_places,
+    make_axis,
+    make_figure,
+    plain_text,
+    rounded,
+    see_through,
+    shown_numbers,
+    template_text,
+)
 from study.report.plotly_trials import draw_parallel, draw_scatter
 from study.report.theme import SERIES, Theme
 
@@ -106,19 +108,19 @@ def _heat(figure: Heat) -> Json:
     """A cell that counts neither way has no value for plotly, so that no colour can speak for or against it."""
     rows, columns = range(len(figure.rows)), range(len(figure.columns))
     plain = figure.marked | {(r, c) for r in rows for c in figure.uncoloured}
-    cells = [[None if (r, c) in plain else _rounded(figure.values[r][c]) for c in columns] for r in rows]
+    cells = [[None if (r, c) in plain else rounded(figure.values[r][c]) for c in columns] for r in rows]
     small = len(rows) * len(columns) <= _MOST_TEXT
     axis = "coloraxis2" if figure.good == "neither" else "coloraxis"
     trace: Json = {
         "type": "heatmap",
         "z": cells,
-        "x": [_text(name) for name in figure.columns],
-        "y": [_text(name) for name in figure.rows],
+        "x": [plain_text(name) for name in figure.columns],
+        "y": [plain_text(name) for name in figure.rows],
         "coloraxis": axis,
         "xgap": 2,
         "ygap": 2,
         "hoverongaps": False,
-        "text": _shown(cells),
+        "text": shown_numbers(cells),
         "hovertemplate": "%{y}<br>%{x}: <b>%{text}</b><extra></extra>",
         **({"texttemplate": "%{text}"} if small else {}),
     }
@@ -130,14 +132,14 @@ def _heat(figure: Heat) -> Json:
         if cells[r][c] is None
     ]
     notes = [
-        {"x": c, "y": r, "text": _text(f"({format_number(value)})"), "hovertext": "attack failed"}
+        {"x": c, "y": r, "text": plain_text(f"({format_number(value)})"), "hovertext": "attack failed"}
         if (r, c) in figure.marked
-        else {"x": c, "y": r, "text": _text(format_number(value))}
+        else {"x": c, "y": r, "text": plain_text(format_number(value))}
         for r, c in sorted(plain)
         if (value := figure.values[r][c]) is not None
     ]
     scale = {"reversescale": figure.good == "low", "cmin": figure.low, "cmax": figure.high}
-    return _figure(
+    return make_figure(
         [trace],
         height=110 + _ROW * len(rows),
         **{axis: {name: value for name, value in scale.items() if value is not None}},
@@ -163,7 +165,7 @@ def _heat(figure: Heat) -> Json:
 
 def _ticks(labels: Sequence[str], width: int) -> Json:
     """Names of categories in lines of a few characters."""
-    lines = [[_text(line) for line in textwrap.wrap(label, width)] for label in labels]
+    lines = [[plain_text(line) for line in textwrap.wrap(label, width)] for label in labels]
     return {
         "tickmode": "array",
         "tickvals": list(range(len(labels))),
@@ -180,54 +182,54 @@ def _curves(figure: Curves) -> Json:
             traces.append(_band(line, colour))
         trace = {
             "type": "scatter",
-            "name": _text(line.label),
+            "name": plain_text(line.label),
             "legendgroup": str(number),
             "line": {"color": colour, "width": 2},
             "marker": {"color": colour, "size": 5},
-            "hovertemplate": f"%{{x}}: <b>%{{y:.4g}}</b><extra>{_format(line.label)}</extra>",
+            "hovertemplate": f"%{{x}}: <b>%{{y:.4g}}</b><extra>{template_text(line.label)}</extra>",
         }
         if line.points:
             x, y = zip(*line.points, strict=True)
             single = {"mode": "markers", "opacity": 0.45, "showlegend": not line.x}
-            traces.append(trace | single | {"x": _places(x), "y": list(map(_rounded, y))})
+            traces.append(trace | single | {"x": axis_places(x), "y": list(map(rounded, y))})
         if line.x:
             mode = "lines+markers" if len(line.x) <= 30 else "lines"
-            traces.append(trace | {"mode": mode, "x": _places(line.x), "y": list(map(_rounded, line.y))})
+            traces.append(trace | {"mode": mode, "x": axis_places(line.x), "y": list(map(rounded, line.y))})
     names = any(isinstance(at, str) for line in figure.lines for at in (*line.x, *(x for x, _ in line.points)))
     shapes = [
         {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dot", "width": 1.5}}
-        for at in _places([at for at, _ in figure.at])
+        for at in axis_places([at for at, _ in figure.at])
     ]
     top_left = {"y": 1, "yref": "paper", "yanchor": "top", "xanchor": "left"}
-    notes = [{"x": _log(at, figure.x_log), "text": _text(label), **top_left} for at, label in figure.at]
-    return _figure(
+    notes = [{"x": _log(at, figure.x_log), "text": plain_text(label), **top_left} for at, label in figure.at]
+    return make_figure(
         traces,
         shapes=shapes,
         annotations=notes,
         showlegend=len(figure.lines) > 1 and figure.legend,
         hovermode="closest",
-        xaxis=_axis(figure.x_label, "category" if names else "log" if figure.x_log else "linear"),
-        yaxis=_axis(figure.y_label, "linear") | ({"range": list(figure.y_range)} if figure.y_range else {}),
+        xaxis=make_axis(figure.x_label, "category" if names else "log" if figure.x_log else "linear"),
+        yaxis=make_axis(figure.y_label, "linear") | ({"range": list(figure.y_range)} if figure.y_range else {}),
     )
 
 
 def _log(at: AxisValue, logarithmic: bool) -> AxisValue:
     """Where an annotation lies: on a logarithmic axis plotly wants the exponent, for annotations alone."""
     if isinstance(at, str):
-        return _text(at)
+        return plain_text(at)
     return math.log10(at) if logarithmic and at > 0 else at
 
 
 def _band(line: Line, colour: str) -> Json:
     low, high = list(line.low or ()), list(line.high or ())
-    x = _places(line.x)
+    x = axis_places(line.x)
     return {
         "type": "scatter",
         "mode": "lines",
         "x": [*x, *reversed(x)],
-        "y": [_rounded(value) for value in (*low, *reversed(high))],
+        "y": [rounded(value) for value in (*low, *reversed(high))],
         "fill": "toself",
-        "fillcolor": _see_through(colour),
+        "fillcolor": see_through(colour),
         "line": {"width": 0},
         "hoverinfo": "skip",
         "showlegend": False,
@@ -242,30 +244,30 @@ def _bars(figure: Bars) -> Json:
         trace: Json = {
             "type": "bar",
             "orientation": "h",
-            "name": _text(name),
-            "x": [_rounded(value) for value in values],
-            "y": [_text(label) for label in figure.labels],
+            "name": plain_text(name),
+            "x": [rounded(value) for value in values],
+            "y": [plain_text(label) for label in figure.labels],
             "marker": {"color": SERIES[number % len(SERIES)]},
-            "hovertemplate": f"%{{y}}: <b>%{{x:.3g}}</b><extra>{_format(name)}</extra>",
+            "hovertemplate": f"%{{y}}: <b>%{{x:.3g}}</b><extra>{template_text(name)}</extra>",
         }
         if figure.low is not None and figure.high is not None:
             trace["error_x"] = _interval(values, figure.low[number], figure.high[number])
         traces.append(trace)
     bars = len(figure.labels) * len(figure.groups)
-    return _figure(
+    return make_figure(
         traces,
         height=110 + max(16 * bars, 26 * len(figure.labels)),
         barmode="group",
         showlegend=len(figure.groups) > 1,
-        xaxis=_axis(figure.x_label, "linear"),
+        xaxis=make_axis(figure.x_label, "linear"),
         yaxis={"autorange": "reversed", "type": "category", "showgrid": False},
     )
 
 
 def _interval(values: Sequence[float | None], low: Sequence[float | None], high: Sequence[float | None]) -> Json:
     """Ends of intervals as distances from the bars' ends."""
-    above = [None if v is None or end is None else _rounded(end - v) for v, end in zip(values, high, strict=True)]
-    below = [None if v is None or end is None else _rounded(v - end) for v, end in zip(values, low, strict=True)]
+    above = [None if v is None or end is None else rounded(end - v) for v, end in zip(values, high, strict=True)]
+    below = [None if v is None or end is None else rounded(v - end) for v, end in zip(values, low, strict=True)]
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1, "width": 3}
 
 
@@ -273,21 +275,21 @@ def _interval(values: Sequence[float | None], low: Sequence[float | None], high:
 def _contour(figure: Contour) -> Json:
     trace = {
         "type": "heatmap",
-        "z": [[_rounded(value) for value in row] for row in figure.values],
-        "text": _shown(figure.values),
+        "z": [[rounded(value) for value in row] for row in figure.values],
+        "text": shown_numbers(figure.values),
         "x": _names(figure.x),
         "y": _names(figure.y),
         "coloraxis": "coloraxis2",
         "hoverongaps": False,
-        "hovertemplate": f"{_format(figure.x_label)} %{{x}}<br>{_format(figure.y_label)} %{{y}}: "
+        "hovertemplate": f"{template_text(figure.x_label)} %{{x}}<br>{template_text(figure.y_label)} %{{y}}: "
         "<b>%{text}</b><extra></extra>",
     }
-    return _figure(
+    return make_figure(
         [trace, *_singled_out(figure)],
         showlegend=bool(figure.at),
-        coloraxis2={"colorbar": {"title": {"text": _text(figure.value_label), "side": "right"}, "thickness": 10}},
-        xaxis=_axis(figure.x_label, "category") | {"showgrid": False},
-        yaxis=_axis(figure.y_label, "category") | {"showgrid": False},
+        coloraxis2={"colorbar": {"title": {"text": plain_text(figure.value_label), "side": "right"}, "thickness": 10}},
+        xaxis=make_axis(figure.x_label, "category") | {"showgrid": False},
+        yaxis=make_axis(figure.y_label, "category") | {"showgrid": False},
     )
 
 
@@ -297,11 +299,11 @@ def _singled_out(figure: Contour) -> list[Json]:
         {
             "type": "scatter",
             "mode": "markers",
-            "name": _text(label),
+            "name": plain_text(label),
             "x": [_nearest(x, figure.x)],
             "y": [_nearest(y, figure.y)],
             "marker": {"color": SERIES[(number + 1) % len(SERIES)], "size": 12, "symbol": "diamond"},
-            "hovertemplate": f"{_format(label)}<extra></extra>",
+            "hovertemplate": f"{template_text(label)}<extra></extra>",
         }
         for number, (x, y, label) in enumerate(figure.at)
     ]
@@ -312,13 +314,13 @@ def _names(places: Sequence[AxisValue]) -> list[str]:
     names = [format_value(at) for at in places]
     if len(set(names)) < len(names):
         names = [f"{at:.6g}" if isinstance(at, float) else str(at) for at in places]
-    return [_text(name) for name in names]
+    return [plain_text(name) for name in names]
 
 
 def _nearest(at: AxisValue, places: Sequence[AxisValue]) -> str:
     """The name of the cell that a point lies on."""
     numbers = [place for place in places if not isinstance(place, str)]
     if isinstance(at, str) or not numbers:
-        return _text(str(at))
+        return plain_text(str(at))
     place = min(numbers, key=lambda number: abs(number - at))
     return _names(places)[list(places).index(place)]

@@ -17,9 +17,9 @@ _LEGEND = {
 }
 
 
-def wrapped(text: str) -> str:
+def wrapped(text: str, width: int = _WIDTH) -> str:
     """A paragraph in lines that fit a terminal."""
-    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def legend(header: Sequence[str]) -> str:

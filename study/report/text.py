@@ -2,7 +2,6 @@
 
 import base64
 import json
-import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -24,6 +23,7 @@ from study.report.elements import (
     Table,
 )
 from study.report.formatting import format_cell
+from study.report.screen import wrapped
 
 _WIDTH = 110
 _NAMED = 6  # figures of curves that are named one by one
@@ -140,4 +140,4 @@ def _figure(figure: Figure) -> str:
 
 
 def _wrapped(text: str) -> str:
-    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return wrapped(text, _WIDTH)
