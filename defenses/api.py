@@ -61,6 +61,44 @@ class SuspectDataset:
 
 
 @dataclass(frozen=True)
+class CleanReserve:
+    """Clean images with their true labels, for the methods that need some beside what they defend.
+
+    Attributes:
+        images: uint8 [M, H, W, 3].
+        labels: int64 [M], in [0, num_classes), ordered so that every beginning of the reserve has as many images of
+            each class as there are, give or take one.
+        num_classes: K.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    num_classes: int
+
+    @classmethod
+    def of(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], num_classes: int) -> Self:
+        """The reserve of images uint8 [M, H, W, 3] and labels int64 [M] in any order: the first of each class first."""
+        ranks = np.empty(len(labels), dtype=np.int64)
+        for label in range(num_classes):
+            of_class = np.flatnonzero(labels == label)
+            ranks[of_class] = np.arange(len(of_class))
+        order = np.lexsort((labels, ranks))
+        return cls(images[order], labels[order], num_classes)
+
+    def first(self, count: int) -> Self:
+        """Its first `count` images; of reserves of the same data a smaller one is the beginning of a larger one."""
+        return type(self)(self.images[:count], self.labels[:count], self.num_classes)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all of it; see `fingerprint`."""
+        return fingerprint(self.images, self.labels, self.num_classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
 class StageRun:
     """How one stage of a run came to be: read from the store or built, and what it cost.
 
@@ -146,6 +184,7 @@ class StageContext:
 
     Attributes:
         checkpoint: keeps its epochs; a stage that loops on its own loops over `Checkpoint.epochs`.
+        clean: as many clean images as its `Stage.clean_images` says; None for a stage that needs none.
     """
 
     stage: str
@@ -156,6 +195,7 @@ class StageContext:
     seed: int
     progress: Progress
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    clean: CleanReserve | None = None
 
     def generator(self, *role: SeedPart) -> torch.Generator:
         """A generator on the stage's device; the same for the same base seed, stage and role."""
@@ -182,6 +222,10 @@ class Stage:
         outputs: the names that `run` must give.
         version: raise it when the same inputs would give other numbers.
         cached: False for a stage that is cheaper to run than to store.
+        clean_images: the config field, one of `reads`, that says how many images of the clean reserve it is handed.
+            Their content is part of the key; at 0 it is handed none.
+        cost: (params, N) -> epoch-equivalents, the passes forward and backward over the N samples that it makes, of
+            which a forward pass alone is a third; None for a stage that runs no network.
     """
 
     name: str
@@ -191,6 +235,8 @@ class Stage:
     inputs: Mapping[str, str] = field(default_factory=dict)
     version: int = 1
     cached: bool = True
+    clean_images: str | None = None
+    cost: Callable[[Params, int], float] | None = None
 
     @property
     def parents(self) -> set[str]:

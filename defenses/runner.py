@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from defenses.api import (
+    CleanReserve,
     Defense,
     DefenseResult,
     Outputs,
@@ -27,6 +28,7 @@ from defenses.api import (
 from defenses.config import Config
 from defenses.models import ModelSpec, load_model
 from defenses.numerics import numerics
+from defenses.registry import UserError
 from defenses.storage.atomic_files import canonical
 from defenses.storage.checkpoint import Checkpoint
 from defenses.storage.store import Artifact, Store, build_digest
@@ -36,7 +38,8 @@ from defenses.storage.store import Artifact, Store, build_digest
 class RunContext:
     """Where and how a defense runs. Everything but `store` and `progress` is part of each stage's key.
 
-    Of the device that is what decides a sum (`defenses.numerics`), torch's threads in this process included.
+    Of the device that is what decides a sum (`defenses.numerics`), torch's threads in this process included. Of the
+    clean reserve it is what a stage is handed, in the key of that stage alone.
     """
 
     store: Store
@@ -45,6 +48,7 @@ class RunContext:
     device: torch.device
     precision: str
     progress: Progress = silent
+    reserve: CleanReserve | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,25 @@ def stage_params(stage: Stage, config: Config) -> dict[str, Any]:
     return {name: getattr(config, name) for name in stage.reads}
 
 
+def clean_part(stage: Stage, config: Config, reserve: CleanReserve | None) -> CleanReserve | None:
+    """The clean images that a stage is handed; None where it needs none.
+
+    Raises:
+        UserError: the reserve has fewer than the stage needs.
+    """
+    count = 0 if stage.clean_images is None else int(getattr(config, stage.clean_images))
+    if count == 0:
+        return None
+    there = 0 if reserve is None else len(reserve)
+    if reserve is None or there < count:
+        raise UserError(
+            f"the stage {stage.name} needs {count} clean images and the reserve has {there}: set aside more, or set "
+            f"{stage.clean_images} to at most {there}",
+            about="clean reserve",
+        )
+    return reserve.first(count)
+
+
 def stage_identity(
     stage: Stage, config: Config, fingerprint: str, context: RunContext, inputs: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -78,7 +101,9 @@ def stage_identity(
         fingerprint: of the suspect dataset.
         inputs: local name -> content digest of the input.
     """
+    clean = clean_part(stage, config, context.reserve)
     return {
+        **({} if clean is None else {"clean": clean.fingerprint}),
         "stage": stage.name,
         "version": stage.version,
         "params": stage_params(stage, config),
@@ -158,6 +183,7 @@ def _run_stage(
             context.seed,
             context.progress,
             checkpoint,
+            clean_part(stage, config, context.reserve),
         )
         outputs = stage.run(stage_context, inputs, Params(**stage_params(stage, config)))
         if set(outputs) != set(stage.outputs):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from small_images import CLASSES, SIZE, make_images
+from small_images import CLASSES, SIZE, make_images, make_reserve
 
 from defenses import DEFENSES, runner
 from defenses.api import Defense, DefenseResult, SuspectDataset
@@ -156,7 +156,7 @@ def planted() -> PoisonedDataset:
 
 def context(folder: Path, seed: int = SEED) -> RunContext:
     spec = ModelSpec("resnet18", 8, (1, 1, 1, 1), CLASSES, SIZE)
-    return RunContext(Store(folder), spec, seed, torch.device("cpu"), "fp32")
+    return RunContext(Store(folder), spec, seed, torch.device("cpu"), "fp32", reserve=make_reserve())
 
 
 def make(name: str) -> Defense:

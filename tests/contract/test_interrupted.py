@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from interrupted import checkpoint_files, digests, run_through_kills
-from small_images import CLASSES, SIZE, make_images
+from small_images import CLASSES, SIZE, make_images, make_reserve
 
 from defenses import DEFENSES
 from defenses.api import Progress, SuspectDataset, silent
@@ -152,7 +152,7 @@ def test_a_defense_killed_after_every_epoch_ends_the_same(row: str, tmp_path: Pa
 
     def run(folder: str, progress: Progress) -> Store:
         store = Store(tmp_path / folder, checkpoint_seconds=0)
-        run_defense(defense, data, RunContext(store, spec, 5, torch.device("cpu"), "fp32", progress))
+        run_defense(defense, data, RunContext(store, spec, 5, torch.device("cpu"), "fp32", progress, make_reserve()))
         return store
 
     whole = run("whole", silent)

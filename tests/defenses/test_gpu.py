@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from interrupted import Killed, run_through_kills
-from small_images import CLASSES, SIZE, make_images
+from small_images import CLASSES, SIZE, make_images, make_reserve
 
 from defenses import DEFENSES
 from defenses.api import DefenseResult, Progress, silent
@@ -54,7 +54,7 @@ SETTINGS = {
 
 def context(folder: Path, device: str, precision: str) -> RunContext:
     spec = ModelSpec("resnet18", 8, (1, 1, 1, 1), CLASSES, SIZE)
-    return RunContext(Store(folder), spec, 0, torch.device(device), precision)
+    return RunContext(Store(folder), spec, 0, torch.device(device), precision, reserve=make_reserve())
 
 
 @pytest.mark.parametrize("name", SETTINGS)

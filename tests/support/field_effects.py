@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from small_images import CLASSES, SIZE, make_images
+from small_images import CLASSES, SIZE, make_images, make_reserve
 
 from defenses.api import Defense, SuspectDataset
 from defenses.models import ModelSpec
@@ -26,7 +26,7 @@ def mislabelled() -> SuspectDataset:
 
 def run_with(defense: type[Defense], settings: Mapping[str, Any], folder: Path) -> dict[str, StageOutputs]:
     """All stages of a defense on `mislabelled`; what the folder holds is not computed again."""
-    context = RunContext(Store(folder), SPEC, 5, torch.device("cpu"), "fp32")
+    context = RunContext(Store(folder), SPEC, 5, torch.device("cpu"), "fp32", reserve=make_reserve())
     return run_stages(defense(defense.config_type.from_mapping(settings)), mislabelled(), context)
 
 

@@ -13,7 +13,7 @@ import torch
 from attack_rows import ATTACK_ROWS, text_of
 from numpy.typing import NDArray
 from planted_features import planted_features, run_stage
-from small_images import CLASSES, SIZE, make_images
+from small_images import CLASSES, SIZE, make_images, make_reserve
 
 from defenses import DEFENSES
 from defenses.methods.pipd.isolation import isolate
@@ -121,7 +121,9 @@ def losses() -> tuple[Arrays, dict[str, int]]:
         defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(settings))
         with tempfile.TemporaryDirectory() as folder:
             spec = ModelSpec("preact_resnet18" if name == "qt" else "resnet18", 8, (1, 1, 1, 1), CLASSES, SIZE)
-            done = run_stages(defense, suspect, RunContext(Store(Path(folder)), spec, 3, torch.device("cpu"), "fp32"))
+            place = torch.device("cpu")
+            context = RunContext(Store(Path(folder)), spec, 3, place, "fp32", reserve=make_reserve())
+            done = run_stages(defense, suspect, context)
             for stage in defense.stages:
                 versions[stage.name] = stage.version
                 if "series" in stage.outputs and "loss" in done[stage.name].load("series"):

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from small_images import make_reserve
 
 from defenses.api import Defense, Outputs, Params, Stage, StageContext, SuspectDataset, silent
 from defenses.models import ModelSpec
-from defenses.runner import stage_params
+from defenses.runner import clean_part, stage_params
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -49,7 +50,8 @@ def run_stage(
     images = np.zeros((len(labels), 8, 8, 3), dtype=np.uint8) if images is None else images
     spec = ModelSpec("resnet18", 4, (1, 1), int(labels.max()) + 1, images.shape[1])
     data = SuspectDataset.of(images, labels, spec.num_classes)
-    context = StageContext(name, data, spec, torch.device("cpu"), "fp32", 0, silent)
+    clean = clean_part(stage, config, make_reserve(spec.num_classes, spec.image_size))
+    context = StageContext(name, data, spec, torch.device("cpu"), "fp32", 0, silent, clean=clean)
     return stage.run(context, inputs, Params(**stage_params(stage, config)))
 
 

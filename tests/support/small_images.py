@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from defenses.api import CleanReserve
 from study.datasets.images import Images
 
 CLASSES, SIZE = 4, 16
@@ -23,3 +24,9 @@ def make_images(train: int = 128, test: int = 64, classes: int = CLASSES, size: 
     train_images, train_labels = split(train)
     test_images, test_labels = split(test)
     return Images.of(train_images, train_labels, test_images, test_labels, tuple(f"c{i}" for i in range(classes)))
+
+
+def make_reserve(classes: int = CLASSES, size: int = SIZE) -> CleanReserve:
+    """32 clean images like those of `make_images`, and none of them."""
+    beside = make_images(8, 32, classes, size, seed=1000)
+    return CleanReserve.of(beside.test_images, beside.test_labels, classes)
