@@ -131,6 +131,7 @@ def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
         import torch
 
     from study.attacks.groups import split_rate
+    from study.planning.clean_reserve import needs_sentence
     from study.planning.devices import settle_precision
     from study.planning.idle_options import check_options_act, idle_options
     from study.planning.places import check_places
@@ -159,10 +160,12 @@ def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
     with EpochProgress(f"running {config.defense} on {scenario.name}") as progress:
         result = evaluate_scenario(config.defense, fields, scenario, environment, config.until, progress)
     defense = find_defense(config.defense)
+    needs = needs_sentence(space, config)
     report = _report(result, dataclasses.asdict(defense.config_type.from_mapping(fields)), config, environment)
+    report["clean_reserve"] = environment.dataset.reserve
     targets.write(report, result.flags)
     if not targets.to_stdout:
-        print_line(_text(report, scenario.name, time.perf_counter() - started))
+        print_line(_text(report, scenario.name, time.perf_counter() - started, needs))
     return 0
 
 
@@ -227,7 +230,7 @@ def _headline(report: dict[str, Any], name: str) -> str:
     return f"{report['defense']} on {name}: {', '.join(filter(None, parts))}"
 
 
-def _text(report: dict[str, Any], name: str, seconds: float) -> str:
+def _text(report: dict[str, Any], name: str, seconds: float, needs: str) -> str:
     metrics = report["metrics"]
     undefended = {"ca": metrics.get("ca_undefended"), "asr": metrics.get("asr_undefended")}
     rows = [
@@ -238,6 +241,8 @@ def _text(report: dict[str, Any], name: str, seconds: float) -> str:
     lines = [_headline(report, name), "", heading, *untold(report["scenario"]["attack"], metrics)]
     if report["attack_failed"]:
         lines.append("ATTACK FAILED: it does not work undefended either, so no defense is credited for it")
+    if needs:
+        lines.append(wrap(needs))
     stages = ", ".join(
         f"{stage['stage']} {duration(stage['wall_seconds'])}{' (reused)' if stage['hit'] else ''}"
         for stage in report["stages"]

@@ -6,11 +6,13 @@ The same sentence opens the closing screen, the report and the study's run in ML
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from search_spaces import SEARCH_SPACES
 from study.analysis.paired_tests import Difference, differences, pair
 from study.analysis.results import Results
 from study.analysis.selected_trial import SelectedTrial
 from study.cli.numbers import format_number
 from study.config.objectives import in_words
+from study.planning.clean_reserve import needs_sentence
 
 if TYPE_CHECKING:
     import pandas
@@ -125,6 +127,9 @@ def _caveats(results: Results, chosen: bool) -> tuple[str, ...]:
             f"The attack does not work on {where} (ASR without a defense below {results.config.asr_floor:g}), so "
             "that counts neither for nor against a defense."
         )
+    needs = needs_sentence(SEARCH_SPACES[results.space], results.config)
+    if needs:
+        caveats.append(needs)
     if len(results.seeds) == 1:
         caveats.append("One seed: a small difference may be chance.")
     if chosen and len(results.complete) > 1:

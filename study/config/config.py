@@ -25,6 +25,7 @@ from search_spaces import SEARCH_SPACES
 from study.cli.options import explain, is_tuple, shortened
 from study.cli.paths import expand_home
 from study.cli.yaml_file import load_plain_yaml
+from study.config.identity import FIRST_OPTIONS, NOT_IDENTITY
 from study.config.objectives import parse_objectives
 from study.config.typed import typed
 from tracking.destination import absolute_address
@@ -94,6 +95,12 @@ class CommonConfig(BaseModel):
     download: bool = Field(False, description="download the dataset if it is missing; never done unasked")
     train_size: int | None = Field(None, description="class-balanced subset of the training images", gt=0)
     test_size: int | None = Field(None, description="class-balanced subset of the test images", gt=0)
+    clean_reserve: int | None = Field(
+        None,
+        description="test images that are set aside for defenses that need clean ones: accuracy and attack success are "
+        "measured on the others; by default as many as they need",
+        ge=0,
+    )
     image_size: int = Field(32, description="px that the images of a folder are resized to", ge=8, le=1024)
     target_label: TargetLabel = Field(
         0, description="the class the attacker wants: its number from 0, or its name (name:7 where that is a number)"
@@ -267,57 +274,6 @@ class StudyConfig(CommonConfig):
 
         return hashlib.sha256(canonical(settings).encode()).hexdigest()
 
-
-NOT_IDENTITY = {
-    "name",
-    "trials",
-    "out",
-    "store",
-    "data_dir",
-    "download",
-    "cpus_per_trial",
-    "gpus_per_trial",
-    "tracking_uri",
-    "address",
-    "verbose",
-}
-"""Settings that may change when a study goes on: how long it runs, where, with how much, and what it tells."""
-
-FIRST_OPTIONS = frozenset(
-    {
-        "aggregate",
-        "asr_floor",
-        "attacks",
-        "blocks",
-        "dataset",
-        "holdout",
-        "image_size",
-        "judge_seeds",
-        "model",
-        "objective",
-        "per_scenario",
-        "poison_rates",
-        "precision",
-        "preset",
-        "pruner",
-        "pruner_factor",
-        "pruner_grace",
-        "resolution",
-        "sampler",
-        "search_seed",
-        "seeds",
-        "set",
-        "space",
-        "target_label",
-        "test_size",
-        "train_size",
-        "trigger_dir",
-        "trigger_image",
-        "until",
-        "width",
-    }
-)
-"""Options that are in every study's identity, whatever their value: studies on disk were named with all of them."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {},

@@ -39,6 +39,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
         "download",
         "train_size",
         "test_size",
+        "clean_reserve",
         "image_size",
         "model",
         "width",

@@ -12,6 +12,7 @@ from defenses.registry import Registry, UserError
 from defenses.seeds import derive_seed
 from study.cli.paths import expand_home
 from study.datasets.images import Images
+from study.datasets.reserve import split_reserve
 
 log = logging.getLogger(__name__)
 _SHOWN = 5  # classes that a message names
@@ -40,6 +41,7 @@ class DatasetSpec:
         name: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE`` or ``folder:DIR``.
         train_size, test_size: class-balanced subsets; None for all.
         at_most: splits (``train``, ``test``) whose size nobody asked for: data that cannot give it are taken whole.
+        reserve: test images that are set aside for the defense before the test subset is taken.
         image_size: side in px that a folder's images are resized to; ignored elsewhere.
         data_dir: where downloads lie.
         download: fetch what is missing; never done unasked.
@@ -52,6 +54,7 @@ class DatasetSpec:
     data_dir: Path = Path(".data")
     download: bool = False
     at_most: tuple[str, ...] = ()
+    reserve: int = 0
 
     @property
     def kind(self) -> str:
@@ -80,18 +83,26 @@ def load_dataset(spec: DatasetSpec) -> Images:
         loaded = DATASETS[kind](spec)
         _check_classes(spec.name, loaded)
         train = _subset(spec, loaded.train_labels, spec.train_size, loaded.num_classes, "train")
-        test = _subset(spec, loaded.test_labels, spec.test_size, loaded.num_classes, "test")
-        return Images.of(
-            loaded.train_images[train],
-            loaded.train_labels[train],
-            loaded.test_images[test],
-            loaded.test_labels[test],
-            loaded.classes,
-        )
+        if not spec.reserve:
+            test = _subset(spec, loaded.test_labels, spec.test_size, loaded.num_classes, "test")
+            return _chosen(loaded, train, test)
+        apart, left = split_reserve(loaded.test_labels, spec.reserve, loaded.num_classes, spec.name)
+        test = left[_subset(spec, loaded.test_labels[left], spec.test_size, loaded.num_classes, "test")]
+        return _chosen(loaded, train, test).with_reserve(loaded.test_images[apart], loaded.test_labels[apart])
     except MemoryError as error:
         raise UserError(
             f"{spec.name} must fit into memory, and does not: use a smaller set or smaller images"
         ) from error
+
+
+def _chosen(loaded: Images, train: NDArray[np.int64] | slice, test: NDArray[np.int64] | slice) -> Images:
+    return Images.of(
+        loaded.train_images[train],
+        loaded.train_labels[train],
+        loaded.test_images[test],
+        loaded.test_labels[test],
+        loaded.classes,
+    )
 
 
 def _check_classes(name: str, loaded: Images) -> None:

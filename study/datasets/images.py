@@ -1,13 +1,16 @@
 """A clean dataset in memory."""
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from defenses.registry import UserError, nearest
+
+if TYPE_CHECKING:
+    from defenses.api import CleanReserve
 
 _LONGEST_NAME = 60  # characters of a class's name that are shown
 _SHOWN = 20  # classes that an error names
@@ -21,7 +24,8 @@ class Images:
         train_images, test_images: uint8 [N, H, W, 3], all of one size.
         train_labels, test_labels: int64 [N], in [0, num_classes).
         classes: names, one a class.
-        fingerprint: sha256 of all arrays.
+        fingerprint: sha256 of all these arrays.
+        reserve: clean images that were set aside for the defense and judge nothing; None where it needs none.
     """
 
     train_images: NDArray[np.uint8]
@@ -30,6 +34,7 @@ class Images:
     test_labels: NDArray[np.int64]
     classes: tuple[str, ...]
     fingerprint: str
+    reserve: "CleanReserve | None" = None
 
     @property
     def num_classes(self) -> int:
@@ -100,6 +105,12 @@ class Images:
             )
         digest = _fingerprint(train_images, train_labels, test_images, test_labels)
         return cls(train_images, train_labels, test_images, test_labels, classes, digest)
+
+    def with_reserve(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Self:
+        """The same data with a clean reserve of images uint8 [M, H, W, 3] and labels int64 [M] beside it."""
+        from defenses.api import CleanReserve  # with it comes torch, which a command that only lists does without
+
+        return replace(self, reserve=CleanReserve.of(images, labels, self.num_classes))
 
 
 def _fingerprint(*arrays: NDArray[Any]) -> str:

@@ -9,7 +9,7 @@ import yaml
 
 from defenses.storage.atomic_files import write_atomic
 from study.code_version import code_version
-from study.config.config import NOT_IDENTITY
+from study.config.identity import NOT_IDENTITY
 from study.config.objectives import aggregate
 from study.driver.best_trial import BestTrial
 from study.ledger.pruning import Step

@@ -32,7 +32,8 @@ def describe_start(plan: Plan, folder: Path, uri: str, resources: str) -> str:
     images, environment = cached_images(plan.environment.dataset), plan.environment
     parts = {
         "images": f"{environment.dataset.name}: {len(images.train_labels)} to train and {len(images.test_labels)} to "
-        f"test, {images.image_size} px, {images.num_classes} classes",
+        f"test, {images.image_size} px, {images.num_classes} classes"
+        + (f", {len(images.reserve)} clean ones for the defense" if images.reserve else ""),
         "scenarios": " ".join(scenario.name for scenario in plan.scenarios),
         "target": f"class {plan.target}",
         "search": f"{plan.goal.words}, {plan.config.sampler}, over {', '.join(plan.space.ranges) or 'nothing'}",

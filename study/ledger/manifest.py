@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from defenses.registry import UserError
 from defenses.storage.atomic_files import write_atomic
 from study.cli.options import Parser, add_options, given_options
-from study.config.config import NOT_IDENTITY, OUT, PRESETS, StudyConfig, resolve
+from study.config.config import OUT, PRESETS, StudyConfig, resolve
+from study.config.identity import NOT_IDENTITY
 from study.config.objectives import Goal, parse_objectives
 from study.ledger.study_folder import JUDGE, LEDGER, MANIFEST, SEARCH
 

@@ -10,6 +10,7 @@ from defenses.storage.store import Store, open_store
 from study.cli.terminal import table, wrap
 from study.cli.terms import METRICS, STUDY
 from study.config.objectives import meaning
+from study.planning.clean_reserve import needs_sentence
 from study.planning.plan import Plan
 from study.planning.shared_stages import Build
 from study.scenarios.evaluation import cached_images
@@ -44,6 +45,9 @@ def describe(plan: Plan) -> str:
     parts += filter(None, (plan.points_note, plan.trials_note))
     if ranges:
         parts.append(table(["hyperparameter", "paper", "searched", "why"], ranges, left=4))
+    needs = needs_sentence(plan.space, plan.config)
+    if needs:
+        parts.append(wrap(needs))
     if plan.space.paper:
         parts.insert(1, f"It makes anew: {plan.space.paper}")
     if plan.changes:
@@ -80,7 +84,7 @@ def _state(build: Build, plan: Plan, store: Store) -> str:
     environment = plan.environment
     poisoned, _ = stored_poison(build.scenario, images, store, device)
     spec = model_spec(environment.model, environment.width, environment.blocks, images, poisoned.suspect)
-    context = RunContext(store, spec, stage_seed(build.scenario), device, environment.precision)
+    context = RunContext(store, spec, stage_seed(build.scenario), device, environment.precision, reserve=images.reserve)
     defense = find_defense(build.defense)
     config = defense.config_type.from_mapping(build.config)
     missing = missing_stages(defense(config), poisoned.suspect.fingerprint, context, build.stage)

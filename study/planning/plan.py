@@ -24,6 +24,7 @@ from study.config.sampling import least_trials
 from study.datasets import DATASETS, DatasetSpec
 from study.ledger.grid import Grid, Points, make_grid
 from study.ledger.pruning import Pruning, parse_pruning
+from study.planning.clean_reserve import reserve_size
 from study.planning.holdout_rules import check_holdout
 from study.planning.idle_options import check_options_act, fields_read
 from study.planning.measurable import check_objective, measurable
@@ -117,6 +118,8 @@ class Plan:
             del environment[where]
         for how in ("data_dir", "download", "at_most"):  # what is read, `data_keys` tells
             del environment["dataset"][how]
+        if not environment["dataset"]["reserve"]:  # as in the keys of studies from before there was one
+            del environment["dataset"]["reserve"]
         identity = {
             "defense": self.space.defense,
             "config": dataclasses.asdict(self.full_config(point)),
@@ -152,6 +155,7 @@ def dataset_spec(config: CommonConfig) -> DatasetSpec:
         data_dir=config.data_dir,
         download=config.download,
         at_most=tuple(split for split in ("train", "test") if f"{split}_size" not in config.model_fields_set),
+        reserve=reserve_size(config),
     )
 
 

@@ -5,6 +5,7 @@ import dataclasses
 from defenses.registry import UserError, nearest
 from search_spaces import SEARCH_SPACES
 from study.config.config import StudyConfig
+from study.planning.clean_reserve import reserve_size
 from study.scenarios.oracle_defenses import find_defense
 
 
@@ -17,9 +18,11 @@ def child_configs(config: StudyConfig) -> tuple[StudyConfig, ...]:
     """
     check_several(config)
     configs = []
+    reserve = reserve_size(config)  # of all together: each is judged by the same test images
+    shared = {"clean_reserve": reserve} if reserve else {}
     for space in config.defenses:
         own = {name: value for name, value in config.set.items() if name in _fields(space)}
-        changes = {"space": space, "defenses": (), "name": f"{config.study_name}.{space}", "set": own}
+        changes = {"space": space, "defenses": (), "name": f"{config.study_name}.{space}", "set": own, **shared}
         configs.append(config.model_copy(update=changes))
     return tuple(configs)
 

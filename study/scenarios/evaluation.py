@@ -142,6 +142,7 @@ def prepare(
         device=device,
         precision=environment.precision,
         progress=progress,
+        reserve=images.reserve,
     )
     key = poison_key(scenario, images, device)
     artifact = store.find("poison", key)

@@ -58,8 +58,10 @@ def test_the_report_holds_the_whole_result(report: dict[str, Any]) -> None:
         "stages",
         "data",
         "environment",
+        "clean_reserve",
         "wall_seconds",
     }
+    assert report["clean_reserve"] == 0
     assert report["scenario"] == {
         "attack": "badnets",
         "poison_rate": 0.1,

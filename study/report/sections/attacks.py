@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from search_spaces import SEARCH_SPACES
 from study.analysis.compared import DEFAULT, OWN_BEST, UNDEFENDED, compared_configurations, own_best
 from study.analysis.results import Results
 from study.config.objectives import in_words
+from study.planning.clean_reserve import needs_text
 from study.report.elements import Cell, Item, Note, Section, Table
 from study.report.formatting import format_cell, spread
 from tracking import names
@@ -59,13 +61,15 @@ def _whole_name(results: Results) -> str:
 
 def _models(results: Results) -> "Iterator[tuple[str, pandas.DataFrame]]":
     """What is shown of a study; it may have no default, and with several objectives it has no own bests."""
-    yield from (
-        (model.label, model.cells) for model in compared_configurations(results) if model.label in (UNDEFENDED, DEFAULT)
-    )
+    needs = needs_text(SEARCH_SPACES[results.space], results.config)
+    beside = f" ({needs})" if needs else ""
+    for model in compared_configurations(results):
+        if model.label in (UNDEFENDED, DEFAULT):
+            yield model.label + beside * (model.label != UNDEFENDED), model.cells
     # Not among what is compared where the study has a single scenario: there it is the best of all.
     own = own_best(results)
     if own is not None:
-        yield OWN_BEST, own
+        yield OWN_BEST + beside, own
 
 
 def _blocks(studies: Mapping[str, _Models]) -> dict[str, dict[_Row, list[_Row]]]:

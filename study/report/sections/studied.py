@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from search_spaces import SEARCH_SPACES
 from study.analysis.results import Results
 from study.config.objectives import meaning
 from study.config.sampling import SPACE_FILLING
+from study.planning.clean_reserve import needs_text
 from study.report.elements import Item, Note, Section, Table
 from study.scenarios.oracle_defenses import describe_defense
 
@@ -35,8 +37,9 @@ def _table(results: Results) -> Table:
     counts = ", ".join(f"{int(states[state])} {_STATES.get(str(state), state)}" for state in states.index)
     spread = "spread over the space" if config.sampler in SPACE_FILLING else "a search, which crowds where it does well"
     until = " (flags alone: no final model is trained)" if config.until else ""
+    needs = needs_text(SEARCH_SPACES[results.space], config)
     rows = (
-        ("defense", f"{describe_defense(results.defense)}{until}"),
+        ("defense", f"{describe_defense(results.defense)}{until}{f'; {needs}' if needs else ''}"),
         ("search space", f"{results.space}: {', '.join(results.ranges) or 'nothing is searched'}"),
         ("attacks", ", ".join(dict.fromkeys(scenarios["attack"]))),
         ("poison rates", ", ".join(f"{rate:g}" for rate in sorted(scenarios["poison_rate"].dropna().unique()))),

@@ -22,7 +22,8 @@ from study.cli import bar as bar_module
 from study.cli.bar import Bar
 from study.cli.options import Parser, add_options, given_options
 from study.cli.terminal import library_logs_enabled, show_logs
-from study.config.config import NOT_IDENTITY, StudyConfig, resolve
+from study.config.config import StudyConfig, resolve
+from study.config.identity import NOT_IDENTITY
 from study.datasets.images import Images
 from study.driver.progress import TrialProgress, describe_scenario, describe_start
 from study.ledger.manifest import Manifest
