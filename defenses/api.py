@@ -105,6 +105,9 @@ class StageRun:
     Attributes:
         built_seconds: what building it took whenever that was; the method's honest cost.
         wall_seconds: what this run spent on it, waiting and loading included.
+        epoch_equivalents: what it declares to cost (`Stage.cost`); None where nobody said, as in older records.
+        of_defense: it is a part of the defense; False for what only the attack or the judge needs, None where nobody
+            said.
     """
 
     stage: str
@@ -112,6 +115,8 @@ class StageRun:
     hit: bool
     wall_seconds: float
     built_seconds: float
+    epoch_equivalents: float | None = None
+    of_defense: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +230,8 @@ class Stage:
         clean_images: the config field, one of `reads`, that says how many images of the clean reserve it is handed.
             Their content is part of the key; at 0 it is handed none.
         cost: (params, N) -> epoch-equivalents, the passes forward and backward over the N samples that it makes, of
-            which a forward pass alone is a third; None for a stage that runs no network.
+            which a forward pass alone is a third; None for a stage that runs no network. Beside the fields that the
+            stage reads, `params` has ``share_flagged``: of its input ``flagged``, 0 where it has no such input.
     """
 
     name: str

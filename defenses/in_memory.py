@@ -6,6 +6,8 @@ study's own store, what the study has built is not computed again.
 
 import dataclasses
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from defenses import DEFENSES
-from defenses.api import DefenseResult, Progress, Snapshots, SuspectDataset, silent
+from defenses.api import CleanReserve, DefenseResult, Progress, Snapshots, SuspectDataset, silent
 from defenses.models import SMALLEST_IMAGE, spec_for_images
 from defenses.registry import UserError
 from defenses.runner import RunContext, run_defense
@@ -40,6 +42,8 @@ def run_defense_on(
     device: str = "auto",
     precision: str = "auto",
     progress: Progress = silent,
+    reserve_images: NDArray[np.uint8] | None = None,
+    reserve_labels: NDArray[np.integer] | None = None,
     **settings: Any,
 ) -> DefenseResult:
     """Runs a defense on a training set that may be poisoned.
@@ -57,6 +61,8 @@ def run_defense_on(
         device: ``auto`` takes a GPU where there is one; or ``cpu``, ``cuda``.
         precision: ``auto`` takes what the device runs faster; or ``bf16``, ``fp32``.
         progress: told after every epoch or round.
+        reserve_images, reserve_labels: clean images uint8 [M, H, W, 3], none of them among `images`, and their true
+            labels [M], for the defenses that need some: their field ``clean_images`` says how many.
         settings: fields of the defense's Config; the others have the paper's values.
 
     Returns:
@@ -73,12 +79,20 @@ def run_defense_on(
         raise UserError(f"until must be 'isolate' or None, got {until!r}")
     dataset = _suspect_dataset(images, labels, num_classes)
     spec = spec_for_images(model, width, tuple(blocks), num_classes, dataset.images)
-    place = _device(device)
-    context_parts = (spec, derive_seed("defense", seed), place, _precision(precision, place), progress)
-    if store is not None:
-        return _independent(run_defense(built, dataset, RunContext(open_store(store), *context_parts), until))
+    place, reserve = _device(device), _reserve(reserve_images, reserve_labels, dataset)
+    parts = (spec, derive_seed("defense", seed), place, _precision(precision, place), progress, reserve)
+    with _kept_in(store) as kept:
+        return _independent(run_defense(built, dataset, RunContext(kept, *parts), until))
+
+
+@contextmanager
+def _kept_in(place: Path | str | None) -> Iterator[Store]:
+    """The store at a place, or one that is gone after the block."""
+    if place is not None:
+        yield open_store(place)
+        return
     with tempfile.TemporaryDirectory(prefix="defense-") as folder:
-        return _independent(run_defense(built, dataset, RunContext(Store(Path(folder)), *context_parts), until))
+        yield Store(Path(folder))
 
 
 def _suspect_dataset(images: NDArray[np.uint8], labels: NDArray[np.integer], num_classes: int) -> SuspectDataset:
@@ -101,6 +115,22 @@ def _suspect_dataset(images: NDArray[np.uint8], labels: NDArray[np.integer], num
             f"labels must lie in [0, {num_classes}) with at least 2 classes, got {labels.min()} to {labels.max()}"
         )
     return SuspectDataset.of(images, labels.astype(np.int64), num_classes)
+
+
+def _reserve(
+    images: NDArray[np.uint8] | None, labels: NDArray[np.integer] | None, dataset: SuspectDataset
+) -> CleanReserve | None:
+    if images is None and labels is None:
+        return None
+    if images is None or labels is None:
+        raise UserError("reserve_images and reserve_labels go together: give both, or neither")
+    checked = _suspect_dataset(images, labels, dataset.num_classes)
+    if checked.images.shape[1:] != dataset.images.shape[1:]:
+        raise UserError(
+            f"reserve_images must have the size of the images, {list(dataset.images.shape[1:])}, got "
+            f"{list(checked.images.shape[1:])}: resize them"
+        )
+    return CleanReserve.of(checked.images, checked.labels, dataset.num_classes)
 
 
 def _device(wanted: str) -> torch.device:

@@ -26,6 +26,7 @@ from defenses.api import (
     silent,
 )
 from defenses.config import Config
+from defenses.cost import stage_cost
 from defenses.models import ModelSpec, load_model
 from defenses.numerics import numerics
 from defenses.registry import UserError
@@ -84,9 +85,9 @@ def clean_part(stage: Stage, config: Config, reserve: CleanReserve | None) -> Cl
         return None
     there = 0 if reserve is None else len(reserve)
     if reserve is None or there < count:
+        fewer = f", or set {stage.clean_images} to at most {there}" if there else ""
         raise UserError(
-            f"the stage {stage.name} needs {count} clean images and the reserve has {there}: set aside more, or set "
-            f"{stage.clean_images} to at most {there}",
+            f"the stage {stage.name} needs {count} clean images and the reserve has {there}: give it more{fewer}",
             about="clean reserve",
         )
     return reserve.first(count)
@@ -190,16 +191,24 @@ def _run_stage(
             raise TypeError(f"stage {stage.name} declares {sorted(stage.outputs)} and gave {sorted(outputs)}")
         return outputs
 
+    def run(hit: bool, seconds: float, built: float) -> StageRun:
+        flagged = done[sources["flagged"][0]].load(sources["flagged"][1]) if _asks_for_flags(stage) else None
+        cost = stage_cost(stage, stage_params(stage, config), len(dataset), flagged)
+        return StageRun(stage.name, key, hit, seconds, built, cost, of_defense=True)
+
     if stage.cached:
         artifact, hit = context.store.get_or_build(stage.name, key, build, identity)
         seconds = time.perf_counter() - started
-        return StageOutputs(
-            StageRun(stage.name, key, hit, seconds, artifact.built_seconds), artifact.digests, artifact, {}
-        )
+        return StageOutputs(run(hit, seconds, artifact.built_seconds), artifact.digests, artifact, {})
     outputs = build()
     seconds = time.perf_counter() - started
     digests = {name: build_digest(value) for name, value in outputs.items()}
-    return StageOutputs(StageRun(stage.name, key, False, seconds, seconds), digests, None, outputs)
+    return StageOutputs(run(False, seconds, seconds), digests, None, outputs)
+
+
+def _asks_for_flags(stage: Stage) -> bool:
+    """Whether a stage's cost may depend on who was flagged."""
+    return stage.cost is not None and "flagged" in stage.inputs
 
 
 def run_defense(

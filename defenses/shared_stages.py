@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from defenses.api import Outputs, Params, Stage, StageContext, Weights
+from defenses.cost import FORWARD
 from defenses.models import Normalised, build_model, load_model
 from defenses.models.taps import record_features, record_taps, tap_names
 from defenses.training.images import to_device
@@ -70,6 +71,7 @@ STANDARD_TRAINING = Stage(
     run=_standard_training,
     reads=("epochs", "lr", "batch_size", "schedule", "momentum", "weight_decay", "augment"),
     outputs=("weights", "series"),
+    cost=lambda params, _: params.epochs,
 )
 """Plain training on the data as received: the undefended model."""
 
@@ -92,6 +94,7 @@ PENULTIMATE_FEATURES = Stage(
     reads=(),
     inputs={"weights": "standard_training.weights"},
     outputs=("features",),
+    cost=lambda *_: FORWARD,
 )
 """What the undefended model's last layer is given for each sample: float32 [N, D], without augmentation, in order."""
 
@@ -121,6 +124,7 @@ def retraining(flagged: str) -> Stage:
         reads=STANDARD_TRAINING.reads,
         inputs={"flagged": flagged},
         outputs=("weights", "series"),
+        cost=lambda params, _: params.epochs * (1 - params.share_flagged),
     )
 
 
@@ -156,6 +160,7 @@ PRE_ISOLATION = Stage(
         "weight_decay",
     ),
     outputs=("weights", "sample_losses", "series"),
+    cost=lambda params, _: params.pre_isolation_epochs + FORWARD,
 )
 """Local gradient ascent from a new network: poison falls to a low loss, and clean samples are held at gamma (ABL)."""
 
@@ -206,6 +211,7 @@ CHANNEL_ACTIVATIONS = Stage(
     inputs={"weights": "pre_isolation.weights"},
     outputs=("activations", "tap_sizes"),
     version=2,
+    cost=lambda *_: FORWARD,
 )
 """One number a channel and image, of the pre-isolation model; of another one with other `inputs`."""
 
@@ -226,5 +232,6 @@ PREDICTIONS = Stage(
     reads=(),
     inputs={"weights": "standard_training.weights"},
     outputs=("logits", "sample_losses"),
+    cost=lambda *_: FORWARD,
 )
 """The undefended model's logits float32 [N, K] and losses float64 [N] on the training set, without augmentation."""

@@ -120,6 +120,7 @@ FINETUNING = Stage(
     ),
     inputs={"weights": "pre_isolation.weights", "flagged": "abl_isolation.flagged"},
     outputs=("weights", "series"),
+    cost=lambda params, _: params.finetuning_epochs * (1 - params.share_flagged),
 )
 UNLEARNING = Stage(
     name="unlearning",
@@ -134,6 +135,7 @@ UNLEARNING = Stage(
     ),
     inputs={"weights": "finetuning.weights", "flagged": "abl_isolation.flagged"},
     outputs=("weights", "series"),
+    cost=lambda params, _: params.unlearning_epochs * params.share_flagged,
 )
 
 

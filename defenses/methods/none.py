@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.config import param
+from defenses.cost import FORWARD
 from defenses.methods.no_defense import NoDefenseConfig
 from defenses.methods.pipd.clustering import CLUSTERINGS, explained_variance
 from defenses.methods.pipd.isolation import RunningMoments, break_gap, choose_channels
@@ -261,6 +262,13 @@ def _by_tap(channels: NDArray[np.int64], tap_sizes: list[int]) -> list[list[int]
     ]
 
 
+def _cleaning_cost(params: Params, _n: int) -> float:
+    """At most so much: what later rounds flag, they do not fine-tune on."""
+    finetuned = params.finetuning_epochs * (1 - params.share_flagged)
+    read_anew = 2 * FORWARD * (params.rounds - 1)
+    return float(params.rounds * finetuned + read_anew)
+
+
 _DETECTION = (
     "weak_probability",
     "strong_probability",
@@ -306,6 +314,7 @@ NONE_CLEANING = Stage(
         "reset": "none_isolation.reset",
     },
     outputs=("weights", "series"),
+    cost=_cleaning_cost,
 )
 
 

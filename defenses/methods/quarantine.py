@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.config import Config, param
+from defenses.cost import FORWARD
 from defenses.models import Normalised, build_model, load_model
 from defenses.seeds import derive_seed
 from defenses.shared_stages import cpu_weights, lowest_mask
@@ -320,6 +321,11 @@ def _backdoor_free_training(context: StageContext, inputs: Outputs, params: Para
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
 
 
+def _quarantine_cost(params: Params, _n: int) -> float:
+    passes = params.quarantine_epochs if params.quarantine_pass == "epoch_end" else 0
+    return float(params.quarantine_epochs + FORWARD * (passes + 1))
+
+
 _SGD = ("batch_size", "momentum", "weight_decay")
 
 PRE_QUARANTINE = Stage(
@@ -327,6 +333,7 @@ PRE_QUARANTINE = Stage(
     run=_pre_quarantine,
     reads=("pre_epochs", "pre_lr", "pre_schedule", *_SGD),
     outputs=("weights", "sample_losses", "series"),
+    cost=lambda params, _: params.pre_epochs + FORWARD,
 )
 QUARANTINE_TRAINING = Stage(
     name="quarantine_training",
@@ -356,6 +363,7 @@ QUARANTINE_TRAINING = Stage(
     inputs={"weights": "pre_quarantine.weights", "sample_losses": "pre_quarantine.sample_losses"},
     outputs=("weights", "epsilon", "scores", "flagged", "flagged_series", "series"),
     version=3,
+    cost=_quarantine_cost,
 )
 BACKDOOR_FREE_TRAINING = Stage(
     name="backdoor_free_training",
@@ -369,6 +377,7 @@ BACKDOOR_FREE_TRAINING = Stage(
     ),
     inputs={"weights": "quarantine_training.weights", "epsilon": "quarantine_training.epsilon"},
     outputs=("weights", "series"),
+    cost=lambda params, _: params.backdoor_free_epochs,
 )
 
 

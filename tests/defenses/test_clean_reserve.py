@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from small_images import CLASSES, make_images, make_reserve
 
+from defenses import run_defense_on
 from defenses.api import CleanReserve, Defense, Outputs, Params, Stage, StageContext, SuspectDataset
 from defenses.budget import scaled_epochs
 from defenses.config import Config, param
@@ -80,10 +81,27 @@ def test_the_images_handed_are_part_of_that_stages_key(data: SuspectDataset, mak
 @pytest.mark.parametrize("there", [None, 6])
 def test_too_small_a_reserve_is_refused(there: int | None, data: SuspectDataset, make_context: MakeContext) -> None:
     reserve = None if there is None else make_reserve().first(there)
-    with pytest.raises(UserError, match=f"needs 8 clean images and the reserve has {there or 0}: .*clean_images"):
+    message = f"needs 8 clean images and the reserve has {there or 0}: give it more" + ", or set clean_images" * bool(
+        there
+    )
+    with pytest.raises(UserError, match=f"{message}"):
         run(data, dataclasses.replace(make_context(), reserve=reserve), 8)
 
 
 def test_a_budget_scales_epochs_and_leaves_at_least_one() -> None:
     assert [scaled_epochs(200, share) for share in (1.0, 0.5, 0.001)] == [200, 100, 1]
     assert scaled_epochs(0, 0.5) == 0
+
+
+def test_in_memory_defenses_take_a_reserve_as_arrays() -> None:
+    images, beside = make_images(), make_reserve()
+    given = {"reserve_images": beside.images, "reserve_labels": beside.labels}
+    data = (images.train_images, images.train_labels, CLASSES)
+    tiny = {"width": 4, "blocks": (1, 1), "epochs": 1, "lr": 0.01, "clean_images": 32, "until": "isolate"}
+    with pytest.raises(UserError, match=r"needs 32 clean images and the reserve has 0: give it more$"):
+        run_defense_on("ibd_psc", *data, **tiny)
+    assert run_defense_on("ibd_psc", *data, **given, **tiny).flagged is not None
+    with pytest.raises(UserError, match="go together"):
+        run_defense_on("ibd_psc", *data, reserve_images=beside.images, **tiny)
+    with pytest.raises(UserError, match="size of the images"):
+        run_defense_on("ibd_psc", *data, reserve_images=beside.images[:, :8, :8], reserve_labels=beside.labels, **tiny)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from defenses import DEFENSES
-from defenses.api import Defense, Outputs, Params, Stage, StageContext, SuspectDataset
+from defenses.api import CleanReserve, Defense, Outputs, Params, Stage, StageContext, SuspectDataset
 from defenses.config import Config, param
 from defenses.models import ModelSpec
 from defenses.runner import (
@@ -254,8 +254,12 @@ def test_the_context_of_a_stage_is_the_runs(toy: Toy, data: SuspectDataset, make
 # Keys
 
 
+RESERVE = CleanReserve(np.zeros((1000, 8, 8, 3), np.uint8), np.zeros(1000, np.int64), 2)
+
+
 def key(stage: Stage, config: Config, context: RunContext, fingerprint: str = "f", **digests: str) -> str:
     inputs = {local: "0" * 64 for local in stage.inputs} | digests
+    context = dataclasses.replace(context, reserve=RESERVE)
     return stage_key(stage_identity(stage, config, fingerprint, context, inputs))
 
 

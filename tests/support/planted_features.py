@@ -50,7 +50,8 @@ def run_stage(
     images = np.zeros((len(labels), 8, 8, 3), dtype=np.uint8) if images is None else images
     spec = ModelSpec("resnet18", 4, (1, 1), int(labels.max()) + 1, images.shape[1])
     data = SuspectDataset.of(images, labels, spec.num_classes)
-    clean = clean_part(stage, config, make_reserve(spec.num_classes, spec.image_size))
+    reserve = make_reserve(spec.num_classes, spec.image_size) if stage.clean_images else None
+    clean = clean_part(stage, config, reserve)
     context = StageContext(name, data, spec, torch.device("cpu"), "fp32", 0, silent, clean=clean)
     return stage.run(context, inputs, Params(**stage_params(stage, config)))
 

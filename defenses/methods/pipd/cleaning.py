@@ -22,6 +22,7 @@ from defenses.methods.pipd.pipd import (
     SELECTIVE_TRAINING,
     PIPDConfig,
     Selective,
+    selective_cost,
     train_selectively,
 )
 from defenses.models import load_model
@@ -113,6 +114,13 @@ def _cleaning(context: StageContext, inputs: Outputs, params: Params) -> Outputs
     }
 
 
+def _cleaning_cost(params: Params, _n: int) -> float:
+    if params.cleaning == "selective":
+        return selective_cost(params)
+    kept = 1 - params.share_flagged
+    return float(params.finetuning_epochs * kept + params.unlearning_epochs * params.share_flagged)
+
+
 CLEANING = Stage(
     name="cleaning",
     run=_cleaning,
@@ -129,6 +137,7 @@ CLEANING = Stage(
     ),
     inputs=SELECTIVE_TRAINING.inputs,
     outputs=("weights", "series", "snapshots"),
+    cost=_cleaning_cost,
 )
 
 

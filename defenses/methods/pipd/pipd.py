@@ -144,6 +144,12 @@ class Selective:
         return cls(Recipe.of(params, "selective_"), params.selective_augment, params.ascent_weight)
 
 
+def selective_cost(params: Params) -> float:
+    """Epoch-equivalents of selective training: an epoch goes through the kept and, where it ascends, the flagged."""
+    share = 1.0 if params.ascent_weight > 0 else 1 - params.share_flagged
+    return float(params.selective_epochs * share)
+
+
 def _selective_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     model = load_model(context.model, inputs["weights"]).to(context.device)
     losses = train_selectively(context, model, inputs["flagged"], Selective.of(params))
@@ -228,6 +234,7 @@ SELECTIVE_TRAINING = Stage(
     ),
     inputs={"weights": "pre_isolation.weights", "flagged": "isolate.flagged"},
     outputs=("weights", "series"),
+    cost=lambda params, _: selective_cost(params),
 )
 
 

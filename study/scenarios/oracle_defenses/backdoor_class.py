@@ -100,6 +100,7 @@ class BackdoorClass(OracleDefense):
             reads=("epochs", "lr", "batch_size", "schedule", "momentum", "weight_decay", "augment"),
             inputs={"poison_mask": "ground_truth.poison_mask"},
             outputs=("weights", "series"),
+            cost=lambda params, _: params.epochs,
         ),
     )
     weights = "backdoor_class_training.weights"
