@@ -119,6 +119,16 @@ def test_soft_cross_entropy_is_a_dense_one(seed: int, n: int, classes: int) -> N
         ("one_cycle", 0.3, 1.0),
         ("one_cycle", 0.65, 0.5),
         ("one_cycle", 1.0, 0.0),
+        # D-ST: 0.01, 0.5 and 0.0005 of a peak of 0.5, and 0.01 of one of 5.
+        ("warm_up_cosine", 0.0, 0.02),
+        ("warm_up_cosine", 0.025, 0.51),
+        ("warm_up_cosine", 0.05, 1.0),
+        ("warm_up_cosine", 0.525, 0.5005),
+        ("warm_up_cosine", 1.0, 0.001),
+        ("rise", 0.0, 0.002),
+        ("rise", 0.49, 0.501),
+        ("rise", 0.98, 1.0),
+        ("rise", 0.99, 1.0),
     ],
 )
 def test_schedules_at_points_worked_out_by_hand(schedule: str, progress: float, share: float) -> None:
