@@ -40,3 +40,20 @@ def soft_cross_entropy(
     on_quarantine = log_p.gather(1, (labels + num_classes).unsqueeze(1)).squeeze(1)
     share = 1 - epsilon if on_label is None else on_label
     return -(share * on_class + epsilon * on_quarantine).mean()
+
+
+def symmetric_cross_entropy(logits: Tensor, labels: Tensor, ce_weight: float, rce_weight: float) -> Tensor:
+    """SCE (Wang et al., ICCV 2019) of each sample, float [n]: cross-entropy and, reversed, that of the label.
+
+    Probabilities are at least 1e-7 and labels at least 1e-4, so that the second term is 9.21 times the probability that
+    is not on the label: no sample weighs more than that, however wrong its label seems.
+
+    Args:
+        logits: [n, K].
+        labels: int64 [n].
+        ce_weight, rce_weight: of the two terms; 0.1 and 1 in DBD's code.
+    """
+    probabilities = functional.softmax(logits, dim=1).clamp(1e-7, 1.0)
+    certain = functional.one_hot(labels, logits.shape[1]).to(logits.dtype).clamp(1e-4, 1.0)
+    reverse = -(probabilities * certain.log()).sum(dim=1)
+    return ce_weight * functional.cross_entropy(logits, labels, reduction="none") + rce_weight * reverse

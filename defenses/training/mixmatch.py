@@ -1,0 +1,252 @@
+"""One epoch of MixMatch (Berthelot et al., NeurIPS 2019) as DBD and ASD train with it: some samples keep their labels.
+
+Public code consulted: SCLBD/DBD and KuofengGao/ASD, whose epochs are the same. An unlabelled sample is given the mean
+of what the model says of two views of it, sharpened; labelled and unlabelled samples are then mixed with one another.
+There is no moving average of the weights, which both have commented out. Where we differ:
+
+- A labelled pool that is smaller than a batch is drawn from with replacement. Their loader, which drops what does not
+  fill a batch, would give none.
+- Each epoch draws from generators of its own, so that one that was interrupted is simply run again.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from defenses.api import StageContext
+from defenses.training.images import crop_padding, to_device
+from defenses.training.loop import TrainingDiverged
+from defenses.training.precision import autocast
+
+WEAK_VIEWS = ("flip_crop", "crop", "plain")
+PASSES = 3 + 2 / 3
+"""Of an image of a batch, in passes forward and backward: one labelled and two unlabelled views, and two guesses."""
+
+
+@dataclass(frozen=True)
+class MixMatch:
+    """How the epochs go.
+
+    Attributes:
+        iterations: steps an epoch.
+        batch_size: labelled images a step, and unlabelled ones, of which there are two views each.
+        temperature: guesses are sharpened by the power of its inverse.
+        mixup_alpha: both parameters of the Beta distribution that shares of a mix are drawn from.
+        lambda_u: weight of the unlabelled loss at the end of the ramp.
+        ramp_epochs: epochs in which it rises from 0, linearly; 0 for none.
+        weak_views: one of `WEAK_VIEWS`.
+    """
+
+    iterations: int
+    batch_size: int
+    temperature: float
+    mixup_alpha: float
+    lambda_u: float
+    ramp_epochs: float
+    weak_views: str
+
+    def unlabelled_weight(self, clock: float) -> float:
+        """The weight of the unlabelled loss after so many epochs, parts of one included."""
+        return self.lambda_u * (min(clock / self.ramp_epochs, 1.0) if self.ramp_epochs else 1.0)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Suspect samples, and behind them the clean images that a stage was handed, under one numbering.
+
+    Attributes:
+        images: uint8 [N, H, W, 3], the suspect ones.
+        labels: int64 [N + M].
+        clean: uint8 [M, H, W, 3]; None where there are none.
+    """
+
+    images: Tensor
+    labels: Tensor
+    clean: Tensor | None = None
+
+    @classmethod
+    def of(cls, context: StageContext) -> "Samples":
+        """All that a stage was handed, on its device."""
+        images = to_device(context.dataset.images, context.device)
+        labels = to_device(context.dataset.labels, context.device)
+        if context.clean is None:
+            return cls(images, labels)
+        more = to_device(context.clean.labels, context.device)
+        return cls(images, torch.cat([labels, more]), to_device(context.clean.images, context.device))
+
+    def take(self, index: Tensor) -> Tensor:
+        """The chosen images uint8 [n, H, W, 3] of positions int64 [n] in [0, N + M)."""
+        suspects = len(self.images)
+        if self.clean is None:
+            return self.images.index_select(0, index)
+        # From both: a choice by position would wait for the device, and one tensor of both would be a copy of all.
+        chosen = self.images.index_select(0, index.clamp(max=suspects - 1))
+        beside = self.clean.index_select(0, (index - suspects).clamp(min=0))
+        return torch.where((index >= suspects).view(-1, 1, 1, 1), beside, chosen)
+
+
+def weak_view(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """A view of each image that shows the same: flipped with probability 1/2, and cropped after reflecting its edges.
+
+    Args:
+        images: uint8 [n, H, W, 3].
+        kind: one of `WEAK_VIEWS`; ``crop`` does not flip, ``plain`` does neither.
+        generator: on the device of the images.
+
+    Returns:
+        uint8 [n, 3, H, W].
+    """
+    if kind == "plain":
+        return images.permute(0, 3, 1, 2)
+    n, height, width, _ = images.shape
+    device, padding = images.device, crop_padding(height)
+    offsets = torch.randint(-padding, padding + 1, (2, n, 1), generator=generator, device=device)
+    columns = torch.arange(width, device=device).expand(n, width)
+    if kind == "flip_crop":
+        flip = torch.randint(0, 2, (n, 1), generator=generator, device=device).bool()
+        columns = torch.where(flip, width - 1 - columns, columns)
+    rows = _reflected(offsets[0] + torch.arange(height, device=device), height)
+    sample = torch.arange(n, device=device).view(n, 1, 1)
+    return images[sample, rows.unsqueeze(2), _reflected(offsets[1] + columns, width).unsqueeze(1)].permute(0, 3, 1, 2)
+
+
+def _reflected(positions: Tensor, size: int) -> Tensor:
+    return size - 1 - (size - 1 - positions.abs()).abs()
+
+
+def pool_batches(pool: Tensor, batch_size: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Batches of one size from a pool: pass after pass in random order, or with replacement where it is smaller.
+
+    Args:
+        pool: int64 [n], n >= 1.
+        count: how many batches.
+        generator: on the device of the pool.
+
+    Yields:
+        int64 [batch_size]; what does not fill a batch at the end of a pass is left out of it.
+    """
+    each_pass = len(pool) // batch_size
+    order = pool
+    for number in range(count):
+        if each_pass == 0:
+            yield pool[torch.randint(len(pool), (batch_size,), generator=generator, device=pool.device)]
+            continue
+        place = number % each_pass
+        if place == 0:
+            order = pool[torch.randperm(len(pool), generator=generator, device=pool.device)]
+        yield order[place * batch_size : (place + 1) * batch_size]
+
+
+def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
+    """Probabilities float [n, K] with rows that sum to 1: p to the power of 1 / temperature, made to sum to 1 again."""
+    powers = probabilities.pow(1 / temperature)
+    return powers / powers.sum(dim=1, keepdim=True)
+
+
+def interleave(chunks: list[Tensor]) -> list[Tensor]:
+    """Swaps the i-th part of the first chunk with that of the i-th, so that BatchNorm sees labelled samples in each.
+
+    Done twice it changes nothing.
+
+    Args:
+        chunks: float [n, ...] each, of one shape.
+    """
+    n, parts = len(chunks[0]), len(chunks)
+    edges = [n * part // parts for part in range(parts + 1)]
+    swapped = [chunk.clone() for chunk in chunks]
+    for part in range(1, parts):
+        own = slice(edges[part], edges[part + 1])
+        swapped[0][own], swapped[part][own] = chunks[part][own], chunks[0][own]
+    return swapped
+
+
+def mixmatch_losses(
+    predict: Callable[[Tensor], Tensor],
+    labelled: tuple[Tensor, Tensor],
+    views: tuple[Tensor, Tensor],
+    share: float,
+    how: MixMatch,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """The two losses of a step: cross-entropy with mixed labels, and the squared error of mixed guesses.
+
+    Args:
+        predict: images [b, 3, H, W] -> float32 logits [b, K].
+        labelled: images uint8 [b, 3, H, W], and labels as probabilities, float32 [b, K].
+        views: of the unlabelled images, both uint8 [b, 3, H, W].
+        share: of each sample in its mix, in [0.5, 1].
+    """
+    images, targets = labelled
+    with torch.no_grad():
+        mean = (functional.softmax(predict(views[0]), dim=1) + functional.softmax(predict(views[1]), dim=1)) / 2
+        guess = sharpen(mean, how.temperature)
+    everything = torch.cat([images, *views]).float()
+    answers = torch.cat([targets, guess, guess])
+    partner = torch.randperm(len(everything), generator=generator, device=everything.device)
+    mixed = share * everything + (1 - share) * everything[partner]
+    wanted = share * answers + (1 - share) * answers[partner]
+    logits = interleave([predict(chunk) for chunk in interleave(list(mixed.chunk(3)))])
+    on_labels = functional.cross_entropy(logits[0], wanted[: len(images)])
+    on_guesses = (functional.softmax(torch.cat(logits[1:]), dim=1) - wanted[len(images) :]).square().mean()
+    return on_labels, on_guesses
+
+
+def mixmatch_epoch(
+    context: StageContext,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    samples: Samples,
+    labelled: Tensor,
+    unlabelled: Tensor,
+    how: MixMatch,
+    epoch: int,
+) -> tuple[float, float]:
+    """One epoch, in place; no label of an unlabelled sample is read.
+
+    Args:
+        model: on the context's device; it has as many outputs as there are classes.
+        labelled, unlabelled: int64 [n], positions among the samples; neither is empty.
+        epoch: counted over all phases of the training: the clock of the ramp, and the role of the generators.
+
+    Returns:
+        Means of the labelled loss and of the unlabelled one without its weight.
+
+    Raises:
+        TrainingDiverged: one of them is not finite.
+    """
+    generator = context.generator("mixmatch", epoch)
+    # Torch draws no Beta from a generator of ours.
+    drawn = np.random.default_rng(context.derive("mixup", epoch)).beta(how.mixup_alpha, how.mixup_alpha, how.iterations)
+    known = pool_batches(labelled, how.batch_size, how.iterations, generator)
+    guessed = pool_batches(unlabelled, how.batch_size, how.iterations, generator)
+    totals = torch.zeros(2, device=context.device)
+    model.train()
+
+    def predict(images: Tensor) -> Tensor:
+        with autocast(context.device, context.precision):
+            logits: Tensor = model(images)
+        return logits.float()
+
+    for step, (first, second) in enumerate(zip(known, guessed, strict=True)):
+        targets = functional.one_hot(samples.labels[first], context.dataset.num_classes).float()
+        images = weak_view(samples.take(first), how.weak_views, generator)
+        hidden = samples.take(second)
+        views = weak_view(hidden, how.weak_views, generator), weak_view(hidden, how.weak_views, generator)
+        share = max(float(drawn[step]), 1 - float(drawn[step]))
+        on_labels, on_guesses = mixmatch_losses(predict, (images, targets), views, share, how, generator)
+        optimiser.zero_grad(set_to_none=True)
+        weight = how.unlabelled_weight(epoch + step / how.iterations)
+        torch.autograd.backward(on_labels + weight * on_guesses)
+        optimiser.step()
+        totals += torch.stack([on_labels.detach(), on_guesses.detach()])
+    means = (totals / how.iterations).tolist()
+    if not np.isfinite(means).all():
+        raise TrainingDiverged(
+            f"{context.stage}: the loss must stay finite, got {means[0]} on labels and {means[1]} on guesses in epoch "
+            f"{epoch + 1}: lower lr or lambda_u"
+        )
+    return means[0], means[1]
