@@ -1,7 +1,8 @@
 """Named channel taps: one number a channel and image, read from inside a network in one forward pass; and its features.
 
 NONE (Wang et al., NeurIPS 2022) and the published code of PIPD read every convolution of stages 2 to 4 and the
-output of each projection shortcut: 15 taps and 4,480 channels on ResNet-18.
+output of each projection shortcut: 15 taps and 4,480 channels on ResNet-18. DBALFA (Jebreel et al., 2023) reads whole
+layers: the stem, each residual block and the logits, 10 taps on ResNet-18.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,6 +73,41 @@ def record_taps(model: Normalised, names: list[str], statistic: str) -> Iterator
             handle.remove()
 
 
+def layer_taps(model: Normalised) -> list[str]:
+    """The module names of whole layers, in the order of the forward pass: the stem, each residual block, the logits.
+
+    The stem is read where it enters the pooling, after its ReLU; a pre-activation network has none there.
+    """
+    blocks = [name for name, module in model.named_modules() if isinstance(module, BasicBlock | PreActBlock)]
+    return ["network.pool", *blocks, "network.linear"]
+
+
+@contextmanager
+def visit_layers(model: Normalised, visit: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Within the block, each forward pass hands the whole of every layer to `visit`, one after the other.
+
+    Nothing is kept: on ResNet-18 the layers of an image of 32 px are 311,306 numbers.
+
+    Args:
+        visit: is given the position in `layer_taps` and the layer, float32 [n, D], flattened in the order C, H, W.
+    """
+
+    def hook(position: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+        def show(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            layer = inputs[0] if position == 0 else output
+            visit(position, layer.detach().flatten(start_dim=1).to(torch.float32))
+
+        return show
+
+    names = layer_taps(model)
+    handles = [model.get_submodule(name).register_forward_hook(hook(at)) for at, name in enumerate(names)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @contextmanager
 def record_features(model: nn.Module) -> Iterator[list[Tensor]]:
     """Within the block, each forward pass adds its penultimate features, float32 [n, D], to the list it gives.
@@ -88,5 +124,23 @@ def record_features(model: nn.Module) -> Iterator[list[Tensor]]:
     handle = last.register_forward_pre_hook(record)
     try:
         yield features
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def record_last_maps(model: Normalised) -> Iterator[list[Tensor]]:
+    """Within the block, each forward pass adds what the last stage gives, float [n, C, h, w], to the list it gives.
+
+    Gradients flow back through them.
+    """
+    maps: list[Tensor] = []
+
+    def record(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        maps.append(output)
+
+    handle = model.network.get_submodule(f"layer{model.network.stages}").register_forward_hook(record)
+    try:
+        yield maps
     finally:
         handle.remove()

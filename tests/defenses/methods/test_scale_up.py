@@ -1,14 +1,16 @@
 """SCALE-UP on networks of which it is known what they do with multiplied pixels."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from field_effects import run_with
 from planted_features import run_stage
 from torch import Tensor, nn
 
-from defenses.api import Outputs
+from defenses.api import Outputs, Params
 from defenses.methods.scale_up import ScaleUp, consistency, scale_factors
 from defenses.models import ModelSpec, Normalised, build_model
 from defenses.shared_stages import cpu_weights
@@ -54,8 +56,19 @@ def varied() -> Normalised:
     return model
 
 
+NO_CLEAN: Outputs = {"clean_agreement": np.zeros(0), "clean_predicted": np.zeros(0), "predicted": np.zeros(0)}
+
+
+def clean(**fields: Any) -> Outputs:
+    """What the stage of clean images gives the scores, by their names there."""
+    given = {"weights": cpu_weights(varied())}
+    outputs = run_stage(ScaleUp, "clean_scaled_predictions", given, np.arange(N) % CLASSES, images(), **fields)
+    return {**outputs, "clean_agreement": outputs["agreement"]}
+
+
 def scored(**fields: Any) -> Outputs:
-    return run_stage(ScaleUp, "scale_up", predictions(**fields), np.arange(N) % CLASSES, **fields)
+    given = {**clean(**fields), **predictions(**fields)}
+    return run_stage(ScaleUp, "scale_up", given, np.arange(N) % CLASSES, **fields)
 
 
 def test_the_scales_are_the_papers_or_the_codes() -> None:
@@ -103,7 +116,7 @@ def test_ties_are_broken_and_nothing_else() -> None:
 
 def test_samples_are_flagged_from_the_threshold_on() -> None:
     agreement = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    inputs = {"agreement": agreement, "probability": np.full(6, 0.99)}
+    inputs = {"agreement": agreement, "probability": np.full(6, 0.99), **NO_CLEAN}
     labels = np.zeros(6, dtype=np.int64) + 1
     for threshold, count in ((0.5, 3), (0.6, 3), (0.4, 4), (0.0, 6), (1.0, 1)):
         flagged = run_stage(ScaleUp, "scale_up", inputs, labels, threshold=threshold)["flagged"]
@@ -124,11 +137,56 @@ def test_noise_is_the_same_for_the_same_seed() -> None:
         ("input_noise", 0.0, 1.0),
         ("threshold", 0.0, 1.0),
         ("tie_breaker", "probability", "none"),
+        ("clean_images", 0, 32),
     ],
 )
 def test_every_field_changes_an_output(field: str, low: Any, high: Any) -> None:
     first, second = (scored(**{field: value}) for value in (low, high))
     assert any(not np.array_equal(first[name], second[name]) for name in ("scores", "flagged"))
+
+
+def test_spc_is_standardised_by_the_clean_images_of_the_same_prediction() -> None:
+    given = {
+        "clean_agreement": np.array([0.2, 0.6, 0.8, 0.8, 1.0]),
+        "clean_predicted": np.array([0, 0, 1, 1, 2]),
+        "predicted": np.array([0, 0, 1, 2, 3]),
+        "agreement": np.array([0.8, 0.4, 1.0, 0.92, 0.4]),
+        "probability": np.full(5, 0.4),
+    }
+    plain = run_stage(ScaleUp, "scale_up", given, given["predicted"], tie_breaker="none", clean_images=5)
+    # Of 0: mean 0.4, deviation 0.2. Of 1 no deviation: a step of 0.2. Of 2 one clean image and of 3 none: all five,
+    # mean 0.68, deviation 0.2713.
+    spread = np.std([0.2, 0.6, 0.8, 0.8, 1.0])
+    assert plain["scores"] == pytest.approx([2.0, 0.0, 1.0, 0.24 / spread, -0.28 / spread])
+    assert plain["flagged"].tolist() == [True, False, True, True, False]
+    above = run_stage(ScaleUp, "scale_up", given, given["predicted"], tie_breaker="none", threshold=1.5)
+    assert above["flagged"].tolist() == [True, False, False, False, False]
+    broken = run_stage(ScaleUp, "scale_up", given, given["predicted"])["scores"]
+    assert (broken - plain["scores"]) == pytest.approx(np.array([0.04] * 5) / [0.2, 0.2, 0.2, spread, spread])
+
+
+def test_without_clean_images_nothing_else_is_run_and_spc_is_the_score() -> None:
+    nothing = clean()
+    assert [len(nothing[name]) for name in ("agreement", "clean_predicted", "predicted")] == [0, 0, 0]
+    assert np.array_equal(scored(tie_breaker="none")["scores"], predictions()["agreement"])
+    cost = next(stage.cost for stage in ScaleUp.stages if stage.name == "clean_scaled_predictions")
+    assert cost is not None
+    fields = {"scales": "odd", "largest_scale": 11}
+    assert cost(Params(clean_images=0, **fields), 1000) == 0
+    assert cost(Params(clean_images=100, **fields), 1000) == pytest.approx((1000 + 700) / 3000)
+
+
+def test_keys_from_before_there_were_clean_images_stay(tmp_path: Path) -> None:
+    """A stage that does not read the field keeps its key, and what follows from equal flags keeps its own."""
+    done = run_with(ScaleUp, {"epochs": 1, "lr": 0.01, "batch_size": 32}, tmp_path)
+    reading = {stage.name for stage in ScaleUp.stages if "clean_images" in stage.reads}
+    assert reading == {"clean_scaled_predictions"}
+    other = run_with(ScaleUp, {"epochs": 1, "lr": 0.01, "batch_size": 32, "clean_images": 32}, tmp_path)
+    for name in ("standard_training", "scaled_predictions"):
+        assert other[name].run.key == done[name].run.key
+    stage = next(stage for stage in ScaleUp.stages if stage.name == "scaled_predictions")
+    assert (stage.version, stage.reads) == (1, ("scales", "largest_scale", "input_noise"))
+    assert dict(stage.inputs) == {"weights": "standard_training.weights"}
 
 
 def test_a_random_mask_is_at_chance() -> None:
