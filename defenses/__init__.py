@@ -30,7 +30,20 @@ DEFENSES: "Registry[type[Defense]]" = Registry(
         ),
         "ac": ("defenses.methods.ac:ActivationClustering", "activation clustering (Chen et al., SafeAI 2019)"),
         "ss": ("defenses.methods.ss:SpectralSignatures", "spectral signatures (Tran et al., NeurIPS 2018)"),
+        "asd": ("defenses.methods.asd:ASD", "adaptively splitting the poisoned set (Gao et al., CVPR 2023)"),
+        "dbd": ("defenses.methods.dbd:DBD", "decoupling the training process (Huang et al., ICLR 2022)"),
         "scale_up": ("defenses.methods.scale_up:ScaleUp", "scaled prediction consistency (Guo et al., ICLR 2023)"),
+        "ibd_psc": (
+            "defenses.methods.ibd_psc:IBDPSC",
+            "consistency under amplified parameters (Hou et al., ICML 2024)",
+        ),
+        "dbalfa": (
+            "defenses.methods.dbalfa:DBALFA",
+            "similarity to clean images in some layers (Jebreel et al., 2023)",
+        ),
+        "dst": ("defenses.methods.dst:DST", "D-ST: transforms tell poison, few labels are trusted (Chen et al., 2022)"),
+        "cd": ("defenses.methods.cd:CognitiveDistillation", "cognitive distillation, CD-L (Huang et al., ICLR 2023)"),
+        "flare": ("defenses.methods.flare:FLARE", "FLARE: clusters of how unlikely layers find a sample (TIFS 2025)"),
     },
 )
 

@@ -21,7 +21,15 @@ SEARCH_SPACES: Registry[SearchSpace] = Registry(
         "no_defense": ("search_spaces.no_defense:NO_DEFENSE_SPACE", "plain training: nothing to search, one trial"),
         "ac": ("search_spaces.ac:AC_SPACE", "activation clustering: reducer, dims, clusters, rule, share, silhouette"),
         "ss": ("search_spaces.ss:SS_SPACE", "spectral signatures: budget, scope, vectors, score"),
+        "asd": ("search_spaces.asd:ASD_SPACE", "ASD: labelled share, weight of the unlabelled loss, the split's rate"),
+        "dbd": ("search_spaces.dbd:DBD_SPACE", "DBD: labelled share, weight of the unlabelled loss, warm-up"),
         "scale_up": ("search_spaces.scale_up:SCALE_UP_SPACE", "SCALE-UP: scales, largest scale, noise, threshold"),
+        "ibd_psc": ("search_spaces.ibd_psc:IBD_PSC_SPACE", "IBD-PSC: omega, networks, error floor, threshold"),
+        "dbalfa": ("search_spaces.dbalfa:DBALFA_SPACE", "DBALFA: tau, layers used, their weights"),
+        "dst": ("search_spaces.dst:DST_SPACE", "D-ST: transform, alpha_c, alpha_p, T, lambda_p, columns masked"),
+        "cd": ("search_spaces.cd:CD_SPACE", "cognitive distillation: threshold, alpha"),
+        "cd_wide": ("search_spaces.cd:CD_WIDE_SPACE", "cd and what moves masks: beta, rate, steps"),
+        "flare": ("search_spaces.flare:FLARE_SPACE", "FLARE: statistic, smallest cluster, lifetime, depth"),
         **_entries(
             "search_spaces.pipd_ablations",
             {

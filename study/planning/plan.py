@@ -277,7 +277,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     check_truth(space.defense, [s.name for s in scenarios if names.TPR not in measurable((s,), images)])
     pruning = parse_pruning(config, goal, len(scenarios))
     check_holdout(config, goal, scenarios)
-    builds = shared_builds(scenarios, defense, space, base, environment)
+    builds = shared_builds(scenarios, defense, *_planned(config, space, base), environment)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
     grid = build_grid(config, space)
     # A grid without a number asked for is whole; the preset's number is no wish.
@@ -286,6 +286,14 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     points = int(trials) if trials < wanted < math.inf else 0
     config = config.model_copy(update={"trials": int(trials)})
     return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid, pruning, points)
+
+
+def _planned(config: StudyConfig, space: SearchSpace, base: dict[str, Any]) -> tuple[SearchSpace, dict[str, Any]]:
+    """The space and fields that shared stages are built for: of a single trial, the paper's default, one variant."""
+    if config.trials > 1 or config.sampler == "grid":
+        return space, base
+    default = space.default(find_defense(space.defense).config_type.from_mapping(base))
+    return space.without(tuple(space.ranges)), {**base, **default}
 
 
 def build_goal(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> Goal:

@@ -116,10 +116,58 @@ DEFENSE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "backdoor_free_epochs": 2,
         },
     ),
+    "dst": (
+        "dst",
+        {
+            "label_epochs": 2,
+            "centre_epochs": 3,
+            "first_lr": 0.05,
+            "first_batch_size": 32,
+            "contrastive_epochs": 4,
+            "contrastive_lr": 0.1,
+            "contrastive_batch_size": 32,
+            "head_epochs": 4,
+            "head_lr": 0.5,
+            "head_batch_size": 8,
+        },
+    ),
+    "asd": (
+        "asd",
+        {
+            "clean_images": 8,
+            "class_aware_epochs": 4,
+            "class_agnostic_epochs": 4,
+            "meta_split_epochs": 4,
+            "growth": 2,
+            "growth_period": 2,
+            "iterations": 2,
+            "batch_size": 4,
+            "meta_batch_size": 32,
+        },
+    ),
+    "dbd": (
+        "dbd",
+        {
+            "contrastive_epochs": 3,
+            "contrastive_lr": 0.05,
+            "contrastive_batch_size": 32,
+            "warm_up_epochs": 3,
+            "warm_up_batch_size": 32,
+            "warm_up_statistics": "moved",
+            "semi_epochs": 5,
+            "scored_split": "last",
+            "iterations": 2,
+            "batch_size": 4,
+        },
+    ),
     # Both trainings, with flags in between.
     "ac": ("ac", {"epochs": 4, "lr": 0.05, "batch_size": 32, "rule": "smaller"}),
     "ss": ("ss", {"epochs": 4, "lr": 0.05, "batch_size": 32, "augment": False}),
     "scale_up": ("scale_up", {"epochs": 4, "lr": 0.05, "batch_size": 32, "input_noise": 0.02}),
+    "ibd_psc": ("ibd_psc", {"epochs": 4, "lr": 0.05, "batch_size": 32, "clean_images": 0, "threshold": 0.5}),
+    "dbalfa": ("dbalfa", {"epochs": 6, "lr": 0.1, "batch_size": 32, "augment": False, "clean_images": 32}),
+    "flare": ("flare", {"epochs": 4, "lr": 0.05, "batch_size": 32, "dropped_layers": 2, "min_lifetime": 0.0}),
+    "cd": ("cd", {"epochs": 4, "lr": 0.05, "batch_size": 32, "mask_steps": 2, "clean_images": 8}),
 }
 
 SURROGATE = "surrogate_width=4:surrogate_blocks=1,1:surrogate_epochs=3:surrogate_batch_size=32:surrogate_augment=true"

@@ -27,6 +27,9 @@ TINY: dict[str, dict[str, Any]] = {
     "ac": {"epochs": 1, "lr": 0.01},
     "ss": {"epochs": 1, "lr": 0.01},
     "scale_up": {"epochs": 1, "lr": 0.01},
+    "ibd_psc": {"epochs": 1, "lr": 0.01, "clean_images": 0},
+    "flare": {"epochs": 1, "lr": 0.01},
+    "cd": {"epochs": 1, "lr": 0.01, "mask_steps": 2},
     "qt": {"pre_epochs": 1, "quarantine_epochs": 1, "dynamic_epochs": 1, "backdoor_free_epochs": 1},
 }
 NETWORK: dict[str, Any] = {"width": 4, "blocks": (1, 1), "device": "cpu", "precision": "fp32"}

@@ -50,8 +50,44 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "weak_probability": 0.3,
         "finetuning_epochs": 2,
     },
+    # At so low a rate of Adam, whose first steps go by a gradient's sign, nearly nothing hangs on the processor.
+    "asd": {
+        "clean_images": 8,
+        "class_aware_epochs": 2,
+        "class_agnostic_epochs": 1,
+        "meta_split_epochs": 2,
+        "growth": 2,
+        "growth_period": 1,
+        "iterations": 2,
+        "batch_size": 16,
+        "lr": 1e-5,
+        "meta_lr": 1e-5,
+    },
+    "dbd": {
+        "contrastive_epochs": 2,
+        "contrastive_lr": 0.01,
+        "warm_up_epochs": 2,
+        "semi_epochs": 2,
+        "scored_split": "last",
+        "iterations": 2,
+        "batch_size": 16,
+        "lr": 1e-5,
+    },
     "qt": {"pre_epochs": 2, "quarantine_epochs": 2, "dynamic_epochs": 1, "batch_size": 32, "backdoor_free_epochs": 2},
 }
+
+OF_STAGES: dict[str, dict[str, Any]] = {
+    "retraining": SETTINGS["no_defense"],
+    "distinguishing": {"label_epochs": 1, "centre_epochs": 1, "first_batch_size": 32},
+    "feature_movement": {"transform": "blur"},  # what is drawn takes the nearest pixel, and may round the other way
+    "dst_contrastive": {"contrastive_epochs": 2, "contrastive_lr": 0.01, "contrastive_batch_size": 32},
+    "dst_head": {"head_epochs": 2, "head_lr": 0.1, "head_batch_size": 32},
+    "cognitive_masks": {"mask_steps": 4},
+}
+"""Settings of the stages that are given made-up inputs; the others have their defaults."""
+WITH_CLEAN = ("scale_up", "ibd_psc", "dbalfa")
+"""Detectors that are handed 32 clean images."""
+UNPINNED = ("weights", "series", "children", "sizes")  # merges at equal heights may change places
 
 GOLDEN_OPTIONS = {"dynamic": ":mask_lr=0.0003:pattern_lr=0.0003"}
 """Adam's first steps go by a gradient's sign, which another processor's kernels turn where it is near zero. At the
@@ -81,6 +117,21 @@ def isolated() -> Arrays:
     return {"isolate.scores": found.scores, "isolate.flagged": found.rounds[-1]}
 
 
+def made_up_similarities() -> Arrays:
+    """Of 128 samples and 40 clean images of two classes, in five layers."""
+    rng = np.random.default_rng(6)
+    classes, rows = np.arange(40) % 2, np.linspace(0.1, 0.9, 5)
+    clean, left_out, own = (rows - rng.gamma(2.0, 0.02, (n, 5)) for n in (40, 40, 128))
+    own[:24] -= 0.2
+    return {
+        "similarities": own.astype(np.float32),
+        "predicted": np.arange(128) % 2,
+        "clean_similarities": clean.astype(np.float32),
+        "clean_left_out": left_out.astype(np.float32),
+        "clean_classes": classes,
+    }
+
+
 def detected() -> tuple[Arrays, dict[str, int]]:
     """What each stage of the detectors gives on made-up inputs, and its version.
 
@@ -90,23 +141,38 @@ def detected() -> tuple[Arrays, dict[str, int]]:
     images = make_images()
     weights = {"weights": cpu_weights(build_model(ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE), 1))}
     features, labels, _ = planted_features(0.25, labels=2, each=48)  # as many as there are images
-    spc = {"agreement": np.arange(128) % 6 / 5, "probability": np.linspace(0.1, 0.9, 128)}
+    pools = {"trusted": np.arange(128) >= 48, "flagged": np.arange(128) < 12}
+    spc = {"agreement": np.arange(128) % 6 / 5, "probability": np.linspace(0.1, 0.9, 128), "clean_agreement": []}
     rows: list[tuple[str, str, dict[str, Any]]] = [
         ("ac", "penultimate_features", weights),
         ("ac", "activation_clustering", {"features": features}),
         ("ac", "retraining", {"flagged": np.arange(128) < 24}),
         ("ss", "spectral_signatures", {"features": features}),
         ("scale_up", "scaled_predictions", weights),
+        ("scale_up", "clean_scaled_predictions", weights),
         ("scale_up", "scale_up", spc),
+        ("ibd_psc", "psc_curve", weights),
+        ("ibd_psc", "psc", {**weights, "layers": 2, "factor": 1.5}),
+        ("ibd_psc", "ibd_psc", {"psc": np.linspace(0.1, 1.0, 128)}),
+        ("dbalfa", "layer_similarities", weights),
+        ("dbalfa", "dbalfa", made_up_similarities()),
+        ("dst", "distinguishing", {}),
+        ("dst", "feature_movement", weights),
+        ("dst", "dst_contrastive", pools),
+        ("dst", "dst_head", {**weights, **pools}),
+        ("cd", "cognitive_masks", weights),
+        ("flare", "bn_likelihoods", weights),
+        ("flare", "flare_trees", {"rows": features[:, :6]}),
+        ("cd", "cognitive_distillation", {"norms": np.linspace(20, 200, 128), "reference": np.linspace(90, 210, 16)}),
     ]
     arrays: Arrays = {}
     versions = {}
     for name, stage, inputs in rows:
         own = labels if "features" in inputs else images.train_labels
-        fields = SETTINGS["no_defense"] if stage == "retraining" else {}
+        fields = {**({"clean_images": 32} if name in WITH_CLEAN else {}), **OF_STAGES.get(stage, {})}
         given = run_stage(DEFENSES[name], stage, inputs, own, images.train_images, **fields)
-        given = {"loss": np.array(given["series"]["loss"])} if "series" in given else given
-        arrays |= {f"{stage}.{output}": value for output, value in given.items()}
+        given = {**given, **given.get("series", {})}
+        arrays |= {f"{stage}.{output}": np.array(value) for output, value in given.items() if output not in UNPINNED}
         versions |= {each.name: each.version for each in DEFENSES[name].stages}
     return arrays, versions
 

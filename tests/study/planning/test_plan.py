@@ -98,10 +98,18 @@ def test_a_trigger_picture_serves_every_attack_that_takes_one() -> None:
         ("ac", ["poison", "standard_training", "penultimate_features"]),
         ("ss", ["poison", "standard_training", "penultimate_features"]),
         ("scale_up", ["poison", "standard_training"]),
+        ("ibd_psc", ["poison", "standard_training"]),
+        ("dbalfa", ["poison", "standard_training", "layer_similarities"]),
+        # One model for every trial, and the movement under each of five transforms.
+        ("dst", ["poison", "standard_training", "distinguishing", *["feature_movement"] * 5]),
+        ("cd", ["poison", "standard_training", *["cognitive_masks"] * 3, *["reference_masks"] * 3]),
+        ("cd_wide", ["poison", "standard_training"]),
+        ("flare", ["poison", "standard_training", *["bn_likelihoods"] * 2, *["flare_trees"] * 8]),
     ],
 )
 def test_what_is_built_before_the_trials(space: str, stages: list[str], make: PlanMaker) -> None:
-    plan = make(space=space, seeds=(0, 1))
+    few = {"clean_images": "8"} if space in ("dbalfa", "ibd_psc") else {}  # there are 64 test images
+    plan = make(space=space, seeds=(0, 1), set=few)
     assert stages_of(plan) == stages * 2
     assert Counter(build.scenario for build in plan.builds) == dict.fromkeys(plan.scenarios, len(stages))
 
@@ -123,7 +131,7 @@ def test_a_defenses_own_plain_training_is_built_before_what_needs_it(make: PlanM
     assert own[2].config["epochs"] == 3
 
 
-@pytest.mark.parametrize("space", ["pipd", "pipd_wide", "qt", "no_defense", "ac", "scale_up"])
+@pytest.mark.parametrize("space", ["pipd", "pipd_wide", "qt", "no_defense", "ac", "scale_up", "dst"])
 def test_every_build_comes_after_what_it_needs(space: str, make: PlanMaker) -> None:
     builds = make(space=space, attacks=("badnets", "clean"), seeds=(0, 1)).builds
     for position, build in enumerate(builds):
@@ -329,3 +337,10 @@ def test_trials_that_are_too_few_for_importances_are_told_with_the_number(make: 
     assert few.trials_note in describe(few)
     assert make(sampler="qmc", trials=needed).trials_note == ""
     assert make(sampler="tpe", trials=10).trials_note == "", "it searches: nobody expects importances of it"
+
+
+def test_a_single_trial_builds_the_paper_default_alone(make: PlanMaker) -> None:
+    plan = make(trials=1)
+    assert stages_of(plan) == ["poison", "standard_training", "pre_isolation", "channel_activations"]
+    assert plan.builds[3].config["channel_statistic"] == plan.default_point["channel_statistic"]
+    assert stages_of(make(trials=2)) == [*stages_of(plan), "channel_activations"]
