@@ -1,4 +1,4 @@
-"""The numbers that the papers print, beside which ours are shown. Typed in once, in `papers.toml`, as printed."""
+"""The numbers that the papers print, beside which ours are shown. Typed in once, as printed."""
 
 import functools
 import tomllib
@@ -135,10 +135,16 @@ def load_tables(space: str) -> tuple[PaperTable, ...]:
 
 
 @functools.cache
+def paper_file() -> Mapping[str, Any]:
+    """The file as it stands, which `study.analysis.reported_numbers` reads too."""
+    with _FILE.open("rb") as file:
+        return tomllib.load(file)
+
+
+@functools.cache
 def paper_tables() -> Mapping[str, PaperTable]:
     """All of them by name, in the order of the papers."""
-    with _FILE.open("rb") as file:
-        content = tomllib.load(file)
+    content = paper_file()
     notes = [_footnote(entry, content) for entry in content["footnotes"]]
     return {name: _table(name, entry, content, notes) for name, entry in content["tables"].items()}
 

@@ -10,7 +10,7 @@ from study.analysis.results import Results
 from study.code_version import code_version
 from study.report.elements import Facts, Note, Section
 from study.report.html import Chapter, page
-from study.report.sections import attacks
+from study.report.sections import attacks, reported_elsewhere
 from study.report.sections.contents import sections
 from study.report.sections.summary import overview
 
@@ -37,7 +37,9 @@ def build_chapters(studies: Sequence[Results]) -> list[Chapter]:
         Chapter(results.name, tuple(_numbered(section, number) for section in sections(results)), front=False)
         for number, results in enumerate(studies, start=1)
     ]
-    return [Chapter("All studies", (overview(studies), attacks.section(studies))), *own]
+    reported = reported_elsewhere.section(studies)
+    shared = (overview(studies), attacks.section(studies), *([reported] if reported else []))
+    return [Chapter("All studies", shared), *own]
 
 
 def _numbered(section: Section, number: int) -> Section:

@@ -16,6 +16,7 @@ from study.report.sections import (
     parallel,
     pareto,
     pictures,
+    reported_elsewhere,
     reproduce,
     settings,
     studied,
@@ -40,7 +41,8 @@ def sections(results: Results) -> list[Section]:
     if results.space in ablations.VIEWS:
         body = [*asked, trials.section(results), *pictures.sections(results)]
     else:
-        body = [*asked, *_trials(results), *_looks(results), *answers(results)]
+        beside = reported_elsewhere.section([results])
+        body = [*asked, *_trials(results), *_looks(results), *answers(results), *([beside] if beside else [])]
     return [*front, *body, *_ends(results)]
 
 
