@@ -23,12 +23,15 @@ from study.cli.paths import check_two_files
 from study.cli.terminal import duration, print_error, print_line, print_raw, table, wrap
 from study.cli.terms import METRICS
 from study.config.config import CommonConfig, PoisonRate, Seed, resolve
+from study.config.objectives import in_words
 from study.config.option_groups import OPTION_GROUPS
 from study.scenarios.oracle_defenses import check_defense, find_defense
 from study.scenarios.untold import untold
 from tracking import names
 
 if TYPE_CHECKING:
+    from study.scenarios.evaluation import EvaluationContext
+    from study.scenarios.scenario import Scenario
     from tracking.artifacts import Flags
 
 
@@ -159,14 +162,42 @@ def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
     started = time.perf_counter()
     with EpochProgress(f"running {config.defense} on {scenario.name}") as progress:
         result = evaluate_scenario(config.defense, fields, scenario, environment, config.until, progress)
+    control = _run_control(config, fields, scenario, environment)
     defense = find_defense(config.defense)
     needs = needs_sentence(space, config)
     report = _report(result, dataclasses.asdict(defense.config_type.from_mapping(fields)), config, environment)
     report["clean_reserve"] = environment.dataset.reserve
+    report |= {"cost": _cost(report["stages"]), "clean_control": control}
     targets.write(report, result.flags)
     if not targets.to_stdout:
         print_line(_text(report, scenario.name, time.perf_counter() - started, needs))
     return 0
+
+
+def _run_control(
+    config: EvaluateConfig, fields: dict[str, Any], scenario: "Scenario", environment: "EvaluationContext"
+) -> dict[str, Any] | None:
+    """What is flagged of the same data unpoisoned; None where that makes no sense, was left out, or just ran."""
+    from study.scenarios.clean_control import clean_scenarios, run_on_clean
+
+    controls = [one for one in clean_scenarios(config.defense, [scenario]) if one != scenario]
+    if config.clean_control == "none" or not controls:
+        return None
+    with EpochProgress(f"running {config.defense} on {controls[0].name}") as progress:
+        run = run_on_clean(config.defense, fields, controls[0], environment, progress)
+    return {
+        "scenario": controls[0].name,
+        names.FPR_CLEAN: run.flagged_share,
+        "stages": [dataclasses.asdict(stage) for stage in run.stages],
+        "wall_seconds": run.wall_seconds,
+    }
+
+
+def _cost(stages: list[dict[str, Any]]) -> dict[str, float | None]:
+    """Of the defense's own stages, and of those among them that this command built."""
+    from study.ledger.method_cost import method_cost
+
+    return dataclasses.asdict(method_cost(stages, ()))
 
 
 def _load_space(defense: str) -> SearchSpace:
@@ -243,12 +274,42 @@ def _text(report: dict[str, Any], name: str, seconds: float, needs: str) -> str:
         lines.append("ATTACK FAILED: it does not work undefended either, so no defense is credited for it")
     if needs:
         lines.append(wrap(needs))
+    lines += _beside(report)
     stages = ", ".join(
         f"{stage['stage']} {duration(stage['wall_seconds'])}{' (reused)' if stage['hit'] else ''}"
         for stage in report["stages"]
     )
-    lines += [wrap(METRICS), "", wrap(f"Took {duration(seconds)}: {stages}")]
+    lines += [wrap(METRICS), *_caveats(report), "", wrap(f"Took {duration(seconds)}: {stages}")]
     return "\n".join(lines)
+
+
+def _beside(report: dict[str, Any]) -> list[str]:
+    """What is flagged of clean data, and what the defense costs, a line each."""
+    control, cost = report["clean_control"], report["cost"]
+    clean = [] if control is None else [f"{in_words(names.FPR_CLEAN)}: {format_number(control[names.FPR_CLEAN], 4)}"]
+
+    def shown(which: str) -> str:
+        epochs = format_number(cost[f"{which}_epochs"], 1)
+        return f"{epochs} epoch-equivalents, {duration(cost[f'{which}_seconds'])}"
+
+    text = f"Cost of {report['defense']}: {shown('built')}; spent here, the rest reused: {shown('spent')}"
+    return [*clean, wrap(text)]
+
+
+def _caveats(report: dict[str, Any]) -> list[str]:
+    """What a reader should know besides, a line each."""
+    from study.analysis.caveats import budget_caveat, flags_nothing, flags_too_much
+
+    share, control = report["metrics"].get(names.FLAGGED_SHARE), report["clean_control"]
+    of_clean = control[names.FPR_CLEAN] if control else None
+    lines = [f"{report['defense']} flags nothing."] if flags_nothing(share, report["scenario"]["attack"]) else []
+    lines += [
+        f"{report['defense']} flags more than half of the samples{where}: {format_number(of, 4)}."
+        for of, where in ((share, ""), (of_clean, " when nothing is poisoned"))
+        if flags_too_much(of)
+    ]
+    budget = budget_caveat(report["defense"], report["config"].items())
+    return list(map(wrap, [*lines, *([budget] if budget else [])]))
 
 
 if __name__ == "__main__":

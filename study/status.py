@@ -1,6 +1,7 @@
 """`python -m study.status [NAME]`: where a study stands. Reads its folder, starts nothing, disturbs no driver."""
 
 import json
+import statistics
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -15,13 +16,19 @@ from study.cli.printed_commands import runnable
 from study.cli.terminal import duration, last_line, print_line, rough, table, wrap
 from study.cli.terms import METRICS
 from study.config.objectives import in_words
-from study.ledger.activity import STAGES, TRIALS
+from study.ledger.activity import CONTROL, STAGES, TRIALS
 from study.ledger.snapshot import SnapshotTrial
 from study.ledger.status import Progress, StudyStatus, read_status
 from study.ledger.study_folder import NAME_HELP, OUTBOX, add_out, find_study, locate, parse_out, studies, study_command
 from tracking import names
 
 _SHOWN = 5  # failures and damaged files that are listed; --json has all
+
+_PHASES = {
+    STAGES: "stages that all trials share",
+    TRIALS: "scenarios of all trials",
+    CONTROL: "runs on the data unpoisoned",
+}
 
 _EPILOG = """\
 Safe while the study runs: nothing is written, and no lock is kept.
@@ -118,6 +125,7 @@ def describe(state: StudyStatus) -> str:
         "\n".join([_headline(state), *_now(state), *target]),
         overview(state.parts, state.folder.parent) if state.parts else _best(state),
         "" if state.parts else _scenarios(state),
+        _clean_control(state),
         _list("Running", _running_trials(state)),
         _list("Failed", [f"#{trial.number}: {last_line(trial.reason)}" for trial in state.failures]),
         _list("Cannot be read", state.damage),
@@ -160,10 +168,9 @@ def _now(state: StudyStatus) -> list[str]:
 def _phase(state: StudyStatus) -> str:
     """Where a study that runs is, as the end of a line."""
     activity = state.activity
-    if activity is None or activity.phase not in (STAGES, TRIALS):
+    if activity is None or activity.phase not in _PHASES:
         return ""
-    left = _time_left(state)
-    what = "stages that all trials share" if activity.phase == STAGES else "scenarios of all trials"
+    left, what = _time_left(state), _PHASES[activity.phase]
     then = ", then the trials" if activity.phase == STAGES else ""
     return f"; {activity.done} of {activity.total} {what} done{f', {left} left' if left else ''}{then}"
 
@@ -171,7 +178,7 @@ def _phase(state: StudyStatus) -> str:
 def _time_left(state: StudyStatus) -> str:
     """What is left by measured cost, in words; empty where that is not known. Of a part of the work, at least that."""
     activity, seconds = state.running_part.activity, state.left_seconds
-    if seconds is None or activity is None or activity.phase not in (STAGES, TRIALS):
+    if seconds is None or activity is None or activity.phase not in _PHASES:
         return ""
     return f"{'over' if activity.at_least else 'about'} {rough(seconds)}"
 
@@ -221,6 +228,15 @@ def _scenarios(state: StudyStatus) -> str:
     rows = zip(*columns.values(), *known.values(), strict=True)
     shown = table([*columns, *known], [list(row) for row in rows])
     return f"{shown}\n{wrap(METRICS)}" if known else shown
+
+
+def _clean_control(state: StudyStatus) -> str:
+    flagged = [
+        f"{format_number(statistics.fmean(shares.values()))} of trial #{trial}"
+        for trial, shares in sorted(state.clean_fpr.items())
+        if shares
+    ]
+    return f"{in_words(names.FPR_CLEAN)}: {', '.join(flagged)}" if flagged else ""
 
 
 def _scenario_name(progress: Progress) -> str:
@@ -294,6 +310,7 @@ def as_json(state: StudyStatus) -> dict[str, Any]:
         ],
         "failures": [{"number": trial.number, "reason": trial.reason} for trial in state.failures],
         "scenarios": [vars(progress) for progress in state.scenarios],
+        names.FPR_CLEAN: {str(trial): shares for trial, shares in state.clean_fpr.items()},
         "outbox": vars(state.outbox),
         "damage": list(state.damage),
         "parts": [part.folder.name for part in state.parts],

@@ -22,6 +22,7 @@ PLACES = {
         "study/driver/ray_nodes.py",
         "study/driver/pruner.py",
         "study/driver/worker.py",
+        "study/driver/clean_control.py",
         "study/driver/head.py",
         "study/driver/worker_watch.py",
     },

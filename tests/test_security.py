@@ -253,10 +253,12 @@ def test_telemetry_is_off_and_no_dashboard_serves(watched: dict[str, Any]) -> No
 
 @pytest.mark.ray
 def test_nothing_but_progress_is_told(watched: dict[str, Any]) -> None:
-    slow = re.compile(r".* \.\.\.$|.* so far(, |$)")  # signs of life, where something takes long
+    slow = re.compile(
+        r".* \.\.\.$|.* so far(, |$)|clean control \d/\d"
+    )  # signs of life, and what comes after the trials
     lines = [line for line in watched["err"].splitlines() if not slow.match(line)]
     assert [line for line in lines if not re.match(r"(shared stages|trials) \d+/\d+(, .* left)?: ", line)] == []
-    assert len(lines) == 7  # five stages, two trials
+    assert len(lines) == 10  # eight stages, of which three are the clean control's, and two trials
     assert re.search(r"trials 2/2: #\d .*best .*\d of \d+ CPUs, \d+ of \d+ stages reused", lines[-1])
     assert "overall score" in watched["out"]
     assert not [word for word in ("ray", "Ray", "optuna", "WARNING", "INFO") if word in watched["out"].split()]

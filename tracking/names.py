@@ -15,6 +15,8 @@ ASR = "asr"
 CA_UNDEFENDED = "ca_undefended"
 ASR_UNDEFENDED = "asr_undefended"
 
+FPR_CLEAN = "fpr_clean"  # of a trial: the flagged share of the same data unpoisoned, the mean over seeds
+
 HEADLINE = (TPR, FPR, AUROC, CA, ASR)
 """What every configuration is judged by first: how it flags, then what its model does."""
 
@@ -77,8 +79,12 @@ COMPUTED_ON = "computed_on"  # a scenario's parameter: processor or GPU, threads
 COST_BUILT = "cost/built_seconds"  # what the stages took when they were built: the method's honest cost
 COST_WALL = "cost/wall_seconds"  # what this run spent
 COST_HITS = "cost/stages_from_store"
+COST_EPOCHS_BUILT = "cost/built_epochs"  # the same in epoch-equivalents, of the defense's own stages alone
+COST_EPOCHS_SPENT = "cost/spent_epochs"
+COST_DEFENSE_BUILT = "cost/defense_built_seconds"
+COST_DEFENSE_SPENT = "cost/defense_spent_seconds"
 
-_READ = {*HEADLINE, *SCORES, OBJECTIVE, OBJECTIVE_SO_FAR}
+_READ = {*HEADLINE, FPR_CLEAN, *SCORES, OBJECTIVE, OBJECTIVE_SO_FAR}
 _ASIDE = "system/"
 
 

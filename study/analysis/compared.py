@@ -14,6 +14,7 @@ from tracking import names
 if TYPE_CHECKING:
     import pandas
 
+_MOST_OF_FRONT = 4
 UNDEFENDED, DEFAULT, OWN_BEST = "undefended", "paper default", "each scenario's own best"
 
 
@@ -59,6 +60,16 @@ def compared_configurations(results: Results) -> list[ComparedConfiguration]:
     if own is not None and len(results.scenarios) > 1:
         compared.append(ComparedConfiguration(OWN_BEST, own))
     return compared
+
+
+def shown_trials(results: Results) -> list[int]:
+    """The trials that a study's last table shows: the paper's default, then the best, or some of the front.
+
+    Of a front these are the knee, then the first, four in all.
+    """
+    front = list(dict.fromkeys([results.best, *results.front]))[:_MOST_OF_FRONT]
+    chosen = front if len(results.goal.objectives) > 1 else [results.best]
+    return list(dict.fromkeys(trial for trial in (results.default, *chosen) if trial is not None))
 
 
 def _trial_cells(results: Results, trial: int) -> "pandas.DataFrame":

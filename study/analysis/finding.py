@@ -3,16 +3,20 @@
 The same sentence opens the closing screen, the report and the study's run in MLflow.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search_spaces import SEARCH_SPACES
+from study.analysis.caveats import BUDGET, budget_caveat, flag_caveats
+from study.analysis.fixed_fields import load_fields
 from study.analysis.paired_tests import Difference, differences, pair
 from study.analysis.results import Results
 from study.analysis.selected_trial import SelectedTrial
 from study.cli.numbers import format_number
 from study.config.objectives import in_words
 from study.planning.clean_reserve import needs_sentence
+from study.scenarios.oracle_defenses import find_defense
 
 if TYPE_CHECKING:
     import pandas
@@ -132,9 +136,18 @@ def _caveats(results: Results, chosen: bool) -> tuple[str, ...]:
         caveats.append(needs)
     if len(results.seeds) == 1:
         caveats.append("One seed: a small difference may be chance.")
+    caveats += flag_caveats(results)
+    budget = budget_caveat(results.defense, _unvaried_fields(results))
+    caveats += [budget] if budget else []
     if chosen and len(results.complete) > 1:
         caveats.append("The best is picked with ground truth on the scenarios that it is shown on, so it is flattered.")
     return tuple(caveats)
+
+
+def _unvaried_fields(results: Results) -> list[tuple[str, object]]:
+    """Of a defense whose epochs can be scaled; of any other nothing, since asking for fields loads torch."""
+    known = {field.name for field in dataclasses.fields(find_defense(results.defense).config_type)}
+    return list(load_fields(results).items()) if BUDGET in known - results.ranges.keys() else []
 
 
 def _where(failed: "pandas.DataFrame", results: Results) -> str:

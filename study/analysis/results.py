@@ -3,28 +3,35 @@
 import dataclasses
 import functools
 import re
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Range
+from study.analysis.clean_fpr import gather_clean_fpr
 from study.config.config import StudyConfig
 from study.config.objectives import Goal, scores
 from study.config.sampling import SPACE_FILLING
 from study.ledger import selection
+from study.ledger.clean_control import read_clean_control
 from study.ledger.manifest import Manifest, ScenarioParts, read_manifest
+from study.ledger.method_cost import MethodCost, method_cost
 from study.ledger.records import ScenarioRecord, read_scenario, scenario_path, scenario_paths
 from study.ledger.snapshot import SnapshotTrial, is_finished, read_ledger
 from study.ledger.study_folder import LEDGER, POINTS, find_study, study_command
+from study.scenarios.oracle_defenses import find_defense
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
 
-_STAGE = ("trial", "scenario", "stage", "key", "hit", "wall_seconds", "built_seconds")
+_STAGE = ("trial", "scenario", "stage", "key", "hit", "wall_seconds", "built_seconds", "epoch_equivalents")
+COSTS = tuple(f"defense_{field.name}" for field in fields(MethodCost))
+"""Columns of evaluations: epoch-equivalents and seconds of the defense's own stages, built and spent."""
 _NAME = re.compile(r"(.*)-([0-9.]+(?:e-?[0-9]+)?)-s(-?[0-9]+)")
 
 
@@ -41,9 +48,12 @@ class Results:
         cells: a row a trial and scenario that was judged: ``trial``, ``scenario``, ``attack``, ``poison_rate``,
             ``seed``, ``stratum`` (the scenario without its seed), ``attack_failed``, every metric of
             `tracking.names.METRICS`, the three scores, signals (``signal/...``), ``built_seconds`` (the stages' cost
-            when they were built) and ``wall_seconds`` (what this cell spent). Undefined metrics are NaN.
+            when they were built), ``wall_seconds`` (what this cell spent) and the defense's own cost by `COSTS`.
+            Undefined metrics are NaN.
         stages: a row a stage of a cell: ``trial``, ``scenario``, ``stage``, ``key``, ``hit``, ``wall_seconds``,
-            ``built_seconds``.
+            ``built_seconds``, ``epoch_equivalents`` (NaN where the record does not say).
+        points: number of a trial -> its searched fields, as the ledger has them.
+        clean_fpr: number of a trial -> seed -> the FPR when nothing is poisoned, of the trials that were run on that.
         damaged: files that could not be read; what they held is left out.
         command: what makes the study, or goes on with it; empty where no command of this version can.
         judged: of a hold-out study, what the chosen settings reached on seeds that the search never saw.
@@ -62,6 +72,8 @@ class Results:
     damaged: tuple[str, ...] = ()
     command: str = ""
     holdout_results: "Results | None" = None
+    clean_fpr: Mapping[int, Mapping[int, float]] = field(default_factory=dict)
+    points: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def config(self) -> StudyConfig:
@@ -175,6 +187,12 @@ class Results:
         """Of the scenarios."""
         return sorted(int(seed) for seed in self.scenarios["seed"].unique())
 
+    def clean_fpr_mean(self, trial: int) -> tuple[float | None, float | None]:
+        """The FPR of a trial when nothing is poisoned: mean and standard deviation (n - 1) over seeds, or None."""
+        shares = list(self.clean_fpr.get(trial, {}).values())
+        mean = statistics.fmean(shares) if shares else None
+        return mean, statistics.stdev(shares) if len(shares) > 1 else None
+
     def series(self, trial: int, scenario: str) -> dict[str, list[float]]:
         """Per-epoch or per-round values of a cell, by ``stage.name``; read from disk each time."""
         key = str(self.trials.loc[trial, "key"])
@@ -247,21 +265,23 @@ def load_results(folder: Path, out: Path) -> Results:
         raise UserError(f"study {folder.name!r} cannot be read: {error}") from error
     space = SEARCH_SPACES.find(manifest.config.space)
     started = [trial for trial in ledger.trials if trial.state != "waiting"]
-    cells, stages, damaged = _read_evaluations(folder, started, manifest)
-    searched = {field for trial in started for field in trial.point}
+    cells, stages, damaged = _read_evaluations(folder, started, manifest, space.defense)
+    searched = {name for trial in started for name in trial.point}
     return Results(
         name=folder.name,
         folder=folder,
         manifest=manifest,
         space=space.name,
         defense=space.defense,
-        ranges={field: own for field, own in space.ranges.items() if field in searched},
+        ranges={name: range_of for name, range_of in space.ranges.items() if name in searched},
         goal=manifest.goal,
         trials=_trials(started, manifest.goal),
         evaluations=_frame(cells, _EVALUATION),
         stages=_frame(stages, _STAGE),
         damaged=tuple(damaged),
         command=manifest.resume_command(out),
+        points={trial.number: trial.point for trial in started},
+        clean_fpr=gather_clean_fpr(read_clean_control(folder), started, cells),
     )
 
 
@@ -297,7 +317,7 @@ def _trials(trials: list[SnapshotTrial], goal: Goal) -> "pandas.DataFrame":
 
 
 def _read_evaluations(
-    folder: Path, trials: list[SnapshotTrial], manifest: Manifest
+    folder: Path, trials: list[SnapshotTrial], manifest: Manifest, defense: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     """Rows of cells and of their stages, and the files that cannot be read."""
     cells: list[dict[str, Any]] = []
@@ -309,12 +329,24 @@ def _read_evaluations(
             if record is None:
                 damaged.append(str(path))
                 continue
-            cells.append(_evaluation(trial.number, record, manifest.scenario_parts(record.scenario)))
-            stages += [{"trial": trial.number, "scenario": record.scenario, **stage} for stage in record.stages]
+            said = all("of_defense" in stage for stage in record.stages)
+            cost = method_cost(record.stages, () if said else _own_stages(defense))
+            cells.append(_evaluation(trial.number, record, manifest.scenario_parts(record.scenario), cost))
+            stages += [_stage(trial.number, record.scenario, stage) for stage in record.stages]
     return cells, stages, damaged
 
 
-def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None) -> dict[str, Any]:
+@functools.cache
+def _own_stages(defense: str) -> frozenset[str]:
+    """Names of a defense's stages, for records that do not say which are its own. Loads torch."""
+    return frozenset(stage.name for stage in find_defense(defense).stages)
+
+
+def _stage(trial: int, scenario: str, stage: Mapping[str, Any]) -> dict[str, Any]:
+    return {"trial": trial, "scenario": scenario, "epoch_equivalents": None, **stage}
+
+
+def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None, cost: MethodCost) -> dict[str, Any]:
     parts = known or _parse_scenario_name(record.scenario)
     return {
         "trial": trial,
@@ -329,6 +361,7 @@ def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None)
         **scores(record.metrics),
         "built_seconds": record.built_seconds,
         "wall_seconds": record.wall_seconds,
+        **{f"defense_{name}": value for name, value in asdict(cost).items()},
     }
 
 
@@ -337,6 +370,7 @@ _EVALUATION = (
     *names.METRICS,
     *scores({}),
     *("built_seconds", "wall_seconds"),
+    *COSTS,
 )
 """Columns of evaluations; signals come with the rows."""
 
@@ -353,5 +387,9 @@ def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> "pandas.DataFr
     import pandas
 
     frame = pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(columns))
-    numeric = [name for name in frame.columns if name in names.METRICS or name.endswith(("_score", "_seconds"))]
+    numeric = [
+        name
+        for name in frame.columns
+        if name in names.METRICS or name.endswith(("_score", "_seconds", "_epochs", "_equivalents"))
+    ]
     return frame.astype(dict.fromkeys(numeric, float))

@@ -121,6 +121,7 @@ class CommonConfig(BaseModel):
         ge=0,
         le=1,
     )
+    clean_control: Literal["run", "none"] = Field("run", description="see what is flagged when nothing is poisoned")
     until: Literal["isolate"] | None = Field(None, description="stop once samples are flagged; no final model")
     store: Path | str | None = Field(
         None, description="folder or URL (s3://...) for shared stages; by default a folder beside the results"

@@ -1,6 +1,7 @@
 """Which options make a study the one that it is."""
 
 NOT_IDENTITY = {
+    "clean_control",
     "name",
     "trials",
     "out",

@@ -23,7 +23,11 @@ MAXIMISED = (
 )
 MINIMISED = (names.FPR, names.ASR)
 
+CLEAN = "clean"
+"""The attack that is none: what is flagged there is flagged wrongly, and nothing there can succeed."""
+
 _WORDS = {
+    names.FPR_CLEAN: "FPR when nothing is poisoned",
     names.CA_FOLDED: "CA, folded classes",
     names.CLEAN_QUARANTINED: "clean images quarantined",
     names.ISOLATION_SCORE: "isolation score",

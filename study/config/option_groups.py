@@ -20,7 +20,15 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
         "name",
         "out",
     ),
-    "what is studied": ("defenses", "target_label", "until", "asr_floor", "trigger_image", "trigger_dir"),
+    "what is studied": (
+        "defenses",
+        "target_label",
+        "until",
+        "clean_control",
+        "asr_floor",
+        "trigger_image",
+        "trigger_dir",
+    ),
     "how to search": (
         "objective",
         "aggregate",

@@ -16,6 +16,7 @@ from study.cli.terminal import last_line, print_error, print_line
 from study.code_version import code_version
 from study.driver import ray_nodes
 from study.driver.best_trial import BestTrial
+from study.driver.clean_control import Control, missing_controls, run_controls
 from study.driver.closing_files import closing_screen, write_page, write_summary, write_tables
 from study.driver.mlflow_records import MlflowRecords
 from study.driver.progress import TrialProgress, describe_start
@@ -26,6 +27,7 @@ from study.driver.stage_builder import Undefended, build_shared
 from study.driver.tune_runner import MAX_FAILURES_AT_START, StudyStopper, run_trials
 from study.driver.worker_watch import WorkerWatch, worker_watch
 from study.ledger.activity import ActivityFile
+from study.ledger.clean_control import keep_clean_control, read_clean_control
 from study.ledger.dashboard import Shown, metric_names
 from study.ledger.grid import Points
 from study.ledger.ledger import Ledger
@@ -34,6 +36,7 @@ from study.ledger.result_reader import NO_ATTACK, ResultReader
 from study.ledger.snapshot import LOST
 from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SCRATCH, check_no_links
 from study.ledger.trial_row import TrialRow
+from study.planning.control_builds import with_control_builds
 from study.planning.plan import Plan
 from study.report.next_steps import Step
 from study.report.sections.closing import Closing
@@ -137,7 +140,12 @@ class StudyDriver:
         if ingested or queued:
             print_line(f"Going on: {ingested} finished results taken in, {queued} interrupted trials queued again.")
         if remaining == 0:
-            return why_no_result(self.ledger.rows())
+            reason = why_no_result(self.ledger.rows())
+            missing = [] if reason else self._missing_controls()
+            if missing:
+                with ray_session(config.address, lambda: self.close("FAILED", _FLUSH_SECONDS_LOST)):
+                    self._run_controls(missing)
+            return reason
         print_line(
             f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
             f"({config.trials - remaining} done), target class {self.plan.target}, results in {shown_path(self.folder)}"
@@ -149,13 +157,15 @@ class StudyDriver:
                 print_error(describe_start(self.plan, self.folder, self.uri, ray_nodes.in_use()))
             ray_nodes.check_cluster(self.plan, self.folder)  # refused now, or Ray would wait for ever
             started = time.perf_counter()
-            undefended = build_shared(self.plan, self._activity)
+            undefended = build_shared(with_control_builds(self.plan, self._known_controls()), self._activity)
             self.ledger.add_shared_seconds(time.perf_counter() - started)
             failed = self._attack_failures(undefended)
             if failed and len(failed) == len(self.plan.scenarios):
                 way_out = "more epochs" if self._all_received else "a larger rate or more epochs"
                 return f"{NO_ATTACK} (undefended ASR below {config.asr_floor:g}): use {way_out}"
-            return self._run_trials(remaining)
+            reason = self._run_trials(remaining)
+            self._run_controls([] if reason else self._missing_controls())
+            return reason
 
     @property
     def _all_received(self) -> bool:
@@ -199,6 +209,23 @@ class StudyDriver:
             last = last_line(failed[-1].reason)
             return f"the first {MAX_FAILURES_AT_START} trials all failed; the last one said: {last}"
         return why_no_result(self.ledger.rows())
+
+    def _known_controls(self) -> set[int]:
+        """Seeds with which the paper's default was run on clean data."""
+        return set(read_clean_control(self.folder).get(self.plan.point_key(self.plan.default_point), {}))
+
+    def _missing_controls(self) -> list[Control]:
+        return missing_controls(self.plan, load_results(self.folder, self.folder.parent))
+
+    def _run_controls(self, controls: Sequence[Control]) -> None:
+        """Runs what is missing of the clean control; each run is kept and told at once."""
+        if controls:
+            run_controls(self.plan, controls, self._activity, self._keep_control)
+
+    def _keep_control(self, control: Control, share: float) -> None:
+        with full_disk_errors(self.folder):
+            known = keep_clean_control(self.folder, control.key, control.scenario.seed, share)
+            self.records.control_done(control.key, control.trial, sum(known.values()) / len(known))
 
     def _look(self, running: bool) -> None:
         assert self._progress is not None

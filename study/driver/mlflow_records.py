@@ -1,7 +1,7 @@
 """What MLflow is told of a study: a record for its run, each trial's and each scenario's, put into the outbox once."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from study.code_version import code_version
 from study.config.identity import NOT_IDENTITY
 from study.config.objectives import aggregate
 from study.driver.best_trial import BestTrial
+from study.ledger.method_cost import method_cost
 from study.ledger.pruning import Step
 from study.ledger.records import ScenarioRecord
 from study.ledger.trial_row import TrialRow
@@ -37,6 +38,7 @@ class MlflowRecords:
         self._shown = outbox.shown_names()
         self._opened: set[str] = set()
         self._default = plan.point_key(plan.default_point)
+        self._own = frozenset(stage.name for stage in plan.defense.stages)
 
     @property
     def study_run(self) -> str:
@@ -113,7 +115,7 @@ class MlflowRecords:
                 dataset=(f"{self._plan.environment.dataset.name} {record.scenario}", record.meta["fingerprint"]),
                 params={name: _text(record.meta[name]) for name in sorted(record.meta)},
                 tags=self._scenario_tags(record),
-                metrics=self._metrics({**record.metrics, **_costs(record)}),
+                metrics=self._metrics({**record.metrics, **_costs(record, self._own)}),
                 series=record.series,
                 artifacts=self._place(self._points / key / record.scenario) if record.artifacts else "",
                 status="FINISHED",
@@ -186,7 +188,7 @@ class MlflowRecords:
                 time_ms=now_ms(),
                 params={name: _text(value) for name, value in config.items()},
                 tags={**self._trial_tags(row), names.TAG_NAME: label},
-                metrics=self._metrics({**objective, **together, **_total_costs(records)}),
+                metrics=self._metrics({**objective, **together, **_total_costs(records, self._own)}),
                 series={names.OBJECTIVE_SO_FAR: [step.value for step in steps]} if self._plan.pruning else {},
                 artifacts=self._write_config(row.key, config),
                 status="FAILED" if row.state == "fail" else "FINISHED",
@@ -208,6 +210,11 @@ class MlflowRecords:
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
         write_atomic(folder / names.CONFIG_YAML, yaml.safe_dump(plain, sort_keys=False))
         return self._place(folder)
+
+    def control_done(self, key: str, number: int, share: float) -> None:
+        """What a trial flags of the data unpoisoned, the mean over seeds, beside what it reached."""
+        run, name = self.trial_run(key), self._trial_name(key, number)
+        self._append(Record(run, self.study_run, name, now_ms(), metrics=self._metrics({names.FPR_CLEAN: share})))
 
     def study_ends(
         self, status: str, metrics: Mapping[str, float], best: BestTrial, artifacts: Path, summary: str, front: str
@@ -245,17 +252,21 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _costs(record: ScenarioRecord) -> dict[str, float]:
+def _costs(record: ScenarioRecord, own: Collection[str]) -> dict[str, float | None]:
+    cost = method_cost(record.stages, own)
     return {
         names.COST_BUILT: record.built_seconds,
         names.COST_WALL: record.wall_seconds,
         names.COST_HITS: float(record.stored_stages),
+        names.COST_EPOCHS_BUILT: cost.built_epochs,
+        names.COST_EPOCHS_SPENT: cost.spent_epochs,
+        names.COST_DEFENSE_BUILT: cost.built_seconds,
+        names.COST_DEFENSE_SPENT: cost.spent_seconds,
     }
 
 
-def _total_costs(records: Sequence[ScenarioRecord]) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for record in records:
-        for name, value in _costs(record).items():
-            total[name] = total.get(name, 0.0) + value
-    return total
+def _total_costs(records: Sequence[ScenarioRecord], own: Collection[str]) -> dict[str, float | None]:
+    """Over the scenarios; a cost that one of them does not tell has no total."""
+    each = [_costs(record, own) for record in records]
+    columns = {name: [costs[name] for costs in each] for name in (each[0] if each else ())}
+    return {name: None if None in values else sum(filter(None, values)) for name, values in columns.items()}

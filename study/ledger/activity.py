@@ -17,7 +17,7 @@ from defenses.storage.atomic_files import write_atomic
 from study.ledger.study_folder import ACTIVITY, POINTS
 
 _WRITE_SECONDS = 5.0  # between two writes of the same phase
-STARTING, STAGES, TRIALS, ENDED = "starting", "shared stages", "trials", "ended"
+STARTING, STAGES, TRIALS, CONTROL, ENDED = "starting", "shared stages", "trials", "clean control", "ended"
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Activity:
         process: the driver's.
         started, at: when it began, and when it said this; seconds since 1970.
         earlier_seconds: that earlier drivers were at it.
-        phase: ``starting``, ``shared stages``, ``trials`` or ``ended``.
+        phase: ``starting``, ``shared stages``, ``trials``, ``clean control`` or ``ended``.
         done, total: of the phase, stages or scenarios of trials.
         left_seconds: that the phase will still take, by what its parts took so far; None where that is not known.
         at_least: some of what is left was never measured and is not in it.

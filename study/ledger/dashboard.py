@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.config.objectives import Goal, aggregate, in_words
+from study.ledger.method_cost import method_cost
 from study.ledger.records import ScenarioRecord
 from tracking import names
 
 LOCK_SECONDS = 60.0
 """For another process in the middle of a read or a write, which takes far less."""
 
+EPOCHS = "epoch-equivalents"
 ATTACK_FAILED = "attack failed on"
 _DECIMALS = 4  # as an objective is shown everywhere
 
@@ -48,6 +50,9 @@ def trial_attributes(records: Sequence[ScenarioRecord], goal: Goal) -> dict[str,
     told: dict[str, float | str] = {
         in_words(name): round(value, _DECIMALS) for name in names.HEADLINE if (value := together.get(name)) is not None
     }
+    costs = [method_cost(record.stages, ()) for record in records]
+    epochs = [cost.built_epochs for cost in costs if cost.built_epochs is not None]
+    told |= {EPOCHS: round(sum(epochs) / len(epochs), 1)} if epochs else {}
     failed = [record.scenario for record in records if record.attack_failed]
     return told | ({ATTACK_FAILED: ", ".join(failed)} if failed else {})
 

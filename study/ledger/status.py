@@ -8,6 +8,7 @@ from pathlib import Path
 
 from study.ledger import selection
 from study.ledger.activity import Activity, read_activity
+from study.ledger.clean_control import read_clean_control
 from study.ledger.lock import holder
 from study.ledger.manifest import Manifest, read_manifest
 from study.ledger.records import ScenarioRecord, is_trial_path, read_scenario, read_trial
@@ -44,6 +45,7 @@ class StudyStatus:
         activity: what its last driver said that it does; None where none said anything.
         judged: scenarios with a result on disk, by point key; empty unless records were asked for.
         damage: what could not be read, a line each.
+        clean_fpr: number of a trial -> seed -> the FPR when nothing is poisoned; empty unless records were asked for.
         go_on: the command; empty where there is none.
         parts: the studies that it is made of, as far as they were begun; their ledgers are its own.
     """
@@ -57,6 +59,7 @@ class StudyStatus:
     judged: dict[str, list[str]] = field(default_factory=dict)
     scenarios: tuple[Progress, ...] = ()
     damage: tuple[str, ...] = ()
+    clean_fpr: dict[int, dict[int, float]] = field(default_factory=dict)
     resume_command: str = ""
     extend_command: str = ""
     parts: tuple["StudyStatus", ...] = ()
@@ -198,6 +201,11 @@ def read_status(folder: Path, out: Path, records: bool = True) -> StudyStatus:
         extend_command=_extend_command(manifest, out),
         parts=tuple(read_status(part, out, records=False) for part in children if (part / MANIFEST).is_file()),
     )
+    if records and ledger:
+        controls = read_clean_control(folder)
+        status = dataclasses.replace(
+            status, clean_fpr={trial.number: controls[trial.key] for trial in ledger.trials if trial.key in controls}
+        )
     best = status.best
     planned = manifest.scenarios if manifest else ()
     return dataclasses.replace(status, scenarios=_progress(judged, planned, best.key if best else ""))

@@ -13,6 +13,7 @@ from study.config.objectives import meaning
 from study.planning.clean_reserve import needs_sentence
 from study.planning.plan import Plan
 from study.planning.shared_stages import Build
+from study.scenarios.clean_control import clean_scenarios
 from study.scenarios.evaluation import cached_images
 from study.scenarios.oracle_defenses import find_defense
 from study.scenarios.scenario import model_spec, stage_seed
@@ -41,6 +42,7 @@ def describe(plan: Plan) -> str:
         + table(["scenario", "stage", "variant", "state"], rows, left=4)
         + f"\n{states[_THERE]} {_THERE}, {states[_MISSING]} {_MISSING}",
         _trials(plan, own),
+        _clean_control(plan),
     ]
     parts += filter(None, (plan.points_note, plan.trials_note))
     if ranges:
@@ -53,7 +55,18 @@ def describe(plan: Plan) -> str:
     if plan.changes:
         rows = [[change.field, change.paper, change.here] for change in plan.changes]
         parts.append(f"What preset {plan.config.preset} changes:\n" + table(["", "paper", "here"], rows, left=3))
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
+
+
+def _clean_control(plan: Plan) -> str:
+    controls = () if plan.config.clean_control == "none" else clean_scenarios(plan.space.defense, plan.scenarios)
+    named = ", ".join(scenario.name for scenario in controls if scenario not in plan.scenarios)
+    if not named:
+        return ""
+    return (
+        f"Clean control: then the paper's default and the best trial on the same data unpoisoned ({named}), up to "
+        "who is flagged"
+    )
 
 
 def _trials(plan: Plan, own: Sequence[str]) -> str:

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 from defenses.signals import SIGNALS
-from study.analysis.results import Results
+from study.analysis.results import COSTS, Results
 from tracking import names
 
-_COSTS = ("built_seconds", "wall_seconds")
+_COSTS = ("built_seconds", "wall_seconds", *COSTS)
 
 
 def results_csv(results: Results) -> str:
@@ -17,7 +17,7 @@ def results_csv(results: Results) -> str:
     signals = list(map(names.signal, SIGNALS))
     labels, points = results.goal.labels, list(results.ranges)
     of_trial = ["trial", "paper_default", "stopped_early", *labels, *points]
-    columns = [*of_trial, "scenario", "attack_failed", *names.METRICS, *signals, *_COSTS]
+    columns = [*of_trial, "scenario", "attack_failed", *names.METRICS, *signals, *_COSTS, names.FPR_CLEAN]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
@@ -31,6 +31,7 @@ def results_csv(results: Results) -> str:
             reached = {label: trial.get(label, trial["value"]) for label in labels}
             told: dict[str, Any] = {**row, **reached, **{name: trial[name] for name in points}, "trial": row["trial"]}
             told |= {"paper_default": int(trial["paper_default"]), "stopped_early": int(trial["state"] == "pruned")}
+            told[names.FPR_CLEAN] = results.clean_fpr.get(row["trial"], {}).get(row["seed"])
             told |= {"attack_failed": int(row["attack_failed"])} | {name: round(row[name], 3) for name in _COSTS}
             writer.writerow({name: _text(value) for name, value in told.items()})
     return text.getvalue()

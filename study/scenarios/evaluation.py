@@ -1,9 +1,10 @@
 """One cell: one configuration of one defense on one scenario, run and judged. Needs no Ray, Optuna or MLflow."""
 
+import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -182,16 +183,16 @@ def evaluate_scenario(
     visible = signals(result, poisoned.suspect.labels, poisoned.suspect.num_classes)
     values = {**judge(result, poisoned, context), **undefended, **{names.signal(n): v for n, v in visible.items()}}
     floor = undefended["asr_undefended"]
-    listed = {run.key for run in undefended_runs}  # `no_defense` under study shares its training with the undefended
+    # A defense may share its training with the undefended model, as `no_defense` and detectors do.
+    own, listed = {run.key for run in result.stages}, {run.key for run in undefended_runs}
     return EvaluationResult(
         scenario=scenario,
         metrics=values,
         series={**{n: list(v) for n, v in result.series.items()}, **_flag_series(result, poisoned), **snapshot_series},
         stages=(
-            *attack_runs,
-            *undefended_runs,
+            *_of_others((*attack_runs, *undefended_runs), own),
             *(run for run in result.stages if run.key not in listed),
-            *snapshot_runs,
+            *_of_others(snapshot_runs, own),
         ),
         meta=_meta(poisoned, cached_images(environment.dataset), context),
         attack_failed=floor is not None and floor < environment.asr_floor,
@@ -203,6 +204,11 @@ def evaluate_scenario(
         cover_mask=poisoned.cover_mask if poisoned.covers_known else None,
         preview=poisoned.preview,
     )
+
+
+def _of_others(runs: Iterable[StageRun], own: Container[str]) -> list[StageRun]:
+    """What the attack or the judge needs, marked as no part of the defense unless its key is among `own`."""
+    return [dataclasses.replace(run, of_defense=run.key in own) for run in runs]
 
 
 def _meta(poisoned: PoisonedDataset, images: Images, context: RunContext) -> dict[str, Any]:

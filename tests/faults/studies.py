@@ -15,7 +15,7 @@ from study.ledger.snapshot import SnapshotTrial, read_ledger
 
 OPTIONS = [
     *["--space", "pipd", "--attacks", "badnets", "--width", "4", "--blocks", "1,1", "--precision", "fp32"],
-    *["--asr-floor", "0", "--until", "isolate"],
+    *["--asr-floor", "0", "--until", "isolate", "--clean-control", "none"],
     *["--set", "pre_isolation_epochs=1", "selective_epochs=1", "batch_size=32"],
 ]
 

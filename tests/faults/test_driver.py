@@ -67,7 +67,7 @@ def test_ten_kills_lose_nothing(tmp_path: Path, record_property: Measured) -> No
     ("how", "code", "moment"),
     [
         (signal.SIGINT, 130, "trials"),
-        (signal.SIGTERM, 143, "stages"),
+        pytest.param(signal.SIGTERM, 143, "stages", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, "stages", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, "trials", marks=pytest.mark.slow),
     ],

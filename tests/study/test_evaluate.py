@@ -60,6 +60,8 @@ def test_the_report_holds_the_whole_result(report: dict[str, Any]) -> None:
         "environment",
         "clean_reserve",
         "wall_seconds",
+        "cost",
+        "clean_control",
     }
     assert report["clean_reserve"] == 0
     assert report["scenario"] == {
@@ -115,6 +117,49 @@ def test_the_table_for_people(report: dict[str, Any], options: list[str], capsys
     assert lines[3].split() == ["pipd", *(f"{found[name]:.4f}" for name in ("tpr", "fpr", "auroc", "ca", "asr"))]
     assert ("ATTACK FAILED" in lines[4]) == report["attack_failed"]
     assert "pre_isolation 0 s (reused)" in " ".join(lines)
+
+
+def test_what_is_flagged_of_clean_data_and_the_cost_stand_beside_the_result(
+    report: dict[str, Any], options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    control, cost = report["clean_control"], report["cost"]
+    assert control["scenario"] == "clean-0-s0"
+    assert [stage["stage"] for stage in control["stages"]] == [
+        "poison",
+        "pre_isolation",
+        "channel_activations",
+        "isolate",
+    ]
+    own = [stage for stage in report["stages"] if stage["of_defense"]]
+    assert {stage["stage"] for stage in own} == {
+        "pre_isolation",
+        "channel_activations",
+        "isolate",
+        "selective_training",
+    }
+    assert cost["built_epochs"] == pytest.approx(2 + 1 / 3 + 1 / 3 + 1)  # two epochs of LGA, two readings, one epoch
+    assert cost["spent_epochs"] == cost["built_epochs"]
+    assert cost["built_seconds"] == pytest.approx(sum(stage["built_seconds"] for stage in own))
+    capsys.readouterr()
+    assert main([*options, "--json", "-"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["clean_control"]["fpr_clean"] == control["fpr_clean"]
+    assert (again["cost"]["built_epochs"], again["cost"]["spent_epochs"]) == (cost["built_epochs"], 0.0)
+    assert main(options) == 0
+    printed = capsys.readouterr().out
+    assert f"FPR when nothing is poisoned: {control['fpr_clean']:.4f}" in printed
+    assert "Cost of pipd: 3.7 epoch-equivalents" in printed
+    assert ("flags more than half of the samples when nothing is poisoned" in printed) == (control["fpr_clean"] > 0.5)
+
+
+@pytest.mark.parametrize("left_out", [["--clean-control", "none"], ["--attack", "clean"], ["--defense", "no_defense"]])
+def test_no_control_is_run_where_it_is_left_out_or_makes_no_sense(
+    left_out: list[str], options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = options if left_out[0] != "--defense" else [*options[: options.index("--set")], "--set", "epochs=1"]
+    capsys.readouterr()
+    assert main([*given, *left_out, "--until", "isolate", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["clean_control"] is None
 
 
 def test_a_failed_attack_is_said_aloud(

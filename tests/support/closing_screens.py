@@ -72,7 +72,8 @@ def one_seed(runs: Path) -> str:
 
 def search(runs: Path) -> str:
     """A search with three seeds."""
-    return _search(runs, 3)
+    flagged = {0: {seed: 0.01 * seed for seed in range(3)}, 1: dict.fromkeys(range(3), 0.62)}
+    return _search(runs, 3, clean_fpr=flagged, epochs=20.25)
 
 
 def isolation_only(runs: Path) -> str:

@@ -1,5 +1,6 @@
 """Whether a field of a defense does what it says: another value is another stage's key, and other outputs."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ import torch
 from small_images import CLASSES, SIZE, make_images, make_reserve
 
 from defenses.api import Defense, SuspectDataset
+from defenses.methods.no_defense import NoDefenseConfig
 from defenses.models import ModelSpec
 from defenses.runner import RunContext, StageOutputs, run_stages
 from defenses.storage.store import Store
 
+PLAIN_TRAINING = {field.name for field in dataclasses.fields(NoDefenseConfig)}
+"""Fields of the training that detectors share with the undefended model: `test_detector_fields` tries them, with AC."""
 SPEC = ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE)
 
 

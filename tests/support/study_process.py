@@ -34,9 +34,10 @@ def make_workplace(folder: Path, train: int = 320, test: int = 80) -> Path:
 
 
 def command(folder: Path, *options: str) -> list[str]:
-    """A study of a workplace."""
+    """A study of a workplace, without the clean control unless it is asked for."""
     data = ["--dataset", f"npz:{folder / 'data.npz'}", "--out", str(folder / "runs")]
-    return [sys.executable, "-m", "study.run", "--space", "pipd", *data, *TINY, *options]
+    control = [] if "--clean-control" in options else ["--clean-control", "none"]
+    return [sys.executable, "-m", "study.run", "--space", "pipd", *data, *TINY, *control, *options]
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

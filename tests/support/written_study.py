@@ -10,6 +10,7 @@ from small_study import empty_ledger, scenario_record
 
 from search_spaces import SEARCH_SPACES
 from study.config.config import StudyConfig, resolve
+from study.ledger.clean_control import keep_clean_control
 from study.ledger.ledger import Ledger
 from study.ledger.pruning import Stopped
 from study.ledger.records import write_record
@@ -35,6 +36,8 @@ def write_study(
     points: Mapping[int, Mapping[str, Any]] | None = None,
     default: bool = True,
     pruned: Sequence[int] = (),
+    clean_fpr: Mapping[int, Mapping[int, float]] | None = None,
+    epochs: float | None = None,
     **options: Any,
 ) -> Path:
     """Trials, each with its objective (None: it failed) and its metrics by (attack, rate, seed).
@@ -44,6 +47,8 @@ def write_study(
         points: trial -> fields of its point, where they matter; the rest is drawn.
         default: whether the first trial is the paper's default.
         pruned: trials that a pruner stopped.
+        clean_fpr: trial -> seed -> what it flags when nothing is poisoned.
+        epochs: epoch-equivalents of each defense's stage, of which the trial built one of two.
     """
     config = resolve(StudyConfig, {"name": folder.name, "out": folder.parent, "space": space, **options})
     cells = dict.fromkeys(cell for _, found in trials for cell in found)
@@ -80,9 +85,34 @@ def write_study(
                 {**UNDEFENDED, **metrics},
                 attack_failed=cell in failed,
                 meta={"n_train": 128, "n_poison": 12, "fingerprint": fingerprint},
+                **({} if epochs is None else {"stages": _stages(epochs)}),
             )
             write_record(folder / "points" / key / f"{record.scenario}.json", record)
+        for seed, share in (clean_fpr or {}).get(number, {}).items():
+            keep_clean_control(folder, key, seed, share)
     return folder
+
+
+def _stages(epochs: float) -> list[dict[str, Any]]:
+    """The data, the undefended model, and two stages of the defense, one of them found in the store."""
+    rows = (
+        ("poison", True, 1.5, None, False),
+        ("standard_training", True, 40.0, 20.0, False),
+        ("pre_isolation", True, 120.0, epochs, True),
+        ("selective_training", False, 25.0, epochs, True),
+    )
+    return [
+        {
+            "stage": stage,
+            "key": 64 * stage[0],
+            "hit": hit,
+            "wall_seconds": 0.1 if hit else seconds,
+            "built_seconds": seconds,
+            "epoch_equivalents": cost,
+            "of_defense": own,
+        }
+        for stage, hit, seconds, cost, own in rows
+    ]
 
 
 def _default_config(space: str) -> Any:

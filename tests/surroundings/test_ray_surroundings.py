@@ -32,6 +32,7 @@ def command(folder: Path, name: str, *options: str, epochs: int = 2) -> list[str
     """A study of one attack."""
     data = ["--dataset", f"npz:{folder / 'data.npz'}", "--out", str(folder / "runs"), "--name", name]
     sizes = ["--attacks", "badnets", "--width", "4", "--asr-floor", "0", "--set", f"pre_isolation_epochs={epochs}"]
+    sizes += ["--clean-control", "none"]
     return [sys.executable, "-m", "study.run", "--space", "pipd", "--until", "isolate", *data, *sizes, *options]
 
 

@@ -20,7 +20,7 @@ from study.ledger.snapshot import LOST
 from study.report.elements import Cell, Table
 from study.report.formatting import format_cell
 from study.report.screen import legend, without_empty_columns, wrapped
-from study.report.sections import ablations, against_papers
+from study.report.sections import ablations, against_papers, control_and_cost
 from study.report.sections.summary import untold_lines
 from study.report.text import table_lines
 from study.scenarios.oracle_defenses import find_defense
@@ -77,14 +77,20 @@ class Closing:
         """The settings, then what they reach on every scenario."""
         settings = self._front_table() if self._several else self._point_table()
         table = self._scenario_table()
-        return [*([settings] if settings else []), table_lines(table), legend(table.header)]
+        return [
+            *([settings] if settings else []),
+            table_lines(table),
+            legend(table.header),
+            *beside_text({"": self.results}),
+        ]
 
     def _paper_tables(self) -> list[str]:
         """Of a study that makes a paper's table or figure anew: that table, then the paper's numbers beside ours."""
         sections = [*ablations.sections(self.results), against_papers.section(self.results, self.results.space)]
         tables = [item for section in sections if section for item in section.items if isinstance(item, Table)]
         shown = [f"{wrapped(table.caption)}\n{table_lines(_without_footnotes(table))}" for table in tables]
-        return [*shown, legend(tuple(word for table in tables for name in table.header for word in name.split()))]
+        words = tuple(word for table in tables for name in table.header for word in name.split())
+        return [*shown, legend(words), *beside_text({"": self.results})]
 
     def values(self, trial: int) -> list[float]:
         """The objectives of a complete trial."""
@@ -268,12 +274,27 @@ class Closing:
         for prefix, trial in shown:
             if trial is not None:
                 reached = {**dict(zip(results.goal.labels, self.values(trial), strict=True)), **self._headline(trial)}
+                fpr_clean = results.clean_fpr_mean(trial)[0]
+                reached |= {} if fpr_clean is None else {names.FPR_CLEAN: fpr_clean}
                 told |= {f"{prefix}/{name}": value for name, value in reached.items()}
         return told
 
     def _headline(self, trial: int) -> dict[str, float]:
         together = self.together(trial)
         return {name: value for name in names.HEADLINE if (value := together.get(name)) is not None}
+
+
+def beside_text(studies: Mapping[str, Results]) -> list[str]:
+    """What configurations flag of clean data and cost, and what that means; nothing where nobody knows.
+
+    Args:
+        studies: what stands before the configurations of each.
+    """
+    table = control_and_cost.table(studies)
+    if table is None:
+        return []
+    shown = without_empty_columns(table)
+    return [table_lines(shown), wrapped(control_and_cost.terms(shown.header))]
 
 
 def _without_footnotes(table: Table) -> Table:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from study.analysis.results import Results
+from study.cli.numbers import format_number
 from study.cli.terminal import duration
 from study.ledger.clock import Clock, read_clock
 from study.ledger.study_folder import LEDGER
@@ -164,16 +165,29 @@ def _table(results: Results) -> Table:
     uses, built, ready = (sum(getattr(row, name) for row in rows) for name in ("uses", "built", "ready"))
     cost = costs(results)
     cells.append(("all", uses, built, ready, None, _time(cost.spent), _time(cost.earlier), _time(cost.alone)))
+    header: tuple[str, ...] = (
+        *("stage", "uses", "built by trials", "ready before", "one build (median)"),
+        *("time in trials", "time before", "without sharing"),
+    )
+    epochs = _epochs(results)
+    if epochs:
+        header = (*header, "epoch-equivalents of one build")
+        cells = [(*row, epochs.get(str(row[0]))) for row in cells]
     return Table(
         name="costs",
         caption="Uses and builds of each stage, and what they took",
-        header=(
-            *("stage", "uses", "built by trials", "ready before", "one build (median)"),
-            *("time in trials", "time before", "without sharing"),
-        ),
+        header=header,
         rows=tuple(cells),
         strong=(len(cells) - 1,),
     )
+
+
+def _epochs(results: Results) -> dict[str, str]:
+    """What one build of each stage costs by the median, of those that run a network and say so."""
+    if "epoch_equivalents" not in results.stages:
+        return {}
+    medians = results.stages.drop_duplicates("key").groupby("stage")["epoch_equivalents"].median()
+    return {str(stage): format_number(float(value), 1) for stage, value in medians.items() if value > 0}
 
 
 def _bars(results: Results) -> Bars:

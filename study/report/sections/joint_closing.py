@@ -1,14 +1,16 @@
 """What studies that are made of several end with: each scenario's own best, several defenses, a hold-out."""
 
+import dataclasses
 from collections.abc import Sequence
 
+from study.analysis.compared import OWN_BEST
 from study.analysis.finding import NOTHING, find
 from study.cli.numbers import format_objective
 from study.config.objectives import in_words
 from study.report.elements import Note, Section, Table
 from study.report.screen import legend, without_empty_columns, wrapped
 from study.report.sections import attacks
-from study.report.sections.closing import HEADER, Closing
+from study.report.sections.closing import HEADER, Closing, beside_text
 from study.report.text import table_lines
 
 
@@ -33,6 +35,7 @@ def joint_text(closings: Sequence[Closing]) -> str:
         *([wrapped(f"The hyperparameters: {', '.join(symbols)}.")] if symbols else []),
         table_lines(reached),
         legend(reached.header),
+        *beside_text({f"{closing.scenarios[0]}: ": closing.results for closing in finished}),
     ]
     told = {closing.scenarios[0]: closing.notes() for closing in closings}
     caveats = dict.fromkeys(caveat for one in findings.values() for caveat in one.caveats)
@@ -47,11 +50,20 @@ def defenses_text(closings: Sequence[Closing]) -> str:
         return NOTHING
     told = [closing.results for closing in closings if not closing.results.evaluations.empty]
     section = attacks.section(told)
-    tables = [without_empty_columns(item) for item in section.items if isinstance(item, Table)]
+    # Of a single trial there is nothing to choose: an own best would be the row above it once more.
+    single = tuple(f"{results.name}: {OWN_BEST}" for results in told if len(results.complete) < 2)
+    tables = [
+        without_empty_columns(
+            dataclasses.replace(item, rows=tuple(row for row in item.rows if not str(row[1]).startswith(single)))
+        )
+        for item in section.items
+        if isinstance(item, Table)
+    ]
     lines = [wrapped(f"{name}: {one.sentence}") for name, one in findings.items()]
     caveats = dict.fromkeys(caveat for one in findings.values() for caveat in one.caveats)
     notes = [note for closing in closings for note in closing.notes()]
-    shown = ["\n".join(lines), *(table_lines(table) for table in tables), legend(HEADER)]
+    beside = beside_text({f"{one.results.space}: ": one.results for one in closings if one.finished})
+    shown = ["\n".join(lines), *(table_lines(table) for table in tables), legend(HEADER), *beside]
     return "\n\n".join([*shown, "\n".join([*map(wrapped, caveats), *dict.fromkeys(notes)])])
 
 

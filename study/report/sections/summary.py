@@ -13,6 +13,8 @@ from study.config.objectives import in_words, meaning
 from study.ledger.lock import holder
 from study.report.elements import Cell, Fact, Facts, Item, Note, Section, Table
 from study.report.formatting import mean_with_deviation
+from study.report.screen import without_empty_columns
+from study.report.sections import control_and_cost
 from study.report.sections.front_table import front_table, shown_metrics
 from study.report.sections.trade_off import trade_off
 from study.scenarios.untold import untold
@@ -46,6 +48,8 @@ def sections(results: Results, headline: Section | None = None) -> list[Section]
         items.append(dataclasses.replace(of_headline, name="outcome"))
     elif headline is None:
         items.append(front_table(results, compared))
+    beside = control_and_cost.table({"": results})
+    items += [] if beside is None else [without_empty_columns(beside)]
     items.append(Note(_terms(results, compared), "footnote"))
     figure = trade_off(results) if headline is None else None
     items += [figure] if figure is not None else []
@@ -56,7 +60,8 @@ def sections(results: Results, headline: Section | None = None) -> list[Section]
 def overview(studies: Sequence[Results]) -> Section:
     """Several studies, a row each."""
     metrics = tuple(map(in_words, names.HEADLINE))
-    header = ("study", "configuration", *metrics, "trials", "attack works", "defense", "preset")
+    beside = (in_words(names.FPR_CLEAN), *control_and_cost.COST_HEADER)
+    header = ("study", "configuration", *metrics, *beside, "trials", "attack works", "defense", "preset")
     rows: list[tuple[Cell, ...]] = []
     for results in studies:
         working = int((~results.scenarios["attack_failed"]).sum())
@@ -65,13 +70,16 @@ def overview(studies: Sequence[Results]) -> Section:
         for one in compared_configurations(results):
             if one.trial is not None:
                 cells = (mean_with_deviation(one.mean(metric), one.deviation(metric)) for metric in names.HEADLINE)
-                rows.append((results.name, one.label, *cells, *about))
+                rows.append((results.name, one.label, *cells, *control_and_cost.cells(results, one.trial), *about))
     return Section(
         "overview",
         "Side by side",
         f"{len(studies)} studies: means over the scenarios whose attack works, ± the standard deviation over seeds. "
         "Studies with other scenarios or presets do not compare.",
-        (Table("overview", "", header, tuple(rows), left=2), Note(_words(names.HEADLINE), "footnote")),
+        (
+            Table("overview", "", header, tuple(rows), left=2),
+            Note(f"{_words(names.HEADLINE)} {control_and_cost.terms(header)}", "footnote"),
+        ),
         uses_labels=True,
     )
 

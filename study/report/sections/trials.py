@@ -3,9 +3,10 @@
 from typing import Any
 
 from study.analysis.results import Results
-from study.cli.numbers import format_objective, format_value
+from study.cli.numbers import format_number, format_objective, format_value
 from study.config.objectives import in_words
 from study.report.elements import Cell, Section, Table
+from study.report.sections import control_and_cost
 from study.scenarios.oracle_defenses import find_defense
 from tracking import names
 
@@ -18,6 +19,7 @@ def section(results: Results) -> Section:
     means = results.evaluations[~results.evaluations["attack_failed"]].groupby("trial")[list(names.HEADLINE)].mean()
     metrics = [name for name in names.HEADLINE if name in means and means[name].notna().any()]
     single = [name for name in results.goal.objectives if len(results.goal.objectives) == 1]
+    beside = _beside(results)
     symbol = find_defense(results.defense).config_type.symbol
     order = _order(results)
     trials = {int(str(number)): row for number, row in results.trials.to_dict("index").items()}
@@ -26,12 +28,13 @@ def section(results: Results) -> Section:
             number,
             *(_objective(trials[number]["value"]) for _ in single),
             *(_number(means[name].get(number)) for name in metrics),
+            *(column.get(number) for column in beside.values()),
             *(_value(trials[number][field]) for field in results.ranges),
             _state(results, number, str(trials[number]["state"])),
         )
         for number in order[:_MOST]
     ]
-    header = ("trial", *map(in_words, single), *map(in_words, metrics), *map(symbol, results.ranges), "state")
+    header = ("trial", *map(in_words, single), *map(in_words, metrics), *beside, *map(symbol, results.ranges), "state")
     top = [at for at, number in enumerate(order[:_MOST]) if number == results.best]
     less = f" The first {_MOST} of {len(order)}." if len(order) > _MOST else ""
     table = Table(
@@ -44,6 +47,19 @@ def section(results: Results) -> Section:
     )
     lead = f"{len(order)} trial{'s' * (len(order) != 1)} with metrics and hyperparameters, to sort and to filter."
     return Section("trials", "All trials", lead, (table,), uses_labels=True)
+
+
+def _beside(results: Results) -> dict[str, dict[int, Cell]]:
+    """Columns of what stands beside the metrics, each a cell a trial; those without any cell are left out."""
+    costs = control_and_cost.costs_of(results)
+    columns: dict[str, dict[int, Cell]] = {in_words(names.FPR_CLEAN): {**control_and_cost.clean_fprs(results)}}
+    for unit, word in (("epochs", control_and_cost.EPOCHS), ("seconds", control_and_cost.SECONDS)):
+        for which in ("built", "spent"):
+            of_trials = {trial: cost[f"defense_{which}_{unit}"] for trial, cost in costs.items()}
+            columns[f"{word} {which}"] = {
+                trial: format_number(value, 1) for trial, value in of_trials.items() if value is not None
+            }
+    return {name: column for name, column in columns.items() if column}
 
 
 def _order(results: Results) -> list[int]:

@@ -97,7 +97,10 @@ def check_sent(study: Path, told: str) -> None:
     assert Counter(key.split("/")[0] for key in runs) == {"study": 1, "trial": 4, "scenario": 4}
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
     files = {key: {item.path for item in log.client.list_artifacts(run.info.run_id)} for key, run in runs.items()}
-    last = json.loads((study / "outbox.jsonl").read_text().splitlines()[-2])
+    records = [json.loads(line) for line in (study / "outbox.jsonl").read_text().splitlines()]
+    controls = [record for record in records if "fpr_clean" in record["metrics"] and record["status"] == "RUNNING"]
+    assert controls, "what its trials flag of clean data, told after them"
+    last = next(one for one in reversed(records[:-1]) if one not in controls)
     assert files[last["run"]] == {CONFIG_YAML}, "of the trial that was run here"
     assert last["artifacts"] == f"points/{last['run'].split('/')[-1]}/trial"
     assert sum(paths == {"flags", "plots", "attack"} for paths in files.values()) == 1

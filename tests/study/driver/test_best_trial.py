@@ -114,7 +114,8 @@ def test_the_study_s_run_compares_with_a_trial_s(make: MakeDesk) -> None:
     study, trial = desk.records()[-1], desk.records()[-2]
     shown = {"tpr", "fpr", "auroc", "ca", "asr", "objective", "overall_score", "isolation_score", "defense_score"}
     assert {name: study.metrics[name] for name in shown} == {name: trial.metrics[name] for name in shown}
-    costs = {names.in_mlflow(name) for name in (names.COST_BUILT, names.COST_WALL, names.COST_HITS)}
+    own = (names.COST_DEFENSE_BUILT, names.COST_DEFENSE_SPENT)
+    costs = {names.in_mlflow(name) for name in (names.COST_BUILT, names.COST_WALL, names.COST_HITS, *own)}
     assert set(trial.metrics) == shown | costs, "the rest says something on a scenario alone"
     assert {name for name in study.metrics if "/" not in name} == shown
     assert study.metrics["system/trials"] == 1.0

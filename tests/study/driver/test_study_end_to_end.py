@@ -11,6 +11,7 @@ import pytest
 from study_process import TINY, make_workplace, run, states
 
 from study import evaluate, load_study
+from study.analysis.results import read_results
 
 pytestmark = pytest.mark.ray
 
@@ -24,7 +25,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(workplace: Path) -> tuple[Path, str]:
     """A study of three trials that ran to its end: its folder, and what it printed."""
-    done = run(workplace, "--name", "whole", "--trials", "3")
+    done = run(workplace, "--clean-control", "run", "--name", "whole", "--trials", "3")
     assert done.returncode == 0, done.stderr
     return workplace / "runs" / "whole", done.stdout
 
@@ -33,6 +34,8 @@ def test_prints_the_answer_beside_the_paper_default(finished: tuple[Path, str]) 
     study, printed = finished
     for expected in ("undefended", "paper default", "best (#", "TPR", "ASR", "badnets-0.1-s0", "trojan_square-0.1-s0"):
         assert expected in printed
+    assert "FPR when nothing is poisoned" in printed
+    assert "epoch-equivalents" in printed
     assert f"mlflow ui --backend-store-uri sqlite:///{study.parent / 'mlflow.db'}" in printed
     assert states(study) == {"COMPLETE": 3}
 
@@ -53,8 +56,9 @@ def test_shared_stages_are_built_once(finished: tuple[Path, str], workplace: Pat
     study, _ = finished
     store = workplace / "runs" / "store"
     built = {stage: len(list((store / stage).glob("*/meta.json"))) for stage in ("poison", "pre_isolation")}
-    assert built == {"poison": 2, "pre_isolation": 2}
-    assert len(list((store / "channel_activations").glob("*/meta.json"))) == 4  # two scenarios, max and mean
+    assert built == {"poison": 3, "pre_isolation": 3}  # two scenarios, and the clean control
+    activations = len(list((store / "channel_activations").glob("*/meta.json")))
+    assert activations - 4 in (1, 2)  # two scenarios, max and mean; the control's are those of default and best
     for path in (study / "points").glob("*/badnets-0.1-s0.json"):
         stages = {stage["stage"]: stage for stage in json.loads(path.read_text())["record"]["stages"]}
         assert stages["pre_isolation"]["hit"]
@@ -81,6 +85,28 @@ def test_a_cell_gives_what_the_study_gave_whoever_built_its_stages(
         assert report["metrics"] == ours["metrics"]
         assert {stage["key"] for stage in report["stages"]} == {stage["key"] for stage in ours["stages"]}
         assert any(not stage["hit"] and stage["stage"] == "pre_isolation" for stage in report["stages"]) == built
+
+
+def test_the_default_and_the_best_are_run_on_the_data_unpoisoned(finished: tuple[Path, str], workplace: Path) -> None:
+    study, printed = finished
+    results = read_results(study.parent, study.name)
+    shown = {results.default, results.best}
+    assert set(results.clean_fpr) == shown
+    assert all(set(shares) == {0} for shares in results.clean_fpr.values())
+    for trial in shown:
+        assert f"{results.clean_fpr[trial][0]:.3f}" in printed
+    cost = results.evaluations.query(f"trial == {results.default}").iloc[0]
+    assert cost["defense_built_epochs"] == pytest.approx(3 + 2 / 3 + 1)  # LGA, two readings, selective training
+    assert cost["defense_spent_epochs"] == pytest.approx(1)
+    with (study / "summary" / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["trial"] for row in rows if row["fpr_clean"]} == {str(trial) for trial in shown}
+    cell = ["--dataset", f"npz:{workplace / 'data.npz'}", "--out", str(study.parent), "--attack", "clean"]
+    tiny = [*TINY[: TINY.index("--attacks")], *TINY[TINY.index("--attacks") + 2 :], "--until", "isolate"]
+    path = study.parent.parent / "clean.json"
+    assert evaluate.main([*cell, *tiny, "--json", str(path)]) == 0
+    fpr = json.loads(path.read_text(encoding="utf-8"))["metrics"]["fpr"]
+    assert fpr == results.clean_fpr[results.default][0]  # the same data, and the same stages from the store
 
 
 @pytest.mark.filterwarnings("ignore")  # what MLflow and SQLAlchemy warn of is theirs
@@ -123,6 +149,11 @@ def test_mlflow_holds_every_trial(finished: tuple[Path, str], tmp_path: Path) ->
         "whole #2",
     }
     assert default.data.metrics["overall_score"] == default.data.metrics["objective"]
+    results = read_results(study.parent, study.name)
+    for trial, shares in results.clean_fpr.items():
+        run = next(r for r in found if r.data.tags["study.kind"] == "trial" and f"#{trial}" in r.info.run_name)
+        assert run.data.metrics["fpr_clean"] == shares[0]
+    assert default.data.metrics["system/cost.built_epochs"] == pytest.approx(2 * (3 + 2 / 3 + 1))  # two scenarios
     check_study_run(client, next(r for r in found if r.data.tags["study.kind"] == "study"), found)
     scenario = next(r for r in found if r.data.tags["study.kind"] == "scenario")
     flags = Path(client.download_artifacts(scenario.info.run_id, "flags", str(tmp_path)))
@@ -166,17 +197,23 @@ def check_flags(folder: Path, metrics: dict[str, float]) -> None:
 def test_same_command_again_adds_nothing_and_more_trials_extend(finished: tuple[Path, str], workplace: Path) -> None:
     study, _ = finished
     before = (study / "outbox.jsonl").read_text().count('"run": "trial/')
-    again = run(workplace, "--name", "whole", "--trials", "3")
+    controls = (study / "clean_control.json").read_bytes()
+    (study / "clean_control.json").unlink()  # as of a study that an earlier version ran: its control is run alone
+    again = run(workplace, "--clean-control", "run", "--name", "whole", "--trials", "3")
     assert again.returncode == 0
+    assert json.loads((study / "clean_control.json").read_bytes()) == json.loads(controls)
     assert states(study) == {"COMPLETE": 3}
-    assert (study / "outbox.jsonl").read_text().count('"run": "trial/') == before
-    more = run(workplace, "--name", "whole", "--trials", "4")
+    told = json.loads(controls)["trials"]
+    assert (study / "outbox.jsonl").read_text().count('"run": "trial/') == before + len(told), "their FPRs alone"
+    more = run(workplace, "--clean-control", "run", "--name", "whole", "--trials", "4")
     assert more.returncode == 0, more.stderr
     assert states(study) == {"COMPLETE": 4}
+    results = read_results(study.parent, study.name)
+    assert set(results.clean_fpr) >= {results.default, results.best}
 
 
 def test_other_settings_under_the_same_name_are_refused(finished: tuple[Path, str], workplace: Path) -> None:
-    other = run(workplace, "--name", "whole", "--trials", "3", "--seeds", "5")
+    other = run(workplace, "--clean-control", "run", "--name", "whole", "--trials", "3", "--seeds", "5")
     assert other.returncode == 2
     assert "was started with other settings (seeds was [0])" in other.stderr
 
@@ -187,7 +224,7 @@ def test_other_images_under_the_same_name_are_refused(finished: tuple[Path, str]
     with np.load(path) as arrays:
         np.savez(path, **{**arrays, "test_images": arrays["test_images"][::-1]})
     try:
-        other = run(workplace, "--name", "whole", "--trials", "5")
+        other = run(workplace, "--clean-control", "run", "--name", "whole", "--trials", "5")
     finally:
         path.write_bytes(before)
     assert other.returncode == 2

@@ -332,6 +332,7 @@ def test_mlflow_is_told_that_a_trial_was_stopped(make: MakeDesk) -> None:
     )
     assert stopped.series == {names.OBJECTIVE_SO_FAR: [0.25]}
     costs = {names.COST_BUILT: 1.75, names.COST_WALL: 0.5, names.COST_HITS: 1.0}
+    costs |= {names.COST_DEFENSE_BUILT: 0.25, names.COST_DEFENSE_SPENT: 0.2}
     assert stopped.metrics == {names.in_mlflow(name): cost for name, cost in costs.items()}, "no mean of a part"
     whole = trials["study #2"]
     assert (whole.tags[names.TAG_STOPPED_EARLY], whole.metrics["objective"]) == ("false", 0.75)

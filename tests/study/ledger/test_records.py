@@ -159,7 +159,7 @@ def test_what_is_kept_of_a_result(tmp_path: Path) -> None:
         scenario=Scenario("badnets", 0.1, 0, 0),
         metrics={"tpr": 0.5, "auroc": None},
         series={"isolate.tpr": [0.5]},
-        stages=(StageRun("poison", "a" * 64, True, 0.1, 1.5),),
+        stages=(StageRun("poison", "a" * 64, True, 0.1, 1.5), StageRun("own", "b" * 64, False, 2.0, 2.0, 4.5, True)),
         meta={"fingerprint": "f" * 64},
         attack_failed=False,
         wall_seconds=2.5,
@@ -170,7 +170,12 @@ def test_what_is_kept_of_a_result(tmp_path: Path) -> None:
         scenario="badnets-0.1-s0",
         metrics={"tpr": 0.5, "auroc": None},
         series={"isolate.tpr": [0.5]},
-        stages=[{"stage": "poison", "key": "a" * 64, "hit": True, "wall_seconds": 0.1, "built_seconds": 1.5}],
+        stages=[
+            {"stage": "poison", "key": "a" * 64, "hit": True, "wall_seconds": 0.1, "built_seconds": 1.5}
+            | {"epoch_equivalents": None, "of_defense": None},
+            {"stage": "own", "key": "b" * 64, "hit": False, "wall_seconds": 2.0, "built_seconds": 2.0}
+            | {"epoch_equivalents": 4.5, "of_defense": True},
+        ],
         meta={"fingerprint": "f" * 64},
         attack_failed=False,
         wall_seconds=2.5,

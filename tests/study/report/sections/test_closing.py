@@ -218,8 +218,14 @@ def test_the_csv_has_a_line_a_trial_and_scenario(make: MakeDesk) -> None:
         *map(names.signal, SIGNALS),
         "built_seconds",
         "wall_seconds",
+        "defense_built_epochs",
+        "defense_spent_epochs",
+        "defense_built_seconds",
+        "defense_spent_seconds",
+        "fpr_clean",
     ]
     assert len(found) == 2
+    assert [line["fpr_clean"] for line in found] == ["0.125", "0.125"]  # of the study's own clean scenario
     assert [line["scenario"] for line in found] == [BAD, "clean-0-s0"]
     assert [line["attack_failed"] for line in found] == ["1", "0"]
     assert {(line["trial"], line["paper_default"], line["objective"]) for line in found} == {("0", "1", "0.125")}
