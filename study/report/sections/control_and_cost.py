@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from search_spaces import SEARCH_SPACES
 from study.analysis.compared import DEFAULT, UNDEFENDED, shown_trials
 from study.analysis.results import COSTS, Results
 from study.cli.numbers import format_number
 from study.config.objectives import in_words
+from study.planning.clean_reserve import needs_text
 from study.report.elements import Cell, Table
 from study.report.formatting import mean_with_deviation
 from tracking import names
@@ -94,10 +96,11 @@ def _cost_of_undefended(results: Results) -> tuple[Cell, Cell]:
 
 
 def _label(results: Results, trial: int) -> str:
+    needs = needs_text(SEARCH_SPACES[results.space], results.config)
     words = [DEFAULT] if trial == results.default else []
     if trial == results.best:
         words.append(f"the {results.best_name}" if words else f"{results.best_name} (#{trial})")
-    return ", ".join(words) or f"#{trial}"
+    return (", ".join(words) or f"#{trial}") + (f" ({needs})" if needs else "")
 
 
 def _pair(built: float | None, spent: float | None) -> Cell:

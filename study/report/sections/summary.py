@@ -5,12 +5,14 @@ import math
 import os
 from collections.abc import Sequence
 
+from search_spaces import SEARCH_SPACES
 from study.analysis.compared import ComparedConfiguration, compared_configurations
 from study.analysis.finding import find
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective
 from study.config.objectives import in_words, meaning
 from study.ledger.lock import holder
+from study.planning.clean_reserve import needs_text
 from study.report.elements import Cell, Fact, Facts, Item, Note, Section, Table
 from study.report.formatting import mean_with_deviation
 from study.report.screen import without_empty_columns
@@ -66,7 +68,9 @@ def overview(studies: Sequence[Results]) -> Section:
     for results in studies:
         working = int((~results.scenarios["attack_failed"]).sum())
         works = f"{working} of {len(results.scenarios)}"
-        about = (len(results.complete), works, results.defense, str(results.config.preset))
+        needs = needs_text(SEARCH_SPACES[results.space], results.config)
+        defense = f"{results.defense} ({needs})" if needs else results.defense
+        about = (len(results.complete), works, defense, str(results.config.preset))
         for one in compared_configurations(results):
             if one.trial is not None:
                 cells = (mean_with_deviation(one.mean(metric), one.deviation(metric)) for metric in names.HEADLINE)

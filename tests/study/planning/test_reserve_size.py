@@ -1,19 +1,24 @@
 """How many test images a command sets aside, and that its answers say so."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from written_study import write_study
 
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Choice, Int, Range
+from study.analysis.results import read_results
 from study.config.config import StudyConfig, resolve
 from study.evaluate import EvaluateConfig
 from study.planning.clean_reserve import needed_images, needs_sentence, needs_text, reserve_size
 from study.planning.plan import build_evaluation_context, dataset_spec, make_plan
 from study.planning.several_defenses import child_configs
+from study.report.elements import Table
+from study.report.sections import attacks, studied, summary
 from study.scenarios.evaluation import cached_images
 
 
@@ -90,3 +95,18 @@ def test_evaluate_and_a_study_take_the_same_images() -> None:
     config = resolve(EvaluateConfig, {"defense": "asd"})
     environment = build_evaluation_context(config, SEARCH_SPACES["asd"], "cpu", "fp32")
     assert environment.dataset.reserve == 100
+
+
+def test_every_table_of_configurations_says_it(tmp_path: Path) -> None:
+    cells = {("badnets", 0.1, 0): {"tpr": 0.9, "fpr": 0.1, "auroc": 0.9, "ca": 0.9, "asr": 0.1}}
+    told = []
+    for space in ("asd", "ac"):
+        write_study(tmp_path / space, [(0.5, cells)], space=space)
+        told.append(read_results(tmp_path, space))
+    needs = "(needs 100 clean images)"
+    for section in (attacks.section(told), summary.overview(told)):
+        rows = [" ".join(map(str, row)) for item in section.items if isinstance(item, Table) for row in item.rows]
+        assert [needs in row for row in rows if "asd" in row] == [True] * sum("asd" in row for row in rows)
+        assert any(needs in row for row in rows)
+        assert not any(needs in row for row in rows if "asd" not in row)
+    assert "needs 100 clean images" in str(studied.section(told[0]).items[0])
