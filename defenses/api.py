@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from defenses.class_features import round_by_round
 from defenses.config import Config
 from defenses.models import ModelSpec
 from defenses.seeds import SeedPart, derive_seed, generator
@@ -78,11 +79,7 @@ class CleanReserve:
     @classmethod
     def of(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], num_classes: int) -> Self:
         """The reserve of images uint8 [M, H, W, 3] and labels int64 [M] in any order: the first of each class first."""
-        ranks = np.empty(len(labels), dtype=np.int64)
-        for label in range(num_classes):
-            of_class = np.flatnonzero(labels == label)
-            ranks[of_class] = np.arange(len(of_class))
-        order = np.lexsort((labels, ranks))
+        order = round_by_round(labels)
         return cls(images[order], labels[order], num_classes)
 
     def first(self, count: int) -> Self:

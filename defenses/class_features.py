@@ -18,6 +18,20 @@ def samples_by_label(labels: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[n
         yield int(label), np.flatnonzero(labels == label)
 
 
+def round_by_round(labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions int64 [N] in rounds: the first sample of each label, then the second of each, and so on.
+
+    Every beginning has as many of each label as there are, give or take one.
+
+    Args:
+        labels: int64 [N].
+    """
+    rounds = np.empty(len(labels), dtype=np.int64)
+    for _, members in samples_by_label(labels):
+        rounds[members] = np.arange(len(members))
+    return np.lexsort((labels, rounds))
+
+
 def centred(features: NDArray[np.floating]) -> NDArray[np.float64]:
     """Features [n, D] with their mean taken off, in float64."""
     wide: NDArray[np.float64] = features.astype(np.float64)

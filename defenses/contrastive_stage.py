@@ -103,22 +103,31 @@ def _contrastive_pretraining(context: StageContext, _inputs: Outputs, params: Pa
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
 
 
+CONTRASTIVE_FIELDS = (
+    "contrastive_epochs",
+    "contrastive_lr",
+    "contrastive_schedule",
+    "contrastive_batch_size",
+    "contrastive_weight_decay",
+    "contrastive_temperature",
+    "smallest_part",
+    "view_flip",
+    "momentum",
+    "budget_fraction",
+)
+"""What a stage that trains contrastively reads."""
+
+
+def contrastive_cost(params: Params, _n: int) -> float:
+    """Epoch-equivalents of contrastive training: every image is shown in two views."""
+    return 2.0 * scaled_epochs(params.contrastive_epochs, params.budget_fraction)
+
+
 CONTRASTIVE_PRETRAINING = Stage(
     name="contrastive_pretraining",
     run=_contrastive_pretraining,
-    reads=(
-        "contrastive_epochs",
-        "contrastive_lr",
-        "contrastive_schedule",
-        "contrastive_batch_size",
-        "contrastive_weight_decay",
-        "contrastive_temperature",
-        "smallest_part",
-        "view_flip",
-        "momentum",
-        "budget_fraction",
-    ),
+    reads=CONTRASTIVE_FIELDS,
     outputs=("weights", "series"),
-    cost=lambda params, _n: 2.0 * scaled_epochs(params.contrastive_epochs, params.budget_fraction),
+    cost=contrastive_cost,
 )
 """SimCLR from a new network, by images alone (DBD); the weights' last layer is as it was initialised."""

@@ -36,6 +36,7 @@ from torch.nn import functional
 from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.budget import scaled_epochs
 from defenses.config import param
+from defenses.cost import FORWARD
 from defenses.methods.semi_supervised import (
     OUTPUTS,
     SCE,
@@ -228,8 +229,8 @@ def _after(stage: str) -> dict[str, str]:
 
 def _meta_cost(params: Params, n: int) -> float:
     epochs = _epochs(params)[-1]
-    virtual = scaled_epochs(params.meta_epochs, params.budget_fraction) + 1 / 3
-    return (epochs - 1) * epoch_cost(params, n) + epochs * virtual + 1 / 3
+    virtual = scaled_epochs(params.meta_epochs, params.budget_fraction) + FORWARD
+    return (epochs - 1) * epoch_cost(params, n) + epochs * virtual + FORWARD
 
 
 CLASS_AWARE = Stage(
@@ -287,7 +288,7 @@ LAST_EPOCH = Stage(
     inputs={**_after("asd_meta_split"), "flagged": "asd_meta_split.flagged"},
     outputs=("weights", "series"),
     clean_images="clean_images",
-    cost=lambda params, n: epoch_cost(params, n) - 1 / 3,
+    cost=lambda params, n: epoch_cost(params, n) - FORWARD,
 )
 
 

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from defenses.api import Defense, Outputs, Params, Stage, StageContext, Weights
 from defenses.config import param
+from defenses.cost import FORWARD
 from defenses.methods.no_defense import NoDefenseConfig
 from defenses.models import Normalised, load_model
 from defenses.models.taps import record_last_maps
@@ -167,7 +168,7 @@ _WEIGHTS = {"weights": "standard_training.weights"}
 
 def _cost(params: Params, _n: int) -> float:
     """The answers that are wanted, and in each step a pass forward and one back to the image, which costs as much."""
-    return (1 + 2 * float(params.mask_steps)) / 3
+    return FORWARD * (1 + 2 * float(params.mask_steps))
 
 
 COGNITIVE_MASKS = Stage(

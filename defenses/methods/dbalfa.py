@@ -37,6 +37,7 @@ from torch.nn import functional
 
 from defenses.api import CleanReserve, Defense, Outputs, Params, Stage, StageContext
 from defenses.config import param
+from defenses.cost import FORWARD
 from defenses.methods.no_defense import NoDefenseConfig
 from defenses.models import Normalised, load_model
 from defenses.models.taps import visit_layers
@@ -226,7 +227,8 @@ LAYER_SIMILARITIES = Stage(
     inputs={"weights": "standard_training.weights"},
     outputs=("similarities", "predicted", "clean_similarities", "clean_left_out", "clean_classes"),
     clean_images="clean_images",
-    cost=lambda params, n: (2 * n + 4 * params.clean_images) / (3 * n),  # predictions first, similarities to them then
+    # Predictions first, then similarities to the centroids of what was predicted.
+    cost=lambda params, n: FORWARD * (2 * n + 4 * params.clean_images) / n,
 )
 DBALFA_STAGE = Stage(
     name="dbalfa",

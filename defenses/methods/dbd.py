@@ -32,6 +32,7 @@ from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.budget import scaled_epochs
 from defenses.config import param
 from defenses.contrastive_stage import CONTRASTIVE_PRETRAINING, ContrastiveConfig
+from defenses.cost import FORWARD
 from defenses.methods.semi_supervised import (
     OUTPUTS,
     SCE,
@@ -156,7 +157,7 @@ WARM_UP = Stage(
     inputs={"weights": "contrastive_pretraining.weights"},
     outputs=("weights", "optimiser", "series"),
     cost=lambda params, n: (
-        1 / 3 if _at_rest(params) else scaled_epochs(params.warm_up_epochs, params.budget_fraction) / 3
+        FORWARD * (1 if _at_rest(params) else scaled_epochs(params.warm_up_epochs, params.budget_fraction))
     ),
 )
 SPLIT = Stage(
@@ -165,7 +166,7 @@ SPLIT = Stage(
     reads=(*TRAINING, *SCE, "labelled_share", *_PHASES),
     inputs={"weights": "dbd_warm_up.weights", "optimiser": "dbd_warm_up.optimiser"},
     outputs=(*OUTPUTS, "scores", "flagged"),
-    cost=lambda params, n: _clock(params)[1] * epoch_cost(params, n) + 1 / 3,
+    cost=lambda params, n: _clock(params)[1] * epoch_cost(params, n) + FORWARD,
 )
 SEMI_SUPERVISED = Stage(
     name="dbd_semi_supervised",
@@ -173,7 +174,7 @@ SEMI_SUPERVISED = Stage(
     reads=(*TRAINING, *SCE, "labelled_share", *_PHASES),
     inputs={"weights": "dbd_split.weights", "optimiser": "dbd_split.optimiser", "flagged": "dbd_split.flagged"},
     outputs=("weights", "flagged_series", "series"),
-    cost=lambda params, n: (_clock(params)[2] - _clock(params)[1]) * epoch_cost(params, n) - 1 / 3,
+    cost=lambda params, n: (_clock(params)[2] - _clock(params)[1]) * epoch_cost(params, n) - FORWARD,
 )
 
 

@@ -41,7 +41,8 @@ from torch.nn import functional
 from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.budget import BudgetConfig, scaled_epochs
 from defenses.config import param
-from defenses.contrastive_stage import Contrast, train_contrastively
+from defenses.contrastive_stage import CONTRASTIVE_FIELDS, Contrast, contrastive_cost, train_contrastively
+from defenses.cost import FORWARD
 from defenses.models import Normalised, build_model, load_model
 from defenses.models.taps import record_features
 from defenses.registry import UserError
@@ -270,7 +271,7 @@ FEATURE_MOVEMENT = Stage(
     reads=("transform", "kernel_size", "draws"),
     inputs={"weights": "distinguishing.weights"},
     outputs=("movement",),
-    cost=lambda params, _n: (1 + (params.draws if params.transform in DRAWN else 1)) / 3,
+    cost=lambda params, _n: FORWARD * (1 + (params.draws if params.transform in DRAWN else 1)),
 )
 DST_POOLS = Stage(
     name="dst_pools",
@@ -283,22 +284,10 @@ DST_POOLS = Stage(
 DST_CONTRASTIVE = Stage(
     name="dst_contrastive",
     run=_contrastive,
-    reads=(
-        "contrastive_epochs",
-        "contrastive_lr",
-        "contrastive_schedule",
-        "contrastive_batch_size",
-        "contrastive_weight_decay",
-        "contrastive_temperature",
-        "smallest_part",
-        "view_flip",
-        "mask_columns",
-        "momentum",
-        "budget_fraction",
-    ),
+    reads=(*CONTRASTIVE_FIELDS, "mask_columns"),
     inputs={"trusted": "dst_pools.trusted"},
     outputs=("weights", "series"),
-    cost=lambda params, _n: 2.0 * scaled_epochs(params.contrastive_epochs, params.budget_fraction),
+    cost=contrastive_cost,
 )
 DST_HEAD = Stage(
     name="dst_head",
@@ -319,7 +308,7 @@ DST_HEAD = Stage(
         "flagged": "dst_pools.flagged",
     },
     outputs=("weights", "series"),
-    cost=lambda _params, _n: 1 / 3,
+    cost=lambda *_: FORWARD,
 )
 
 

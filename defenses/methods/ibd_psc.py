@@ -38,6 +38,7 @@ from torch import Tensor
 
 from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.config import param
+from defenses.cost import FORWARD
 from defenses.methods.no_defense import NoDefenseConfig
 from defenses.models import Normalised, load_model
 from defenses.models.amplification import amplified, batch_norms
@@ -161,7 +162,7 @@ PSC_CURVE = Stage(
     inputs={"weights": "standard_training.weights"},
     outputs=("layers", "factor", "errors"),
     clean_images="clean_images",
-    cost=lambda params, n: _LAYERS * (params.clean_images or min(n, MOST_SUSPECTS)) / (3 * n),
+    cost=lambda params, n: FORWARD * _LAYERS * (params.clean_images or min(n, MOST_SUSPECTS)) / n,
 )
 PSC = Stage(
     name="psc",
@@ -173,7 +174,7 @@ PSC = Stage(
         "factor": "psc_curve.factor",
     },
     outputs=("psc",),
-    cost=lambda params, _n: (1 + params.networks) / 3,
+    cost=lambda params, _n: FORWARD * (1 + params.networks),
 )
 IBD_PSC = Stage(
     name="ibd_psc",

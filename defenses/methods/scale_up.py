@@ -184,7 +184,7 @@ def clean_moments(
 def _clean_cost(params: Params, n: int) -> float:
     """A pass over the samples for their predictions, and the clean images at every scale."""
     scales = 2 + len(scale_factors(params.scales, params.largest_scale))
-    return (n + scales * params.clean_images) / (3 * n) if params.clean_images else 0.0
+    return FORWARD * (n + scales * params.clean_images) / n if params.clean_images else 0.0
 
 
 SCALED_PREDICTIONS = Stage(

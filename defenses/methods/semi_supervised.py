@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from defenses.api import Outputs, Params, StageContext, Weights
 from defenses.budget import BudgetConfig, scaled_epochs
 from defenses.config import param
+from defenses.cost import FORWARD
 from defenses.models import Normalised, build_model, load_model
 from defenses.registry import UserError
 from defenses.shared_stages import cpu_weights, lowest_mask
@@ -64,7 +65,7 @@ OUTPUTS = ("weights", "optimiser", "flagged_series", "series")
 
 def epoch_cost(params: Params, n: int) -> float:
     """Epoch-equivalents of an epoch on n samples: its steps, and the pass that splits."""
-    return float(params.iterations * params.batch_size * PASSES / n + 1 / 3)
+    return float(params.iterations * params.batch_size * PASSES / n + FORWARD)
 
 
 def lowest_share(losses: Scores, share: float) -> Mask:

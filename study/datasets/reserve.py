@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from defenses.class_features import round_by_round
 from defenses.registry import UserError
 from defenses.seeds import derive_seed
 
@@ -27,11 +28,7 @@ def split_reserve(labels: NDArray[np.int64], size: int, num_classes: int, name: 
     """
     rng = np.random.default_rng(derive_seed("clean reserve"))
     order = rng.permutation(len(labels))
-    ranks = np.empty(len(labels), dtype=np.int64)
-    for label in range(num_classes):
-        of_class = order[labels[order] == label]
-        ranks[of_class] = np.arange(len(of_class))
-    chosen = np.lexsort((labels, ranks))[:size]
+    chosen = order[round_by_round(labels[order])][:size]
     counts = np.bincount(labels, minlength=num_classes)
     left = counts - np.bincount(labels[chosen], minlength=num_classes)
     if size > len(labels) or (left[counts > 0] == 0).any():
