@@ -105,6 +105,7 @@ class StageRun:
         epoch_equivalents: what it declares to cost (`Stage.cost`); None where nobody said, as in older records.
         of_defense: it is a part of the defense; False for what only the attack or the judge needs, None where nobody
             said.
+        step: how its training steps were taken (``eager``, ``captured`` or ``compiled``); None where none was.
     """
 
     stage: str
@@ -114,6 +115,7 @@ class StageRun:
     built_seconds: float
     epoch_equivalents: float | None = None
     of_defense: bool | None = None
+    step: str | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,8 @@ class StageContext:
     Attributes:
         checkpoint: keeps its epochs; a stage that loops on its own loops over `Checkpoint.epochs`.
         clean: as many clean images as its `Stage.clean_images` says; None for a stage that needs none.
+        step: how training steps are taken, one of `STEP_MODES` of `defenses.training.captured_step`.
+        how: filled by the stage: how it was computed where that is no part of its key, such as its steps.
     """
 
     stage: str
@@ -198,6 +202,8 @@ class StageContext:
     progress: Progress
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     clean: CleanReserve | None = None
+    step: str = "auto"
+    how: dict[str, str] = field(default_factory=dict)
 
     def generator(self, *role: SeedPart) -> torch.Generator:
         """A generator on the stage's device; the same for the same base seed, stage and role."""

@@ -37,10 +37,11 @@ from defenses.storage.store import Artifact, Store, build_digest
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and how a defense runs. Everything but `store` and `progress` is part of each stage's key.
+    """Where and how a defense runs. Everything but `store`, `progress` and `step` is part of each stage's key.
 
     Of the device that is what decides a sum (`defenses.numerics`), torch's threads in this process included. Of the
-    clean reserve it is what a stage is handed, in the key of that stage alone.
+    clean reserve it is what a stage is handed, in the key of that stage alone. `step` says how training steps are taken
+    (one of `STEP_MODES` of `defenses.training.captured_step`); it is noted beside what they gave.
     """
 
     store: Store
@@ -50,6 +51,7 @@ class RunContext:
     precision: str
     progress: Progress = silent
     reserve: CleanReserve | None = None
+    step: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def _run_stage(
     digests = {local: done[name].digests[output] for local, (name, output) in sources.items()}
     identity = stage_identity(stage, config, dataset.fingerprint, context, digests)
     key = stage_key(identity)
+    how: dict[str, str] = {}
 
     def build() -> Outputs:
         checkpoint = context.store.checkpoint(stage.name, key) if stage.cached else Checkpoint()
@@ -185,25 +188,28 @@ def _run_stage(
             context.progress,
             checkpoint,
             clean_part(stage, config, context.reserve),
+            context.step,
+            how,
         )
         outputs = stage.run(stage_context, inputs, Params(**stage_params(stage, config)))
         if set(outputs) != set(stage.outputs):
             raise TypeError(f"stage {stage.name} declares {sorted(stage.outputs)} and gave {sorted(outputs)}")
         return outputs
 
-    def run(hit: bool, seconds: float, built: float) -> StageRun:
+    def run(hit: bool, seconds: float, built: float, step: str | None) -> StageRun:
         flagged = done[sources["flagged"][0]].load(sources["flagged"][1]) if _asks_for_flags(stage) else None
         cost = stage_cost(stage, stage_params(stage, config), len(dataset), flagged)
-        return StageRun(stage.name, key, hit, seconds, built, cost, of_defense=True)
+        return StageRun(stage.name, key, hit, seconds, built, cost, True, step)
 
     if stage.cached:
-        artifact, hit = context.store.get_or_build(stage.name, key, build, identity)
+        artifact, hit = context.store.get_or_build(stage.name, key, build, identity, how)
         seconds = time.perf_counter() - started
-        return StageOutputs(run(hit, seconds, artifact.built_seconds), artifact.digests, artifact, {})
+        done_by = run(hit, seconds, artifact.built_seconds, artifact.built_by.get("step"))
+        return StageOutputs(done_by, artifact.digests, artifact, {})
     outputs = build()
     seconds = time.perf_counter() - started
     digests = {name: build_digest(value) for name, value in outputs.items()}
-    return StageOutputs(run(False, seconds, seconds), digests, None, outputs)
+    return StageOutputs(run(False, seconds, seconds, how.get("step")), digests, None, outputs)
 
 
 def _asks_for_flags(stage: Stage) -> bool:

@@ -103,8 +103,10 @@ class DSTConfig(BudgetConfig):
     )
 
 
-def centre_similarity(features: Tensor, labels: Tensor) -> Tensor:
+def centre_similarity(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """How alike the classes' centres are in a batch: the mean of their cosines, with 0 for each with itself.
+
+    Classes that the batch does not show count for nothing.
 
     The code calls it a loss within classes; going down, it parts them from each other.
 
@@ -112,10 +114,11 @@ def centre_similarity(features: Tensor, labels: Tensor) -> Tensor:
         features: float [n, D].
         labels: int64 [n].
     """
-    present, which = torch.unique(labels, return_inverse=True)
-    members = functional.one_hot(which, len(present)).to(features.dtype)
-    centres = functional.normalize((members.T @ features) / members.sum(dim=0).unsqueeze(1))
-    return (centres @ centres.T).fill_diagonal_(0.0).mean()
+    members = (labels.unsqueeze(1) == torch.arange(num_classes, device=labels.device)).to(features.dtype)
+    counts = members.sum(dim=0)
+    centres = functional.normalize((members.T @ features) / counts.clamp(min=1).unsqueeze(1))
+    shown = (counts > 0).sum()
+    return (centres @ centres.T).fill_diagonal_(0.0).sum() / (shown * shown)
 
 
 def _distinguishing(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
@@ -131,7 +134,7 @@ def _distinguishing(context: StageContext, _inputs: Outputs, params: Params) -> 
             return functional.cross_entropy(batches.logits(model, index), labels[index])
         with projecting(model, nn.Identity()):
             features = batches.logits(model, index)
-        return centre_similarity(features, labels[index])
+        return centre_similarity(features, labels[index], context.dataset.num_classes)
 
     recipe = Recipe.of(params, "first_", epochs=by_label + by_centres)
     losses = fit(context, model, len(labels), recipe, loss, done.append, {"epochs": done})

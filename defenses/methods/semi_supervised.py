@@ -23,7 +23,7 @@ from defenses.storage.state_codec import TrainingState
 from defenses.training.images import to_device
 from defenses.training.inference import predict_logits
 from defenses.training.losses import symmetric_cross_entropy
-from defenses.training.mixmatch import PASSES, WEAK_VIEWS, MixMatch, Samples, mixmatch_epoch
+from defenses.training.mixmatch import PASSES, WEAK_VIEWS, MixMatch, MixMatchTraining, Samples
 
 Scores = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -159,20 +159,19 @@ class Trainee:
             "flags": self.flags,
             "series": self.series,
         }
+        training = MixMatchTraining(self.drawn_from, self.model, self.optimiser, self.samples, self.how, count)
         for done in self.context.checkpoint.epochs(count, parts):
-            self.epoch(first + done, choose(first + done))
+            self.epoch(training, first + done, choose(first + done))
             self.context.progress(self.context.stage, done + 1, count, {"loss": self.series["loss"][-1]})
 
-    def epoch(self, number: int, pools: Pools) -> None:
+    def epoch(self, training: MixMatchTraining, number: int, pools: Pools) -> None:
         """One epoch on given pools."""
         device, suspects = self.context.device, len(pools.labelled)
         labelled = to_device(np.flatnonzero(pools.labelled), device)
         unlabelled = to_device(np.flatnonzero(~pools.labelled), device)
         if pools.clean:
             labelled = torch.cat([torch.arange(suspects, suspects + pools.clean, device=device), labelled])
-        on_labels, on_guesses = mixmatch_epoch(
-            self.drawn_from, self.model, self.optimiser, self.samples, labelled, unlabelled, self.how, number
-        )
+        on_labels, on_guesses = training.epoch(labelled, unlabelled, number)
         each = torch.bincount(self.samples.labels[labelled], minlength=self.context.dataset.num_classes)
         weight = self.how.unlabelled_weight(number + 0.5)
         self.flags.append(to_device(~pools.labelled, device))

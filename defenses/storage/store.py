@@ -12,7 +12,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +60,8 @@ class Artifact:
         folder: where it lies.
         built_seconds: what building it took, in all processes if some were killed and it went on.
         digests: output name -> content digest.
-        built_by: the machine that built it, see `defenses.numerics.describe_machine`; empty for an entry of before.
+        built_by: the machine that built it, see `defenses.numerics.describe_machine`, and what the stage noted of how;
+            empty for an entry of before.
     """
 
     folder: Path
@@ -168,7 +169,12 @@ class Store:
         return True
 
     def get_or_build(
-        self, stage: str, key: str, build: Callable[[], dict[str, Any]], describe: dict[str, Any] | None = None
+        self,
+        stage: str,
+        key: str,
+        build: Callable[[], dict[str, Any]],
+        describe: dict[str, Any] | None = None,
+        how: Mapping[str, str] | None = None,
     ) -> tuple[Artifact, bool]:
         """The entry and whether it was there already. One process builds; the others wait for it.
 
@@ -178,6 +184,7 @@ class Store:
             stage, key: where the entry lies.
             build: gives the outputs by name; called at most once.
             describe: what the key was made of, kept in ``meta.json`` for people.
+            how: what `build` noted of how it computed, kept with the machine.
 
         Raises:
             UserError: the disk is full or cannot be written to, or `build` raised one.
@@ -201,7 +208,7 @@ class Store:
                     raise
                 checkpoint = self._checkpoints.pop((stage, key), Checkpoint())
                 seconds = checkpoint.earlier_seconds + time.perf_counter() - started
-                self._write(folder, outputs, seconds, describe or {})
+                self._write(folder, outputs, seconds, describe or {}, how or {})
                 remove_checkpoints(folder)
                 if self.remote is not None:
                     self.remote.publish(stage, key, folder)
@@ -210,7 +217,14 @@ class Store:
             raise RuntimeError(f"{folder} vanished while it was written: is another program cleaning {self.root}?")
         return built, False
 
-    def _write(self, folder: Path, outputs: dict[str, Any], seconds: float, describe: dict[str, Any]) -> None:
+    def _write(
+        self,
+        folder: Path,
+        outputs: dict[str, Any],
+        seconds: float,
+        describe: dict[str, Any],
+        how: Mapping[str, str],
+    ) -> None:
         for stale in folder.glob("*-payload.*"):
             stale.unlink()  # left by a builder that died; the lock is ours, so nobody reads or writes them
         tag = uuid.uuid4().hex[:8]  # a new name each time: a reader of a removed entry never sees half of a new one
@@ -224,7 +238,7 @@ class Store:
             "files": files,
             "sha256": {file: _sha256(folder / file) for file in files.values()},
             "describe": describe,
-            "built_by": describe_machine(),
+            "built_by": {**describe_machine(), **how},
         }
         write_atomic(folder / "meta.json", json.dumps(meta | {"checksum": _checksum(meta)}, indent=1))
 

@@ -1,6 +1,7 @@
 """The training loop: SGD over shuffled batches of indices. What the loss of a batch is, the caller says."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,9 +13,11 @@ from torch import Tensor, nn
 from defenses.api import StageContext
 from defenses.registry import UserError
 from defenses.storage.state_codec import TrainingState
+from defenses.training.captured_step import RECORDERS, TrainingSize, make_steps
 from defenses.training.images import crop_padding, epoch_batches, take, take_augmented, to_device
 from defenses.training.precision import autocast
 from defenses.training.schedule import learning_rate
+from defenses.training.step import Batch, Work
 
 
 class TrainingDiverged(UserError):
@@ -98,21 +101,27 @@ def fit(
     model: nn.Module,
     n: int,
     recipe: Recipe,
-    batch_loss: Callable[[Tensor], Tensor],
+    batch_loss: Callable[..., Tensor],
     on_epoch: Callable[[int], None] | None = None,
     kept: TrainingState | None = None,
+    beside: Iterator[Tensor] | None = None,
 ) -> list[float]:
     """Trains a model in place.
+
+    The context says how steps are taken (`defenses.training.captured_step`), and notes how they were.
 
     Args:
         context: gives the order of the batches, and is told of every epoch.
         model: on the context's device.
         n: how many samples an epoch goes through.
         recipe: see `Recipe`.
-        batch_loss: indices int64 [b] in [0, n) -> a scalar to descend.
+        batch_loss: indices int64 [b] in [0, n), and what `beside` gives -> a scalar to descend. It may be recorded and
+            replayed: what it changes from step to step are tensors, in place, and generators, all of them in `kept`;
+            what it changes and would change alike if it were called twice need not be there.
         on_epoch: called after each epoch with its number from 0; the model may be used and is set to train mode again.
         kept: what the loss and `on_epoch` change and read again, generators included. A stage that was killed goes on
             with it as it was.
+        beside: gives indices int64 [c] for each step, of whatever the loss takes beside its batch.
 
     Returns:
         The mean loss of each epoch.
@@ -121,27 +130,24 @@ def fit(
         TrainingDiverged: at the end of the first epoch whose loss is not finite.
     """
     shuffle = context.generator("batches")
+    rate = torch.tensor(recipe.lr, device=context.device) if context.device.type in RECORDERS else None
     optimiser = torch.optim.SGD(
         model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
+    work = Work(model, optimiser, batch_loss, recipe.clip_norm, rate)
+    size = TrainingSize(math.ceil(n / recipe.batch_size), recipe.epochs)
+    steps = make_steps(context.step, work, context.stage, context.precision, size, kept or {})
     losses: list[float] = []
     parts = {"model": model, "optimiser": optimiser, "batches": shuffle, "losses": losses, **(kept or {})}
     for epoch in context.checkpoint.epochs(recipe.epochs, parts):
         model.train()
-        total = torch.zeros((), device=context.device)
-        batches = list(epoch_batches(n, recipe.batch_size, shuffle, context.device))
-        for step, index in enumerate(batches):
-            progress = (epoch + step / len(batches)) / recipe.epochs
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(recipe.schedule, recipe.lr, progress)
-            loss = batch_loss(index)
-            optimiser.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            if recipe.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-            optimiser.step()
-            total += loss.detach() * len(index)  # summed on the device: asking for each value would stall a GPU
+        batches: list[Batch] = [
+            (index,) if beside is None else (index, next(beside))
+            for index in epoch_batches(n, recipe.batch_size, shuffle, context.device)
+        ]
+        total = steps.epoch(batches, epoch_rates(recipe, epoch, len(batches)))
         losses.append(float(total) / n)
+        context.how["step"] = steps.mode
         if not torch.isfinite(total):
             raise TrainingDiverged(
                 f"{context.stage}: the loss must stay finite, got {losses[-1]} in epoch {epoch + 1} of {recipe.epochs} "
@@ -151,6 +157,11 @@ def fit(
             on_epoch(epoch)
         context.progress(context.stage, epoch + 1, recipe.epochs, {"loss": losses[-1]})
     return losses
+
+
+def epoch_rates(recipe: Recipe, epoch: int, steps: int) -> list[float]:
+    """The learning rate of each step of an epoch, which counts from 0."""
+    return [learning_rate(recipe.schedule, recipe.lr, (epoch + step / steps) / recipe.epochs) for step in range(steps)]
 
 
 @contextmanager

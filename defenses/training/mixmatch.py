@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from defenses.api import StageContext
+from defenses.training.captured_step import FIRST_STEPS, RECORDERS, TrainingSize, make_steps
 from defenses.training.images import crop_padding, to_device
 from defenses.training.loop import TrainingDiverged
 from defenses.training.precision import autocast
+from defenses.training.step import Work
 
 WEAK_VIEWS = ("flip_crop", "crop", "plain")
 PASSES = 3 + 2 / 3
@@ -168,8 +170,8 @@ def mixmatch_losses(
     predict: Callable[[Tensor], Tensor],
     labelled: tuple[Tensor, Tensor],
     views: tuple[Tensor, Tensor],
-    share: float,
-    how: MixMatch,
+    shares: tuple[Tensor, Tensor],
+    temperature: float,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """The two losses of a step: cross-entropy with mixed labels, and the squared error of mixed guesses.
@@ -178,75 +180,109 @@ def mixmatch_losses(
         predict: images [b, 3, H, W] -> float32 logits [b, K].
         labelled: images uint8 [b, 3, H, W], and labels as probabilities, float32 [b, K].
         views: of the unlabelled images, both uint8 [b, 3, H, W].
-        share: of each sample in its mix, in [0.5, 1].
+        shares: of each sample and of its partner in a mix, float32 scalars; the first is in [0.5, 1].
+        temperature: guesses are sharpened by the power of its inverse.
     """
     images, targets = labelled
     with torch.no_grad():
         mean = (functional.softmax(predict(views[0]), dim=1) + functional.softmax(predict(views[1]), dim=1)) / 2
-        guess = sharpen(mean, how.temperature)
+        guess = sharpen(mean, temperature)
     everything = torch.cat([images, *views]).float()
     answers = torch.cat([targets, guess, guess])
     partner = torch.randperm(len(everything), generator=generator, device=everything.device)
-    mixed = share * everything + (1 - share) * everything[partner]
-    wanted = share * answers + (1 - share) * answers[partner]
+    own, others = shares
+    mixed = own * everything + others * everything[partner]
+    wanted = own * answers + others * answers[partner]
     logits = interleave([predict(chunk) for chunk in interleave(list(mixed.chunk(3)))])
     on_labels = functional.cross_entropy(logits[0], wanted[: len(images)])
     on_guesses = (functional.softmax(torch.cat(logits[1:]), dim=1) - wanted[len(images) :]).square().mean()
     return on_labels, on_guesses
 
 
-def mixmatch_epoch(
-    context: StageContext,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    samples: Samples,
-    labelled: Tensor,
-    unlabelled: Tensor,
-    how: MixMatch,
-    epoch: int,
-) -> tuple[float, float]:
-    """One epoch, in place; no label of an unlabelled sample is read.
+class MixMatchTraining:
+    """Epochs of MixMatch, in place; no label of an unlabelled sample is read.
 
     Args:
+        context: a stage's; it says how steps are taken, and notes how they were.
         model: on the context's device; it has as many outputs as there are classes.
-        labelled, unlabelled: int64 [n], positions among the samples; neither is empty.
-        epoch: counted over all phases of the training: the clock of the ramp, and the role of the generators.
-
-    Returns:
-        Means of the labelled loss and of the unlabelled one without its weight.
-
-    Raises:
-        TrainingDiverged: one of them is not finite.
+        epochs: how many there will be, for the choice of how to take steps.
     """
-    generator = context.generator("mixmatch", epoch)
-    # Torch draws no Beta from a generator of ours.
-    drawn = np.random.default_rng(context.derive("mixup", epoch)).beta(how.mixup_alpha, how.mixup_alpha, how.iterations)
-    known = pool_batches(labelled, how.batch_size, how.iterations, generator)
-    guessed = pool_batches(unlabelled, how.batch_size, how.iterations, generator)
-    totals = torch.zeros(2, device=context.device)
-    model.train()
 
-    def predict(images: Tensor) -> Tensor:
-        with autocast(context.device, context.precision):
-            logits: Tensor = model(images)
+    def __init__(
+        self,
+        context: StageContext,
+        model: nn.Module,
+        optimiser: torch.optim.Adam,
+        samples: Samples,
+        how: MixMatch,
+        epochs: int,
+    ) -> None:
+        self._context, self._model, self._samples, self._how = context, model, samples, how
+        self._generator = torch.Generator(context.device)
+        self._totals = torch.zeros(2, device=context.device)
+        self._lr = float(optimiser.param_groups[0]["lr"])
+        rate = torch.tensor(self._lr, device=context.device) if context.device.type in RECORDERS else None
+        work = Work(model, optimiser, self._loss, rate=rate)
+        changed = {"totals": self._totals, "generator": self._generator}
+        size = TrainingSize(how.iterations, epochs)
+        self._steps = make_steps(context.step, work, context.stage, context.precision, size, changed)
+
+    def epoch(self, labelled: Tensor, unlabelled: Tensor, epoch: int) -> tuple[float, float]:
+        """One epoch.
+
+        Args:
+            labelled, unlabelled: int64 [n], positions among the samples; neither is empty.
+            epoch: counted over all phases of the training: the clock of the ramp, and the role of the generators.
+
+        Returns:
+            Means of the labelled loss and of the unlabelled one without its weight.
+
+        Raises:
+            TrainingDiverged: one of them is not finite.
+        """
+        context, how = self._context, self._how
+        self._generator.set_state(context.generator("mixmatch", epoch).get_state())
+        # Torch draws no Beta from a generator of ours.
+        drawn = np.random.default_rng(context.derive("mixup", epoch)).beta(
+            how.mixup_alpha, how.mixup_alpha, how.iterations
+        )
+        own = np.maximum(drawn, 1 - drawn)
+        weights = [how.unlabelled_weight(epoch + step / how.iterations) for step in range(how.iterations)]
+        numbers = torch.tensor(np.stack([own, 1 - own, weights], axis=1), dtype=torch.float32, device=context.device)
+        known = pool_batches(labelled, how.batch_size, how.iterations, self._generator)
+        guessed = pool_batches(unlabelled, how.batch_size, how.iterations, self._generator)
+        self._totals.zero_()
+        self._model.train()
+        for step, (first, second) in enumerate(zip(known, guessed, strict=True)):
+            batch = (first, second, numbers[step])
+            if step == 0:
+                # Later batches are drawn from the generator when their turn comes.
+                self._steps.prepare([batch] * FIRST_STEPS, [self._lr] * FIRST_STEPS)
+            self._steps.step(batch, self._lr)
+        context.how["step"] = self._steps.mode
+        means = (self._totals / how.iterations).tolist()
+        if not np.isfinite(means).all():
+            raise TrainingDiverged(
+                f"{context.stage}: the loss must stay finite, got {means[0]} on labels and {means[1]} on guesses in "
+                f"epoch {epoch + 1}: lower lr or lambda_u"
+            )
+        return means[0], means[1]
+
+    def _predict(self, images: Tensor) -> Tensor:
+        with autocast(self._context.device, self._context.precision):
+            logits: Tensor = self._model(images)
         return logits.float()
 
-    for step, (first, second) in enumerate(zip(known, guessed, strict=True)):
-        targets = functional.one_hot(samples.labels[first], context.dataset.num_classes).float()
-        images = weak_view(samples.take(first), how.weak_views, generator)
+    def _loss(self, first: Tensor, second: Tensor, numbers: Tensor) -> Tensor:
+        """Of int64 [b] labelled and [b] unlabelled positions, and both shares of a mix and the weight, float32 [3]."""
+        samples, kind, generator = self._samples, self._how.weak_views, self._generator
+        classes = torch.arange(self._context.dataset.num_classes, device=first.device)
+        targets = (samples.labels[first].unsqueeze(1) == classes).float()
+        images = weak_view(samples.take(first), kind, generator)
         hidden = samples.take(second)
-        views = weak_view(hidden, how.weak_views, generator), weak_view(hidden, how.weak_views, generator)
-        share = max(float(drawn[step]), 1 - float(drawn[step]))
-        on_labels, on_guesses = mixmatch_losses(predict, (images, targets), views, share, how, generator)
-        optimiser.zero_grad(set_to_none=True)
-        weight = how.unlabelled_weight(epoch + step / how.iterations)
-        torch.autograd.backward(on_labels + weight * on_guesses)
-        optimiser.step()
-        totals += torch.stack([on_labels.detach(), on_guesses.detach()])
-    means = (totals / how.iterations).tolist()
-    if not np.isfinite(means).all():
-        raise TrainingDiverged(
-            f"{context.stage}: the loss must stay finite, got {means[0]} on labels and {means[1]} on guesses in epoch "
-            f"{epoch + 1}: lower lr or lambda_u"
+        views = weak_view(hidden, kind, generator), weak_view(hidden, kind, generator)
+        on_labels, on_guesses = mixmatch_losses(
+            self._predict, (images, targets), views, (numbers[0], numbers[1]), self._how.temperature, generator
         )
-    return means[0], means[1]
+        self._totals += torch.stack([on_labels.detach(), on_guesses.detach()])
+        return on_labels + numbers[2] * on_guesses

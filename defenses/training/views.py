@@ -107,7 +107,9 @@ def resample(images: Tensor, maps: Tensor, mode: str, padding: str) -> Tensor:
 
 def luminance(images: Tensor) -> Tensor:
     """Grey values float [n, 1, H, W] of images float [n, 3, H, W]."""
-    return torch.einsum("nchw,c->nhw", images, images.new_tensor(_GREY)).unsqueeze(1)
+    # Filled on the device: a tensor of a list would be copied to it, which a recorded step cannot do.
+    weights = torch.stack([images.new_full((), weight) for weight in _GREY])
+    return torch.einsum("nchw,c->nhw", images, weights).unsqueeze(1)
 
 
 def _other_colours(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ Known failure: whole-image triggers can be invisible to the spatial maximum; see
 Stages: `pre_isolation`, `channel_activations`, `isolate` (not cached: about a second), `selective_training`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +115,9 @@ class _Cycle:
         self.indices, self.size, self.generator = indices, size, generator
         self.order, self.start = indices[:0], 0
 
+    def __iter__(self) -> Iterator[Tensor]:
+        return self
+
     def __next__(self) -> Tensor:
         if self.start >= len(self.order):
             shuffled = torch.randperm(len(self.indices), generator=self.generator, device=self.indices.device)
@@ -186,15 +189,16 @@ def train_selectively(
     isolated_batches = _Cycle(isolated, size, context.generator("isolated"))
     ascends = how.ascent_weight > 0 and len(isolated) > 0
 
-    def loss(index: Tensor) -> Tensor:
+    def loss(index: Tensor, beside: Tensor | None = None) -> Tensor:
         chosen = kept[index]
         total = functional.cross_entropy(batches.logits(model, chosen), labels[chosen])
-        if ascends:
-            total = total - how.ascent_weight * _still_obeyed(model, batches, next(isolated_batches), labels)
+        if beside is not None:
+            total = total - how.ascent_weight * _still_obeyed(model, batches, beside, labels)
         return total
 
     changed: TrainingState = {"augment": batches.generator, "isolated": isolated_batches, **(also or {})}
-    return fit(context, model, len(kept), how.recipe, loss, on_epoch, changed)
+    beside = isolated_batches if ascends else None
+    return fit(context, model, len(kept), how.recipe, loss, on_epoch, changed, beside)
 
 
 def _still_obeyed(model: torch.nn.Module, batches: BatchSource, index: Tensor, labels: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def _train(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
         totals.add(wanted, losses, logits.argmax(dim=1) == wanted)
         return losses.mean()
 
-    changed: TrainingState = {"augment": batches.generator, "history": totals.history}
+    changed: TrainingState = {"augment": batches.generator, "history": totals.history, "sums": totals.sums}
     losses = fit(context, model, len(labels), Recipe.of(params), loss, totals.end_epoch, changed)
     return {"weights": cpu_weights(model), "series": {"loss": losses, **totals.series()}}
 

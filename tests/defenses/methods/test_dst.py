@@ -101,9 +101,9 @@ def test_a_rectangle_is_erased_of_two_to_thirty_three_percent() -> None:
 def test_alike_centres_by_hand() -> None:
     features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
     # Centres along (1, 0), (1, 1) and (0, 1): cosines 1/sqrt 2 twice and 0, each counted both ways, of 9 entries.
-    found = centre_similarity(features, torch.tensor([0, 0, 1, 3]))
+    found = centre_similarity(features, torch.tensor([0, 0, 1, 3]), 5)
     assert found.item() == pytest.approx(4 / np.sqrt(2) / 9)
-    assert centre_similarity(features, torch.zeros(4, dtype=torch.int64)).item() == 0
+    assert centre_similarity(features, torch.zeros(4, dtype=torch.int64), 2).item() == 0
 
 
 def distinguish(**fields: Any) -> Outputs:
