@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from defenses.api import StageContext
 from defenses.training.step import Batch, EagerSteps, Work
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,12 @@ def choose_mode(asked: str, device: torch.device, size: TrainingSize) -> str:
 
     Args:
         asked: one of `STEP_MODES`.
+
+    Raises:
+        ValueError: it is none of them.
     """
+    if asked not in STEP_MODES:
+        raise ValueError(f"steps are taken {', '.join(STEP_MODES)}, got {asked!r}")
     if asked == "eager" or device.type not in RECORDERS:
         return "eager"
     if asked != "auto":
@@ -271,22 +277,26 @@ def compiled(model: nn.Module) -> Iterator[None]:
 
 
 def make_steps(
-    asked: str,
-    work: Work,
-    stage: str,
-    precision: str,
+    context: StageContext,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch_loss: Callable[..., Tensor],
     size: TrainingSize,
     changed: Mapping[str, object],
+    clip_norm: float | None = None,
 ) -> EagerSteps:
-    """The steps of a stage.
+    """The steps of a stage, taken as its context says.
 
     Args:
-        asked: one of `STEP_MODES`.
-        changed: what the stage keeps of its state; of it the tensors and generators matter.
+        optimiser: SGD or Adam, with one learning rate for all parameters.
+        batch_loss, clip_norm: see `Work`.
+        changed: what the loss changes beside the model, or draws from; of it tensors and generators matter.
     """
-    parameter = next(iter(work.model.parameters()))
-    mode = choose_mode(asked, parameter.device, size)
+    device = context.device
+    rate = torch.tensor(float(optimiser.param_groups[0]["lr"]), device=device) if device.type in RECORDERS else None
+    work = Work(model, optimiser, batch_loss, clip_norm, rate)
+    mode = choose_mode(context.step, device, size)
     if mode == "eager":
         return EagerSteps(work)
     state = {name: part for name, part in changed.items() if isinstance(part, Tensor | torch.Generator)}
-    return CapturedSteps(work, stage, mode, precision, state)
+    return CapturedSteps(work, context.stage, mode, context.precision, state)

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from defenses.api import StageContext
 from defenses.registry import UserError
 from defenses.storage.state_codec import TrainingState
-from defenses.training.captured_step import RECORDERS, TrainingSize, make_steps
+from defenses.training.captured_step import TrainingSize, make_steps
 from defenses.training.images import crop_padding, epoch_batches, take, take_augmented, to_device
 from defenses.training.precision import autocast
 from defenses.training.schedule import learning_rate
-from defenses.training.step import Batch, Work
+from defenses.training.step import Batch
 
 
 class TrainingDiverged(UserError):
@@ -130,13 +130,11 @@ def fit(
         TrainingDiverged: at the end of the first epoch whose loss is not finite.
     """
     shuffle = context.generator("batches")
-    rate = torch.tensor(recipe.lr, device=context.device) if context.device.type in RECORDERS else None
     optimiser = torch.optim.SGD(
         model.parameters(), recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
     )
-    work = Work(model, optimiser, batch_loss, recipe.clip_norm, rate)
     size = TrainingSize(math.ceil(n / recipe.batch_size), recipe.epochs)
-    steps = make_steps(context.step, work, context.stage, context.precision, size, kept or {})
+    steps = make_steps(context, model, optimiser, batch_loss, size, kept or {}, recipe.clip_norm)
     losses: list[float] = []
     parts = {"model": model, "optimiser": optimiser, "batches": shuffle, "losses": losses, **(kept or {})}
     for epoch in context.checkpoint.epochs(recipe.epochs, parts):

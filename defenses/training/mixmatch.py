@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from defenses.api import StageContext
-from defenses.training.captured_step import FIRST_STEPS, RECORDERS, TrainingSize, make_steps
+from defenses.training.captured_step import FIRST_STEPS, TrainingSize, make_steps
 from defenses.training.images import crop_padding, to_device
 from defenses.training.loop import TrainingDiverged
 from defenses.training.precision import autocast
-from defenses.training.step import Work
 
 WEAK_VIEWS = ("flip_crop", "crop", "plain")
 PASSES = 3 + 2 / 3
@@ -221,11 +220,9 @@ class MixMatchTraining:
         self._generator = torch.Generator(context.device)
         self._totals = torch.zeros(2, device=context.device)
         self._lr = float(optimiser.param_groups[0]["lr"])
-        rate = torch.tensor(self._lr, device=context.device) if context.device.type in RECORDERS else None
-        work = Work(model, optimiser, self._loss, rate=rate)
         changed = {"totals": self._totals, "generator": self._generator}
         size = TrainingSize(how.iterations, epochs)
-        self._steps = make_steps(context.step, work, context.stage, context.precision, size, changed)
+        self._steps = make_steps(context, model, optimiser, self._loss, size, changed)
 
     def epoch(self, labelled: Tensor, unlabelled: Tensor, epoch: int) -> tuple[float, float]:
         """One epoch.

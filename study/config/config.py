@@ -114,6 +114,11 @@ class CommonConfig(BaseModel):
     blocks: tuple[int, ...] = Field((1, 1, 1, 1), description="residual blocks a stage; 2,2,2,2 makes 18 layers")
     precision: Literal["auto", "bf16", "fp32"] = Field("auto", description="auto takes bf16 where the hardware has it")
     threads: int = Field(1, description="torch threads on a CPU; another number gives other results", ge=1, le=1024)
+    step: Literal["auto", "eager", "captured", "compiled"] = Field(
+        "auto",
+        description="how a GPU takes training steps: each started by Python (eager), recorded once and replayed "
+        "(captured), or compiled as well; auto chooses by how much there is to train, and a CPU is always eager",
+    )
     asr_floor: float = Field(
         0.9,
         description="an attack has failed whose ASR (attack success rate: the share of test images with the trigger "

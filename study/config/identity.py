@@ -10,6 +10,7 @@ NOT_IDENTITY = {
     "download",
     "cpus_per_trial",
     "gpus_per_trial",
+    "step",
     "tracking_uri",
     "address",
     "verbose",

@@ -59,6 +59,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
         "cpus_per_trial",
         "gpus_per_trial",
         "device",
+        "step",
         "address",
         "store",
         "tracking_uri",

@@ -173,6 +173,7 @@ def build_evaluation_context(
         device=device,
         undefended=SEARCH_SPACES["no_defense"].preset(config.preset),
         asr_floor=config.asr_floor,
+        step=config.step,
     )
 
 

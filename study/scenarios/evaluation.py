@@ -47,6 +47,7 @@ class EvaluationContext:
         device: ``cpu`` or ``cuda``.
         undefended: fields of `NoDefenseConfig` for the undefended model.
         asr_floor: an attack whose undefended ASR is lower has failed, and no defense is credited for it.
+        step: how training steps are taken, one of `defenses.training.captured_step.STEP_MODES`.
     """
 
     dataset: DatasetSpec
@@ -58,6 +59,7 @@ class EvaluationContext:
     device: str
     undefended: dict[str, Any]
     asr_floor: float
+    step: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def prepare(
         precision=environment.precision,
         progress=progress,
         reserve=images.reserve,
+        step=environment.step,
     )
     key = poison_key(scenario, images, device)
     artifact = store.find("poison", key)
@@ -194,7 +197,7 @@ def evaluate_scenario(
             *(run for run in result.stages if run.key not in listed),
             *_of_others(snapshot_runs, own),
         ),
-        meta=_meta(poisoned, cached_images(environment.dataset), context),
+        meta=_meta(poisoned, cached_images(environment.dataset), context, result),
         attack_failed=floor is not None and floor < environment.asr_floor,
         wall_seconds=time.perf_counter() - started,
         scores=result.scores,
@@ -211,9 +214,12 @@ def _of_others(runs: Iterable[StageRun], own: Container[str]) -> list[StageRun]:
     return [dataclasses.replace(run, of_defense=run.key in own) for run in runs]
 
 
-def _meta(poisoned: PoisonedDataset, images: Images, context: RunContext) -> dict[str, Any]:
+def _meta(poisoned: PoisonedDataset, images: Images, context: RunContext, result: DefenseResult) -> dict[str, Any]:
     """What is told beside the metrics: of the data counts and what the attacker wants images to be called."""
     computed_on = describe_numerics(context.device)
+    if context.device.type == "cuda":
+        taken = sorted({run.step for run in result.stages if run.step is not None})
+        computed_on = ", ".join([computed_on, *(f"{step} steps" for step in taken)])
     meta = {**poisoned.meta, "fingerprint": poisoned.suspect.fingerprint, names.COMPUTED_ON: computed_on}
     targets = np.unique(poisoned.triggered_labels).tolist()
     if targets:

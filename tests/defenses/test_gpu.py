@@ -93,9 +93,9 @@ SETTINGS = {
 }
 
 
-def context(folder: Path, device: str, precision: str) -> RunContext:
+def context(folder: Path, device: str, precision: str, step: str = "auto") -> RunContext:
     spec = ModelSpec("resnet18", 8, (1, 1, 1, 1), CLASSES, SIZE)
-    return RunContext(Store(folder), spec, 0, torch.device(device), precision, reserve=make_reserve())
+    return RunContext(Store(folder), spec, 0, torch.device(device), precision, reserve=make_reserve(), step=step)
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -110,6 +110,45 @@ def test_a_gpu_gives_what_the_cpu_gives(name: str, tmp_path: Path) -> None:
     assert series["cpu"].keys() == series["cuda"].keys()
     first = next(key for key in series["cpu"] if key.endswith(".loss"))
     assert series["cuda"][first] == pytest.approx(series["cpu"][first], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "step", "precision"),
+    [
+        *((name, "captured", "fp32") for name in SETTINGS),
+        *((name, "captured", "bf16") for name in ("no_defense", "pipd", "qt", "asd", "dst")),
+        *((name, "compiled", "bf16") for name in ("no_defense", "pipd", "qt")),
+    ],
+)
+def test_recorded_steps_give_what_eager_ones_give(
+    name: str, step: str, precision: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing was given up, and no stage took its steps otherwise; losses differ as sums of another order do."""
+    suspect = poison(make_images(), parse_attack("badnets"), 0.1, 0, 7).suspect
+    defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(SETTINGS[name]))
+    eager, recorded = (
+        run_defense(defense, suspect, context(tmp_path / how, "cuda", precision, how)) for how in ("eager", step)
+    )
+    assert not [message for message in caplog.messages if "its steps are taken" in message]
+    assert {run.step for run in recorded.stages} - {None} == {step}
+    close = 0.05 if precision == "fp32" else 0.15
+    for series, values in recorded.series.items():
+        if series.endswith(".loss"):
+            assert values == pytest.approx(eager.series[series], rel=close, abs=close)
+
+
+def test_recorded_steps_draw_the_numbers_that_eager_ones_draw(tmp_path: Path) -> None:
+    """Flips, crops and batches are the same, and go on as they would: the generators end in one state."""
+    suspect = poison(make_images(), parse_attack("badnets"), 0.1, 0, 7).suspect
+    settings = {"epochs": 3, "lr": 1e-6, "batch_size": 32, "momentum": 0.0, "weight_decay": 0.0, "augment": True}
+    defense = DEFENSES["no_defense"](DEFENSES["no_defense"].config_type.from_mapping(settings))
+    # The network hardly moves, so that each epoch's loss is that of the views which it was shown.
+    losses = [
+        run_defense(defense, suspect, context(tmp_path / how, "cuda", "fp32", how)).series["standard_training.loss"]
+        for how in ("eager", "captured")
+    ]
+    assert len(set(losses[0])) == 3
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", SETTINGS)

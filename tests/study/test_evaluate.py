@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from small_study import save_npz
 
+from defenses.training.captured_step import STEP_MODES
 from study.config.config import StudyConfig
 from study.datasets.images import Images
 from study.evaluate import EvaluateConfig, main
@@ -273,6 +274,8 @@ def test_a_whole_run_needs_no_ray_mlflow_or_optuna(report: dict[str, Any], optio
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "report.json").read_text())
     assert not any(stage["hit"] for stage in found["stages"])
+    taken = {stage["stage"]: stage["step"] for stage in found["stages"] if stage["step"]}
+    assert taken == dict.fromkeys(("standard_training", "pre_isolation", "selective_training"), "eager")
     assert found["metrics"] == report["metrics"], "another process and another store give the same numbers"
 
 
@@ -287,6 +290,12 @@ def test_other_threads_take_nothing_from_the_store_that_they_did_not_build(
     assert not {stage["key"] for stage in other["stages"]} & {stage["key"] for stage in report["stages"]}
     assert "1 thread," in report["data"]["computed_on"]
     assert "2 threads," in other["data"]["computed_on"]
+
+
+def test_how_steps_are_taken_is_an_option_of_both_commands_and_changes_no_identity() -> None:
+    assert get_args(StudyConfig.model_fields["step"].annotation) == STEP_MODES
+    assert get_args(EvaluateConfig.model_fields["step"].annotation) == STEP_MODES
+    assert StudyConfig(step="eager").identity == StudyConfig().identity
 
 
 def test_a_study_and_a_cell_train_on_the_same_threads_by_default() -> None:

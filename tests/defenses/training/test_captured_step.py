@@ -77,6 +77,11 @@ def test_how_steps_are_taken(asked: str, device: str, batches: int, epochs: int,
     assert choose_mode(asked, torch.device(device), TrainingSize(batches, epochs)) == mode
 
 
+def test_another_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match="got 'fast'"):
+        choose_mode("fast", torch.device("cpu"), TrainingSize(1, 1))
+
+
 @pytest.mark.parametrize("recorder", [record_operations, replay_by_calling])
 @pytest.mark.parametrize(
     "changes", [{}, {"schedule": "step"}, {"momentum": 0.0}, {"clip_norm": 0.01}, {"batch_size": 11}, {"epochs": 1}]

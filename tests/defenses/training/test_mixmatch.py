@@ -16,9 +16,9 @@ from defenses.training.loop import TrainingDiverged
 from defenses.training.losses import symmetric_cross_entropy
 from defenses.training.mixmatch import (
     MixMatch,
+    MixMatchTraining,
     Samples,
     interleave,
-    mixmatch_epoch,
     mixmatch_losses,
     pool_batches,
     sharpen,
@@ -149,7 +149,14 @@ def test_the_losses_of_a_step_by_hand() -> None:
     levels = [torch.tensor(row) for row in ([10, 200, 90], [50, 120, 0], [70, 100, 20])]
     images, first, second = (row.to(torch.uint8).view(3, 1, 1, 1).expand(3, 3, 2, 2) for row in levels)
     targets = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    losses = mixmatch_losses(predict, (images, targets), (first, second), 0.7, HOW, generator(5))
+    losses = mixmatch_losses(
+        predict,
+        (images, targets),
+        (first, second),
+        (torch.tensor(0.7), torch.tensor(0.3)),
+        HOW.temperature,
+        generator(5),
+    )
 
     def of(values: np.ndarray) -> np.ndarray:
         return np.stack([values / 100, np.zeros_like(values)], axis=1)
@@ -176,9 +183,9 @@ def trained(labels_of_hidden: int | None = None, **changes: Any) -> dict[str, Te
     model = build_model(given.model, 0)
     optimiser = torch.optim.Adam(model.parameters(), 0.002)
     labelled = torch.cat([torch.arange(48, 56), torch.arange(12)])
+    training = MixMatchTraining(given, model, optimiser, samples, dataclasses.replace(HOW, **changes), 2)
     for epoch in range(2):
-        how = dataclasses.replace(HOW, **changes)
-        values = mixmatch_epoch(given, model, optimiser, samples, labelled, torch.arange(12, 48), how, epoch)
+        values = training.epoch(labelled, torch.arange(12, 48), epoch)
         assert np.isfinite(values).all()
     return model.state_dict()
 
@@ -204,8 +211,9 @@ def test_a_loss_that_is_not_finite_is_told_in_a_line() -> None:
     model = build_model(given.model, 0)
     torch.nn.init.constant_(model.network.linear.weight, math.nan)
     optimiser = torch.optim.Adam(model.parameters(), 0.002)
+    training = MixMatchTraining(given, model, optimiser, Samples.of(given), HOW, 1)
     with pytest.raises(TrainingDiverged) as error:
-        mixmatch_epoch(given, model, optimiser, Samples.of(given), torch.arange(9), torch.arange(9, 48), HOW, 4)
+        training.epoch(torch.arange(9), torch.arange(9, 48), 4)
     assert str(error.value) == (
         "some_stage: the loss must stay finite, got nan on labels and nan on guesses in epoch 5: lower lr or lambda_u"
     )
