@@ -34,7 +34,7 @@ PLACES = {
         "study/report/sections/importance.py",
     },
     "plotly": {"study/report/plotly_figures.py"},
-    "jenkspy": {"defenses/methods/pipd/clustering.py"},
+    "jenkspy": {"defenses/cuts/variance.py"},
 }
 ROOMS = (
     "commands",

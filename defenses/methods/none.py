@@ -35,8 +35,9 @@ from numpy.typing import NDArray
 from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.config import param
 from defenses.cost import FORWARD
+from defenses.cuts import CLUSTERINGS
+from defenses.cuts.variance import explained_variance
 from defenses.methods.no_defense import NoDefenseConfig
-from defenses.methods.pipd.clustering import CLUSTERINGS, explained_variance
 from defenses.methods.pipd.isolation import RunningMoments, break_gap, choose_channels
 from defenses.models import load_model
 from defenses.models.channel_reset import reset_channels

@@ -156,7 +156,10 @@ class CapturedSteps(EagerSteps):
         self._loss = torch.zeros(())
 
     def prepare(self, batches: Sequence[Batch], rates: Sequence[float]) -> None:
-        """Sees to it that a recording is there which does what an eager step does now; else gives it up."""
+        """Sees to it that a recording is there which does on batches (int64 [b], and others) what an eager step does.
+
+        It is given up where it does not.
+        """
         super().prepare(batches, rates)
         if self._replay is not None:
             try:
@@ -173,7 +176,7 @@ class CapturedSteps(EagerSteps):
                 self._step_down(error)
 
     def step(self, batch: Batch, rate: float) -> Tensor:
-        """As `EagerSteps.step`; replayed where the batch has the recorded sizes."""
+        """As `EagerSteps.step` (int64 [b], and others), replayed where the batch has the recorded sizes."""
         if self._replay is None or not self._fits(batch):
             return super().step(batch, rate)
         self.work.set_rate(rate)
@@ -289,7 +292,8 @@ def make_steps(
 
     Args:
         optimiser: SGD or Adam, with one learning rate for all parameters.
-        batch_loss, clip_norm: see `Work`.
+        batch_loss: the tensors of a batch (positions int64 [b], and others) -> a float scalar.
+        clip_norm: see `Work`.
         changed: what the loss changes beside the model, or draws from; of it tensors and generators matter.
     """
     device = context.device

@@ -29,7 +29,7 @@ class Work:
     rate: Tensor | None = None
 
     def __call__(self, *batch: Tensor) -> Tensor:
-        """Takes the step; the loss before it, a scalar without gradient."""
+        """Takes the step on positions int64 [b], and others; the loss before it, a scalar without gradient."""
         loss = self.batch_loss(*batch)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -90,11 +90,11 @@ class EagerSteps:
         """Takes the steps of an epoch.
 
         Args:
-            batches: in order, none of them empty.
+            batches: in order, none of them empty; positions int64 [b], and others.
             rates: the learning rate of each.
 
         Returns:
-            The sum of the samples' losses, a scalar on the device: asking for each step's value would stall a GPU.
+            The sum of the samples' losses, a float32 scalar on the device: asking for each step's value would stall a GPU.
         """
         self.prepare(batches, rates)
         total = torch.zeros((), device=batches[0][0].device)
@@ -103,10 +103,10 @@ class EagerSteps:
         return total
 
     def prepare(self, batches: Sequence[Batch], rates: Sequence[float]) -> None:
-        """Before the first step of an epoch, which is told of by some batches that it may be tried on."""
+        """Before the first step of an epoch, with some batches (int64 [b], and others) that it may be tried on."""
         self.work.settle()
 
     def step(self, batch: Batch, rate: float) -> Tensor:
-        """Takes one step; its loss, until the next one."""
+        """Takes one step on positions int64 [b], and others; its loss, a float32 scalar, until the next."""
         self.work.set_rate(rate)
         return self.work(*batch)

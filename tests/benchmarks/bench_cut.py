@@ -6,7 +6,7 @@ import time
 import jenkspy
 import numpy as np
 
-from defenses.methods.pipd.clustering import two_class_cut
+from defenses.cuts.variance import two_class_cut
 
 N = 50_000
 

@@ -12,7 +12,8 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from defenses.methods.pipd.clustering import CLUSTERINGS, two_class_cut
+from defenses.cuts import CLUSTERINGS
+from defenses.cuts.variance import two_class_cut
 from defenses.methods.pipd.isolation import channels_of_tap, isolate
 
 TAPS = [128] * 5 + [256] * 5 + [512] * 5  # ResNet-18 at width 64: 15 taps, 4,480 channels

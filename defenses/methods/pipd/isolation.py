@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from defenses.methods.pipd.clustering import CLUSTERINGS, Mask, Scores, explained_variance
+from defenses.cuts import CLUSTERINGS
+from defenses.cuts.variance import Mask, Scores, explained_variance
 
 BLOCK_ROWS = 256  # rows added to the moments at once: a block of 4,480 channels stays in the cache
 Activations = NDArray[np.float32]

@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.config import Config, param
-from defenses.methods.pipd.clustering import CLUSTERINGS
+from defenses.cuts import CLUSTERINGS
 from defenses.methods.pipd.isolation import isolate
 from defenses.models import load_model
 from defenses.models.taps import CHANNEL_STATISTICS, TAP_SETS

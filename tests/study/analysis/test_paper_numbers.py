@@ -7,7 +7,7 @@ import pytest
 from checkout import ROOT
 
 from defenses import DEFENSES
-from defenses.methods.pipd.clustering import CLUSTERINGS
+from defenses.cuts import CLUSTERINGS
 from study.analysis import paper_numbers
 from study.analysis.paper_numbers import AVERAGE, Cell, Where, load_tables, paper_tables
 from study.attacks import ATTACKS

@@ -1,4 +1,4 @@
-"""Splitting one-dimensional scores into two classes: the step that turns PIPD's scores into flags."""
+"""Cuts by variance: Fisher-Jenks and the k-means that PIPD's Table 8 compares with it."""
 
 from collections.abc import Callable
 
@@ -49,12 +49,15 @@ def explained_variance(scores: Scores, flagged: Mask) -> float:
     return min(1.0, share * (1 - share) * gap**2 / total)  # rounding takes a perfect split past 1
 
 
-def _fisher_jenks(scores: Scores, seed: int) -> Mask:
+def fisher_jenks(scores: Scores, seed: int) -> Mask:
+    """The upper class of the exact break, bool [n] of float64 [n]; the seed is not used."""
     # Strictly above: the published `>= breaks[1]` also flags the largest benign value.
     return scores > two_class_cut(scores)
 
 
-def _by_centres(method: str) -> Callable[[Scores, int], Mask]:
+def by_centres(method: str) -> Callable[[Scores, int], Mask]:
+    """A clustering of scikit-learn's in two: float64 [n] and a seed -> those nearer to the higher centre, bool [n]."""
+
     def split(scores: Scores, seed: int) -> Mask:
         from sklearn import cluster
         from threadpoolctl import threadpool_limits
@@ -67,15 +70,6 @@ def _by_centres(method: str) -> Callable[[Scores, int], Mask]:
         return upper
 
     return split
-
-
-CLUSTERINGS: dict[str, Callable[[Scores, int], Mask]] = {
-    "fisher_jenks": _fisher_jenks,
-    "kmeans": _by_centres("KMeans"),
-    "bisecting_kmeans": _by_centres("BisectingKMeans"),
-    "minibatch_kmeans": _by_centres("MiniBatchKMeans"),
-}
-"""Scores float64 [n] and a seed -> the samples of the upper class, bool [n]. PIPD, Table 8."""
 
 
 def natural_breaks(scores: Scores, classes: int) -> list[float]:
