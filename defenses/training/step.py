@@ -103,7 +103,7 @@ class EagerSteps:
         return total
 
     def prepare(self, batches: Sequence[Batch], rates: Sequence[float]) -> None:
-        """Before the first step of an epoch, with some batches (int64 [b], and others) that it may be tried on."""
+        """Before an epoch, with some of its batches (positions int64 [b], and others) that it may be tried on."""
         self.work.settle()
 
     def step(self, batch: Batch, rate: float) -> Tensor:
