@@ -94,7 +94,7 @@ class EagerSteps:
             rates: the learning rate of each.
 
         Returns:
-            The sum of the samples' losses, a float32 scalar on the device: asking for each step's value would stall a GPU.
+            The sum of the samples' losses, a float32 scalar on the device: asking for each value would stall a GPU.
         """
         self.prepare(batches, rates)
         total = torch.zeros((), device=batches[0][0].device)
