@@ -214,6 +214,21 @@ class StageContext:
         return derive_seed(self.seed, self.stage, *role) % 2**32
 
 
+@dataclass(frozen=True)
+class Trajectory:
+    """The fields by which a stage's training is read before its end: each epoch of one training is a result.
+
+    Attributes:
+        epochs: how long the training is, which its schedule is over.
+        read: the epoch after which it is read, at most that; None for the end.
+        schedule: its learning rate; where that has no end, a training that is read early is a shorter one.
+    """
+
+    epochs: str
+    read: str
+    schedule: str
+
+
 Params = types.SimpleNamespace
 """The config fields that a stage reads, and no others: touching another one is an AttributeError."""
 
@@ -235,6 +250,8 @@ class Stage:
         cost: (params, N) -> epoch-equivalents, the passes forward and backward over the N samples that it makes, of
             which a forward pass alone is a third; None for a stage that runs no network. Beside the fields that the
             stage reads, `params` has ``share_flagged``: of its input ``flagged``, 0 where it has no such input.
+        trajectory: for a stage whose training may be read before its end: `run` then sees fewer epochs of
+            `StageContext.checkpoint`, and trainings to several epochs share what they can (`defenses.trajectories`).
     """
 
     name: str
@@ -246,6 +263,7 @@ class Stage:
     cached: bool = True
     clean_images: str | None = None
     cost: Callable[[Params, int], float] | None = None
+    trajectory: Trajectory | None = None
 
     @property
     def parents(self) -> set[str]:

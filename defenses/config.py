@@ -55,6 +55,22 @@ class Config:
             for element in value if isinstance(value, tuple) else (value,):
                 _check_range(declared.name, element, declared.metadata)
 
+    def check_read_epoch(self, read: str, epochs: str) -> None:
+        """Refuses to read a training after its last epoch.
+
+        Args:
+            read, epochs: names of fields: after which epoch it is read, None for the end; and how many it has.
+
+        Raises:
+            UserError: the first is larger than the second.
+        """
+        wanted, there = getattr(self, read), getattr(self, epochs)
+        if wanted is not None and wanted > there:
+            raise UserError(
+                f"{read} must be at most {epochs} = {there}, got {wanted}: read it earlier, or train longer",
+                about=f"field {read}",
+            )
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
         """A config with some fields set.

@@ -33,6 +33,7 @@ from defenses.registry import UserError
 from defenses.storage.atomic_files import canonical
 from defenses.storage.checkpoint import Checkpoint
 from defenses.storage.store import Artifact, Store, build_digest
+from defenses.trajectories import key_params, read_epoch, shared_params
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def stage_identity(
         **({} if clean is None else {"clean": clean.fingerprint}),
         "stage": stage.name,
         "version": stage.version,
-        "params": stage_params(stage, config),
+        "params": key_params(stage, config),
         "model": dataclasses.asdict(context.model),
         "precision": context.precision,
         "numerics": numerics(context.device),
@@ -176,7 +177,14 @@ def _run_stage(
     how: dict[str, str] = {}
 
     def build() -> Outputs:
-        checkpoint = context.store.checkpoint(stage.name, key) if stage.cached else Checkpoint()
+        read = read_epoch(stage, config)
+        if read is None:
+            return train(context.store.checkpoint(stage.name, key) if stage.cached else Checkpoint())
+        shared = stage_key(identity | {"params": shared_params(stage, config), "trajectory": True})
+        with context.store.trajectory(stage.name, key, shared, read) as checkpoint:
+            return train(checkpoint)
+
+    def train(checkpoint: Checkpoint) -> Outputs:
         inputs = {local: done[name].load(output) for local, (name, output) in sources.items()}
         stage_context = StageContext(
             stage.name,

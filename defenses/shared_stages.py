@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defenses.api import Outputs, Params, Stage, StageContext, Weights
+from defenses.api import Outputs, Params, Stage, StageContext, Trajectory, Weights
 from defenses.cost import FORWARD
 from defenses.models import Normalised, build_model, load_model
 from defenses.models.taps import record_features, record_taps, tap_names
@@ -66,12 +66,15 @@ def _train_on(chosen: NDArray[np.int64], context: StageContext, params: Params) 
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
 
 
+_SGD = ("lr", "batch_size", "schedule", "momentum", "weight_decay", "augment")
+
 STANDARD_TRAINING = Stage(
     name="standard_training",
     run=_standard_training,
-    reads=("epochs", "lr", "batch_size", "schedule", "momentum", "weight_decay", "augment"),
+    reads=("epochs", "read_epoch", *_SGD),
     outputs=("weights", "series"),
-    cost=lambda params, _: params.epochs,
+    cost=lambda params, _: params.read_epoch or params.epochs,
+    trajectory=Trajectory("epochs", "read_epoch", "schedule"),
 )
 """Plain training on the data as received: the undefended model."""
 
@@ -121,7 +124,7 @@ def retraining(flagged: str) -> Stage:
     return Stage(
         name="retraining",
         run=_retraining,
-        reads=STANDARD_TRAINING.reads,
+        reads=("epochs", *_SGD),
         inputs={"flagged": flagged},
         outputs=("weights", "series"),
         cost=lambda params, _: params.epochs * (1 - params.share_flagged),
@@ -150,6 +153,7 @@ PRE_ISOLATION = Stage(
     run=_pre_isolation,
     reads=(
         "pre_isolation_epochs",
+        "read_epoch",
         "pre_isolation_lr",
         "pre_isolation_schedule",
         "pre_isolation_augment",
@@ -160,7 +164,8 @@ PRE_ISOLATION = Stage(
         "weight_decay",
     ),
     outputs=("weights", "sample_losses", "series"),
-    cost=lambda params, _: params.pre_isolation_epochs + FORWARD,
+    cost=lambda params, _: (params.read_epoch or params.pre_isolation_epochs) + FORWARD,
+    trajectory=Trajectory("pre_isolation_epochs", "read_epoch", "pre_isolation_schedule"),
 )
 """Local gradient ascent from a new network: poison falls to a low loss, and clean samples are held at gamma (ABL)."""
 

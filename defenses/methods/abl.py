@@ -44,6 +44,9 @@ class ABLConfig(Config):
     """ABL's hyperparameters; defaults are those of the authors' code."""
 
     pre_isolation_epochs: int = param(10, "epochs of LGA (code; others take 15 or 20)", low=1, symbol="E_t")
+    read_epoch: int | None = param(
+        None, "the epoch after which pre-isolation is read, at most all (ours); none for the end", low=1
+    )
     pre_isolation_lr: float = param(0.1, "its peak learning rate (code)", low=1e-6, high=10.0)
     pre_isolation_schedule: str = param("constant", "its learning rate over the epochs (code)", choices=SCHEDULES)
     pre_isolation_augment: bool = param(False, "flip and crop during LGA; off (code)")
@@ -71,6 +74,10 @@ class ABLConfig(Config):
     unlearning_clip_norm: float | None = param(
         None, "largest norm of a step's gradient; ascent can throw a small network off (not in the code)", low=1e-6
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_read_epoch("read_epoch", "pre_isolation_epochs")
 
 
 def _isolate(_context: StageContext, inputs: Outputs, params: Params) -> Outputs:

@@ -23,6 +23,13 @@ class NoDefenseConfig(Config):
     momentum: float = param(0.9, "SGD momentum (PIPD, B.2)", low=0.0, high=1.0)
     weight_decay: float = param(5e-4, "SGD weight decay (PIPD, B.2)", low=0.0, high=1.0)
     augment: bool = param(True, "random flip and crop (PIPD, B.3)")
+    read_epoch: int | None = param(
+        None, "the epoch after which the training is read, at most all (ours); none for the end", low=1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_read_epoch("read_epoch", "epochs")
 
 
 class NoDefense(Defense):

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defenses.api import Defense, Outputs, Params, Stage, StageContext
+from defenses.api import Defense, Outputs, Params, Stage, StageContext, Trajectory
 from defenses.config import Config, param
 from defenses.cost import FORWARD
+from defenses.methods.quarantine_labels import QuarantineLabels
 from defenses.models import Normalised, build_model, load_model
 from defenses.seeds import derive_seed
 from defenses.shared_stages import cpu_weights, lowest_mask
@@ -40,6 +41,9 @@ class QTConfig(Config):
     """Quarantine Training's hyperparameters; defaults are the paper's, or the code's where the paper is silent."""
 
     pre_epochs: int = param(4, "epochs of the pre-quarantine model (IV.A.2)", low=1)
+    pre_read_epoch: int | None = param(
+        None, "the epoch after which that model is read, at most all (ours); none for the end", low=1
+    )
     pre_lr: float = param(0.01, "its peak learning rate (IV.A.1)", low=1e-6, high=10.0)
     pre_schedule: str = param("cosine", "its learning rate over the epochs (IV.A.1)", choices=SCHEDULES)
     pre_quarantine_ratio: float = param(
@@ -66,6 +70,9 @@ class QTConfig(Config):
         choices=("linear", "cumulative", "fixed"),
     )
     quarantine_epochs: int = param(20, "epochs of quarantine training (IV.A.2)", low=1)
+    quarantine_read_epoch: int | None = param(
+        None, "the epoch after which quarantine training is read, at most all (ours); none for the end", low=1
+    )
     dynamic_epochs: int = param(6, "epochs before samples outside quarantine fall to the minimum (IV.A.2)", low=0)
     lr: float = param(0.01, "peak learning rate of quarantine training (IV.A.1)", low=1e-6, high=10.0)
     schedule: str = param("cosine", "its learning rate over the epochs (IV.A.1)", choices=SCHEDULES)
@@ -99,6 +106,11 @@ class QTConfig(Config):
     momentum: float = param(0.9, "SGD momentum [C]", low=0.0, high=1.0)
     weight_decay: float = param(5e-4, "SGD weight decay [C]", low=0.0, high=1.0)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_read_epoch("pre_read_epoch", "pre_epochs")
+        self.check_read_epoch("quarantine_read_epoch", "quarantine_epochs")
+
 
 def _pre_quarantine(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
     model = build_model(context.model, context.seed).to(context.device)
@@ -116,115 +128,6 @@ def _pre_quarantine(context: StageContext, _inputs: Outputs, params: Params) -> 
         "sample_losses": sample_losses(model, batches.images, labels, context.precision),
         "series": {"loss": losses},
     }
-
-
-class QuarantineLabels:
-    """epsilon of every sample, and how it moves (section III.C and Algorithm 1).
-
-    Args:
-        labels: int64 [N].
-        num_classes: K.
-        pre_quarantine: bool [N], the samples that start in quarantine.
-        params: the fields of `QTConfig` that start with ``epsilon`` or ``release``, and the phases.
-
-    Attributes:
-        epsilon: float32 [N].
-        multiplied: bool [N], pre-quarantine samples whose label is multiplied in the coming epoch.
-        released: bool [K], the classes that have been released.
-    """
-
-    def __init__(self, labels: Tensor, num_classes: int, pre_quarantine: Tensor, params: Params) -> None:
-        self.labels = labels
-        self.counts = torch.bincount(labels, minlength=num_classes)
-        self.pre_quarantine = pre_quarantine
-        self.params = params
-        self.epsilon = torch.full(labels.shape, params.epsilon_init, device=labels.device)
-        self.multiplied = torch.zeros_like(pre_quarantine)
-        self.released = torch.zeros(num_classes, dtype=torch.bool, device=labels.device)
-        self._favour_pre_quarantine()
-
-    def shares(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """How much of each label lies on the class and how much on its quarantine.
-
-        Args:
-            index: int64 [n], the samples.
-
-        Returns:
-            Both float32 [n]; they sum to 1, except for multiplied labels.
-        """
-        quarantine, multiplied = self.epsilon[index], self.multiplied[index]
-        largest = self.params.epsilon_max
-        on_class = torch.where(multiplied, (1 - largest) * (1 - quarantine), 1 - quarantine)
-        return on_class, torch.where(multiplied, largest * quarantine, quarantine)
-
-    def handed_on(self) -> Tensor:
-        """float32 [N], epsilon for labels that sum to 1: the largest where a label is multiplied."""
-        return torch.where(self.multiplied, self.params.epsilon_max, self.epsilon)
-
-    def after_epoch(self, epoch: int, quarantined: Tensor) -> Tensor:
-        """Moves every epsilon for the epoch that follows.
-
-        Args:
-            epoch: the one that ended, from 0.
-            quarantined: bool [N], the samples that it put into their quarantine class.
-
-        Returns:
-            Which classes were released, bool [K].
-        """
-        p = self.params
-        if epoch + 1 < p.dynamic_epochs:
-            self._grow(epoch + 1, quarantined)
-            self._favour_pre_quarantine()
-        else:
-            self.multiplied.fill_(False)
-            self.epsilon.fill_(p.epsilon_min)
-            self.epsilon[quarantined] = p.epsilon_max
-            if p.keep_pre_quarantine:
-                self.epsilon[self.pre_quarantine] = p.epsilon_max
-        released = self.crowded(quarantined)
-        if epoch not in p.release_epochs:
-            released = torch.zeros_like(released)
-        self.released |= released
-        self._release(self.released if p.release_lasts == "end" else released)
-        return released
-
-    def _favour_pre_quarantine(self) -> None:
-        if self.params.pre_quarantine_label == "multiplied":
-            self.multiplied.copy_(self.pre_quarantine & ~self.released[self.labels])
-        else:
-            self.epsilon[self.pre_quarantine] = self.params.epsilon_max
-
-    def _grow(self, epoch: int, quarantined: Tensor) -> None:
-        p = self.params
-        if p.epsilon_schedule == "cumulative":
-            self.epsilon[quarantined] += p.epsilon_step * epoch
-        else:
-            self.epsilon.fill_(p.epsilon_init)
-            # The second phase has begun for them: who is out of quarantine stays at the minimum.
-            self.epsilon[self.released[self.labels]] = p.epsilon_min
-            grown = p.epsilon_init + p.epsilon_step * epoch
-            self.epsilon[quarantined] = p.epsilon_max if p.epsilon_schedule == "fixed" else grown
-        self.epsilon.clamp_(p.epsilon_min, p.epsilon_max)
-
-    def _release(self, classes: Tensor) -> None:
-        samples = classes[self.labels]
-        self.epsilon[samples] = self.params.epsilon_min
-        self.multiplied[samples] = False
-
-    def crowded(self, quarantined: Tensor) -> Tensor:
-        """The classes of which more than the threshold is in quarantine, or as much as it; bool [K]."""
-        inside = torch.bincount(self.labels[quarantined], minlength=len(self.counts))
-        # float64 and a margin: rounding must not make a whole limit (0.29 * 100) a little smaller than it is.
-        limit = self.params.release_threshold * self.counts.double()
-        over: Tensor = inside > limit + 1e-9
-        reached: Tensor = (inside >= limit - 1e-9) & (self.counts > 0)
-        return reached if self.params.release_at == "reached" else over
-
-    def still_released(self) -> float:
-        """How much of the classes that were released is at the minimum, in classes: 1 is all of one class."""
-        raised = (self.epsilon > self.params.epsilon_min) | self.multiplied
-        share_raised = torch.bincount(self.labels[raised], minlength=len(self.counts)) / self.counts.clamp(min=1)
-        return float((1 - share_raised)[self.released].sum())
 
 
 def _two_heads(context: StageContext, weights: dict[str, Tensor] | None) -> Normalised:
@@ -322,8 +225,9 @@ def _backdoor_free_training(context: StageContext, inputs: Outputs, params: Para
 
 
 def _quarantine_cost(params: Params, _n: int) -> float:
-    passes = params.quarantine_epochs if params.quarantine_pass == "epoch_end" else 0
-    return float(params.quarantine_epochs + FORWARD * (passes + 1))
+    epochs = params.quarantine_read_epoch or params.quarantine_epochs
+    passes = epochs if params.quarantine_pass == "epoch_end" else 0
+    return float(epochs + FORWARD * (passes + 1))
 
 
 _SGD = ("batch_size", "momentum", "weight_decay")
@@ -331,9 +235,10 @@ _SGD = ("batch_size", "momentum", "weight_decay")
 PRE_QUARANTINE = Stage(
     name="pre_quarantine",
     run=_pre_quarantine,
-    reads=("pre_epochs", "pre_lr", "pre_schedule", *_SGD),
+    reads=("pre_epochs", "pre_read_epoch", "pre_lr", "pre_schedule", *_SGD),
     outputs=("weights", "sample_losses", "series"),
-    cost=lambda params, _: params.pre_epochs + FORWARD,
+    cost=lambda params, _: (params.pre_read_epoch or params.pre_epochs) + FORWARD,
+    trajectory=Trajectory("pre_epochs", "pre_read_epoch", "pre_schedule"),
 )
 QUARANTINE_TRAINING = Stage(
     name="quarantine_training",
@@ -348,6 +253,7 @@ QUARANTINE_TRAINING = Stage(
         "epsilon_max",
         "epsilon_schedule",
         "quarantine_epochs",
+        "quarantine_read_epoch",
         "dynamic_epochs",
         "lr",
         "schedule",
@@ -364,6 +270,7 @@ QUARANTINE_TRAINING = Stage(
     outputs=("weights", "epsilon", "scores", "flagged", "flagged_series", "series"),
     version=3,
     cost=_quarantine_cost,
+    trajectory=Trajectory("quarantine_epochs", "quarantine_read_epoch", "schedule"),
 )
 BACKDOOR_FREE_TRAINING = Stage(
     name="backdoor_free_training",

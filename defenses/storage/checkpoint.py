@@ -66,8 +66,13 @@ class Checkpoint:
             yield epoch
             if self._folder is not None and time.monotonic() - last >= self._seconds:
                 spent = self.earlier_seconds + time.monotonic() - self._started
-                _write(self._folder, name, {"epochs": epoch + 1, "seconds": spent}, parts)
+                write_state(self._folder, name, {"epochs": epoch + 1, "seconds": spent}, parts)
                 last = time.monotonic()
+
+    def _peek(self, name: str) -> int | None:
+        """How many epochs a kept state has behind it, by its word alone; None where there is none."""
+        kept = _read(self._folder, name) if self._folder is not None else None
+        return None if kept is None else int(kept[0]["epochs"])
 
     def _restore(self, name: str, parts: TrainingState) -> int:
         """Puts the parts back to what they were; how many epochs that saves."""
@@ -99,7 +104,12 @@ def remove_checkpoints(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _write(folder: Path, name: str, done: dict[str, float], parts: TrainingState) -> None:
+def write_state(folder: Path, name: str, done: dict[str, float], parts: TrainingState) -> None:
+    """Keeps the parts as they are now, under a name.
+
+    Args:
+        done: ``epochs`` and the ``seconds`` that they took.
+    """
     tensors: dict[str, Tensor] = {}
     tree = {part: pack(build_state(live), tensors) for part, live in parts.items()}
     data = safetensors.torch.save(tensors)

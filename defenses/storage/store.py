@@ -12,8 +12,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from defenses.registry import UserError
 from defenses.storage.atomic_files import canonical, disk_errors, write_atomic
 from defenses.storage.checkpoint import SECONDS, Checkpoint, remove_checkpoints
 from defenses.storage.remote import Remote, cache_folder, is_url
+from defenses.storage.trajectory import TrajectoryCheckpoint
 
 FORMAT = 2
 MEASURING_PREFIX = "measure_"  # name of a store inside another that sees the other's stages through links
@@ -121,6 +122,24 @@ class Store:
         """For whoever builds an entry: where its epochs are kept until it is written."""
         self._checkpoints[stage, key] = Checkpoint(self.folder(stage, key), self.checkpoint_seconds)
         return self._checkpoints[stage, key]
+
+    @contextmanager
+    def trajectory(self, stage: str, key: str, shared: str, stop: int) -> Iterator[Checkpoint]:
+        """For whoever builds an entry that is an early epoch of a training: what other epochs of it left.
+
+        One process at a time trains it.
+
+        Args:
+            stage, key: where the entry will lie.
+            shared: the key that all epochs of the training have in common.
+            stop: how many epochs the entry is of.
+        """
+        folder = self.folder(stage, shared)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            checkpoint = TrajectoryCheckpoint(folder, stop, self.checkpoint_seconds)
+            self._checkpoints[stage, key] = checkpoint
+            yield checkpoint
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""

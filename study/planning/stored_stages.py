@@ -3,7 +3,6 @@
 For estimates alone: nothing is verified, fetched or removed, and a damaged entry says nothing.
 """
 
-import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 from defenses.storage.remote import cache_folder, is_url
+from defenses.trajectories import key_params
 from study.planning.plan import Plan
 from study.planning.shared_stages import Build
 from study.scenarios.evaluation import cached_images
@@ -84,11 +84,11 @@ class StoredStages:
         free = frozenset(self._plan.space.ranges) if searched is None else searched
         defense = find_defense(build.defense)
         stage = next(stage for stage in defense.stages if stage.name == build.stage)
-        config = dataclasses.asdict(defense.config_type.from_mapping(build.config))
+        config = defense.config_type.from_mapping(build.config)
         sizes = [environment.model, environment.width, list(environment.blocks)]
         sizes += [self._images.num_classes, self._images.image_size]
         return (
-            _without(described["params"], free) == _without({name: config[name] for name in stage.reads}, free)
+            _without(described["params"], free) == _without(key_params(stage, config), free)
             and [described["model"].get(name) for name in _SIZES] == sizes
             and described["version"] == stage.version
             and described["precision"] == environment.precision

@@ -40,6 +40,9 @@ class PIPDConfig(Config):
     """PIPD's hyperparameters; defaults are the paper's, or the published code's where the paper gives none."""
 
     pre_isolation_epochs: int = param(200, "N1, epochs of LGA (section 5.1)", low=1, symbol="N1")
+    read_epoch: int | None = param(
+        None, "the epoch after which pre-isolation is read, at most all (ours); none for the end", low=1
+    )
     pre_isolation_lr: float = param(0.1, "peak learning rate (B.2)", low=1e-6, high=10.0)
     pre_isolation_schedule: str = param("step", "learning rate over the epochs (B.2)", choices=SCHEDULES)
     pre_isolation_augment: bool = param(
@@ -75,6 +78,10 @@ class PIPDConfig(Config):
         None, "largest norm of a step's gradient; ascent can throw a small network off (not in the paper)", low=1e-6
     )
     ascent_weight: float = param(1.0, "weight of the flagged samples' ascent, Eq. 10 (not given)", low=0.0, symbol="λ")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_read_epoch("read_epoch", "pre_isolation_epochs")
 
 
 def _isolate(context: StageContext, inputs: Outputs, params: Params) -> Outputs:

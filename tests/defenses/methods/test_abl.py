@@ -222,6 +222,7 @@ def test_only_the_samples_that_hold_the_backdoor_unlearn_it(backdoored: Backdoor
 
 ENDS: dict[str, tuple[Any, Any]] = {
     "pre_isolation_epochs": (1, 3),
+    "read_epoch": (1, 2),
     "pre_isolation_lr": (1e-4, 0.2),
     "pre_isolation_schedule": ("constant", "one_cycle"),
     "pre_isolation_augment": (False, True),

@@ -13,6 +13,7 @@ from defenses.shared_stages import STANDARD_TRAINING
 PLAIN: dict[str, Any] = {"epochs": 3, "lr": 0.05, "batch_size": 24, "augment": False, "schedule": "one_cycle"}
 TRAINING: dict[str, tuple[Any, Any]] = {
     "epochs": (2, 3),
+    "read_epoch": (2, 3),
     "lr": (0.01, 0.1),
     "batch_size": (24, 32),
     "schedule": ("cosine", "one_cycle"),

@@ -188,6 +188,7 @@ TINY = {
 }
 ENDS: dict[str, tuple[Any, Any]] = {
     "epochs": (10, 12),
+    "read_epoch": (11, 12),
     "lr": (0.05, 0.1),
     "batch_size": (24, 32),
     "schedule": ("cosine", "one_cycle"),

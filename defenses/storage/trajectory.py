@@ -1,0 +1,71 @@
+"""What a training that is read at several epochs keeps: its whole state after some of them.
+
+The states lie on a geometric grid, at the epochs that were read, and, for a kill, where a checkpoint would be. A
+training to epoch e goes on from the last state before it, so that reading at ever later epochs trains each once, and
+reading at an earlier one trains from the grid. They are whole (weights, momentum, generators, in full precision): going
+on from one gives bit for bit what not stopping would have given.
+"""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from defenses.storage.checkpoint import Checkpoint, write_state
+from defenses.storage.state_codec import TrainingState
+
+GRID = tuple(sorted({2**power for power in range(11)} | {3 * 2**power for power in range(10)}))
+"""Epochs whose state is kept: 1, 2, 3, 4, 6, 8, 12, 16, 24, ...; from 2 on each is at most 1.5 times the one before."""
+_ROLLING = "checkpoint-1"
+
+
+class TrajectoryCheckpoint(Checkpoint):
+    """Runs the first epochs of a training, from the best state that is kept of it.
+
+    Args:
+        folder: of the states, whose lock is held.
+        stop: how many epochs are wanted.
+        seconds: from one state to the next, at least, for kills between those of the grid.
+    """
+
+    def __init__(self, folder: Path, stop: int, seconds: float) -> None:
+        super().__init__(folder, seconds)
+        self._states = folder
+        self._stop = stop
+
+    def epochs(self, count: int, parts: TrainingState) -> Iterator[int]:
+        """The numbers of the epochs that are still to run, up to the one that is wanted; see `Checkpoint.epochs`.
+
+        A stage that may be read early has one such loop.
+        """
+        stop = min(self._stop, count)
+        done = self._start(stop, parts)
+        last = time.monotonic()
+        for epoch in range(done, stop):
+            yield epoch
+            reached = epoch + 1
+            if reached in GRID or reached == stop:
+                self._write(f"epoch-{reached}", reached, parts)
+                for file in self._states.glob(f"{_ROLLING}*"):
+                    file.unlink(missing_ok=True)  # what it would save is saved
+                last = time.monotonic()
+            elif time.monotonic() - last >= self._seconds:
+                self._write(_ROLLING, reached, parts)
+                last = time.monotonic()
+
+    def _start(self, stop: int, parts: TrainingState) -> int:
+        """Puts the parts back to the last state that is kept before the one wanted; how many epochs that saves."""
+        kept = {name: int(name.removeprefix("epoch-")) for name in self._names("epoch-*.json")}
+        rolling = self._peek(_ROLLING)
+        if rolling is not None:
+            kept[_ROLLING] = rolling
+        for name, epoch in sorted(kept.items(), key=lambda item: -item[1]):
+            if epoch <= stop and self._restore(name, parts):
+                return epoch
+        return 0
+
+    def _names(self, pattern: str) -> list[str]:
+        return [file.stem for file in self._states.glob(pattern) if file.stem.removeprefix("epoch-").isdigit()]
+
+    def _write(self, name: str, epochs: int, parts: TrainingState) -> None:
+        spent = self.earlier_seconds + time.monotonic() - self._started
+        write_state(self._states, name, {"epochs": epochs, "seconds": spent}, parts)

@@ -1,0 +1,47 @@
+"""One training read at several epochs: what a stage's key holds then, and what its trainings share.
+
+A stage that is read after epoch e is what its training would have given, had it been stopped there under the same
+schedule, bit for bit on a CPU. Its entry in the store is one like any other. Beside the entries lies, once for all
+epochs of a training, what is needed to go on from some of them; see `defenses.storage.trajectory`.
+"""
+
+from typing import Any
+
+from defenses.api import Stage
+from defenses.config import Config
+
+WITHOUT_END = ("constant",)
+"""Schedules that do not know how long a training is: its beginning is a whole training of fewer epochs."""
+
+
+def read_epoch(stage: Stage, config: Config) -> int | None:
+    """After which epoch a stage is read, where its config says so; None where it is read at its end."""
+    if stage.trajectory is None:
+        return None
+    read: int | None = getattr(config, stage.trajectory.read)
+    return read
+
+
+def key_params(stage: Stage, config: Config) -> dict[str, Any]:
+    """The fields that a stage's outputs depend on: those that it reads, without what makes no difference.
+
+    Read at its end a training is keyed as one without a `Trajectory`; under a schedule without end, read after epoch e,
+    as one of e epochs.
+    """
+    params = {name: getattr(config, name) for name in stage.reads}
+    if stage.trajectory is None:
+        return params
+    read, names = read_epoch(stage, config), stage.trajectory
+    del params[names.read]
+    if read is None or read == params[names.epochs]:
+        return params
+    return params | ({names.epochs: read} if params[names.schedule] in WITHOUT_END else {names.read: read})
+
+
+def shared_params(stage: Stage, config: Config) -> dict[str, Any]:
+    """The fields that trainings to all epochs have in common; `stage` has a trajectory."""
+    assert stage.trajectory is not None
+    names = stage.trajectory
+    without_end = getattr(config, names.schedule) in WITHOUT_END
+    left_out = {names.read, names.epochs} if without_end else {names.read}
+    return {name: getattr(config, name) for name in stage.reads if name not in left_out}
