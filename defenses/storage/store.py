@@ -22,9 +22,11 @@ import numpy as np
 import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
+from numpy.typing import DTypeLike
 
 from defenses.numerics import describe_machine
 from defenses.registry import UserError
+from defenses.storage.array_file import ArrayFile
 from defenses.storage.atomic_files import canonical, disk_errors, write_atomic
 from defenses.storage.checkpoint import SECONDS, Checkpoint, remove_checkpoints
 from defenses.storage.remote import Remote, cache_folder, is_url
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 def build_digest(value: Any) -> str:
     """sha256 of an output's content: array bytes with dtype and shape, weights by name, JSON canonically."""
     digest = hashlib.sha256()
+    if isinstance(value, ArrayFile):
+        return build_digest(value.read())
     if isinstance(value, np.ndarray):
         digest.update(canonical(["array", value.dtype.str, list(value.shape)]).encode())
         digest.update(np.ascontiguousarray(value).data)
@@ -94,6 +98,7 @@ class Store:
         self.checkpoint_seconds = checkpoint_seconds
         self._known: dict[tuple[str, str], Artifact] = {}
         self._checkpoints: dict[tuple[str, str], Checkpoint] = {}
+        self._array_files: dict[tuple[str, str], list[ArrayFile]] = {}
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an entry lies. Names and links are checked, so that no key can leave the store.
@@ -121,6 +126,21 @@ class Store:
         self._checkpoints[stage, key] = Checkpoint(self.folder(stage, key), self.checkpoint_seconds)
         return self._checkpoints[stage, key]
 
+    def array_file(self, stage: str, key: str, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> ArrayFile:
+        """For whoever builds an entry: an output that is written where it will lie, and never is in memory whole.
+
+        Args:
+            name: of the output, which the build then gives as this file.
+            shape, dtype: of the array [N, ...].
+
+        Raises:
+            OSError: the disk has no room for it.
+        """
+        path = self.folder(stage, key) / f"{uuid.uuid4().hex[:8]}-{name}-payload.npy"
+        made = ArrayFile(path, shape, dtype)
+        self._array_files.setdefault((stage, key), []).append(made)
+        return made
+
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""
         artifact, damaged = self._read(stage, key)
@@ -129,6 +149,14 @@ class Store:
             with disk_errors(self.root):
                 _remove(self.folder(stage, key), damaged)
         return artifact
+
+    def find_verified(self, stage: str, key: str) -> Artifact | None:
+        """As `find`, for an entry that another process has verified: where it lies here, it is not read again."""
+        try:
+            artifact = _intact(folder := self.folder(stage, key), (folder / "meta.json").read_bytes(), payload=False)
+        except OSError:
+            artifact = None
+        return self.find(stage, key) if artifact is None else artifact
 
     def look(self, stage: str, key: str) -> Artifact | None:
         """The finished entry, or None, as `find` gives it; but what is damaged stays, and nothing is fetched."""
@@ -193,12 +221,10 @@ class Store:
                 artifact, _ = self._read(stage, key)  # a damaged entry needs no removal: the new one replaces it
                 if artifact is not None:
                     return artifact, True
+                for stale in folder.glob("*-payload.*"):
+                    stale.unlink()  # left by a builder that died; the lock is ours, so nobody reads or writes them
                 started = time.perf_counter()
-                try:
-                    outputs = build()
-                except UserError:  # a verdict on the inputs: it would be the same again
-                    remove_checkpoints(folder)
-                    raise
+                outputs = self._outputs(stage, key, build)
                 checkpoint = self._checkpoints.pop((stage, key), Checkpoint())
                 seconds = checkpoint.earlier_seconds + time.perf_counter() - started
                 self._write(folder, outputs, seconds, describe or {})
@@ -210,9 +236,21 @@ class Store:
             raise RuntimeError(f"{folder} vanished while it was written: is another program cleaning {self.root}?")
         return built, False
 
+    def _outputs(self, stage: str, key: str, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What a build gives; where it fails, no file of its own is left."""
+        try:
+            return build()
+        except BaseException as error:
+            for file in self._array_files.get((stage, key), ()):
+                file.remove()
+            if isinstance(error, UserError):  # a verdict on the inputs: it would be the same again
+                remove_checkpoints(self.folder(stage, key))
+            raise
+        finally:
+            for file in self._array_files.pop((stage, key), ()):
+                file.close()
+
     def _write(self, folder: Path, outputs: dict[str, Any], seconds: float, describe: dict[str, Any]) -> None:
-        for stale in folder.glob("*-payload.*"):
-            stale.unlink()  # left by a builder that died; the lock is ours, so nobody reads or writes them
         tag = uuid.uuid4().hex[:8]  # a new name each time: a reader of a removed entry never sees half of a new one
         files = {}
         for name, value in outputs.items():
@@ -240,8 +278,12 @@ def _checksum(meta: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(meta).encode()).hexdigest()
 
 
-def _intact(folder: Path, text: bytes) -> Artifact | None:
-    """The entry that a ``meta.json`` tells of, or None where a checksum is wrong or a file is missing."""
+def _intact(folder: Path, text: bytes, payload: bool = True) -> Artifact | None:
+    """The entry that a ``meta.json`` tells of, or None where a checksum is wrong or a file is missing.
+
+    Args:
+        payload: reads the files as well, and does not only look whether they are there.
+    """
     try:
         meta = json.loads(text)
         checksum = meta.pop("checksum")
@@ -251,7 +293,9 @@ def _intact(folder: Path, text: bytes) -> Artifact | None:
             return None
         if any((folder / file).is_symlink() for file in meta["sha256"]):
             return None
-        if any(_sha256(folder / file) != sha for file, sha in meta["sha256"].items()):
+        if not payload and not all((folder / file).is_file() for file in meta["sha256"]):
+            return None
+        if payload and any(_sha256(folder / file) != sha for file, sha in meta["sha256"].items()):
             return None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -270,6 +314,8 @@ def _remove(folder: Path, damaged: bytes) -> None:
 
 
 def _write_payload(folder: Path, stem: str, value: Any) -> str:
+    if isinstance(value, ArrayFile):
+        return value.path.name
     if isinstance(value, np.ndarray):
         np.save(folder / f"{stem}.npy", value, allow_pickle=False)
         return f"{stem}.npy"
