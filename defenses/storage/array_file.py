@@ -67,6 +67,11 @@ class ArrayFile:
         self.close()
         self.path.unlink(missing_ok=True)
 
+    def writable(self) -> NDArray[Any]:
+        """The array as a memory map whose pages the system writes to the file."""
+        array: NDArray[Any] = np.load(self.path, mmap_mode="r+", allow_pickle=False)
+        return array
+
     def read(self) -> NDArray[Any]:
         """What was written, as a memory map that cannot be written to."""
         array: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
