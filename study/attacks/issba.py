@@ -27,8 +27,9 @@ from defenses.config import param
 from defenses.registry import UserError
 from defenses.shared_stages import cpu_weights
 from defenses.storage.state_codec import TrainingState
-from defenses.training.images import take, to_device
+from defenses.training.images import device_images, take, to_device
 from defenses.training.loop import TrainingDiverged
+from defenses.training.streamed_images import DeviceImages
 from study.attacks.api import Attack, AttackConfig, Pixels, State
 from study.attacks.support.fitting import FitContext
 from study.attacks.support.issba_networks import GRID, Decoder, Encoder
@@ -135,7 +136,7 @@ class ISSBA(Attack):
     def _train(self, images: Images, context: FitContext) -> Outputs:
         """Both networks' weights, the message, and how well it is hidden and read."""
         encoder, decoder = self._networks(images.image_size, context)
-        started = self._descend(encoder, decoder, to_device(images.train_images, context.device), context)
+        started = self._descend(encoder, decoder, device_images(images.train_images, context.device), context)
         secret = self.rng(context.seed, "secret").integers(0, 2, self.config.bits)
         encoder, decoder = frozen(encoder, context.device), frozen(decoder, context.device)
         sample = images.train_images[:: max(1, len(images.train_images) // MEASURED_IMAGES)]
@@ -158,7 +159,7 @@ class ISSBA(Attack):
             "quality": {**quality, "bits_learned_at_step": started, "steps": self.config.steps},
         }
 
-    def _descend(self, encoder: Encoder, decoder: Decoder, pixels: Tensor, context: FitContext) -> int | None:
+    def _descend(self, encoder: Encoder, decoder: Decoder, pixels: DeviceImages, context: FitContext) -> int | None:
         """Trains both networks in place.
 
         Args:

@@ -187,8 +187,7 @@ def train_selectively(
     ascends = how.ascent_weight > 0 and len(isolated) > 0
 
     def loss(index: Tensor) -> Tensor:
-        chosen = kept[index]
-        total = functional.cross_entropy(batches.logits(model, chosen), labels[chosen])
+        total = functional.cross_entropy(batches.logits(model, index, kept), labels[kept[index]])
         if ascends:
             total = total - how.ascent_weight * _still_obeyed(model, batches, next(isolated_batches), labels)
         return total

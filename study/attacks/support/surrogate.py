@@ -20,7 +20,7 @@ from defenses.config import param
 from defenses.models import BLOCKS, ModelSpec, Normalised, build_model, load_model, spec_for_images
 from defenses.registry import UserError
 from defenses.shared_stages import cpu_weights
-from defenses.training.images import crop_padding, take, take_augmented, to_device
+from defenses.training.images import crop_padding, device_images, take, take_augmented, to_device
 from defenses.training.loop import Recipe, fit, frozen_batch_statistics
 from defenses.training.schedule import SCHEDULES
 from study.attacks.api import AttackConfig
@@ -204,7 +204,7 @@ def _train(images: Images, spec: ModelSpec, config: SurrogateConfig, context: Fi
     data = SuspectDataset.of(images.train_images, images.train_labels, images.num_classes)
     stage = StageContext(STAGE, data, spec, context.device, "fp32", context.seed, context.progress, context.checkpoint)
     model = build_model(spec, context.torch_seed(STAGE)).to(context.device)
-    pixels, labels = to_device(data.images, context.device), to_device(data.labels, context.device)
+    pixels, labels = device_images(data.images, context.device), to_device(data.labels, context.device)
     crops, starts = stage.generator("augment"), stage.generator("start")
     ascent = Ascent(
         config.surrogate_adversarial_norm,
