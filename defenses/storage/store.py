@@ -2,13 +2,15 @@
 
 An entry is a folder of payload files and a ``meta.json`` that is renamed into place last: its presence means that
 the entry is complete. It holds the sha256 of every payload file and of its own content, so a damaged entry is found
-and built again. Arrays are ``.npy`` without pickle, weights safetensors, the rest JSON: nothing that is loaded can
+and built again; a large file is read for that only where its size or time of last change is another than it was
+written with. Arrays are ``.npy`` without pickle, weights safetensors, the rest JSON: nothing that is loaded can
 execute code.
 """
 
 import hashlib
 import json
 import logging
+import os
 import re
 import time
 import uuid
@@ -32,6 +34,7 @@ from defenses.storage.checkpoint import SECONDS, Checkpoint, remove_checkpoints
 from defenses.storage.remote import Remote, cache_folder, is_url
 
 FORMAT = 2
+LARGE_BYTES = 64 << 20  # larger files are verified by their size and time of last change, where these are as written
 MEASURING_PREFIX = "measure_"  # name of a store inside another that sees the other's stages through links
 log = logging.getLogger(__name__)
 
@@ -150,14 +153,6 @@ class Store:
                 _remove(self.folder(stage, key), damaged)
         return artifact
 
-    def find_verified(self, stage: str, key: str) -> Artifact | None:
-        """As `find`, for an entry that another process has verified: where it lies here, it is not read again."""
-        try:
-            artifact = _intact(folder := self.folder(stage, key), (folder / "meta.json").read_bytes(), payload=False)
-        except OSError:
-            artifact = None
-        return self.find(stage, key) if artifact is None else artifact
-
     def look(self, stage: str, key: str) -> Artifact | None:
         """The finished entry, or None, as `find` gives it; but what is damaged stays, and nothing is fetched."""
         try:
@@ -261,6 +256,7 @@ class Store:
             "digests": {name: build_digest(value) for name, value in outputs.items()},
             "files": files,
             "sha256": {file: _sha256(folder / file) for file in files.values()},
+            "stamps": {file: _settled_stamp(folder / file) for file in files.values() if _is_large(folder / file)},
             "describe": describe,
             "built_by": describe_machine(),
         }
@@ -278,12 +274,8 @@ def _checksum(meta: dict[str, Any]) -> str:
     return hashlib.sha256(canonical(meta).encode()).hexdigest()
 
 
-def _intact(folder: Path, text: bytes, payload: bool = True) -> Artifact | None:
-    """The entry that a ``meta.json`` tells of, or None where a checksum is wrong or a file is missing.
-
-    Args:
-        payload: reads the files as well, and does not only look whether they are there.
-    """
+def _intact(folder: Path, text: bytes) -> Artifact | None:
+    """The entry that a ``meta.json`` tells of, or None where a checksum is wrong or a file is missing."""
     try:
         meta = json.loads(text)
         checksum = meta.pop("checksum")
@@ -293,13 +285,34 @@ def _intact(folder: Path, text: bytes, payload: bool = True) -> Artifact | None:
             return None
         if any((folder / file).is_symlink() for file in meta["sha256"]):
             return None
-        if not payload and not all((folder / file).is_file() for file in meta["sha256"]):
-            return None
-        if payload and any(_sha256(folder / file) != sha for file, sha in meta["sha256"].items()):
+        read = [file for file in meta["sha256"] if not _untouched(folder / file, meta.get("stamps", {}))]
+        if any(_sha256(folder / file) != meta["sha256"][file] for file in read):
             return None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return Artifact(folder, meta["built_seconds"], meta["digests"], meta["files"], meta.get("built_by", {}))
+
+
+def _is_large(file: Path) -> bool:
+    return file.stat().st_size >= LARGE_BYTES
+
+
+def _stamp(file: Path) -> list[int]:
+    """Size and time of the last change."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _settled_stamp(file: Path) -> list[int]:
+    """As `_stamp`, of a file whose content is on the disk: after a crash it would hide what never got there."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    return _stamp(file)
+
+
+def _untouched(file: Path, stamps: dict[str, list[int]]) -> bool:
+    """Whether a large file has the size and time that it was written with: then it is not read to be verified."""
+    return file.name in stamps and _stamp(file) == stamps[file.name]
 
 
 def _plain_file(name: str) -> bool:

@@ -61,7 +61,7 @@ def _collect(label: str, waiting: list["Future[list[_Read]]"], total: int, read:
             if bar is None and time.monotonic() - started > _QUIET_SECONDS:
                 bar = Bar(total, label, initial=len(read) - len(done))
             if bar is not None:
-                bar.advance(len(done), "decoded")
+                bar.advance(len(done), f"{len(read) / (time.monotonic() - started):.0f} a second")
     finally:
         if bar is not None:
             bar.close()

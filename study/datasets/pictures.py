@@ -175,7 +175,7 @@ def _warn(remarks: list[str]) -> None:
 
 
 def reopen(place: Path | str, dataset: str, parts: tuple[str, ...]) -> Images:
-    """The images that another process has decoded or verified, from the same store.
+    """The images that another process has decoded, from the same store.
 
     Args:
         place: the store.
@@ -185,7 +185,7 @@ def reopen(place: Path | str, dataset: str, parts: tuple[str, ...]) -> Images:
         UserError: they are not there any more.
     """
     store = open_store(place)
-    entries = [store.find_verified(DATASET, dataset), *(store.find_verified(DECODED, part) for part in parts)]
+    entries = [store.find(DATASET, dataset), *(store.find(DECODED, part) for part in parts)]
     known = [entry for entry in entries if entry is not None]
     if len(known) < len(entries):
         raise UserError(f"the store {place} must hold the decoded images, and they are gone: start the command again")
