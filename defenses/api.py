@@ -41,7 +41,7 @@ class SuspectDataset:
     """All that a defense ever sees: images and labels as they were received.
 
     Attributes:
-        images: uint8 [N, H, W, 3].
+        images: uint8 [N, H, W, 3]; may be a memory map larger than the memory, and is never written to.
         labels: int64 [N], in [0, num_classes); some may be the attacker's.
         num_classes: K.
         fingerprint: sha256 of all of the above; see `fingerprint`.

@@ -38,6 +38,7 @@ from study.attacks.support.pixels import Values, to_uint8
 from study.datasets.images import Images
 
 STAGE = "issba"
+MEASURED_AT_ONCE = 64  # of them: as floats, 512 of 224 px take 300 MB an array
 MEASURED_IMAGES = 512  # about as many training images tell how good the message is; kept beside the weights
 log = logging.getLogger(__name__)
 
@@ -257,9 +258,13 @@ def measure(images: Pixels, encoder: Encoder, decoder: Decoder, secret: Tensor) 
     Returns:
         ``bit_accuracy`` in [0, 1] and mean ``psnr`` in dB.
     """
-    carrying = to_uint8(hide(images, encoder, secret), "round")
-    logits = read(carrying, decoder, secret.device)
-    error = ((carrying.astype(np.float32) - images) ** 2).mean(axis=(1, 2, 3))
+    answers, errors = [], []
+    for start in range(0, len(images), MEASURED_AT_ONCE):
+        part = images[start : start + MEASURED_AT_ONCE]
+        carrying = to_uint8(hide(part, encoder, secret), "round")
+        answers.append(read(carrying, decoder, secret.device))
+        errors.append(((carrying.astype(np.float32) - part) ** 2).mean(axis=(1, 2, 3)))
+    logits, error = torch.cat(answers), np.concatenate(errors)
     return {
         "bit_accuracy": float(right_bits(logits, secret.cpu().expand(len(logits), -1))),
         "psnr": float((20 * np.log10(255) - 10 * np.log10(np.maximum(error, 1e-6))).mean()),

@@ -96,7 +96,8 @@ def load_dataset(spec: DatasetSpec) -> Images:
         return loaded.chosen(train, test, apart)
     except MemoryError as error:
         raise UserError(
-            f"{spec.name} must fit into memory, and does not: use a smaller set or smaller images"
+            f"{spec.name} must fit into memory, and does not: use a smaller set or smaller images, or folder:DIR, "
+            "whose images stay on disk"
         ) from error
 
 

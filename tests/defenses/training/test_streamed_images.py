@@ -1,5 +1,8 @@
 """Streamed images are the resident ones bit for bit, whatever was fetched ahead."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -129,3 +132,12 @@ def test_images_stay_on_a_device_up_to_a_share_of_what_is_free(monkeypatch: pyte
     more = device_images(pixels(N + 1), CPU)
     assert isinstance(more, StreamedImages)
     assert torch.equal(more[0 : N + 1], torch.from_numpy(pixels(N + 1)))
+
+
+def test_no_stage_puts_all_images_on_its_device_by_itself() -> None:
+    whole = re.compile(r"to_device\([a-z.]*\.(train_)?images, |\.(train_)?images\.(astype|copy)\(")
+    root = Path(streamed_images.__file__).parents[2]
+    folders = ("defenses", "study/attacks", "study/scenarios")
+    for path in (path for folder in folders for path in root.glob(f"{folder}/**/*.py")):
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if whole.search(line)]
+        assert [line for line in lines if "clean.images" not in line] == [], path.name  # clean images are a few

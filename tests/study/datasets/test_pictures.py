@@ -190,7 +190,7 @@ def test_a_disk_that_fills_up_meanwhile_is_no_verdict_on_the_data(root: Path, mo
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of a process's memory")
 def test_a_folder_larger_than_the_memory_it_may_take(tmp_path: Path) -> None:
-    """The images take 72 MiB. Before, they lay in memory twice; half of what is left is batches, threads and a model."""
+    """The images take 72 MiB. In memory they lie twice; of the other way, half is batches, threads and a model."""
     support = Path(__file__).parents[2] / "support" / "large_folder.py"
     command = [sys.executable, str(support), str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
