@@ -43,7 +43,7 @@ class ArrayFile:
             raise
 
     def write(self, row: int, values: NDArray[Any]) -> None:
-        """Writes rows [n, ...] from position `row` on.
+        """Writes rows [n, ...] of the array's dtype from position `row` on.
 
         Raises:
             ValueError: rows of another shape or dtype, or beyond the end.
@@ -68,12 +68,12 @@ class ArrayFile:
         self.path.unlink(missing_ok=True)
 
     def writable(self) -> NDArray[Any]:
-        """The array as a memory map whose pages the system writes to the file."""
+        """The array, of its dtype and shape [N, ...], as a memory map whose pages the system writes to the file."""
         array: NDArray[Any] = np.load(self.path, mmap_mode="r+", allow_pickle=False)
         return array
 
     def read(self) -> NDArray[Any]:
-        """What was written, as a memory map that cannot be written to."""
+        """What was written, of its dtype and shape [N, ...], as a memory map that cannot be written to."""
         array: NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
         return array
 
@@ -94,7 +94,7 @@ def reserve(descriptor: int, size: int) -> None:
 
 
 def with_rows(array: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[Any]:
-    """A copy of an array [N, ...] of which the given rows are going to be changed.
+    """A copy of an array of any dtype and shape [N, ...] of which the given rows are going to be changed.
 
     Of a memory map of a whole file the copy is made page by page, as it is written to: what it needs of the memory is
     what is changed, and the file stays as it is.

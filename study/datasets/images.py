@@ -36,7 +36,11 @@ class Source(Protocol):
         """K names."""
 
     def chosen(self, train: Rows, test: Rows, apart: NDArray[np.int64] | None) -> "Images":
-        """Some of the images, in this order; of the test images, those `apart` as the clean reserve."""
+        """Some of the images, in this order; of the test images, those `apart` as the clean reserve.
+
+        Args:
+            train, test, apart: positions int64 [n] of images.
+        """
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,7 @@ class Images:
         return cls(train_images, train_labels, test_images, test_labels, classes, digest)
 
     def chosen(self, train: Rows, test: Rows, apart: NDArray[np.int64] | None) -> Self:
-        """See `Source.chosen`."""
+        """See `Source.chosen`; positions are int64 [n]."""
         kept = self
         if not (isinstance(train, slice) and isinstance(test, slice)):
             kept = self.of(

@@ -48,7 +48,7 @@ class Part:
     size: int
 
     def rows(self, rows: Rows) -> "Part":
-        """Some of them."""
+        """Those at some positions int64 [n]."""
         chosen = np.arange(len(self.files))[rows]
         return Part(self.folder, tuple(self.files[row] for row in chosen.tolist()), self.labels[chosen], self.size)
 
@@ -87,16 +87,16 @@ class Pictures:
 
     @property
     def train_labels(self) -> NDArray[np.int64]:
-        """See `Source`."""
+        """Of all training images, int64 [N]."""
         return self.train.labels
 
     @property
     def test_labels(self) -> NDArray[np.int64]:
-        """See `Source`."""
+        """Of all test images, int64 [M]."""
         return self.test.labels
 
     def chosen(self, train: Rows, test: Rows, apart: NDArray[np.int64] | None) -> Images:
-        """See `Source.chosen`; only these pictures are decoded.
+        """See `Source.chosen`; only the pictures at these positions int64 [n] are decoded.
 
         Raises:
             UserError: a picture cannot be read, or the store has no room for them.

@@ -73,7 +73,7 @@ class Selection:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """Both, in this order."""
+        """Both, in this order, int64 [n]."""
         return np.concatenate([self.poisoned, self.covers])
 
 

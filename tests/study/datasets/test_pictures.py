@@ -198,3 +198,17 @@ def test_a_folder_larger_than_the_memory_it_may_take(tmp_path: Path) -> None:
     told = json.loads(done.stdout)
     assert told["mapped"] < 0.75 * told["images"]
     assert told["in_memory"] > 1.5 * told["images"]
+
+
+def test_decoding_that_takes_a_while_is_shown(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_dataset(spec(root, None))
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("study.datasets.decoding._QUIET_SECONDS", -1.0)
+    load_dataset(spec(root))
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4  # two blocks of each split
+    assert lines[1].startswith(f"decoding {root / 'set' / 'train'} 18/18")
+    load_dataset(spec(root))
+    assert capsys.readouterr().err == ""
