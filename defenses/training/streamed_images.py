@@ -28,7 +28,7 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     free, total = torch.cuda.mem_get_info(device)
     held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-    share = torch.cuda.get_per_process_memory_fraction(device) * total
+    share = torch.cuda.get_per_process_memory_fraction(device.index) * total  # which refuses a device without a number
     return min(free + held - used, int(share) - used)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from defenses.training import streamed_images
 from defenses.training.images import device_images, epoch_batches, take, take_augmented
 from defenses.training.inference import chunks
-from defenses.training.streamed_images import RESIDENT_SHARE, StreamedImages, fits
+from defenses.training.streamed_images import RESIDENT_SHARE, StreamedImages, fits, free_bytes
 
 CPU = torch.device("cpu")
 N = 40
@@ -132,6 +132,21 @@ def test_images_stay_on_a_device_up_to_a_share_of_what_is_free(monkeypatch: pyte
     more = device_images(pixels(N + 1), CPU)
     assert isinstance(more, StreamedImages)
     assert torch.equal(more[0 : N + 1], torch.from_numpy(pixels(N + 1)))
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"), [(1.0, 60), (0.5, 40), (0.25, 15)], ids=["all of it", "half", "less than others left"]
+)
+def test_what_is_free_is_the_devices_and_within_the_share(
+    fraction: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 100 bytes others hold 30; this process has reserved 20 of which it uses 10."""
+    known = {"mem_get_info": (50, 100), "memory_reserved": 20, "memory_allocated": 10}
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda number: fraction)
+    assert free_bytes(torch.device("cuda")) == expected
+    assert free_bytes(CPU) is None
 
 
 def test_no_stage_puts_all_images_on_its_device_by_itself() -> None:
