@@ -41,7 +41,7 @@ class SuspectDataset:
     """All that a defense ever sees: images and labels as they were received.
 
     Attributes:
-        images: uint8 [N, H, W, 3].
+        images: uint8 [N, H, W, 3]; may be a memory map larger than the memory, and is never written to.
         labels: int64 [N], in [0, num_classes); some may be the attacker's.
         num_classes: K.
         fingerprint: sha256 of all of the above; see `fingerprint`.
@@ -80,6 +80,8 @@ class CleanReserve:
     def of(cls, images: NDArray[np.uint8], labels: NDArray[np.int64], num_classes: int) -> Self:
         """The reserve of images uint8 [M, H, W, 3] and labels int64 [M] in any order: the first of each class first."""
         order = round_by_round(labels)
+        if np.array_equal(order, np.arange(len(order))):  # a copy of a memory map would lie in memory
+            return cls(images, labels, num_classes)
         return cls(images[order], labels[order], num_classes)
 
     def first(self, count: int) -> Self:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,7 +13,7 @@ from defenses.models import Normalised, build_model
 from defenses.registry import UserError
 from defenses.shared_stages import cpu_weights
 from defenses.training.contrastive import nt_xent, projecting, projection_head
-from defenses.training.images import to_device
+from defenses.training.images import device_images
 from defenses.training.loop import Recipe, fit
 from defenses.training.precision import autocast
 from defenses.training.schedule import SCHEDULES
@@ -74,12 +73,12 @@ def train_contrastively(context: StageContext, model: Normalised, how: Contrast)
     n = len(context.dataset)
     if n < 2:
         raise UserError(f"contrastive learning tells an image from others and needs at least 2, got {n}: give it more")
-    images = to_device(context.dataset.images, context.device)
+    images = device_images(context.dataset.images, context.device)
     generator = context.generator("views")
     head = projection_head(model.network.linear.in_features, how.batch_norm, context.seed).to(context.device)
 
     def loss(index: Tensor) -> Tensor:
-        views = how.views.draw(images, torch.cat([index, index]), generator)
+        views = how.views.draw(images, index, generator, count=2)
         with autocast(context.device, context.precision):
             projected = model(views)
         first, second = functional.normalize(projected.float()).chunk(2)

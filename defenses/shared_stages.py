@@ -13,7 +13,7 @@ from defenses.api import Outputs, Params, Stage, StageContext, Trajectory, Weigh
 from defenses.cost import FORWARD
 from defenses.models import Normalised, build_model, load_model
 from defenses.models.taps import record_features, record_taps, tap_names
-from defenses.training.images import to_device
+from defenses.training.images import device_images, to_device
 from defenses.training.inference import chunks, label_losses, predict_logits, sample_losses
 from defenses.training.loop import BatchSource, Recipe, fit
 from defenses.training.losses import local_gradient_ascent
@@ -59,8 +59,7 @@ def _train_on(chosen: NDArray[np.int64], context: StageContext, params: Params) 
     batches = BatchSource.of(context, params.augment)
 
     def loss(index: torch.Tensor) -> torch.Tensor:
-        samples = positions[index]
-        return functional.cross_entropy(batches.logits(model, samples), labels[samples])
+        return functional.cross_entropy(batches.logits(model, index, positions), labels[positions[index]])
 
     losses = fit(context, model, len(chosen), Recipe.of(params), loss, kept={"augment": batches.generator})
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
@@ -84,7 +83,7 @@ def _penultimate_features(context: StageContext, inputs: Outputs, _params: Param
     model = load_model(context.model, inputs["weights"]).to(context.device).eval()
     rows = []
     with record_features(model) as features:
-        for batch in chunks(to_device(context.dataset.images, context.device)):
+        for batch in chunks(device_images(context.dataset.images, context.device)):
             with autocast(context.device, context.precision):
                 model(batch)
             rows.append(features.pop().cpu())
@@ -184,7 +183,7 @@ def read_channels(
         float32 [N, channels], tap after tap, and the number of channels of each tap.
     """
     model.eval()
-    images = to_device(context.dataset.images, context.device)
+    images = device_images(context.dataset.images, context.device)
     names = tap_names(model, taps)
     activations: NDArray[np.float32] | None = None
     tap_sizes: list[int] = []
@@ -223,10 +222,8 @@ CHANNEL_ACTIVATIONS = Stage(
 
 def _predictions(context: StageContext, inputs: Outputs, _params: Params) -> Outputs:
     model = load_model(context.model, inputs["weights"]).to(context.device)
-    images, labels = (
-        to_device(context.dataset.images, context.device),
-        to_device(context.dataset.labels, context.device),
-    )
+    images = device_images(context.dataset.images, context.device)
+    labels = to_device(context.dataset.labels, context.device)
     logits = predict_logits(model, images, context.precision)
     return {"logits": logits.cpu().numpy(), "sample_losses": label_losses(logits, labels)}
 

@@ -44,7 +44,7 @@ from defenses.models import Normalised, load_model
 from defenses.models.taps import record_last_maps
 from defenses.registry import UserError
 from defenses.shared_stages import STANDARD_TRAINING, retraining
-from defenses.training.images import to_device
+from defenses.training.images import device_images
 from defenses.training.input_masks import MaskRecipe, find_masks
 from defenses.training.precision import autocast
 
@@ -104,7 +104,7 @@ def mask_norms(
     """
     recipe = MaskRecipe(params.alpha, params.beta, params.mask_lr, params.mask_steps)
     network, scale = (model.network, 1 / 255) if params.masked_inputs == "raw" else (model, 1.0)
-    source = to_device(images, context.device)
+    source = device_images(images, context.device)
     size = max(1, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
     chunks = -(-len(images) // size)
     norms = torch.zeros(len(images), dtype=torch.float64)

@@ -43,9 +43,10 @@ from defenses.models import Normalised, load_model
 from defenses.models.taps import visit_layers
 from defenses.registry import UserError
 from defenses.shared_stages import STANDARD_TRAINING, retraining
-from defenses.training.images import to_device
+from defenses.training.images import device_images, to_device
 from defenses.training.inference import chunks, predict_logits
 from defenses.training.precision import autocast
+from defenses.training.streamed_images import DeviceImages
 
 WEIGHTS = ("equal", "gains")
 CENTROIDS = ("all", "leave_one_out")
@@ -97,7 +98,12 @@ def class_sums(model: Normalised, images: Tensor, classes: Tensor, num_classes: 
 
 @torch.inference_mode()
 def layer_similarities(
-    model: Normalised, images: Tensor, classes: Tensor, sums: list[Tensor], precision: str, without_own: bool = False
+    model: Normalised,
+    images: DeviceImages,
+    classes: Tensor,
+    sums: list[Tensor],
+    precision: str,
+    without_own: bool = False,
 ) -> Similarities:
     """Cosine similarity of each image to its class's centroid, in every layer.
 
@@ -136,7 +142,7 @@ def layer_similarities(
 def _layer_similarities(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     assert context.clean is not None
     model = load_model(context.model, inputs["weights"]).to(context.device).eval()
-    images = to_device(context.dataset.images, context.device)
+    images = device_images(context.dataset.images, context.device)
     clean, labels = _agreeing(model, context.clean, context)
     predicted = predict_logits(model, images, context.precision).argmax(dim=1)
     _check_classes(predicted.cpu().numpy(), labels.cpu().numpy(), context.clean, params.clean_images)

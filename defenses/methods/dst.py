@@ -49,7 +49,7 @@ from defenses.registry import UserError
 from defenses.shared_stages import count_from_share, cpu_weights, lowest_mask
 from defenses.training.contrastive import attraction, projecting, supervised_contrastive
 from defenses.training.image_transforms import DRAWN, TRANSFORMS, transformed
-from defenses.training.images import to_device
+from defenses.training.images import device_images, to_device
 from defenses.training.inference import chunks
 from defenses.training.loop import BatchSource, Recipe, fit
 from defenses.training.precision import autocast
@@ -149,7 +149,7 @@ def _feature_movement(context: StageContext, inputs: Outputs, params: Params) ->
     if transform not in DRAWN:
         draws = 1  # all others would be the same
     parts = []
-    for batch in chunks(to_device(context.dataset.images, context.device)):
+    for batch in chunks(device_images(context.dataset.images, context.device)):
         images = batch.float()
         before = _features(model, images, context)
         moved = torch.zeros(len(images), dtype=torch.float64, device=context.device)
@@ -244,9 +244,9 @@ def _head(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
 
 def _of_chosen(model: Normalised, chosen: NDArray[np.int64], context: StageContext) -> Tensor:
     """Penultimate features float32 [n, D] of the chosen images, which gradients may be taken through."""
-    images = to_device(context.dataset.images[chosen], context.device)
+    images, among = device_images(context.dataset.images, context.device), to_device(chosen, context.device)
     with torch.no_grad():
-        return torch.cat([_features(model, batch, context).float() for batch in chunks(images)])
+        return torch.cat([_features(model, batch, context).float() for batch in chunks(images, among)])
 
 
 DISTINGUISHING = Stage(

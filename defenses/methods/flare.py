@@ -41,7 +41,7 @@ from defenses.models import load_model
 from defenses.models.norm_inputs import NORM_STATISTICS, record_norm_inputs
 from defenses.registry import UserError
 from defenses.shared_stages import STANDARD_TRAINING, retraining
-from defenses.training.images import to_device
+from defenses.training.images import device_images
 from defenses.training.inference import chunks
 from defenses.training.precision import autocast
 
@@ -87,7 +87,7 @@ def _bn_likelihoods(context: StageContext, inputs: Outputs, params: Params) -> O
     model = load_model(context.model, inputs["weights"]).to(context.device).eval()
     parts = []
     with record_norm_inputs(model, params.statistic) as seen:
-        for batch in chunks(to_device(context.dataset.images, context.device)):
+        for batch in chunks(device_images(context.dataset.images, context.device)):
             with autocast(context.device, context.precision):
                 model(batch)
             parts.append(torch.stack(seen, dim=1).cpu().numpy())

@@ -43,8 +43,9 @@ from defenses.methods.no_defense import NoDefenseConfig
 from defenses.models import Normalised, load_model
 from defenses.models.amplification import amplified, batch_norms
 from defenses.shared_stages import STANDARD_TRAINING, retraining
-from defenses.training.images import to_device
+from defenses.training.images import device_images, to_device
 from defenses.training.inference import predict_logits
+from defenses.training.streamed_images import DeviceImages
 
 FALLBACK_FACTORS = (2.0, 3.0, 5.0, 8.0)
 MOST_SUSPECTS = 500
@@ -119,7 +120,9 @@ def _psc_curve(context: StageContext, inputs: Outputs, params: Params) -> Output
     return {"layers": start.layers, "factor": start.factor, "errors": np.array(start.errors)}
 
 
-def consistency(model: Normalised, images: Tensor, layers: range, factor: float, precision: str) -> NDArray[np.float64]:
+def consistency(
+    model: Normalised, images: DeviceImages, layers: range, factor: float, precision: str
+) -> NDArray[np.float64]:
     """PSC: the probability that amplified networks give to the prediction of the network itself, on average.
 
     Args:
@@ -147,7 +150,7 @@ def _psc(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     model = load_model(context.model, inputs["weights"]).to(context.device)
     first = inputs["layers"]
     layers = range(first, min(first + params.networks, len(batch_norms(model)) + 1))
-    images = to_device(context.dataset.images, context.device)
+    images = device_images(context.dataset.images, context.device)
     return {"psc": consistency(model, images, layers, inputs["factor"], context.precision)}
 
 

@@ -44,7 +44,7 @@ from defenses.models.channel_reset import reset_channels
 from defenses.models.taps import CHANNEL_STATISTICS, tap_names
 from defenses.registry import UserError
 from defenses.shared_stages import CHANNEL_ACTIVATIONS, PREDICTIONS, STANDARD_TRAINING, cpu_weights, read_channels
-from defenses.training.images import to_device
+from defenses.training.images import device_images
 from defenses.training.inference import predict_logits
 from defenses.training.loop import Recipe
 from defenses.training.schedule import SCHEDULES
@@ -224,7 +224,7 @@ def _isolate(_context: StageContext, inputs: Outputs, params: Params) -> Outputs
 
 def _cleaning(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     model = load_model(context.model, inputs["weights"]).to(context.device)
-    images = to_device(context.dataset.images, context.device)
+    images = device_images(context.dataset.images, context.device)
     # What later rounds need is read even where there are none: a field that is read is one that the stage's key holds.
     taps, statistic = params.taps, params.channel_statistic
     how, recipe = Detection.of(params), Recipe.of(params, "finetuning_")

@@ -40,7 +40,7 @@ from defenses.cost import FORWARD
 from defenses.methods.no_defense import NoDefenseConfig
 from defenses.models import load_model
 from defenses.shared_stages import STANDARD_TRAINING, retraining
-from defenses.training.images import to_device
+from defenses.training.images import device_images
 from defenses.training.inference import chunks, predict_array
 from defenses.training.precision import autocast
 
@@ -108,7 +108,7 @@ def _consistencies(
     """See `consistency`; of all images uint8 [N, H, W, 3], after noise from 0 to so much was added to each."""
     generator = context.generator("noise")
     parts = []
-    for batch in chunks(to_device(images, context.device)):
+    for batch in chunks(device_images(images, context.device)):
         pixels = batch.float()
         if noise > 0:
             drawn = torch.rand(pixels.shape, generator=generator, device=context.device)

@@ -67,11 +67,10 @@ def spec_for_images(
     Raises:
         UserError: an unknown name, or a width or blocks that make no network.
     """
-    sample = images[:: max(1, len(images) // 5000)].reshape(-1, 3)
-    counts = np.stack([np.bincount(sample[:, channel], minlength=256) for channel in range(3)])
-    values = np.arange(256.0)
-    means = counts @ values / len(sample)
-    spreads = np.sqrt((counts * (values - means[:, None]) ** 2).sum(axis=1) / len(sample))
+    counts, values = _level_counts(images[:: max(1, len(images) // 5000)]), np.arange(256.0)
+    pixels = counts[0].sum()
+    means = counts @ values / pixels
+    spreads = np.sqrt((counts * (values - means[:, None]) ** 2).sum(axis=1) / pixels)
     mean = [round(float(v), 3) for v in means]
     std = [round(max(float(v), 1.0), 3) for v in spreads]
     return ModelSpec(
@@ -83,6 +82,17 @@ def spec_for_images(
         (mean[0], mean[1], mean[2]),
         (std[0], std[1], std[2]),
     )
+
+
+def _level_counts(images: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each channel has each level, int64 [3, 256]; a few images at a time, which are counted as wide ints."""
+    counts = np.zeros((3, 256), dtype=np.int64)
+    step = max(1, (1 << 20) // int(np.prod(images.shape[1:])))
+    for start in range(0, len(images), step):
+        levels = images[start : start + step].reshape(-1, 3)
+        for channel in range(3):
+            counts[channel] += np.bincount(levels[:, channel], minlength=256)
+    return counts
 
 
 class Normalised(nn.Module):

@@ -2,13 +2,15 @@
 
 An entry is a folder of payload files and a ``meta.json`` that is renamed into place last: its presence means that
 the entry is complete. It holds the sha256 of every payload file and of its own content, so a damaged entry is found
-and built again. Arrays are ``.npy`` without pickle, weights safetensors, the rest JSON: nothing that is loaded can
+and built again; a large file is read for that only where its size or time of last change is another than it was
+written with. Arrays are ``.npy`` without pickle, weights safetensors, the rest JSON: nothing that is loaded can
 execute code.
 """
 
 import hashlib
 import json
 import logging
+import os
 import re
 import time
 import uuid
@@ -22,15 +24,18 @@ import numpy as np
 import safetensors.torch
 import torch
 from filelock import FileLock, Timeout
+from numpy.typing import DTypeLike
 
 from defenses.numerics import describe_machine
 from defenses.registry import UserError
+from defenses.storage.array_file import ArrayFile
 from defenses.storage.atomic_files import canonical, disk_errors, write_atomic
 from defenses.storage.checkpoint import SECONDS, Checkpoint, remove_checkpoints
 from defenses.storage.remote import Remote, cache_folder, is_url
 from defenses.storage.trajectory import TrajectoryCheckpoint
 
 FORMAT = 2
+LARGE_BYTES = 64 << 20  # larger files are verified by their size and time of last change, where these are as written
 MEASURING_PREFIX = "measure_"  # name of a store inside another that sees the other's stages through links
 log = logging.getLogger(__name__)
 
@@ -38,6 +43,8 @@ log = logging.getLogger(__name__)
 def build_digest(value: Any) -> str:
     """sha256 of an output's content: array bytes with dtype and shape, weights by name, JSON canonically."""
     digest = hashlib.sha256()
+    if isinstance(value, ArrayFile):
+        return build_digest(value.read())
     if isinstance(value, np.ndarray):
         digest.update(canonical(["array", value.dtype.str, list(value.shape)]).encode())
         digest.update(np.ascontiguousarray(value).data)
@@ -96,6 +103,7 @@ class Store:
         self.checkpoint_seconds = checkpoint_seconds
         self._known: dict[tuple[str, str], Artifact] = {}
         self._checkpoints: dict[tuple[str, str], Checkpoint] = {}
+        self._array_files: dict[tuple[str, str], list[ArrayFile]] = {}
 
     def folder(self, stage: str, key: str) -> Path:
         """Where an entry lies. Names and links are checked, so that no key can leave the store.
@@ -140,6 +148,21 @@ class Store:
             checkpoint = TrajectoryCheckpoint(folder, stop, self.checkpoint_seconds)
             self._checkpoints[stage, key] = checkpoint
             yield checkpoint
+
+    def array_file(self, stage: str, key: str, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> ArrayFile:
+        """For whoever builds an entry: an output that is written where it will lie, and never is in memory whole.
+
+        Args:
+            name: of the output, which the build then gives as this file.
+            shape, dtype: of the array [N, ...].
+
+        Raises:
+            OSError: the disk has no room for it.
+        """
+        path = self.folder(stage, key) / f"{uuid.uuid4().hex[:8]}-{name}-payload.npy"
+        made = ArrayFile(path, shape, dtype)
+        self._array_files.setdefault((stage, key), []).append(made)
+        return made
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The finished entry, or None. Checksums are verified once a process; a damaged entry is removed."""
@@ -219,12 +242,10 @@ class Store:
                 artifact, _ = self._read(stage, key)  # a damaged entry needs no removal: the new one replaces it
                 if artifact is not None:
                     return artifact, True
+                for stale in folder.glob("*-payload.*"):
+                    stale.unlink()  # left by a builder that died; the lock is ours, so nobody reads or writes them
                 started = time.perf_counter()
-                try:
-                    outputs = build()
-                except UserError:  # a verdict on the inputs: it would be the same again
-                    remove_checkpoints(folder)
-                    raise
+                outputs = self._outputs(stage, key, build)
                 checkpoint = self._checkpoints.pop((stage, key), Checkpoint())
                 seconds = checkpoint.earlier_seconds + time.perf_counter() - started
                 self._write(folder, outputs, seconds, describe or {}, how or {})
@@ -236,6 +257,20 @@ class Store:
             raise RuntimeError(f"{folder} vanished while it was written: is another program cleaning {self.root}?")
         return built, False
 
+    def _outputs(self, stage: str, key: str, build: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What a build gives; where it fails, no file of its own is left."""
+        try:
+            return build()
+        except BaseException as error:
+            for file in self._array_files.get((stage, key), ()):
+                file.remove()
+            if isinstance(error, UserError):  # a verdict on the inputs: it would be the same again
+                remove_checkpoints(self.folder(stage, key))
+            raise
+        finally:
+            for file in self._array_files.pop((stage, key), ()):
+                file.close()
+
     def _write(
         self,
         folder: Path,
@@ -244,8 +279,6 @@ class Store:
         describe: dict[str, Any],
         how: Mapping[str, str],
     ) -> None:
-        for stale in folder.glob("*-payload.*"):
-            stale.unlink()  # left by a builder that died; the lock is ours, so nobody reads or writes them
         tag = uuid.uuid4().hex[:8]  # a new name each time: a reader of a removed entry never sees half of a new one
         files = {}
         for name, value in outputs.items():
@@ -256,6 +289,7 @@ class Store:
             "digests": {name: build_digest(value) for name, value in outputs.items()},
             "files": files,
             "sha256": {file: _sha256(folder / file) for file in files.values()},
+            "stamps": {file: _settled_stamp(folder / file) for file in files.values() if _is_large(folder / file)},
             "describe": describe,
             "built_by": {**describe_machine(), **how},
         }
@@ -284,11 +318,34 @@ def _intact(folder: Path, text: bytes) -> Artifact | None:
             return None
         if any((folder / file).is_symlink() for file in meta["sha256"]):
             return None
-        if any(_sha256(folder / file) != sha for file, sha in meta["sha256"].items()):
+        read = [file for file in meta["sha256"] if not _untouched(folder / file, meta.get("stamps", {}))]
+        if any(_sha256(folder / file) != meta["sha256"][file] for file in read):
             return None
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return Artifact(folder, meta["built_seconds"], meta["digests"], meta["files"], meta.get("built_by", {}))
+
+
+def _is_large(file: Path) -> bool:
+    return file.stat().st_size >= LARGE_BYTES
+
+
+def _stamp(file: Path) -> list[int]:
+    """Size and time of the last change."""
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _settled_stamp(file: Path) -> list[int]:
+    """As `_stamp`, of a file whose content is on the disk: after a crash it would hide what never got there."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
+    return _stamp(file)
+
+
+def _untouched(file: Path, stamps: dict[str, list[int]]) -> bool:
+    """Whether a large file has the size and time that it was written with: then it is not read to be verified."""
+    return file.name in stamps and _stamp(file) == stamps[file.name]
 
 
 def _plain_file(name: str) -> bool:
@@ -303,6 +360,8 @@ def _remove(folder: Path, damaged: bytes) -> None:
 
 
 def _write_payload(folder: Path, stem: str, value: Any) -> str:
+    if isinstance(value, ArrayFile):
+        return value.path.name
     if isinstance(value, np.ndarray):
         np.save(folder / f"{stem}.npy", value, allow_pickle=False)
         return f"{stem}.npy"

@@ -1,4 +1,4 @@
-"""Device-resident images: batches, flips and crops are whole-tensor operations, and nothing is copied twice."""
+"""Images on their device: batches, flips and crops are whole-tensor operations, and nothing is copied twice."""
 
 import warnings
 from collections.abc import Iterator
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from defenses.training import streamed_images
+from defenses.training.streamed_images import DeviceImages, StreamedImages, select
+
 
 def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
     """An array of any dtype and shape [N, ...] as a tensor on the device; on a CPU nothing is copied."""
@@ -20,17 +23,34 @@ def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
-def take(images: Tensor, index: Tensor) -> Tensor:
+def device_images(
+    images: NDArray[np.uint8], device: torch.device, beside: NDArray[np.uint8] | None = None
+) -> DeviceImages:
+    """Images on the device; streamed to it where they would take too much of its memory.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        beside: uint8 [M, H, W, 3], what streamed images find behind their own; see `StreamedImages`.
+    """
+    if streamed_images.fits(images.nbytes, device):
+        return to_device(images, device)
+    return StreamedImages(images, device, beside)
+
+
+def take(images: DeviceImages, index: Tensor, among: Tensor | None = None) -> Tensor:
     """The chosen images as a batch [n, 3, H, W].
 
     Args:
         images: uint8 [N, H, W, 3]: the layout in which torch's channels_last tensors lie in memory.
         index: int64 [n].
+        among: int64 [m], the positions that the index counts; by default all.
     """
-    return images.index_select(0, index).permute(0, 3, 1, 2)
+    return select(images, index, among).permute(0, 3, 1, 2)
 
 
-def take_augmented(images: Tensor, index: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+def take_augmented(
+    images: DeviceImages, index: Tensor, padding: int, generator: torch.Generator, among: Tensor | None = None
+) -> Tensor:
     """As `take`, each image flipped with probability 1/2 and cropped at random after zero padding.
 
     One gather does the choice, the flip and the crop.
@@ -40,10 +60,11 @@ def take_augmented(images: Tensor, index: Tensor, padding: int, generator: torch
         index: int64 [n].
         padding: px on each side; the papers use 4 at 32 px and 16 at 224 px.
         generator: on the device of the images.
+        among: int64 [m], the positions that the index counts; by default all.
     """
     n, (_, height, width, _) = len(index), images.shape
     device = images.device
-    padded = functional.pad(images.index_select(0, index), (0, 0) + (padding,) * 4)
+    padded = functional.pad(select(images, index, among), (0, 0) + (padding,) * 4)
     offsets = torch.randint(0, 2 * padding + 1, (2, n, 1), generator=generator, device=device)
     flip = torch.randint(0, 2, (n, 1), generator=generator, device=device).bool()
     rows = offsets[0] + torch.arange(height, device=device)

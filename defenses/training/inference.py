@@ -9,21 +9,28 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defenses.training.images import to_device
+from defenses.training.images import device_images
 from defenses.training.precision import autocast
+from defenses.training.streamed_images import DeviceImages, select
 
 CHUNK_PIXELS = 512 * 32 * 32  # images a forward pass, counted in pixels so that 224 px images fit as well
 
 
-def chunks(images: Tensor) -> Iterator[Tensor]:
-    """Consecutive batches [n, 3, H, W] of uint8 images [N, H, W, 3]."""
+def chunks(images: DeviceImages, among: Tensor | None = None) -> Iterator[Tensor]:
+    """Consecutive batches [n, 3, H, W] of uint8 images [N, H, W, 3].
+
+    Args:
+        among: int64 [m], the positions of the images that are shown, in this order; by default all.
+    """
     size = max(1, CHUNK_PIXELS // (images.shape[1] * images.shape[2]))
-    for start in range(0, len(images), size):
-        yield images[start : start + size].permute(0, 3, 1, 2)
+    for start in range(0, len(images if among is None else among), size):
+        piece = slice(start, start + size)
+        batch = images[piece] if among is None else select(images, among[piece])
+        yield batch.permute(0, 3, 1, 2)
 
 
 @torch.inference_mode()
-def predict_logits(model: nn.Module, images: Tensor, precision: str) -> Tensor:
+def predict_logits(model: nn.Module, images: DeviceImages, precision: str) -> Tensor:
     """float32 logits [N, outputs] of uint8 images [N, H, W, 3] on the model's device."""
     model.eval()
     parts = []
@@ -33,7 +40,7 @@ def predict_logits(model: nn.Module, images: Tensor, precision: str) -> Tensor:
     return torch.cat(parts)
 
 
-def sample_losses(model: nn.Module, images: Tensor, labels: Tensor, precision: str) -> NDArray[np.float64]:
+def sample_losses(model: nn.Module, images: DeviceImages, labels: Tensor, precision: str) -> NDArray[np.float64]:
     """Cross-entropy of each sample, float64 [N]: every defense's notion of "the training loss of a sample"."""
     return label_losses(predict_logits(model, images, precision), labels)
 
@@ -46,5 +53,5 @@ def label_losses(logits: Tensor, labels: Tensor) -> NDArray[np.float64]:
 
 def predict_array(model: nn.Module, images: NDArray[Any], device: torch.device, precision: str) -> NDArray[np.float32]:
     """float32 logits [N, outputs] of uint8 images [N, H, W, 3]: `predict_logits`, from and to numpy."""
-    logits = predict_logits(model.to(device), to_device(images, device), precision)
+    logits = predict_logits(model.to(device), device_images(images, device), precision)
     return logits.cpu().numpy()

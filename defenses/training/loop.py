@@ -14,10 +14,11 @@ from defenses.api import StageContext
 from defenses.registry import UserError
 from defenses.storage.state_codec import TrainingState
 from defenses.training.captured_step import TrainingSize, make_steps
-from defenses.training.images import crop_padding, epoch_batches, take, take_augmented, to_device
+from defenses.training.images import crop_padding, device_images, epoch_batches, take, take_augmented
 from defenses.training.precision import autocast
 from defenses.training.schedule import learning_rate
 from defenses.training.step import Batch
+from defenses.training.streamed_images import DeviceImages
 
 
 class TrainingDiverged(UserError):
@@ -72,9 +73,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class BatchSource:
-    """Images on the device, and how a model is shown some of them."""
+    """Images on the device, or streamed to it, and how a model is shown some of them."""
 
-    images: Tensor  # uint8 [N, H, W, 3]
+    images: DeviceImages  # uint8 [N, H, W, 3]
     precision: str
     generator: torch.Generator
     augment: bool
@@ -82,15 +83,25 @@ class BatchSource:
     @classmethod
     def of(cls, context: StageContext, augment: bool) -> "BatchSource":
         """The images of a stage's dataset, on its device, with its own generator."""
-        images = to_device(context.dataset.images, context.device)
+        images = device_images(context.dataset.images, context.device)
         return cls(images, context.precision, context.generator("augment"), augment)
 
-    def logits(self, model: nn.Module, index: Tensor) -> Tensor:
-        """float32 logits [n, outputs] of the chosen images, augmented when this source does that."""
+    @property
+    def resident(self) -> bool:
+        """All images are on the device: a batch of them is gathered there, and may be a part of a captured step."""
+        return isinstance(self.images, Tensor)
+
+    def logits(self, model: nn.Module, index: Tensor, among: Tensor | None = None) -> Tensor:
+        """float32 logits [n, outputs] of the chosen images, augmented when this source does that.
+
+        Args:
+            index: int64 [n], as `fit` gives it: images that are streamed are fetched ahead by that.
+            among: int64 [m], the positions that the index counts; by default all.
+        """
         if self.augment:
-            batch = take_augmented(self.images, index, crop_padding(self.images.shape[1]), self.generator)
+            batch = take_augmented(self.images, index, crop_padding(self.images.shape[1]), self.generator, among)
         else:
-            batch = take(self.images, index)
+            batch = take(self.images, index, among)
         with autocast(batch.device, self.precision):
             logits: Tensor = model(batch)
         return logits.float()

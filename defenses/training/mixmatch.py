@@ -19,9 +19,10 @@ from torch.nn import functional
 
 from defenses.api import StageContext
 from defenses.training.captured_step import FIRST_STEPS, TrainingSize, make_steps
-from defenses.training.images import crop_padding, to_device
+from defenses.training.images import crop_padding, device_images, to_device
 from defenses.training.loop import TrainingDiverged
 from defenses.training.precision import autocast
+from defenses.training.streamed_images import DeviceImages, StreamedImages
 
 WEAK_VIEWS = ("flip_crop", "crop", "plain")
 PASSES = 3 + 2 / 3
@@ -65,14 +66,15 @@ class Samples:
         clean: uint8 [M, H, W, 3]; None where there are none.
     """
 
-    images: Tensor
+    images: DeviceImages
     labels: Tensor
     clean: Tensor | None = None
 
     @classmethod
     def of(cls, context: StageContext) -> "Samples":
         """All that a stage was handed, on its device."""
-        images = to_device(context.dataset.images, context.device)
+        beside = None if context.clean is None else context.clean.images
+        images = device_images(context.dataset.images, context.device, beside)
         labels = to_device(context.dataset.labels, context.device)
         if context.clean is None:
             return cls(images, labels)
@@ -81,6 +83,8 @@ class Samples:
 
     def take(self, index: Tensor) -> Tensor:
         """The chosen images uint8 [n, H, W, 3] of positions int64 [n] in [0, N + M)."""
+        if isinstance(self.images, StreamedImages):  # which have the clean ones behind their own
+            return self.images.select(index)
         suspects = len(self.images)
         if self.clean is None:
             return self.images.index_select(0, index)

@@ -42,10 +42,9 @@ def finetune(
     batches = BatchSource.of(context, augment)
 
     def loss(index: Tensor) -> Tensor:
-        chosen = kept[index]
         with frozen_batch_statistics(model) if frozen_statistics else nullcontext():
-            logits = batches.logits(model, chosen)
-        return functional.cross_entropy(logits, labels[chosen])
+            logits = batches.logits(model, index, kept)
+        return functional.cross_entropy(logits, labels[kept[index]])
 
     return fit(context, model, len(kept), recipe, loss, kept={"augment": batches.generator})
 
@@ -74,9 +73,8 @@ def unlearn(
     batches = BatchSource.of(context, augment=False)
 
     def loss(index: Tensor) -> Tensor:
-        chosen = isolated[index]
         with frozen_batch_statistics(model):
-            logits = batches.logits(model, chosen)
-        return -functional.cross_entropy(logits, labels[chosen])
+            logits = batches.logits(model, index, isolated)
+        return -functional.cross_entropy(logits, labels[isolated[index]])
 
     return fit(context, model, len(isolated), recipe, loss, on_epoch, also)

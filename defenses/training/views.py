@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from defenses.training.images import take
+from defenses.training.streamed_images import DeviceImages, select
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in torchvision
 _LOG_RATIO = 0.28768207  # log(4 / 3): parts have ratios of sides from 3:4 to 4:3
@@ -40,18 +40,21 @@ class Views:
     blur: float = 0.0
     bicubic: bool = False
 
-    def draw(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
-        """One view of each of the chosen images.
+    def draw(self, images: DeviceImages, index: Tensor, generator: torch.Generator, count: int = 1) -> Tensor:
+        """Views of each of the chosen images.
 
         Args:
             images: uint8 [N, H, W, 3].
             index: int64 [n].
             generator: on the device of the images.
+            count: views of each image: one of all, then another of all.
 
         Returns:
-            float32 [n, 3, H, W], in [0, 255].
+            float32 [count n, 3, H, W], in [0, 255].
         """
-        views = _parts(take(images, index).float(), self, generator)
+        pixels = select(images, index)
+        shown = torch.cat([pixels] * count).permute(0, 3, 1, 2)
+        views = _parts(shown.float(), self, generator)
         if self.jitter > 0:
             changed = _other_colours(views, self.strength, generator)
             views = torch.where(_chance(views, self.jitter, generator), changed, views)

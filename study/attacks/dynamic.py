@@ -30,7 +30,7 @@ from defenses.models import BLOCKS, ModelSpec, build_model
 from defenses.registry import UserError
 from defenses.shared_stages import cpu_weights
 from defenses.storage.state_codec import Part
-from defenses.training.images import take, to_device
+from defenses.training.images import device_images, take, to_device
 from study.attacks.api import COVER, Attack, AttackConfig, Pixels, State
 from study.attacks.support.dynamic_networks import EncoderDecoder, TriggerNetworks, alikeness, triggers
 from study.attacks.support.fitting import FitContext
@@ -276,7 +276,7 @@ def _epochs(
         step: from a batch float32 [n, 3, H, W] in [0, 1] and the positions of its images.
         networks, schedules: what the steps change, and with what rate; the schedules' optimisers take the steps.
     """
-    data = to_device(images.train_images, context.device)
+    data = device_images(images.train_images, context.device)
     shuffle = context.generator("dynamic", stage, "batches")
     history: dict[str, list[float]] = {}
     parts: dict[str, Part] = {**networks, "batches": shuffle, "history": history}

@@ -27,8 +27,9 @@ from defenses.config import param
 from defenses.registry import UserError
 from defenses.shared_stages import cpu_weights
 from defenses.storage.state_codec import TrainingState
-from defenses.training.images import take, to_device
+from defenses.training.images import device_images, take, to_device
 from defenses.training.loop import TrainingDiverged
+from defenses.training.streamed_images import DeviceImages
 from study.attacks.api import Attack, AttackConfig, Pixels, State
 from study.attacks.support.fitting import FitContext
 from study.attacks.support.issba_networks import GRID, Decoder, Encoder
@@ -37,6 +38,7 @@ from study.attacks.support.pixels import Values, to_uint8
 from study.datasets.images import Images
 
 STAGE = "issba"
+MEASURED_AT_ONCE = 64  # of them: as floats, 512 of 224 px take 300 MB an array
 MEASURED_IMAGES = 512  # about as many training images tell how good the message is; kept beside the weights
 log = logging.getLogger(__name__)
 
@@ -135,7 +137,7 @@ class ISSBA(Attack):
     def _train(self, images: Images, context: FitContext) -> Outputs:
         """Both networks' weights, the message, and how well it is hidden and read."""
         encoder, decoder = self._networks(images.image_size, context)
-        started = self._descend(encoder, decoder, to_device(images.train_images, context.device), context)
+        started = self._descend(encoder, decoder, device_images(images.train_images, context.device), context)
         secret = self.rng(context.seed, "secret").integers(0, 2, self.config.bits)
         encoder, decoder = frozen(encoder, context.device), frozen(decoder, context.device)
         sample = images.train_images[:: max(1, len(images.train_images) // MEASURED_IMAGES)]
@@ -158,7 +160,7 @@ class ISSBA(Attack):
             "quality": {**quality, "bits_learned_at_step": started, "steps": self.config.steps},
         }
 
-    def _descend(self, encoder: Encoder, decoder: Decoder, pixels: Tensor, context: FitContext) -> int | None:
+    def _descend(self, encoder: Encoder, decoder: Decoder, pixels: DeviceImages, context: FitContext) -> int | None:
         """Trains both networks in place.
 
         Args:
@@ -256,9 +258,13 @@ def measure(images: Pixels, encoder: Encoder, decoder: Decoder, secret: Tensor) 
     Returns:
         ``bit_accuracy`` in [0, 1] and mean ``psnr`` in dB.
     """
-    carrying = to_uint8(hide(images, encoder, secret), "round")
-    logits = read(carrying, decoder, secret.device)
-    error = ((carrying.astype(np.float32) - images) ** 2).mean(axis=(1, 2, 3))
+    answers, errors = [], []
+    for start in range(0, len(images), MEASURED_AT_ONCE):
+        part = images[start : start + MEASURED_AT_ONCE]
+        carrying = to_uint8(hide(part, encoder, secret), "round")
+        answers.append(read(carrying, decoder, secret.device))
+        errors.append(((carrying.astype(np.float32) - part) ** 2).mean(axis=(1, 2, 3)))
+    logits, error = torch.cat(answers), np.concatenate(errors)
     return {
         "bit_accuracy": float(right_bits(logits, secret.cpu().expand(len(logits), -1))),
         "psnr": float((20 * np.log10(255) - 10 * np.log10(np.maximum(error, 1e-6))).mean()),

@@ -1,4 +1,4 @@
-"""Clean image datasets, all uint8 in memory: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE``, ``folder:DIR``."""
+"""Clean image datasets, all uint8: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE``, ``folder:DIR``."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from defenses.registry import Registry, UserError
 from defenses.seeds import derive_seed
 from study.cli.paths import expand_home
-from study.datasets.images import Images
+from study.datasets.images import Images, Rows, Source, class_text
 from study.datasets.reserve import split_reserve
 
 log = logging.getLogger(__name__)
 _SHOWN = 5  # classes that a message names
-Loader = Callable[["DatasetSpec"], Images]
+Loader = Callable[["DatasetSpec"], Source]
 
 DATASETS: Registry[Loader] = Registry(
     "dataset",
@@ -42,6 +42,8 @@ class DatasetSpec:
         train_size, test_size: class-balanced subsets; None for all.
         at_most: splits (``train``, ``test``) whose size nobody asked for: data that cannot give it are taken whole.
         reserve: test images that are set aside for the defense before the test subset is taken.
+        store: the artifact store, where images that may not fit into memory are kept as files; None keeps them in
+            memory.
         image_size: side in px that a folder's images are resized to; ignored elsewhere.
         data_dir: where downloads lie.
         download: fetch what is missing; never done unasked.
@@ -55,6 +57,7 @@ class DatasetSpec:
     download: bool = False
     at_most: tuple[str, ...] = ()
     reserve: int = 0
+    store: Path | str | None = None
 
     @property
     def kind(self) -> str:
@@ -81,43 +84,37 @@ def load_dataset(spec: DatasetSpec) -> Images:
         raise UserError(f"dataset {kind!r} takes nothing after its name, got {spec.name!r}: write --dataset {kind}")
     try:
         loaded = DATASETS[kind](spec)
+        num_classes = len(loaded.classes)
         _check_classes(spec.name, loaded)
-        train = _subset(spec, loaded.train_labels, spec.train_size, loaded.num_classes, "train")
+        train = _subset(spec, loaded.train_labels, spec.train_size, num_classes, "train")
         if not spec.reserve:
-            test = _subset(spec, loaded.test_labels, spec.test_size, loaded.num_classes, "test")
-            return _chosen(loaded, train, test)
-        apart, left = split_reserve(loaded.test_labels, spec.reserve, loaded.num_classes, spec.name)
-        test = left[_subset(spec, loaded.test_labels[left], spec.test_size, loaded.num_classes, "test")]
-        return _chosen(loaded, train, test).with_reserve(loaded.test_images[apart], loaded.test_labels[apart])
+            return loaded.chosen(
+                train, _subset(spec, loaded.test_labels, spec.test_size, num_classes, "test"), apart=None
+            )
+        apart, left = split_reserve(loaded.test_labels, spec.reserve, num_classes, spec.name)
+        test = left[_subset(spec, loaded.test_labels[left], spec.test_size, num_classes, "test")]
+        return loaded.chosen(train, test, apart)
     except MemoryError as error:
         raise UserError(
-            f"{spec.name} must fit into memory, and does not: use a smaller set or smaller images"
+            f"{spec.name} must fit into memory, and does not: use a smaller set or smaller images, or folder:DIR, "
+            "whose images stay on disk"
         ) from error
 
 
-def _chosen(loaded: Images, train: NDArray[np.int64] | slice, test: NDArray[np.int64] | slice) -> Images:
-    return Images.of(
-        loaded.train_images[train],
-        loaded.train_labels[train],
-        loaded.test_images[test],
-        loaded.test_labels[test],
-        loaded.classes,
-    )
-
-
-def _check_classes(name: str, loaded: Images) -> None:
+def _check_classes(name: str, loaded: Source) -> None:
     """Refuses data with a single class, and tells of classes without images: their numbers may be shifted by one.
 
     Raises:
         UserError: fewer than two classes have training images.
     """
+    num_classes = len(loaded.classes)
     counts = {
-        "training": np.bincount(loaded.train_labels, minlength=loaded.num_classes),
-        "test": np.bincount(loaded.test_labels, minlength=loaded.num_classes),
+        "training": np.bincount(loaded.train_labels, minlength=num_classes),
+        "test": np.bincount(loaded.test_labels, minlength=num_classes),
     }
     filled = np.flatnonzero(counts["training"])
     if len(filled) < 2:
-        only = ", ".join(map(loaded.class_text, filled.tolist()))
+        only = ", ".join(class_text(loaded.classes, label) for label in filled.tolist())
         raise UserError(f"{name} must have training images of at least 2 classes, got those of class {only} alone")
     for split, count in counts.items():
         empty = np.flatnonzero(count == 0).tolist()
@@ -126,9 +123,9 @@ def _check_classes(name: str, loaded: Images) -> None:
                 "%s: %d of %d classes have no %s images: %s%s",
                 name,
                 len(empty),
-                loaded.num_classes,
+                num_classes,
                 split,
-                listed(list(map(loaded.class_text, empty))),
+                listed([class_text(loaded.classes, label) for label in empty]),
                 "; labels count from 0, without gaps" if split == "training" else "",
             )
 
@@ -139,9 +136,7 @@ def listed(texts: Sequence[str]) -> str:
     return ", ".join([*texts[:_SHOWN], *more])
 
 
-def _subset(
-    spec: DatasetSpec, labels: NDArray[np.int64], size: int | None, num_classes: int, split: str
-) -> NDArray[np.int64] | slice:
+def _subset(spec: DatasetSpec, labels: NDArray[np.int64], size: int | None, num_classes: int, split: str) -> Rows:
     """As `balanced_subset`; all, and a warning, where a size that nobody asked for cannot be given."""
     try:
         return balanced_subset(labels, size, num_classes, split)
@@ -160,9 +155,7 @@ def _subset(
     return slice(None)
 
 
-def balanced_subset(
-    labels: NDArray[np.int64], size: int | None, num_classes: int, split: str
-) -> NDArray[np.int64] | slice:
+def balanced_subset(labels: NDArray[np.int64], size: int | None, num_classes: int, split: str) -> Rows:
     """Indices of a class-balanced subset, in the order of the data; the same for the same labels and size.
 
     Classes get equally many images, the first ones one more where the size does not divide; a class that has too few

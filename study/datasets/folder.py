@@ -1,4 +1,4 @@
-"""Folders of image files, one folder a class, resized once into memory.
+"""Folders of image files, one folder a class.
 
 Files are taken as torchvision's ImageFolder takes them: by their suffix, in folders within a class too. Whatever else
 lies there is told of, and hidden entries, such as the copies that a notebook keeps, are passed over.
@@ -9,21 +9,16 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from defenses.registry import UserError
 from study.datasets import DatasetSpec
-from study.datasets.image_files import as_rgb, open_picture, special_reading
-from study.datasets.images import Images
+from study.datasets.pictures import Part, Pictures
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_LEAST_WHITE = 16  # of 255: no picture of 16 bits that gets there holds only 12
 _SHOWN = 5
 log = logging.getLogger(__name__)
 
@@ -44,16 +39,11 @@ class Listing:
     left_out: tuple[str, ...]
 
 
-class _Read(NamedTuple):
-    special: str
-    frames: int
-
-
-def load(spec: DatasetSpec) -> Images:
+def load(spec: DatasetSpec) -> Pictures:
     """``folder:DIR`` with ``train/CLASS/*`` and ``test/CLASS/*``; every image becomes image_size x image_size RGB.
 
     Raises:
-        UserError: a folder is missing or empty, a picture cannot be read, or train and test have different classes.
+        UserError: a folder is missing or empty, or train and test have different classes.
     """
     listings = {split: list_pictures(spec.path / split) for split in ("train", "test")}
     train, test = listings["train"], listings["test"]
@@ -62,13 +52,11 @@ def load(spec: DatasetSpec) -> Images:
         raise UserError(f"train/ and test/ of {spec.path} must have the same classes; only one of them has {only}")
     for split, listing in listings.items():
         _tell_left_out(spec.path / split, listing)
-    return Images.of(
-        _read_all(spec.path / "train", train, spec.image_size),
-        np.array(train.labels, dtype=np.int64),
-        _read_all(spec.path / "test", test, spec.image_size),
-        np.array(test.labels, dtype=np.int64),
-        train.classes,
-    )
+    parts = [
+        Part(spec.path / split, listing.files, np.array(listing.labels, dtype=np.int64), spec.image_size)
+        for split, listing in listings.items()
+    ]
+    return Pictures(parts[0], parts[1], train.classes, spec.store)
 
 
 def list_pictures(folder: Path) -> Listing:
@@ -168,30 +156,3 @@ def _count(paths: Iterable[str]) -> str:
     listed = [f"{number} {suffix}" for suffix, number in counts.most_common(_SHOWN)]
     others = sum(counts.values()) - sum(number for _, number in counts.most_common(_SHOWN))
     return ", ".join([*listed, *([f"{others} others"] if others else [])])
-
-
-def _read_all(folder: Path, listing: Listing, size: int) -> NDArray[np.uint8]:
-    """All pictures of a split, uint8 [N, size, size, 3]; tells of those that hold more, or less, than is taken."""
-    images = np.empty((len(listing.files), size, size, 3), dtype=np.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter's lock
-        done = list(pool.map(lambda item: _read(*item), zip(images, listing.files, strict=True)))
-    deep = [position for position, read in enumerate(done) if "16 bits" in read.special]
-    if deep and images[deep].max() < _LEAST_WHITE:
-        log.warning(
-            "%s: no picture of 16 bits is brighter than 1/16 of white: if they hold 12 bits or fewer, scale them first",
-            folder,
-        )
-    several = sum(read.frames > 1 for read in done)
-    if several:
-        log.warning("%s: %d pictures hold several frames or pages: the first of each is taken", folder, several)
-    return images
-
-
-def _read(image: NDArray[np.uint8], path: str) -> _Read:
-    """Reads a picture into an image, uint8 [size, size, 3]."""
-    from PIL import Image
-
-    with open_picture(path, f"{path} must be a readable image", "; remove or mend it") as picture:
-        special, frames = special_reading(picture), int(getattr(picture, "n_frames", 1))
-        image[:] = np.asarray(as_rgb(picture).resize(image.shape[:2], Image.Resampling.BILINEAR))
-    return _Read(special, frames)

@@ -1,8 +1,9 @@
-"""A clean dataset in memory."""
+"""A clean dataset, in memory or as memory maps of the store's files."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,34 @@ from defenses.registry import UserError, nearest
 if TYPE_CHECKING:
     from defenses.api import CleanReserve
 
+Rows = NDArray[np.int64] | slice
+"""Positions of the images that are taken, int64 [n], or all of them."""
+
 _LONGEST_NAME = 60  # characters of a class's name that are shown
 _SHOWN = 20  # classes that an error names
+
+
+class Source(Protocol):
+    """Data whose labels are known, and whose images are taken once it is known which."""
+
+    @property
+    def train_labels(self) -> NDArray[np.int64]:
+        """int64 [N], in [0, K)."""
+
+    @property
+    def test_labels(self) -> NDArray[np.int64]:
+        """int64 [M], likewise."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """K names."""
+
+    def chosen(self, train: Rows, test: Rows, apart: NDArray[np.int64] | None) -> "Images":
+        """Some of the images, in this order; of the test images, those `apart` as the clean reserve.
+
+        Args:
+            train, test, apart: positions int64 [n] of images.
+        """
 
 
 @dataclass(frozen=True)
@@ -21,11 +48,13 @@ class Images:
     """Training and test images of a classification task.
 
     Attributes:
-        train_images, test_images: uint8 [N, H, W, 3], all of one size.
+        train_images, test_images: uint8 [N, H, W, 3], all of one size; never written to.
         train_labels, test_labels: int64 [N], in [0, num_classes).
         classes: names, one a class.
         fingerprint: sha256 of all these arrays.
         reserve: clean images that were set aside for the defense and judge nothing; None where it needs none.
+        reopen: opens the same data once more, in any process, where they are memory maps; None where they are in
+            memory. Another process is handed this in place of the arrays.
     """
 
     train_images: NDArray[np.uint8]
@@ -35,6 +64,14 @@ class Images:
     classes: tuple[str, ...]
     fingerprint: str
     reserve: "CleanReserve | None" = None
+    reopen: "Callable[[], Images] | None" = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ if self.reopen is None else {"reopen": self.reopen}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        reopen = state["reopen"]
+        self.__dict__.update(state if reopen is None else reopen().__dict__)
 
     @property
     def num_classes(self) -> int:
@@ -65,13 +102,12 @@ class Images:
 
     def class_text(self, label: int) -> str:
         """A label as people read it: its number, and its class's name where that says more."""
-        name = printable_name(self.classes[label])
-        return str(label) if name == str(label) else f"{label} ({name})"
+        return class_text(self.classes, label)
 
     @property
     def test_fingerprint(self) -> str:
         """sha256 of the test images and labels alone."""
-        return _fingerprint(self.test_images, self.test_labels)
+        return data_fingerprint(self.test_images, self.test_labels)
 
     @property
     def image_size(self) -> int:
@@ -103,8 +139,21 @@ class Images:
             raise UserError(
                 f"train and test images must have one size, got {train_images.shape[1:3]} and {test_images.shape[1:3]}"
             )
-        digest = _fingerprint(train_images, train_labels, test_images, test_labels)
+        digest = data_fingerprint(train_images, train_labels, test_images, test_labels)
         return cls(train_images, train_labels, test_images, test_labels, classes, digest)
+
+    def chosen(self, train: Rows, test: Rows, apart: NDArray[np.int64] | None) -> Self:
+        """See `Source.chosen`; positions are int64 [n]."""
+        kept = self
+        if not (isinstance(train, slice) and isinstance(test, slice)):
+            kept = self.of(
+                self.train_images[train],
+                self.train_labels[train],
+                self.test_images[test],
+                self.test_labels[test],
+                self.classes,
+            )
+        return kept if apart is None else kept.with_reserve(self.test_images[apart], self.test_labels[apart])
 
     def with_reserve(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Self:
         """The same data with a clean reserve of images uint8 [M, H, W, 3] and labels int64 [M] beside it."""
@@ -113,7 +162,13 @@ class Images:
         return replace(self, reserve=CleanReserve.of(images, labels, self.num_classes))
 
 
-def _fingerprint(*arrays: NDArray[Any]) -> str:
+def class_text(classes: tuple[str, ...], label: int) -> str:
+    """A label as people read it: its number, and its class's name where that says more."""
+    name = printable_name(classes[label])
+    return str(label) if name == str(label) else f"{label} ({name})"
+
+
+def data_fingerprint(*arrays: NDArray[Any]) -> str:
     """sha256 of arrays of any dtype and shape [...], in order."""
     digest = hashlib.sha256()
     for array in arrays:

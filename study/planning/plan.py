@@ -116,7 +116,7 @@ class Plan:
         environment = dataclasses.asdict(self.environment)
         for where in ("store", "device"):
             del environment[where]
-        for how in ("data_dir", "download", "at_most"):  # what is read, `data_keys` tells
+        for how in ("data_dir", "download", "at_most", "store"):  # what is read, `data_keys` tells
             del environment["dataset"][how]
         if not environment["dataset"]["reserve"]:  # as in the keys of studies from before there was one
             del environment["dataset"]["reserve"]
@@ -156,6 +156,7 @@ def dataset_spec(config: CommonConfig) -> DatasetSpec:
         download=config.download,
         at_most=tuple(split for split in ("train", "test") if f"{split}_size" not in config.model_fields_set),
         reserve=reserve_size(config),
+        store=config.store_place,
     )
 
 

@@ -111,7 +111,7 @@ class ImageSource:
         from study.planning.plan import dataset_spec
 
         spec = dataset_spec(self._results.config)
-        return dataclasses.replace(spec, download=False, at_most=("train", "test"))
+        return dataclasses.replace(spec, download=False, at_most=("train", "test"), store=None)
 
     @functools.cached_property
     def _clean(self) -> Images | None:

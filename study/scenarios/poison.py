@@ -1,6 +1,7 @@
 """Poisoning a dataset once: which images, which labels, and the triggered test set that measures the attack."""
 
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from defenses.api import SuspectDataset
 from defenses.registry import UserError
+from defenses.storage.array_file import with_rows
 from study.attacks.api import COVER, TEST, TRAIN, Attack, Labels, Pixels, State, selection_order
 from study.attacks.given import Given
 from study.attacks.support.fitting import FitContext
@@ -18,6 +20,8 @@ VERSION = 1  # raise it when the same scenario of any attack would give other im
 COVERS_VERSION = 2  # raise it when other images would be covers
 CHUNK_BYTES = 1 << 20  # uint8 bytes triggered at once: float32 copies stay far below the size of the dataset
 PREVIEW_IMAGES = 8
+Room = Callable[[tuple[int, ...]], Pixels]
+"""A new array uint8 of a shape, in memory or elsewhere."""
 log = logging.getLogger(__name__)
 
 
@@ -66,6 +70,11 @@ class Selection:
     poisoned: NDArray[np.int64]
     covers: NDArray[np.int64]
     wanted: int
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Both, in this order, int64 [n]."""
+        return np.concatenate([self.poisoned, self.covers])
 
 
 def poison_count(rate: float, base: int) -> int:
@@ -129,6 +138,7 @@ def poison(
     target_label: int,
     seed: int,
     context: FitContext | None = None,
+    room: Room | None = None,
 ) -> PoisonedDataset:
     """Poisons a dataset. The same arguments give the same bytes in any process.
 
@@ -138,6 +148,7 @@ def poison(
         target_label: the label the attacker wants, in [0, K).
         seed: of the scenario.
         context: where trained parts are made and kept; by default on the CPU, and not kept.
+        room: gives the array of the triggered test images; by default in memory.
 
     Raises:
         UserError: a rate or label out of its range, a rate that the data cannot give, or a trigger that cannot be made.
@@ -153,9 +164,10 @@ def poison(
     selection = select(images.train_labels, attack, poison_rate, target_label, seed, named)
     chosen, covers = selection.poisoned, selection.covers
     state = attack.fit(images, context or FitContext(seed, target_label)) if attack.poisons else {}
-    train_images, train_labels = images.train_images.copy(), images.train_labels.copy()
+    train_images, train_labels = with_rows(images.train_images, selection.rows), images.train_labels.copy()
     for rows, split in ((chosen, TRAIN), (covers, COVER)):
-        train_images[rows] = apply_in_chunks(attack, images.train_images, rows, state, split)
+        for _, part, pixels in _triggered(attack, images.train_images, rows, state, split):
+            train_images[part] = pixels
     if not attack.clean_label:
         train_labels[chosen] = attack.attacker_labels(train_labels[chosen], target_label, images.num_classes)
     victims = attack.victims(images.test_labels, target_label) if attack.poisons else chosen[:0]
@@ -167,7 +179,7 @@ def poison(
         original_labels=images.train_labels,
         test_images=images.test_images,
         test_labels=images.test_labels,
-        triggered_images=apply_in_chunks(attack, images.test_images, victims, state, TEST),
+        triggered_images=apply_in_chunks(attack, images.test_images, victims, state, TEST, room=room),
         triggered_labels=attack.attacker_labels(images.test_labels[victims], target_label, images.num_classes),
         meta=_meta(images, attack, selection, target_label),
         preview=preview(images.train_images[shown], train_images[shown]),
@@ -230,15 +242,39 @@ def _meta(images: Images, attack: Attack, selection: Selection, target_label: in
 
 
 def apply_in_chunks(
-    attack: Attack, images: Pixels, index: NDArray[np.int64], state: State, split: str, chunk_bytes: int = CHUNK_BYTES
+    attack: Attack,
+    images: Pixels,
+    index: NDArray[np.int64],
+    state: State,
+    split: str,
+    chunk_bytes: int = CHUNK_BYTES,
+    room: Room | None = None,
 ) -> Pixels:
-    """Triggered copies of images[index], a chunk at a time so that float copies stay small."""
-    out = np.empty((len(index), *images.shape[1:]), dtype=np.uint8)
+    """Triggered copies of images[index], a chunk at a time so that float copies stay small.
+
+    Args:
+        room: gives the array that they are written to; by default in memory.
+    """
+    shape = (len(index), *images.shape[1:])
+    out = np.empty(shape, dtype=np.uint8) if room is None else room(shape)
+    for start, part, pixels in _triggered(attack, images, index, state, split, chunk_bytes):
+        out[start : start + len(part)] = pixels
+    return out
+
+
+def _triggered(
+    attack: Attack,
+    images: Pixels,
+    index: NDArray[np.int64],
+    state: State,
+    split: str,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> Iterator[tuple[int, NDArray[np.int64], Pixels]]:
+    """Triggered copies of images[index] in chunks: where a chunk begins in the index, its part of it, its pixels."""
     size = max(1, chunk_bytes // int(np.prod(images.shape[1:])))
     for start in range(0, len(index), size):
         part = index[start : start + size]
-        out[start : start + len(part)] = attack.apply(images[part], part, state, split)
-    return out
+        yield start, part, attack.apply(images[part], part, state, split)
 
 
 def preview(clean: Pixels, poisoned: Pixels) -> Pixels:

@@ -9,14 +9,17 @@ import torch
 
 from defenses.api import Progress, StageRun, SuspectDataset, silent
 from defenses.numerics import numerics
+from defenses.storage.array_file import ArrayFile, with_rows
 from defenses.storage.atomic_files import canonical
 from defenses.storage.store import Artifact, Store
+from study.attacks.api import Pixels
 from study.attacks.support.fitting import FitContext
 from study.datasets.images import Images
 from study.scenarios.poison import PoisonedDataset, poison
 from study.scenarios.scenario import Scenario
 
 CPU = torch.device("cpu")
+_ROWS = 64  # images that are copied at once
 
 
 def trigger_key(scenario: Scenario, images: Images, device: torch.device = CPU) -> str:
@@ -82,19 +85,32 @@ def stored_poison(
 
 def _outputs(scenario: Scenario, images: Images, store: Store, device: torch.device) -> dict[str, Any]:
     context = FitContext(scenario.seed, scenario.target_label, device, store)
-    attack = scenario.parsed
-    made = poison(images, attack, scenario.poison_rate, scenario.target_label, scenario.seed, context)
+    attack, key = scenario.parsed, poison_key(scenario, images, device)
+
+    def file(name: str, shape: tuple[int, ...]) -> ArrayFile:
+        return store.array_file("poison", key, name, shape, np.uint8)
+
+    triggered: list[ArrayFile] = []
+
+    def room(shape: tuple[int, ...]) -> Pixels:
+        triggered.append(file("triggered_images", shape))
+        return triggered[0].writable()
+
+    made = poison(images, attack, scenario.poison_rate, scenario.target_label, scenario.seed, context, room)
     every = np.arange(len(made.suspect))
     rows = every if attack.received else np.flatnonzero(made.poison_mask | made.cover_mask)
+    changed = file("images", (len(rows), *made.suspect.images.shape[1:]))
+    for start in range(0, len(rows), _ROWS):
+        changed.write(start, made.suspect.images[rows[start : start + _ROWS]])
     return {
         "rows": rows,
-        "images": made.suspect.images[rows],
+        "images": changed,
         "labels": made.suspect.labels,
         "original_labels": made.original_labels,
         "poison_mask": made.poison_mask,
         "cover_mask": made.cover_mask,
         "poison_known": made.poison_known,
-        "triggered_images": made.triggered_images,
+        "triggered_images": triggered[0] if triggered else made.triggered_images,
         "triggered_labels": made.triggered_labels,
         "preview": made.preview,
         "meta": made.meta,
@@ -105,10 +121,11 @@ def _outputs(scenario: Scenario, images: Images, store: Store, device: torch.dev
 def _read_back(artifact: Artifact, images: Images) -> PoisonedDataset:
     rows, labels = artifact.load("rows"), np.asarray(artifact.load("labels"))
     if len(rows) == len(labels):
-        train_images = np.asarray(artifact.load("images"))
+        train_images = artifact.load("images")
     else:
-        train_images = images.train_images.copy()
-        train_images[rows] = artifact.load("images")
+        train_images = with_rows(images.train_images, rows)
+        if len(rows):
+            train_images[rows] = artifact.load("images")
     return PoisonedDataset(
         suspect=SuspectDataset(train_images, labels, images.num_classes, artifact.load("fingerprint")),
         poison_mask=np.asarray(artifact.load("poison_mask")),

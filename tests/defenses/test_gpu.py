@@ -17,8 +17,11 @@ from defenses.api import DefenseResult, Progress, silent
 from defenses.models import ModelSpec
 from defenses.runner import RunContext, run_defense
 from defenses.storage.store import Store
-from defenses.training.images import to_device
+from defenses.training import streamed_images
+from defenses.training.images import device_images, epoch_batches, to_device
+from defenses.training.inference import chunks
 from defenses.training.precision import best_precision
+from defenses.training.streamed_images import StreamedImages, select
 from study import evaluate
 from study.attacks import parse_attack
 from study.scenarios.metrics import auroc
@@ -202,6 +205,35 @@ def test_images_stay_uint8_on_the_gpu() -> None:
     images = to_device(np.zeros((4, 8, 8, 3), dtype=np.uint8), torch.device("cuda"))
     assert images.dtype == torch.uint8
     assert images.is_cuda
+
+
+def test_streamed_batches_are_the_resident_ones() -> None:
+    device, images = torch.device("cuda"), make_images().train_images
+    resident, streamed = device_images(images, device), StreamedImages(images, device)
+    assert isinstance(resident, torch.Tensor)
+    for epoch in range(20):
+        order = torch.Generator(device).manual_seed(epoch)
+        for index in epoch_batches(len(images), 32, order, device):
+            busy = torch.ones(2048, 2048, device=device) @ torch.ones(2048, 2048, device=device)
+            assert torch.equal(select(streamed, index), select(resident, index))
+            del busy
+    assert streamed.fetched_ahead == 20 * (len(images) // 32 - 1)
+    assert all(torch.equal(left, right) for left, right in zip(chunks(resident), chunks(streamed), strict=True))
+    room = streamed_images.free_bytes(device)
+    assert room is not None
+    assert 0 < room <= torch.cuda.get_device_properties(device).total_memory
+
+
+@pytest.mark.parametrize("name", ["no_defense", "pipd", "cd"])
+def test_a_defense_on_streamed_images_gives_what_it_gives(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspect = poison(make_images(), parse_attack("badnets"), 0.1, 0, 7).suspect
+    defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(SETTINGS[name]))
+    resident = run_defense(defense, suspect, context(tmp_path / "resident", "cuda", "fp32"))
+    monkeypatch.setattr(streamed_images, "fits", lambda size, device: False)
+    streamed = run_defense(defense, suspect, context(tmp_path / "streamed", "cuda", "fp32"))
+    assert list(streamed.train_loss) == pytest.approx(list(resident.train_loss), rel=1e-3)  # a captured step may round
 
 
 def test_evaluate_runs_on_the_gpu(tmp_path: Path) -> None:

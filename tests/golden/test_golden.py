@@ -5,9 +5,12 @@ A stored result of an older version would otherwise stand for the new one.
 
 import json
 
+import golden_outputs as golden
 import numpy as np
 import pytest
 from golden_outputs import GOLDEN, Arrays, golden_outputs
+
+from defenses.training import streamed_images
 
 pytestmark = pytest.mark.golden
 
@@ -54,3 +57,12 @@ def test_stages_give_what_they_gave(now: tuple[Arrays, dict[str, int]], pinned: 
         # Sums run in another order on another processor: 1e-3 is far above that, and far below a changed method.
         expected = pytest.approx(pinned[name].astype(float), rel=1e-3, abs=1e-6)
         assert now[0][name].astype(float) == expected, f"{name} moved: raise the stage's version; {REGENERATE}"
+
+
+def test_streamed_images_change_no_bit(now: tuple[Arrays, dict[str, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed_images, "fits", lambda size, device: False)
+    monkeypatch.setattr(golden, "SETTINGS", {name: golden.SETTINGS[name] for name in ("pipd", "asd", "dbd")})
+    given = {**golden.losses()[0], **golden.detected()[0]}
+    assert len(given) > 20
+    for name, values in given.items():
+        assert np.array_equal(now[0][name], values, equal_nan=values.dtype.kind == "f"), name

@@ -197,8 +197,7 @@ def train_selectively(
     ascends = how.ascent_weight > 0 and len(isolated) > 0
 
     def loss(index: Tensor, beside: Tensor | None = None) -> Tensor:
-        chosen = kept[index]
-        total = functional.cross_entropy(batches.logits(model, chosen), labels[chosen])
+        total = functional.cross_entropy(batches.logits(model, index, kept), labels[kept[index]])
         if beside is not None:
             total = total - how.ascent_weight * _still_obeyed(model, batches, beside, labels)
         return total

@@ -11,17 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from defenses.api import Outputs, StageContext, SuspectDataset
 from defenses.config import param
-from defenses.models import BLOCKS, ModelSpec, Normalised, build_model, load_model
+from defenses.models import BLOCKS, ModelSpec, Normalised, build_model, load_model, spec_for_images
 from defenses.registry import UserError
 from defenses.shared_stages import cpu_weights
-from defenses.training.images import crop_padding, take, take_augmented, to_device
+from defenses.training.images import crop_padding, device_images, take, take_augmented, to_device
 from defenses.training.loop import Recipe, fit, frozen_batch_statistics
 from defenses.training.schedule import SCHEDULES
 from study.attacks.api import AttackConfig
@@ -31,7 +30,6 @@ from study.datasets.images import Images
 
 STAGE = "surrogate"
 NORMS = ("l2", "linf")
-_SAMPLED = 5000  # images that mean and spread are taken from
 _TINY = 1e-12  # keeps a gradient of zero from being divided by its norm
 _PREFIX = "surrogate_"
 
@@ -193,17 +191,12 @@ def surrogate(images: Images, config: SurrogateConfig, context: FitContext) -> N
 
 def _spec(images: Images, config: SurrogateConfig) -> ModelSpec:
     """The network; it normalises with the mean and spread of the clean training images."""
-    sample = images.train_images[:: max(1, len(images.train_images) // _SAMPLED)].reshape(-1, 3).astype(np.float64)
-    mean = [round(float(value), 3) for value in sample.mean(axis=0)]
-    std = [round(max(float(value), 1.0), 3) for value in sample.std(axis=0)]
-    return ModelSpec(
+    return spec_for_images(
         config.surrogate_model,
         config.surrogate_width,
         config.surrogate_blocks,
         images.num_classes,
-        images.image_size,
-        (mean[0], mean[1], mean[2]),
-        (std[0], std[1], std[2]),
+        images.train_images,
     )
 
 
@@ -211,7 +204,7 @@ def _train(images: Images, spec: ModelSpec, config: SurrogateConfig, context: Fi
     data = SuspectDataset.of(images.train_images, images.train_labels, images.num_classes)
     stage = StageContext(STAGE, data, spec, context.device, "fp32", context.seed, context.progress, context.checkpoint)
     model = build_model(spec, context.torch_seed(STAGE)).to(context.device)
-    pixels, labels = to_device(data.images, context.device), to_device(data.labels, context.device)
+    pixels, labels = device_images(data.images, context.device), to_device(data.labels, context.device)
     crops, starts = stage.generator("augment"), stage.generator("start")
     ascent = Ascent(
         config.surrogate_adversarial_norm,
