@@ -173,7 +173,7 @@ def test_a_gpu_trains_in_bf16_on_its_own(tmp_path: Path) -> None:
 
     It is not asked whether a defense finds poison here. On these images PIPD's isolation has, on a CPU over seeds 0 to
     15, an AUROC of 0.44 to 1.00 in float32 (median 0.80) and of 0.53 to 0.96 in bf16 (median 0.72): its training is
-    chaotic.
+    chaotic. The accuracy asked for here was 1.000 with each of seeds 0 to 11 in bf16 on a CPU.
     """
     assert best_precision(torch.device("cuda")) == "bf16"
     planted = poison(make_images(train=256), parse_attack("badnets"), 0.1, 0, 2)
