@@ -2,13 +2,13 @@
 
 import functools
 import hashlib
-import importlib.metadata
 import shutil
 from pathlib import Path
 
 from defenses.registry import UserError
 
 PACKAGES = ("defenses", "search_spaces", "study", "tracking")
+_VERSION = "0.1.0"
 _ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -24,8 +24,12 @@ def code_hash() -> str:
 
 @functools.cache
 def code_version() -> str:
-    """The package's version and the hash of its sources: ``0.1.0+3f2a9c41d07e``."""
-    return f"{importlib.metadata.version('backdoor-defense-study')}+{code_hash()}"
+    """The version of these sources and their hash: ``0.1.0+3f2a9c41d07e``.
+
+    Packaging reads the version here (``pyproject.toml``) and not the other way round: a checkout that was never
+    installed, and a worker that was shipped the code, have no package to ask, or one of other sources.
+    """
+    return f"{_VERSION}+{code_hash()}"
 
 
 def check_code(expected: str) -> None:

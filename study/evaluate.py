@@ -22,6 +22,7 @@ from study.cli.options import Parser, add_options, given_options
 from study.cli.paths import check_two_files
 from study.cli.terminal import duration, print_error, print_line, print_raw, table, wrap
 from study.cli.terms import METRICS
+from study.cli.waiting import wait_passively
 from study.config.config import CommonConfig, PoisonRate, Seed, resolve
 from study.config.objectives import in_words
 from study.config.option_groups import OPTION_GROUPS
@@ -130,6 +131,7 @@ class Targets:
 
 
 def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
+    wait_passively()
     with working("loading torch"):
         import torch
 

@@ -12,6 +12,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 import pytest
 import torch
 from small_images import CLASSES, SIZE, make_images
+from watched_process import WatchedRun, watch
 
 from defenses.models import ModelSpec
 from defenses.runner import RunContext
@@ -40,6 +41,18 @@ def make_context(tmp_path: Path) -> Callable[..., RunContext]:
         return RunContext(Store(tmp_path / folder), spec, seed, torch.device("cpu"), "fp32")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def whole_study(tmp_path_factory: pytest.TempPathFactory) -> WatchedRun:
+    """A study of three trials on two scenarios and the clean control, run to its end while its processes were seen.
+
+    Its folder has the dataset, and ``runs/whole``. Ray makes it take a minute: all that can look at the same one does.
+    """
+    from study_process import command, make_workplace  # not above: tests on a leased GPU have no pydantic
+
+    folder = make_workplace(tmp_path_factory.mktemp("whole"))
+    return watch(command(folder, "--clean-control", "run", "--name", "whole", "--trials", "3"), folder)
 
 
 @pytest.fixture(autouse=True)

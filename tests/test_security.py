@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +24,9 @@ import torch
 import torchvision.datasets  # noqa: F401  # so that no time below is that of loading it
 from checkout import ROOT
 from packaging.version import Version
-from small_images import make_images
 from small_study import save_npz, scenario_record
 from study_folder import copy_study, fill_outbox
+from watched_process import QUIET, WatchedRun
 
 from defenses.registry import UserError
 from defenses.storage.atomic_files import canonical
@@ -147,124 +148,47 @@ def test_f23_times(tmp_path: Path) -> None:
 # A study for real
 
 
-def tree_of(pid: int) -> list[int]:
-    """A process and all below it."""
-    below: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-        below.setdefault(parent, []).append(int(path.parent.name))
-    found = [pid]
-    for process in found:
-        found += below.get(process, [])
-    return found
-
-
-def listening(pids: list[int]) -> dict[tuple[str, str], str]:
-    """(address, port) in hex -> name, of the sockets on which these processes listen."""
-    sockets = {}
-    for family in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{family}").read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A":
-                sockets[f"socket:[{fields[9]}]"] = tuple(fields[1].split(":"))
-    found = {}
-    for pid in pids:
-        try:
-            links = [os.readlink(handle) for handle in Path(f"/proc/{pid}/fd").iterdir()]
-            name = Path(f"/proc/{pid}/comm").read_text().strip()
-        except OSError:
-            continue
-        found |= {sockets[link]: f"{name} {pid}" for link in links if link in sockets}
-    return found
-
-
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
-QUIET = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-}
-
-
-def environment_of(pid: int) -> dict[str, str]:
-    try:
-        pairs = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    except OSError:
-        return {}
-    return dict(pair.decode().partition("=")[::2] for pair in pairs if b"=" in pair)
-
-
-@pytest.fixture(scope="module")
-def watched(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A study that ran to its end while its processes were looked at."""
-    folder = tmp_path_factory.mktemp("watched")
-    images = make_images(train=64, test=32)
-    data = save_npz(folder / "data.npz", images)
-    fields = ["pre_isolation_epochs=1", "selective_epochs=1", "batch_size=32"]
-    options = ["--set", *fields, "--attacks", "badnets", "--width", "4", "--blocks", "1,1", "--asr-floor", "0"]
-    command = [sys.executable, "-m", "study.run", "--dataset", data, "--out", str(folder / "runs"), *options]
-    command += ["--name", "watched", "--trials", "2", "--precision", "fp32", "--clean-control", "none"]
-    inherited = {name: value for name, value in os.environ.items() if name not in QUIET}
-    sockets: dict[tuple[str, str], str] = {}
-    workers: dict[int, dict[str, str]] = {}
-    lines: set[str] = set()
-    with (folder / "out").open("w") as out, (folder / "err").open("w") as err:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=err, env=inherited)
-        try:
-            while process.poll() is None:
-                pids = tree_of(process.pid)
-                sockets |= listening(pids)
-                for pid in pids[1:]:
-                    if pid not in workers and (found := environment_of(pid)):
-                        workers[pid] = found
-                        lines.add(Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " "))
-                time.sleep(0.1)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(timeout=60)
-    assert process.returncode == 0, (folder / "err").read_text()
-    told = {name: (folder / name).read_text() for name in ("out", "err")}
-    return {"sockets": sockets, "workers": workers, "lines": lines, "folder": folder, **told}
 
 
 @pytest.mark.ray
-def test_a_local_study_listens_on_loopback_alone(watched: dict[str, Any]) -> None:
-    names_seen = " ".join(watched["sockets"].values())
+def test_a_local_study_listens_on_loopback_alone(whole_study: WatchedRun) -> None:
+    names_seen = " ".join(whole_study.sockets.values())
     assert all(part in names_seen for part in ("gcs_server", "raylet", "ray::", "python")), (
         "what opens sockets was seen"
     )
-    elsewhere = {key: name for key, name in watched["sockets"].items() if key[0] not in LOOPBACK}
+    elsewhere = {key: name for key, name in whole_study.sockets.items() if key[0] not in LOOPBACK}
     assert not elsewhere
 
 
 @pytest.mark.ray
-def test_telemetry_is_off_and_no_dashboard_serves(watched: dict[str, Any]) -> None:
-    workers = [found for found in watched["workers"].values() if "RAY_JOB_ID" in found or "RAY_RAYLET_PID" in found]
+def test_telemetry_is_off_and_no_dashboard_serves(whole_study: WatchedRun) -> None:
+    workers = [found for found in whole_study.workers.values() if "RAY_JOB_ID" in found or "RAY_RAYLET_PID" in found]
     assert workers
     for found in workers:
         assert {name: found.get(name) for name in QUIET} == QUIET
-    dashboards = [line for line in watched["lines"] if "dashboard/dashboard.py" in line]
+    dashboards = [line for line in whole_study.lines if "dashboard/dashboard.py" in line]
     assert all("--disable-frontend" in line for line in dashboards)  # Ray starts it, to serve nothing
 
 
 @pytest.mark.ray
-def test_nothing_but_progress_is_told(watched: dict[str, Any]) -> None:
+def test_nothing_but_progress_is_told(whole_study: WatchedRun) -> None:
     slow = re.compile(r".* \.\.\.$|.* so far(, |$)")  # signs of life, where something takes long
-    lines = [line for line in watched["err"].splitlines() if not slow.match(line)]
-    assert [line for line in lines if not re.match(r"(shared stages|trials) \d+/\d+(, .* left)?: ", line)] == []
-    assert len(lines) == 7  # five stages, two trials
-    assert re.search(r"trials 2/2: #\d .*best .*\d of \d+ CPUs, \d+ of \d+ stages reused", lines[-1])
-    assert "overall score" in watched["out"]
-    assert not [word for word in ("ray", "Ray", "optuna", "WARNING", "INFO") if word in watched["out"].split()]
+    lines = [line for line in whole_study.err.splitlines() if not slow.match(line)]
+    told = [re.match(r"(shared stages|trials|clean control) \d+/(\d+)(, .* left)?: ", line) for line in lines]
+    assert [line for line, match in zip(lines, told, strict=True) if not match] == []
+    kinds = Counter((match[1], int(match[2])) for match in told if match)
+    controls = kinds["clean control", 1] or kinds["clean control", 2]  # of the default, and of the best if another
+    assert kinds == {("shared stages", 13): 13, ("trials", 3): 3, ("clean control", controls): controls}
+    trials = [line for line in lines if line.startswith("trials ")]
+    assert re.search(r"trials 3/3: #\d .*best .*\d of \d+ CPUs, \d+ of \d+ stages reused", trials[-1])
+    assert "overall score" in whole_study.out
+    assert not [word for word in ("ray", "Ray", "optuna", "WARNING", "INFO") if word in whole_study.out.split()]
 
 
 @pytest.mark.ray
-def test_no_pickle_and_no_html_but_the_report_is_written(watched: dict[str, Any]) -> None:
-    written = [path for path in watched["folder"].rglob("*") if path.is_file()]
+def test_no_pickle_and_no_html_but_the_report_is_written(whole_study: WatchedRun) -> None:
+    written = [path for path in whole_study.folder.rglob("*") if path.is_file()]
     assert len(written) > 20
     pages = [path for path in written if path.name == "report.html"]
     assert pages

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from study.cli.waiting import wait_passively
 from tracking.environment import quiet_mlflow
 
 _RAY = {
@@ -65,6 +66,7 @@ def before_imports(local: bool) -> tuple[str, ...]:
     """
     quiet_ray()
     quiet_mlflow()
+    wait_passively()
     aside = _set_aside() if local else ()
     if local or not in_job():
         os.environ[_UV] = "0"  # Ray would start workers by the `uv run` it finds above us, in an environment of its own

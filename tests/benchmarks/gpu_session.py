@@ -1,117 +1,136 @@
-"""All that a machine with a GPU is good for, unattended and inside a time limit.
+"""What a machine with a GPU is good for, unattended, within the minutes of a lease.
 
-python tests/benchmarks/gpu_session.py --dataset npz:.data/cifar10.npz --minutes 25 --results results.jsonl
+    python tests/benchmarks/gpu_session.py --dataset cifar10 --minutes 14 --results results.jsonl
+    python tests/benchmarks/gpu_session.py --device cpu --rehearse --results rehearsal.jsonl
 
-First the tests marked `gpu`, then the throughput of ResNet-18 training, then cells of the papers' tables at the preset
-`paper`, one process each. A cell that the results file already holds is skipped; each line is appended when it is done,
-so that the session may be cut off anywhere. `--preset smoke --dataset digits` rehearses it without a GPU.
+In this order: the tests marked `gpu`; images a second of a training loop whose steps are eager, captured and compiled,
+with their share of what a large matrix product reaches; then stages of defenses, the open questions of
+`gpu_parts/cells.py` first, several processes on the card. Each gives a line of the results when it is done, and is
+skipped where the results have it: the session may be cut off anywhere, and the same command goes on. Stages lie in
+``--store``, and one that was cut off goes on from its last epoch where that folder is kept.
+
+It needs torch, torchvision, numpy, scikit-learn, pandas, Pillow, pytest, hypothesis, fsspec and safetensors, and no
+installed package: neither Ray nor Optuna, MLflow, pydantic or jenkspy. `gpu_bundle.py` packs the code and the data.
 """
 
 import argparse
-import datetime
-import json
+import multiprocessing
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from torch.nn import functional
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
-from defenses.api import StageContext, SuspectDataset
-from defenses.models import ModelSpec, build_model
-from defenses.training.images import to_device
-from defenses.training.loop import BatchSource, Recipe, fit
-from defenses.training.precision import best_precision
+import torch  # noqa: E402
+from gpu_parts import cells, results, speed, stages  # noqa: E402
 
-CELLS = [
-    (defense, attack, 0.05, 0)
-    for attack in ("badnets", "blended_random", "trojan_square", "blended_image")
-    for defense in ("pipd", "qt")
-]
-FLOPS_PER_IMAGE = 3 * 2 * 0.556e9  # ResNet-18 at 32 px: 0.556 G multiply-adds forward, twice that backward
-PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # dense bf16, from the data sheets
+from defenses.models import ModelSpec  # noqa: E402
+from study.datasets import DatasetSpec  # noqa: E402
+
+PARTS = ("tests", "speed", "stages")
+NETWORKS = [("preact_resnet18", 64, 64), ("resnet18", 64, 128), ("resnet18", 64, 512), ("resnet18", 16, 128)]
+"""Network, width and batch, as in the first measurements on a GPU."""
 
 
-def throughput(images: int = 50_000, batch_size: int = 128) -> dict[str, Any]:
-    """Images a second of plain training with ResNet-18 of width 64, over the second of two epochs."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rng = np.random.default_rng(0)
-    count = images if device.type == "cuda" else 256
-    pixels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    dataset = SuspectDataset.of(pixels, rng.integers(0, 10, count), 10)
-    stamps: list[float] = []
-    context = StageContext(
-        "throughput",
-        dataset,
-        ModelSpec("resnet18", 64, (2, 2, 2, 2)),
-        device,
-        best_precision(device),
-        0,
-        lambda *_: stamps.append(time.perf_counter()),
-    )
-    model = build_model(context.model, 0).to(device)
-    labels = to_device(dataset.labels, device)
-    feed = BatchSource(to_device(dataset.images, device), context.precision, context.generator("augment"), True)
-    recipe = Recipe(2, 0.01, batch_size, "cosine", 0.9, 5e-4)
-    fit(context, model, count, recipe, lambda index: functional.cross_entropy(feed.logits(model, index), labels[index]))
-    rate = count / (stamps[1] - stamps[0])
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    peak = next((flops for chip, flops in PEAK_FLOPS.items() if chip in name), None)
-    share = rate * FLOPS_PER_IMAGE / peak if peak else None
-    return {"kind": "throughput", "images_per_second": round(rate), "share_of_peak": share, "batch_size": batch_size}
-
-
-def cell(options: argparse.Namespace, key: list[Any], seconds: float) -> dict[str, Any]:
-    """One cell in a process of its own, stopped at the limit."""
-    defense, attack, rate, seed = key
-    with tempfile.TemporaryDirectory() as folder:
-        target = Path(folder) / "cell.json"
-        command = [sys.executable, "-m", "study.evaluate", "--defense", defense, "--attack", attack]
-        command += ["--poison-rate", str(rate), "--seed", str(seed), "--preset", options.preset]
-        command += ["--dataset", options.dataset, "--out", str(options.out), "--json", str(target)]
-        try:
-            done = subprocess.run(command, timeout=seconds, stderr=subprocess.PIPE, text=True)
-        except subprocess.TimeoutExpired:
-            return {"kind": "cell", "unfinished": f"stopped after {seconds:.0f} s; its finished stages are stored"}
-        if done.returncode:
-            return {"kind": "cell", "unfinished": done.stderr.strip().splitlines()[-1]}
-        report = json.loads(target.read_text())
-    kept = ("metrics", "config", "environment", "wall_seconds", "attack_failed")
-    return {"kind": "cell", **{name: report[name] for name in kept}}
-
-
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Runs what fits into the time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="cifar10")
-    parser.add_argument("--preset", default="paper")
-    parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--out", type=Path, default=Path("runs"))
-    parser.add_argument("--results", type=Path, required=True)
-    options = parser.parse_args()
-    deadline = time.monotonic() + 60 * options.minutes
-    versions = {"python": sys.version.split()[0], "torch": torch.__version__, "numpy": np.__version__}
-    known = [json.loads(line) for line in options.results.read_text().splitlines()] if options.results.exists() else []
-    finished = [found["cell"] for found in known if "metrics" in found]
+    parser.add_argument("--data-dir", type=Path, default=Path(".data"), help="where the dataset lies")
+    parser.add_argument("--minutes", type=float, default=14)
+    parser.add_argument("--results", type=Path, required=True, help="file of JSON lines, added to")
+    parser.add_argument("--store", type=Path, help="folder of stages [a temporary one]")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS)
+    parser.add_argument("--step", choices=("auto", *speed.MODES), default="auto", help="of the stages")
+    parser.add_argument("--undefended-epochs", type=int, default=30, help="of the model that detectors share")
+    parser.add_argument("--processes", type=int, default=3, help="at once on the device")
+    parser.add_argument("--rehearse", action="store_true", help="tiny networks on digits, an epoch each")
+    options = parser.parse_args(arguments)
+    deadline = time.time() + 60 * options.minutes
+    if "tests" in options.only:
+        run_tests(options, deadline)
+    if "speed" in options.only:
+        measure_speed(options, deadline)
+    if "stages" in options.only:
+        with tempfile.TemporaryDirectory() as folder:
+            run_stages(options, options.store or Path(folder), deadline)
 
-    def record(found: dict[str, Any]) -> None:
-        stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        line = {"date": stamp, "preset": options.preset, "dataset": options.dataset, **versions, **found}
-        with options.results.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        sys.stderr.write(json.dumps(found)[:400] + "\n")
 
-    tests = subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/test_gpu.py"])
-    record({"kind": "tests", "returncode": tests.returncode})
-    record(throughput())
-    for key in map(list, CELLS):
-        left = deadline - time.monotonic()
-        if key not in finished and left > 0:
-            record({"cell": key, **cell(options, key, left)})
+def run_tests(options: argparse.Namespace, deadline: float) -> None:
+    """The tests marked `gpu`, none of which needs what a leased machine lacks; how they ended, and which failed."""
+    if "gpu" in results.done(options.results, "tests"):
+        return
+    files = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if "pytest.mark.gpu" in path.read_text()]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", "--tb=line", *files]
+    try:
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=max(1, left(deadline)))
+    except subprocess.TimeoutExpired:
+        results.append(options.results, "tests", {"name": "gpu", "unfinished": "the time was over"})
+        return
+    lines = ended.stdout.strip().splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    told = {"name": "gpu", "ended": ended.returncode, "failed": failed, "summary": lines[-1:], "files": len(files)}
+    results.append(options.results, "tests", told)
+
+
+def measure_speed(options: argparse.Namespace, deadline: float) -> None:
+    """Each network in each mode, and what the device can do."""
+    torch.set_num_threads(1)  # of a CPU; see `study.run --threads`
+    device, known = torch.device(options.device), results.done(options.results, "speed")
+    peak = speed.measured_peak(device, 8192 if device.type == "cuda" else 512)
+    networks = [("resnet18", 4, 32)] if options.rehearse else NETWORKS
+    blocks, images = ((1, 1), 64) if options.rehearse else ((2, 2, 2, 2), 50_000)
+    for mode in speed.MODES:  # one after the other: a mode that fails leaves what the others gave
+        for network, width, batch in networks:
+            name = f"{network} width {width} batch {batch} {mode}"
+            if name in known or left(deadline) <= 0:
+                continue
+            told = {"name": name, "peak": peak}
+            try:
+                told |= speed.throughput(ModelSpec(network, width, blocks), batch, mode, images, device)
+                told["share_of_peak"] = told["flops"] / peak
+            except (NotImplementedError, RuntimeError) as error:
+                told["unfinished"] = f"{type(error).__name__}: {error}"
+            results.append(options.results, "speed", told)
+
+
+def run_stages(options: argparse.Namespace, store: Path, deadline: float) -> None:
+    """Cells from one queue, several processes at once; one that dies takes its cell with it and no other."""
+    dataset = DatasetSpec(options.dataset, data_dir=options.data_dir)
+    sizes = {}
+    wanted = cells.cells(options.undefended_epochs)
+    if options.rehearse:
+        dataset, wanted = DatasetSpec("digits", train_size=200, test_size=40), cells.rehearsal()
+        sizes = {"width": 4, "blocks": (1, 1)}
+    count = min(options.processes, len(wanted))
+    session = stages.Session(dataset, store, options.results, options.device, options.step, processes=count, **sizes)
+    if count == 1:
+        torch.set_num_threads(1)
+        for cell in wanted:
+            stages.run_cell(session, cell, lambda: left(deadline))
+        return
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    for cell in [*wanted, *[None] * count]:
+        queue.put(cell)
+    workers = [context.Process(target=stages.work, args=(session, queue, deadline)) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(max(1.0, left(deadline)))
+    for worker in workers:
+        if worker.is_alive():
+            worker.terminate()
+            worker.join()
+
+
+def left(deadline: float) -> float:
+    """Seconds."""
+    return deadline - time.time()
 
 
 if __name__ == "__main__":

@@ -3,11 +3,10 @@
 import dataclasses
 import pickle
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -253,6 +252,56 @@ def run(request: pytest.FixtureRequest, planted: PoisonedDataset, tmp_path_facto
     return Run(request.param, folder, result, passes)
 
 
+class Watched(SimpleNamespace):
+    """What a stage is given as its fields; it notes those that are asked for."""
+
+    used: ClassVar[list[set[str]]]
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(**values)
+        self.used.append(set())
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("__") and name != "used":
+            self.used[-1].add(name)
+        return super().__getattribute__(name)
+
+
+@dataclass(frozen=True)
+class Again:
+    """The same run once more, from nothing, in surroundings that must not matter.
+
+    Attributes:
+        shown: what it was given: arrays that cannot be written to, as Ray hands them out.
+        generators: the states of the libraries' global generators before and after it, which must be left alone.
+        used: the fields that each stage asked for.
+    """
+
+    folder: Path
+    result: DefenseResult
+    shown: SuspectDataset
+    generators: list[tuple[Any, Any]]
+    used: list[set[str]]
+
+
+@pytest.fixture(scope="module")
+def again(run: Run, planted: PoisonedDataset, tmp_path_factory: pytest.TempPathFactory) -> Again:
+    """One run for all that may be looked at in the same one: each takes seconds."""
+    folder = tmp_path_factory.mktemp("again")
+    suspect = planted.suspect
+    shown = dataclasses.replace(suspect, images=suspect.images.copy(), labels=suspect.labels.copy())
+    shown.images.flags.writeable = shown.labels.flags.writeable = False
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    kind = type("WatchedHere", (Watched,), {"used": []})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "Params", kind)
+        result = run_defense(make(run.name), shown, context(folder))
+    after = torch.get_rng_state(), np.random.get_state()[1]  # noqa: NPY002
+    return Again(folder, result, shown, list(zip(before, after, strict=True)), kind.used)
+
+
 def weights(result: DefenseResult) -> dict[str, torch.Tensor]:
     assert result.model is not None
     return result.model.state_dict()
@@ -333,19 +382,14 @@ def test_clean_images_do_not_betray_which_would_have_been_poisoned(
     assert auroc(scores, planted.poison_mask) == pytest.approx(0.5, abs=row.slack)
 
 
-def test_a_seed_decides_everything(run: Run, planted: PoisonedDataset, tmp_path: Path) -> None:
-    # The libraries' global generators must not matter, and must be left alone.
-    torch.manual_seed(99)
-    np.random.seed(99)  # noqa: NPY002
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    again = run_defense(make(run.name), planted.suspect, context(tmp_path / "again"))
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
-    assert not any(stage.hit for stage in again.stages)
-    same(run.result, again)
-    other = run_defense(make(run.name), planted.suspect, context(tmp_path / "again", SEED + 1))
+def test_a_seed_decides_everything(run: Run, again: Again, planted: PoisonedDataset) -> None:
+    for before, after in again.generators:
+        assert np.array_equal(before, after)
+    assert not any(stage.hit for stage in again.result.stages)
+    same(run.result, again.result)
+    other = run_defense(make(run.name), planted.suspect, context(again.folder, SEED + 1))
     assert not any(stage.hit for stage in other.stages)
-    assert not torch.equal(weights(other)["network.conv1.weight"], weights(again)["network.conv1.weight"])
+    assert not torch.equal(weights(other)["network.conv1.weight"], weights(again.result)["network.conv1.weight"])
 
 
 def test_the_second_run_is_all_hits_and_equal(run: Run, planted: PoisonedDataset) -> None:
@@ -356,25 +400,17 @@ def test_the_second_run_is_all_hits_and_equal(run: Run, planted: PoisonedDataset
     same(run.result, second)
 
 
-@pytest.fixture
-def locked(planted: PoisonedDataset) -> Iterator[SuspectDataset]:
-    """The planted set as Ray hands it out: arrays that cannot be written to."""
-    suspect = planted.suspect
-    suspect.images.flags.writeable = suspect.labels.flags.writeable = False
-    yield suspect
-    suspect.images.flags.writeable = suspect.labels.flags.writeable = True
-
-
 def test_images_and_labels_may_be_read_only_and_stay_as_they_are(
-    run: Run, locked: SuspectDataset, tmp_path: Path
+    run: Run, again: Again, planted: PoisonedDataset
 ) -> None:
-    images, labels = locked.images.copy(), locked.labels.copy()
-    result = run_defense(make(run.name), locked, context(tmp_path), until="isolate")
-    assert np.array_equal(locked.images, images)
-    assert np.array_equal(locked.labels, labels)
-    assert SuspectDataset.of(locked.images, locked.labels, CLASSES).fingerprint == locked.fingerprint
-    if result.scores is not None:
-        assert np.array_equal(result.scores, run.result.scores)
+    assert not again.shown.images.flags.writeable
+    assert not again.shown.labels.flags.writeable
+    assert np.array_equal(again.shown.images, planted.suspect.images)
+    assert np.array_equal(again.shown.labels, planted.suspect.labels)
+    shown = SuspectDataset.of(again.shown.images, again.shown.labels, CLASSES)
+    assert shown.fingerprint == again.shown.fingerprint == planted.suspect.fingerprint
+    if again.result.scores is not None:
+        assert np.array_equal(again.result.scores, run.result.scores)
 
 
 def test_stopping_at_isolation_gives_flags_and_no_model(run: Run, planted: PoisonedDataset) -> None:
@@ -415,25 +451,9 @@ def test_config_and_results_survive_pickling(run: Run) -> None:
     assert pickle.loads(pickle.dumps(dict(run.result.series))) == run.result.series
 
 
-def test_every_field_that_a_stage_declares_is_used(
-    run: Run, planted: PoisonedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_field_that_a_stage_declares_is_used(run: Run, again: Again) -> None:
     """A field that is declared and not used makes stages run again for nothing."""
-    used: list[set[str]] = []
-
-    class Watched(SimpleNamespace):
-        def __init__(self, **values: Any) -> None:
-            super().__init__(**values)
-            used.append(set())
-
-        def __getattribute__(self, name: str) -> Any:
-            if not name.startswith("__"):
-                used[-1].add(name)
-            return super().__getattribute__(name)
-
-    monkeypatch.setattr(runner, "Params", Watched)
-    run_defense(make(run.name), planted.suspect, context(tmp_path))
-    assert used == [set(stage.reads) for stage in DEFENSES[run.name].stages]
+    assert again.used == [set(stage.reads) for stage in DEFENSES[run.name].stages]
 
 
 def test_unknown_fields_are_refused_with_the_nearest_name(run: Run) -> None:

@@ -38,7 +38,12 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["even", "searched", "front"])
-def test_commands_that_read_a_study(name: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_that_read_a_study(
+    name: str, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Drawing the copies of some fifty figures takes most of half a minute, and no words are read off a picture here;
+    # `tests/study/report/test_report.py` has them drawn.
+    monkeypatch.setattr("study.report.matplotlib_figures.png", lambda figure: b"")
     where = ["--out", str(out)]
     page, markdown = out / f"{name}.html", out / f"{name}.md"
     assert status.main([name, *where]) == 0

@@ -16,6 +16,7 @@ from checkout import ROOT
 from faults.leftovers import owned
 from ray_clusters import NODE, small_cluster
 from study_process import Driver, make_workplace, states
+from uninstalled import hide_package
 
 pytestmark = [pytest.mark.surroundings, pytest.mark.ray]
 
@@ -55,13 +56,13 @@ def run_under_uv(
 def test_nothing_of_the_surroundings_decides_how_workers_start(workplace: Path, tmp_path: Path) -> None:
     """All at once: `uv run`, another cluster's variables, a shell's start file, a long TMPDIR, 128 open files.
 
-    The checkout is known by a relative path alone, and the command is run from elsewhere.
+    The checkout is known by a relative path alone and is no installed package, and the command is run from elsewhere.
     """
     (tmp_path / "shell").write_text("exit 3\n")
     temporary = tmp_path / ("x" * 90)
     temporary.mkdir()
     surroundings = {
-        "PYTHONPATH": os.path.relpath(ROOT, tmp_path),
+        "PYTHONPATH": os.pathsep.join((os.path.relpath(ROOT, tmp_path), str(hide_package(tmp_path / "hidden")))),
         "BASH_ENV": str(tmp_path / "shell"),
         "TMPDIR": str(temporary),
         "UV": "/no/such/uv",

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from study_process import TINY, make_workplace, run, states
+from study_process import TINY, run, states
+from watched_process import WatchedRun
 
 from study import evaluate, load_study
 from study.analysis.results import read_results
@@ -17,17 +18,15 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workplace(whole_study: WatchedRun) -> Path:
     """A folder with a small npz dataset; studies of this module share its store."""
-    return make_workplace(tmp_path_factory.mktemp("workplace"))
+    return whole_study.folder
 
 
 @pytest.fixture(scope="module")
-def finished(workplace: Path) -> tuple[Path, str]:
+def finished(whole_study: WatchedRun) -> tuple[Path, str]:
     """A study of three trials that ran to its end: its folder, and what it printed."""
-    done = run(workplace, "--clean-control", "run", "--name", "whole", "--trials", "3")
-    assert done.returncode == 0, done.stderr
-    return workplace / "runs" / "whole", done.stdout
+    return whole_study.folder / "runs" / "whole", whole_study.out
 
 
 def test_prints_the_answer_beside_the_paper_default(finished: tuple[Path, str]) -> None:
