@@ -63,7 +63,7 @@ class Ledger:
         patience = {"connect_args": {"timeout": LOCK_SECONDS}}
         file = optuna.storages.RDBStorage(sqlite_url(path), engine_kwargs=patience)
         optuna.create_study(study_name=name, storage=file, directions=self._directions, load_if_exists=True)
-        self._storage = LedgerStorage(file, name)
+        self._storage = LedgerStorage(path, file, name)
         self._study = optuna.load_study(study_name=name, storage=self._storage)
         self._ended: dict[int, TrialRow] = {}  # by number: what ended stays as it is
         if shown is not None:

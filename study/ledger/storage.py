@@ -6,6 +6,7 @@ is read again, and a new trial is one commit.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -14,6 +15,8 @@ from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from study.ledger.trial_rows import TrialRows
+
 
 class LedgerStorage(InMemoryStorage):
     """The study of a file, of which this process is the only writer.
@@ -21,13 +24,14 @@ class LedgerStorage(InMemoryStorage):
     A new trial is not in the file until `keep` is called for it: until then nobody outside knows of it.
 
     Args:
-        file: the storage of the file.
+        path: of the file.
+        file: Optuna's storage of it.
         study_name: of the study in it.
     """
 
-    def __init__(self, file: RDBStorage, study_name: str) -> None:
+    def __init__(self, path: Path, file: RDBStorage, study_name: str) -> None:
         super().__init__()
-        self._file = file
+        self._file, self._rows = file, TrialRows(path)
         self._file_study = file.get_study_id_from_name(study_name)
         self._file_trials: list[int | None] = []  # by number; None for one that is not there yet
         self._study = super().create_new_study(file.get_study_directions(self._file_study), study_name)
@@ -72,7 +76,8 @@ class LedgerStorage(InMemoryStorage):
         """Writes a new trial to the file, with all that it holds by now."""
         number = self.get_trial_number_from_id(trial_id)
         if self._file_trials[number] is None:
-            self._file_trials[number] = self._file.create_new_trial(self._file_study, self.get_trial(trial_id))
+            add = self._rows.add if self._rows.known else self._file.create_new_trial
+            self._file_trials[number] = add(self._file_study, self.get_trial(trial_id))
 
     def _in_file(self, trial_id: int) -> int | None:
         """The trial in the file; None where it is not there yet."""

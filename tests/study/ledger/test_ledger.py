@@ -2,7 +2,9 @@
 
 import math
 import shutil
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -365,3 +367,30 @@ def test_what_the_file_holds_is_what_the_ledger_says(reopen: OpenLedger, path: P
     told = [(row.number, row.state, row.point, row.key, row.values, row.reason) for row in ledger.rows()]
     assert told == [(t.number, t.state, t.point, t.key, t.values or (), t.reason) for t in snapshot.trials]
     assert reopen().rows() == ledger.rows()
+
+
+def test_a_trial_is_written_as_optuna_would(reopen: OpenLedger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once by the rows alone, once by Optuna's storage: its tables hold the same of both."""
+
+    def columns(number: int) -> list[list[Any]]:
+        tables = {
+            "trials": "number - :number, study_id, state, datetime_complete, length(datetime_start)",
+            "trial_params": "param_name, typeof(param_value), distribution_json",
+            "trial_user_attributes": "key, typeof(value_json)",
+            "trial_system_attributes": "key",
+        }
+        one = "select trial_id from trials where number = :number"
+        with closing(sqlite3.connect(path)) as database:
+            return [
+                database.execute(
+                    f"select {wanted} from {table} where trial_id in ({one})", {"number": number}
+                ).fetchall()
+                for table, wanted in tables.items()
+            ]
+
+    ledger = reopen(sampler="tpe")
+    first, _, _ = ledger.ask()
+    monkeypatch.setattr(ledger._storage._rows, "known", False)
+    second, _, _ = ledger.ask()
+    assert columns(first) == columns(second)
+    assert len(columns(first)[1]) == 3
