@@ -27,6 +27,7 @@ _LINES = 10  # of progress where there is no terminal
 _EPILOG = """\
 Sending twice changes nothing, and what was sent is not sent again. Another --tracking-uri than the study's gets all of
 it from the start, except files that the study's own server has taken already.
+A study draws the score histogram and the ROC curve of the paper's default and of its best trial; --plots draws others'.
 Exit codes: 0 everything has arrived; 2 bad input, or a driver runs the study and sends it itself; 4 MLflow cannot be
 reached, or refuses all records or some, and what is left waits for the next call; 130 interrupted, likewise.
 """

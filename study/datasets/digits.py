@@ -74,4 +74,5 @@ def _spread(counts: NDArray[np.int64], total: int, rng: np.random.RandomState) -
         left -= more
         if left == 0:
             break
-    return whole.astype(np.int64)
+    spread: NDArray[np.int64] = whole.astype(np.int64)
+    return spread

@@ -38,7 +38,9 @@ def draw_plots(folder: Path, outbox: Outbox, key: str, flags_of: Callable[[str],
     for run, record in {record.run: record for record in told}.items():
         scenario = run.rpartition("/")[2]
         place = Path(POINTS, key, _DRAWN, scenario)
-        flags = None if place.as_posix() in before else flags_of(scenario)
+        if place.as_posix() in before or (folder / place).resolve() != folder.resolve() / place:  # a link leads away
+            continue
+        flags = flags_of(scenario)
         if flags is None or flags.scores is None:
             continue
         with full_disk_errors(folder):

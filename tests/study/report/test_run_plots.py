@@ -74,3 +74,11 @@ def test_a_defense_that_flags_nothing_has_no_plots(desk: Desk) -> None:
     key = run_trial(desk, WON)
     assert draw_plots(desk.folder, desk.outbox, key, lambda _: None) == 0
     assert drawn(desk) == []
+
+
+def test_nothing_is_drawn_through_a_link(desk: Desk, tmp_path: Path) -> None:
+    key = run_trial(desk, WON)
+    (tmp_path / "away").mkdir()
+    (desk.reader.points / key / "drawn").symlink_to(tmp_path / "away")
+    assert draw_plots(desk.folder, desk.outbox, key, lambda _: flags(0)) == 0
+    assert list((tmp_path / "away").iterdir()) == []
