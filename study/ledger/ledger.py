@@ -70,6 +70,8 @@ class Ledger:
             describe_trials(path, KEY, shown.attributes_of, None)  # of a study that an earlier version began
             self._name_metrics([*shown.metric_names])
         trials = self._study.get_trials(deepcopy=False)
+        self._front: list[TrialRow] = []
+        self._unranked = [self._row(trial) for trial in trials if trial.state == TrialState.COMPLETE]
         self._numbers = {trial.user_attrs[KEY]: trial.number for trial in trials if KEY in trial.user_attrs}
         if grid is not None:
             self._study.sampler = GridSampler(space, grid, derive_seed(seed, "grid"))
@@ -172,7 +174,10 @@ class Ledger:
             self._stop(number, outcome)
         else:
             self._finish(number, *outcome)
-        return self._row(self._trial(number))
+        row = self._row(self._trial(number))
+        if row.state == "complete" and row not in self._front:
+            self._unranked.append(row)
+        return row
 
     def _finish(self, number: int, gave: float | tuple[float | None, ...] | None, reason: str) -> None:
         values = gave if isinstance(gave, tuple) else (gave,)
@@ -228,8 +233,10 @@ class Ledger:
 
     def front(self) -> list[TrialRow]:
         """The trials that no other beats in all objectives; see `study.ledger.selection.front`."""
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return selection.front([self._row(trial) for trial in complete], self._directions)
+        if self._unranked:  # what another beats stays beaten, so that those before are compared once
+            self._front = selection.front([*self._front, *self._unranked], self._directions)
+            self._unranked = []
+        return [*self._front]
 
 
 def _row(trial: FrozenTrial, reason: str) -> TrialRow:

@@ -16,7 +16,7 @@ from small_study import empty_ledger
 
 from search_spaces.space import Choice, Float, Int, SearchSpace
 from study.ledger.ledger import Ledger
-from study.ledger.selection import best_over_all
+from study.ledger.selection import best_over_all, front
 from study.ledger.snapshot import KEY, LOST, RETRY_OF, read_ledger
 from study.ledger.storage import LedgerStorage
 from study.ledger.trial_row import Outcome, TrialRow
@@ -394,3 +394,17 @@ def test_a_trial_is_written_as_optuna_would(reopen: OpenLedger, path: Path, monk
     second, _, _ = ledger.ask()
     assert columns(first) == columns(second)
     assert len(columns(first)[1]) == 3
+
+
+@pytest.mark.parametrize("directions", ["maximize", ("maximize", "minimize")])
+def test_the_front_is_that_of_all_trials_at_each_moment(directions: Any, reopen: OpenLedger) -> None:
+    ledger, rng = reopen(direction=directions), np.random.default_rng(0)
+    count = 1 if isinstance(directions, str) else 2
+    asked = [ledger.ask()[0] for _ in range(30)]
+    for number in rng.permutation(asked).tolist():
+        values = tuple(round(float(value), 1) for value in rng.random(count))
+        ledger.tell(number, (values if count > 1 else values[0], ""))
+        ledger.tell(number, (None, "told before"))
+        whole = front(ledger.rows(), [directions] if count == 1 else list(directions))
+        assert ledger.front() == whole
+    assert reopen(direction=directions).front() == whole
