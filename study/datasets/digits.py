@@ -37,7 +37,7 @@ def _read() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
 
         digits = load_digits()
         return np.asarray(digits.data, dtype=np.float64), digits.target.astype(np.int64)
-    table = np.loadtxt(file, delimiter=",")
+    table = np.loadtxt(file, delimiter=",", encoding="ascii")
     return table[:, :-1], table[:, -1].astype(np.int64)
 
 
