@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("name", nargs="?", metavar="NAME", help=NAME_HELP)
     add_out(parser)
     plots = "draw the score histogram and the ROC curve of these trials, for MLflow; needs NAME"
-    parser.add_argument("--plots", nargs="+", type=int, default=(), metavar="TRIAL", help=plots)
+    parser.add_argument("--plots", nargs="+", type=int, metavar="TRIAL", help=plots)
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or sqlite:/// file [the study's own]")
 
     def work() -> int:
@@ -55,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"--plots names trials of a study, and {_listed(namespace.plots)} could be any's: give NAME"
             )
         folders = [find_study(*locate(out, namespace.name))] if namespace.name is not None else studies(out)
-        return max((_sync(folder, namespace.tracking_uri, namespace.plots) for folder in folders), default=EXIT_DONE)
+        return max(
+            (_sync(folder, namespace.tracking_uri, namespace.plots or ()) for folder in folders), default=EXIT_DONE
+        )
 
     return run_command(work, "stopped; what has arrived is marked, and the same command sends the rest")
 
