@@ -1,5 +1,6 @@
 """`python -m study.sync [NAME]`: sends MLflow what it could not be sent while the study ran."""
 
+import functools
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ _LINES = 10  # of progress where there is no terminal
 _EPILOG = """\
 Sending twice changes nothing, and what was sent is not sent again. Another --tracking-uri than the study's gets all of
 it from the start, except files that the study's own server has taken already.
+A study draws the score histogram and the ROC curve of the paper's default and of its best trial; --plots draws others'.
 Exit codes: 0 everything has arrived; 2 bad input, or a driver runs the study and sends it itself; 4 MLflow cannot be
 reached, or refuses all records or some, and what is left waits for the next call; 130 interrupted, likewise.
 """
@@ -41,19 +43,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help=NAME_HELP)
     add_out(parser)
+    plots = "draw the score histogram and the ROC curve of these trials, for MLflow; needs NAME"
+    parser.add_argument("--plots", nargs="+", type=int, metavar="TRIAL", help=plots)
     parser.add_argument("--tracking-uri", metavar="URI", help="MLflow server or sqlite:/// file [the study's own]")
 
     def work() -> int:
         namespace = parser.parse_args(arguments)
         out = parse_out(namespace)
+        if namespace.plots and namespace.name is None:
+            raise UserError(
+                f"--plots names trials of a study, and {_listed(namespace.plots)} could be any's: give NAME"
+            )
         folders = [find_study(*locate(out, namespace.name))] if namespace.name is not None else studies(out)
-        return max((_sync(folder, namespace.tracking_uri) for folder in folders), default=EXIT_DONE)
+        return max(
+            (_sync(folder, namespace.tracking_uri, namespace.plots or ()) for folder in folders), default=EXIT_DONE
+        )
 
     return run_command(work, "stopped; what has arrived is marked, and the same command sends the rest")
 
 
-def _sync(folder: Path, uri: str | None) -> int:
-    """Sends one study's records, and says how that went."""
+def _listed(trials: Sequence[int]) -> str:
+    return " ".join(map(str, trials))
+
+
+def _sync(folder: Path, uri: str | None, plots: Sequence[int] = ()) -> int:
+    """Sends one study's records, with plots of some trials, and says how that went."""
     try:
         driver = holder(folder)
         if driver is not None:
@@ -65,6 +79,7 @@ def _sync(folder: Path, uri: str | None) -> int:
             own = _own_target(folder)
             target = own if uri is None else tracking_target(uri, own.experiment, folder.resolve().parent)
             check_database(target, make=uri is not None)
+            _draw(folder, plots)
             return _send(folder, target, own=target.uri == own.uri)
     except (UserError, OSError) as error:
         print_exception(error)
@@ -81,6 +96,38 @@ def _own_target(folder: Path) -> Target:
             f"what study {folder.name!r} was started with must be known, and {error}: the command that started it "
             "writes it anew"
         ) from error
+
+
+def _draw(folder: Path, trials: Sequence[int]) -> None:
+    """Puts plots of what trials flagged among the records that wait.
+
+    Raises:
+        UserError: there is no such trial.
+    """
+    if not trials:
+        return
+    with working(f"{folder.name}: drawing what trials flagged"):
+        from study.analysis.results import load_results
+        from study.report.run_files import RunFiles
+        from study.report.run_plots import draw_plots
+
+        results = load_results(folder, folder.parent)
+        unknown = [trial for trial in trials if trial not in results.trials.index]
+        if unknown:
+            last = max(results.trials.index, default=-1)
+            known = f"numbers from 0 to {last}" if last >= 0 else "a study with trials, which this one has none of yet"
+            raise UserError(f"--plots takes trials of {folder.name}, {known}, got {_listed(unknown)}")
+        outbox, files = Outbox(folder / OUTBOX), RunFiles(results)
+        for trial in trials:
+            key = str(results.trials.at[trial, "key"])
+            drawn = draw_plots(folder, outbox, key, functools.partial(files.flags, trial))
+            print_line(f"{folder.name}: {_told(drawn, trial)}")
+
+
+def _told(drawn: int, trial: int) -> str:
+    if drawn:
+        return f"trial {trial} is drawn on {drawn} scenario{'s' * (drawn > 1)}"
+    return f"trial {trial} has nothing to draw: it has plots already, or no scores of it are in reach"
 
 
 def _send(folder: Path, target: Target, own: bool) -> int:

@@ -31,6 +31,8 @@ PLACES = {
         "search_spaces/space.py",
         "study/ledger/ledger.py",
         "study/ledger/samplers.py",
+        "study/ledger/storage.py",
+        "study/ledger/trial_rows.py",
         "study/report/sections/importance.py",
     },
     "plotly": {"study/report/plotly_figures.py"},

@@ -1,5 +1,6 @@
 """The files that go with a scenario of a trial: who was flagged, by what score, and what that looks like."""
 
+import functools
 import io
 import zipfile
 from dataclasses import dataclass
@@ -121,14 +122,23 @@ def write_preview(folder: Path, preview: NDArray[np.uint8], enlarge_to: int = 64
         preview: uint8 [3 h, n w, 3]; an empty one writes nothing.
         enlarge_to: about how many px a row of it is to be high.
     """
-    from PIL import Image
-
     if preview.size == 0:
         return
     path = folder / names.PREVIEW_PNG
     path.parent.mkdir(parents=True, exist_ok=True)
-    factor = max(1, enlarge_to // max(1, preview.shape[0] // 3))
-    Image.fromarray(preview.repeat(factor, axis=0).repeat(factor, axis=1)).save(path)
+    path.write_bytes(_encoded(preview.tobytes(), preview.shape, enlarge_to))
+
+
+@functools.lru_cache(maxsize=32)  # the same for every trial of a scenario
+def _encoded(pixels: bytes, shape: tuple[int, ...], enlarge_to: int) -> bytes:
+    """A picture as a PNG file."""
+    from PIL import Image
+
+    preview = np.frombuffer(pixels, dtype=np.uint8).reshape(shape)
+    factor = max(1, enlarge_to // max(1, shape[0] // 3))
+    file = io.BytesIO()
+    Image.fromarray(preview.repeat(factor, axis=0).repeat(factor, axis=1)).save(file, format="png")
+    return file.getvalue()
 
 
 def write_plots(

@@ -1,6 +1,8 @@
 """Hands a record with its files to MLflow, once, and lets go of what has arrived."""
 
+import itertools
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,8 @@ from tracking.refusals import RecordRefused
 
 if TYPE_CHECKING:
     from tracking.mlflow_log import RunLog
+
+_TOGETHER = 20  # records: other processes that write to the same database wait for them
 
 
 @dataclass(frozen=True)
@@ -54,3 +58,57 @@ def deliver(run_log: "RunLog", outbox: Outbox, record: Record, position: int, ke
     if files is not None and not (keep or record.keep_artifacts):
         shutil.rmtree(files, ignore_errors=True)
     return Delivery(elsewhere=elsewhere)
+
+
+def deliver_pending(run_log: "RunLog", outbox: Outbox, refused: bool, tell: Callable[[Record, str], None]) -> None:
+    """Hands over all that waits.
+
+    Args:
+        refused: also what was refused before.
+        tell: told of each record that is refused, and why.
+
+    Raises:
+        AddressRefused: MLflow takes nothing that is sent there.
+        Exception: whatever MLflow raises when it cannot be reached.
+    """
+    sent = outbox.sent
+    for record, position in outbox.pending() if refused else ():
+        if position > sent:
+            break
+        _deliver_told(run_log, outbox, record, position, tell)
+    while True:
+        if _deliver_together(run_log, outbox):
+            continue
+        waiting = next(outbox.pending(refused=False), None)
+        if waiting is None:
+            return
+        _deliver_told(run_log, outbox, *waiting, tell)
+
+
+def _deliver_told(
+    run_log: "RunLog", outbox: Outbox, record: Record, position: int, tell: Callable[[Record, str], None]
+) -> None:
+    delivery = deliver(run_log, outbox, record, position)
+    if delivery.refused:
+        tell(record, delivery.refused)
+
+
+def _deliver_together(run_log: "RunLog", outbox: Outbox) -> bool:
+    """Hands over the first of the records that wait, as many as go together; False where the first goes by itself."""
+    batch: list[Record] = []
+    finished: list[Path] = []
+    last = 0
+    for record, position in itertools.islice(outbox.pending(refused=False), _TOGETHER):
+        files = find_files(record.artifacts, outbox.path.parent) if record.artifacts else None
+        if (record.artifacts and files is None) or not run_log.can_join(record):
+            break
+        batch.append(replace(record, artifacts=str(files or "")))
+        last = position
+        if files is not None and not record.keep_artifacts:
+            finished.append(files)
+    if not batch or not run_log.take_together(batch):
+        return False
+    outbox.mark(last)
+    for files in finished:
+        shutil.rmtree(files, ignore_errors=True)
+    return True

@@ -1,11 +1,9 @@
 """The only file that speaks to MLflow: replays an outbox, creates runs, and never lets an outage stop a study."""
 
-import getpass
-import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -16,10 +14,11 @@ from defenses.registry import UserError
 from tracking import names
 from tracking.artifact_root import local_folder, renew_artifact_root
 from tracking.database import prepare_database
-from tracking.delivery import deliver
+from tracking.delivery import deliver_pending
 from tracking.destination import Target, database_file
 from tracking.environment import quiet_mlflow
 from tracking.experiment_tags import mark_experiment, set_tags
+from tracking.mlflow_rows import DatabaseRows, is_plain
 from tracking.outbox import Outbox, Record
 from tracking.refusals import (
     AddressRefused,
@@ -32,6 +31,16 @@ from tracking.refusals import (
     short_reason,
     unknown_folder,
 )
+from tracking.run_tags import (
+    DATASET_LENGTH,
+    DIGEST_LENGTH,
+    NAME_LENGTH,
+    PARAM_LENGTH,
+    TAG_LENGTH,
+    hash_key,
+    new_run_tags,
+    storable,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +50,6 @@ log = logging.getLogger(__name__)
 _RETRY_SECONDS = (1, 2, 5, 15, 60)
 _AGAIN_SECONDS = (1, 2)  # between tries of a record that fails though MLflow answers
 _IDLE_SECONDS = 0.25
-_PARAM_LENGTH, _TAG_LENGTH, _DATASET_LENGTH, _NAME_LENGTH = 6000, 8000, 500, 250  # what MLflow's stores accept
 _BATCH = 1000  # metrics a request
 
 
@@ -61,7 +69,6 @@ class RunLog:
 
     def __init__(self, uri: str, experiment: str, artifact_location: str | None) -> None:
         quiet_mlflow()
-
         if not logging.getLogger().isEnabledFor(logging.INFO):
             for name in ("mlflow", "alembic", "urllib3"):  # an outage is told once, in our words
                 logging.getLogger(name).setLevel(logging.ERROR)
@@ -83,6 +90,8 @@ class RunLog:
             if refusal is None and passes(error):
                 raise
             raise refusal or AddressRefused(short_reason(error)) from error
+        database = database_file(uri)
+        self._rows = None if database is None else DatabaseRows(database, self.experiment_id)
 
     def _open_experiment(self, artifact_location: str | None) -> str:
         from mlflow import MlflowException
@@ -124,6 +133,9 @@ class RunLog:
             RecordRefused: it does not take this one.
             Exception: whatever MLflow raises when it cannot be reached.
         """
+        written = self._rows.write([record]) if self._rows is not None else []
+        if written:
+            return written[0]
         pauses = iter(_AGAIN_SECONDS)
         while True:
             try:
@@ -137,6 +149,14 @@ class RunLog:
                 if pause is None:
                     raise refusal from error
                 time.sleep(pause)
+
+    def can_join(self, record: Record) -> bool:
+        """Whether a record may be among those of `take_together`."""
+        return self._rows is not None and is_plain(record)
+
+    def take_together(self, records: Sequence[Record]) -> bool:
+        """Logs records at once, which is quicker; False where nothing of any was logged, and each is to be taken."""
+        return self._rows is not None and bool(self._rows.write(records))
 
     def _refusal(self, error: Exception) -> Refused | None:
         """What an error means: None for an outage, in which MLflow does not even tell of the experiment."""
@@ -162,15 +182,16 @@ class RunLog:
         # MLflow refuses a whole batch for a param that changed: the first value stands.
         held = self.client.get_run(run_id).data.params if record.params else {}
         told = {name: value for name, value in record.params.items() if name not in held}
-        params = [Param(name, _storable(value, _PARAM_LENGTH)) for name, value in told.items()]
-        tags = [RunTag(name, _storable(value, _TAG_LENGTH)) for name, value in record.tags.items()]
+        params = [Param(name, storable(value, PARAM_LENGTH)) for name, value in told.items()]
+        tags = [RunTag(name, storable(value, TAG_LENGTH)) for name, value in record.tags.items()]
         self.client.log_batch(run_id, metrics=metrics[:_BATCH], params=params, tags=tags)
         for start in range(_BATCH, len(metrics), _BATCH):
             self.client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
         if record.dataset is not None:
             name, digest = record.dataset
             # MLflow's digests are short; the whole fingerprint is a tag. A long name is told by its end.
-            dataset = Dataset(_storable(name[-_DATASET_LENGTH:], _DATASET_LENGTH), digest[:32], "local", "{}")
+            known_as, short = storable(name[-DATASET_LENGTH:], DATASET_LENGTH), digest[:DIGEST_LENGTH]
+            dataset = Dataset(known_as, short, "local", "{}")
             self.client.log_inputs(run_id, [DatasetInput(dataset)])
         if record.artifacts and Path(record.artifacts).is_dir():
             self.client.log_artifacts(run_id, record.artifacts)
@@ -181,9 +202,8 @@ class RunLog:
     def _run_id(self, record: Record) -> str:
         known = self._runs.get(record.run) or self._find(record.run)
         if known is None:
-            name = _storable(record.name, _NAME_LENGTH)
-            tags = {names.TAG_RUN_KEY: _storable(record.run, _TAG_LENGTH), names.TAG_RUN_HASH: _hash(record.run)}
-            tags |= {names.TAG_SOURCE: "study.run", names.TAG_SOURCE_TYPE: "LOCAL", names.TAG_USER: _user()}
+            name = storable(record.name, NAME_LENGTH)
+            tags = new_run_tags(record.run)
             if record.parent is not None:
                 tags[names.TAG_PARENT] = self._parent_id(record.parent, record.time_ms)
             start = record.start_ms or record.time_ms
@@ -216,7 +236,7 @@ class RunLog:
 def _find_run(client: "MlflowClient", experiment_id: str, run_key: str, deleted: bool = False) -> str | None:
     from mlflow.entities import ViewType
 
-    query = f"tags.`{names.TAG_RUN_HASH}` = '{_hash(run_key)}'"
+    query = f"tags.`{names.TAG_RUN_HASH}` = '{hash_key(run_key)}'"
     view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
     runs = client.search_runs([experiment_id], query, view, max_results=1)
     return str(runs[0].info.run_id) if runs else None
@@ -366,30 +386,13 @@ class Sender:
     def _send_pending(self, refused: bool) -> None:
         if self._run_log is None and next(self._outbox.pending(refused), None) is not None:
             self._run_log = open_log(self._target, self._outbox)
-        for record, position in self._outbox.pending(refused):
-            assert self._run_log is not None
-            delivery = deliver(self._run_log, self._outbox, record, position)
-            if delivery.refused:
-                what = f"refuses {record.name!r}: {delivery.refused}"
-                waits = f"it waits in {self._outbox.path}, as do others like it, until the next run or study.sync"
-                self._warn("record", what, f"{waits} tries it again, and all else is sent")
+        if self._run_log is not None:
+            deliver_pending(self._run_log, self._outbox, refused, self._tell_refusal)
 
-
-def _storable(text: str, length: int) -> str:
-    """A text as a database takes it: not too long, and without what UTF-8 or a text column cannot hold."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")[:length]
-
-
-def _hash(run_key: str) -> str:
-    """A key as MLflow's filters can take it: they have no way to write every character."""
-    return hashlib.sha256(run_key.encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # no such user in a container
-        return ""
+    def _tell_refusal(self, record: Record, reason: str) -> None:
+        what = f"refuses {record.name!r}: {reason}"
+        waits = f"it waits in {self._outbox.path}, as do others like it, until the next run or study.sync"
+        self._warn("record", what, f"{waits} tries it again, and all else is sent")
 
 
 def now_ms() -> int:

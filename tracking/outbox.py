@@ -91,12 +91,15 @@ class Outbox:
         """Keys of the runs that were reported with a final status, sent or not."""
         return finished_runs(self.path)
 
+    def records(self) -> Iterator[Record]:
+        """All that can be read, sent or not."""
+        return (record for record, _ in _records(self.path, 0) if record is not None)
+
     def shown_names(self) -> dict[str, str]:
         """What each run is called in MLflow, by its key, once all of it was sent."""
         shown: dict[str, str] = {}
-        for record, _ in _records(self.path, 0):
-            if record is not None:
-                shown[record.run] = record.tags.get(TAG_NAME) or shown.get(record.run, record.name)
+        for record in self.records():
+            shown[record.run] = record.tags.get(TAG_NAME) or shown.get(record.run, record.name)
         return shown
 
     @property

@@ -12,9 +12,13 @@ from pathlib import Path
 from study.analysis.results import Results
 from study.config.objectives import aggregate
 from study.ledger.result_reader import ResultReader
+from study.report.run_plots import draw_plots
 from tracking import names
+from tracking.artifacts import Flags, read_flags
+from tracking.outbox import Outbox
 
 _HELD = "flagged"
+_FILES = (names.FLAGGED_CSV, names.SCORES_NPZ)
 
 
 class HeldFlags:
@@ -30,9 +34,10 @@ class HeldFlags:
 
     def hold(self, key: str, scenario: str) -> None:
         """Keeps what a trial flagged on a scenario, where it left that."""
-        flags = self._points / key / scenario / names.FLAGGED_CSV
-        if flags.is_file():
-            _put(flags, _held(self._points, key, scenario))
+        for file in _FILES:
+            flags = self._points / key / scenario / file
+            if flags.is_file():
+                _put(flags, _held(self._points, key, scenario, file))
 
     def let_go(self, ended: Iterable[str], unbeaten: Collection[str]) -> None:
         """Removes what is held of trials that ended and that another beats.
@@ -53,12 +58,15 @@ class BestTrial:
     Args:
         results: all that the study tells.
         reader: of its points.
+
+    Attributes:
+        key: its own; empty where there is none.
     """
 
     def __init__(self, results: Results, reader: ResultReader) -> None:
         self._results, self._points = results, reader.points
-        self._key = "" if results.best is None else str(results.trials.at[results.best, "key"])
-        self._records = (reader.complete(self._key) or []) if self._key else []
+        self.key = "" if results.best is None else str(results.trials.at[results.best, "key"])
+        self._records = (reader.complete(self.key) or []) if self.key else []
 
     def metrics(self) -> dict[str, float | None]:
         """What it reached over all scenarios, as the study puts them together; none where no trial is complete."""
@@ -77,12 +85,31 @@ class BestTrial:
         shutil.rmtree(folder / names.BEST, ignore_errors=True)
         for record in self._records:
             target = folder / names.BEST / record.scenario / Path(names.FLAGGED_CSV).name
-            places = (_held(self._points, self._key, record.scenario), self._points / self._key / record.scenario)
-            _put(places[0] if places[0].is_file() else places[1] / names.FLAGGED_CSV, target)
+            _put(self._file(record.scenario, names.FLAGGED_CSV), target)
+
+    def _file(self, scenario: str, file: str) -> Path:
+        """Where what it flagged is, held or not sent yet; no file where it is neither."""
+        held = _held(self._points, self.key, scenario, file)
+        return held if held.is_file() else self._points / self.key / scenario / file
+
+    def draw(self, outbox: Outbox) -> None:
+        """Puts plots of what it flagged into the outbox, for the runs of its scenarios.
+
+        Raises:
+            DiskFull: there is no room for them.
+        """
+        if self.key:
+            draw_plots(self._results.folder, outbox, self.key, self._flags)
+
+    def _flags(self, scenario: str) -> Flags | None:
+        try:
+            return read_flags(self._file(scenario, names.SCORES_NPZ))
+        except (OSError, ValueError):  # it flags nothing, or its files went with an earlier version
+            return None
 
 
-def _held(points: Path, key: str, scenario: str) -> Path:
-    return points / key / _HELD / f"{scenario}.csv"
+def _held(points: Path, key: str, scenario: str, file: str) -> Path:
+    return points / key / _HELD / f"{scenario}{Path(file).suffix}"
 
 
 def _put(source: Path, target: Path) -> None:

@@ -276,6 +276,8 @@ class StudyDriver:
                 write_page(self.folder, [results])
         best = " ".join(f"#{trial}" for trial in results.front) or "none"
         reached = BestTrial(results, self.reader)
+        if status == "FINISHED" and reached.key != self.plan.point_key(self.plan.default_point):
+            reached.draw(self.outbox)
         self.records.study_ends(status, closing.metrics(), reached, summary, text, best)
         if show and ((results.trials["state"] == "complete").any() or len(closing.failed)):
             print_line(f"\n{text}")

@@ -38,6 +38,7 @@ class MlflowRecords:
         self._shown = outbox.shown_names()
         self._opened: set[str] = set()
         self._default = plan.point_key(plan.default_point)
+        self._study, self._identity = plan.config.study_name, plan.config.identity  # hashed once: every run has them
         self._own = frozenset(stage.name for stage in plan.defense.stages)
 
     @property
@@ -46,7 +47,7 @@ class MlflowRecords:
         return self._run("study")
 
     def _run(self, kind: str, *parts: str) -> str:
-        return names.run_key(kind, self._plan.config.study_name, self._plan.config.identity, *parts)
+        return names.run_key(kind, self._study, self._identity, *parts)
 
     def trial_run(self, key: str) -> str:
         """Key of a trial's run."""
@@ -58,7 +59,7 @@ class MlflowRecords:
 
     def _trial_name(self, key: str, number: int) -> str:
         """A trial's name in MLflow, which says which it is wherever it stands."""
-        return f"{self._plan.config.study_name} #{number}{' paper default' if key == self._default else ''}"
+        return f"{self._study} #{number}{' paper default' if key == self._default else ''}"
 
     def _append(self, record: Record) -> None:
         self._shown[record.run] = record.tags.get(names.TAG_NAME) or self._shown.get(record.run, record.name)
@@ -75,7 +76,7 @@ class MlflowRecords:
     def study_begins(self, settings: Mapping[str, Any]) -> None:
         """The study's run. What may change when it goes on is a tag: MLflow never changes a param."""
         shown = {name: _text(value) for name, value in settings.items() if value not in (None, {}, [])}
-        study, goal = self._plan.config.study_name, self._plan.goal
+        study, goal = self._study, self._plan.goal
         self._append(
             Record(
                 run=self.study_run,
@@ -125,7 +126,7 @@ class MlflowRecords:
     def _scenario_tags(self, record: ScenarioRecord) -> dict[str, str]:
         return {
             names.TAG_KIND: "scenario",
-            names.TAG_STUDY: self._plan.config.study_name,
+            names.TAG_STUDY: self._study,
             names.TAG_CODE: code_version(),
             names.TAG_FINGERPRINT: record.meta["fingerprint"],
             names.TAG_STAGES: " ".join(f"{stage['stage']}={stage['key'][:12]}" for stage in record.stages),
@@ -150,7 +151,7 @@ class MlflowRecords:
     def _open_trial(self, key: str, number: int, start_ms: int) -> None:
         if key not in self._opened:
             self._opened.add(key)
-            tags = {names.TAG_KIND: "trial", names.TAG_STUDY: self._plan.config.study_name}
+            tags = {names.TAG_KIND: "trial", names.TAG_STUDY: self._study}
             name = self._trial_name(key, number)
             self._append(Record(self.trial_run(key), self.study_run, name, now_ms(), start_ms=start_ms, tags=tags))
 
@@ -235,7 +236,7 @@ class MlflowRecords:
             Record(
                 run=self.study_run,
                 parent=None,
-                name=self._plan.config.study_name,
+                name=self._study,
                 time_ms=now_ms(),
                 tags={names.TAG_BEST: front, names.TAG_NOTE: names.as_note(summary)},
                 metrics=self._metrics({**others, **reached}),

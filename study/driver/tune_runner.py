@@ -107,7 +107,8 @@ def run_trials(
     if remaining == 0:
         return
     studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, plan.config.until)
-    task = TrialTask(*studied, points, plan.config.threads, code_hash())
+    drawn = frozenset({plan.point_key(plan.default_point)})
+    task = TrialTask(*studied, points, plan.config.threads, code_hash(), drawn)
     images = cached_images(plan.environment.dataset)
     if plan.config.gpus_per_trial == "auto":
         plan = dataclasses.replace(plan, gpus=_measure(plan, task))

@@ -160,6 +160,7 @@ class TrialTask:
         points: folder in which each point has one of its own.
         threads: torch threads a trial.
         code: hash of the driver's.
+        drawn: keys of the points whose flags are drawn at once.
     """
 
     defense: str
@@ -170,6 +171,7 @@ class TrialTask:
     points: Path
     threads: int
     code: str
+    drawn: frozenset[str] = frozenset()
 
 
 @ray.remote(max_retries=3)
@@ -264,7 +266,7 @@ class TrialRunner(tune.Trainable):
             self.task.defense, {**self.task.base, **self.point}, scenario, self.task.environment, self.task.until
         )
         folder = self.folder / scenario.name
-        write_artifacts(folder, result)
+        write_artifacts(folder, result, plots=self.key in self.task.drawn)
         record = build_record(result, folder.relative_to(self.task.points.parent))  # holds when the study is moved
         write_record(path, record)
         return record
@@ -287,8 +289,12 @@ def _reason(error: Exception) -> str:
     return "".join(traceback.format_exception(error)).strip()
 
 
-def write_artifacts(folder: Path, result: EvaluationResult) -> None:
-    """The files of a judged scenario."""
+def write_artifacts(folder: Path, result: EvaluationResult, plots: bool) -> None:
+    """The files of a judged scenario.
+
+    Args:
+        plots: of the flags; others are drawn when somebody looks (`study.report.run_plots`).
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if result.preview is not None:
         artifacts.write_preview(folder, result.preview)
@@ -296,4 +302,5 @@ def write_artifacts(folder: Path, result: EvaluationResult) -> None:
     if flags is None:
         return
     artifacts.write_flags(folder, flags)
-    artifacts.write_plots(folder, flags.scores, flags.flagged, flags.is_poison, result.scenario.name)
+    if plots:
+        artifacts.write_plots(folder, flags.scores, flags.flagged, flags.is_poison, result.scenario.name)

@@ -24,6 +24,7 @@ from study.ledger.grid import Grid, Points
 from study.ledger.pruning import Stopped
 from study.ledger.samplers import GridSampler, make_sampler, settled_point, tried_points
 from study.ledger.snapshot import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, SHARED_SECONDS, is_finished
+from study.ledger.storage import LedgerStorage
 from study.ledger.trial_row import Outcome, TrialRow
 from tracking.destination import sqlite_url
 
@@ -60,14 +61,17 @@ class Ledger:
         self._points: SearchSpace | Grid | Points = space if grid is None else grid
         self._directions: list[Direction] = [directions] if isinstance(directions, str) else [*directions]
         patience = {"connect_args": {"timeout": LOCK_SECONDS}}
-        self._storage = optuna.storages.RDBStorage(sqlite_url(path), engine_kwargs=patience)
-        self._study = optuna.create_study(
-            study_name=name, storage=self._storage, directions=self._directions, load_if_exists=True
-        )
+        file = optuna.storages.RDBStorage(sqlite_url(path), engine_kwargs=patience)
+        optuna.create_study(study_name=name, storage=file, directions=self._directions, load_if_exists=True)
+        self._storage = LedgerStorage(path, file, name)
+        self._study = optuna.load_study(study_name=name, storage=self._storage)
+        self._ended: dict[int, TrialRow] = {}  # by number: what ended stays as it is
         if shown is not None:
             describe_trials(path, KEY, shown.attributes_of, None)  # of a study that an earlier version began
             self._name_metrics([*shown.metric_names])
         trials = self._study.get_trials(deepcopy=False)
+        self._front: list[TrialRow] = []
+        self._unranked = [self._row(trial) for trial in trials if trial.state == TrialState.COMPLETE]
         self._numbers = {trial.user_attrs[KEY]: trial.number for trial in trials if KEY in trial.user_attrs}
         if grid is not None:
             self._study.sampler = GridSampler(space, grid, derive_seed(seed, "grid"))
@@ -131,15 +135,7 @@ class Ledger:
 
     def finished(self) -> int:
         """Trials that are complete, were stopped early or failed for good."""
-        reasons = self._reasons()
-        trials = self._study.get_trials(deepcopy=False)
-        return sum(is_finished(trial.state.name.lower(), reasons.get(trial.number, "")) for trial in trials)
-
-    def _reasons(self) -> dict[int, str]:
-        """Trial number -> why it failed. One query: asked for each trial, a long study would spend its time on it."""
-        prefix = f"{REASON}/"
-        attributes = self._study.user_attrs
-        return {int(name.removeprefix(prefix)): str(attributes[name]) for name in attributes if name.startswith(prefix)}
+        return sum(is_finished(row.state, row.reason) for row in self.rows())
 
     def used_up(self) -> bool:
         """Whether each point that the sampler can propose has a trial, and none waits to be handed out."""
@@ -158,6 +154,7 @@ class Ledger:
         point = dict(trial.params)
         key = self._key_of(point)
         trial.set_user_attr(KEY, key)
+        self._storage.keep(trial._trial_id)
         self._numbers[key] = trial.number
         return trial.number, point, key
 
@@ -177,8 +174,10 @@ class Ledger:
             self._stop(number, outcome)
         else:
             self._finish(number, *outcome)
-        trial = self._study.get_trials(deepcopy=False)[number]
-        return _row(trial, self._reasons().get(number, ""))
+        row = self._row(self._trial(number))
+        if row.state == "complete" and row not in self._front:
+            self._unranked.append(row)
+        return row
 
     def _finish(self, number: int, gave: float | tuple[float | None, ...] | None, reason: str) -> None:
         values = gave if isinstance(gave, tuple) else (gave,)
@@ -195,11 +194,10 @@ class Ledger:
 
     def _stop(self, number: int, outcome: Stopped) -> None:
         """A sampler learns from what a stopped trial had reached, and ranks it behind those that went further."""
-        if self._state(number) == TrialState.RUNNING:
-            study = self._storage.get_study_id_from_name(self._study.study_name)
-            trial = self._storage.get_trial_id_from_study_id_trial_number(study, number)
+        trial = self._trial(number)
+        if trial.state == TrialState.RUNNING:
             for step in outcome.steps:
-                self._storage.set_trial_intermediate_value(trial, step.scenarios, step.value)
+                self._storage.set_trial_intermediate_value(trial._trial_id, step.scenarios, step.value)
             self._study.tell(number, state=TrialState.PRUNED)
 
     def _fail(self, number: int, reason: str) -> None:
@@ -209,7 +207,20 @@ class Ledger:
             self._study.tell(number, state=TrialState.FAIL)
 
     def _state(self, number: int) -> TrialState:
-        return self._study.get_trials(deepcopy=False)[number].state
+        return self._trial(number).state
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._study.get_trials(deepcopy=False)[number]
+
+    def _row(self, trial: FrozenTrial) -> TrialRow:
+        """A trial, read once if it has ended."""
+        known = self._ended.get(trial.number)
+        if known is not None:
+            return known
+        row = _row(trial, str(self._study.user_attrs.get(f"{REASON}/{trial.number}", "")))
+        if trial.state.is_finished():
+            self._ended[trial.number] = row
+        return row
 
     def add_shared_seconds(self, seconds: float) -> None:
         """Keeps what it took, by the clock, to see to the stages that all trials share: once at each start."""
@@ -217,14 +228,15 @@ class Ledger:
 
     def rows(self) -> list[TrialRow]:
         """All trials that were started."""
-        reasons = self._reasons()
         trials = self._study.get_trials(deepcopy=False)
-        return [_row(trial, reasons.get(trial.number, "")) for trial in trials if trial.state != TrialState.WAITING]
+        return [self._row(trial) for trial in trials if trial.state != TrialState.WAITING]
 
     def front(self) -> list[TrialRow]:
         """The trials that no other beats in all objectives; see `study.ledger.selection.front`."""
-        complete = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return selection.front([_row(trial, "") for trial in complete], self._directions)
+        if self._unranked:  # what another beats stays beaten, so that those before are compared once
+            self._front = selection.front([*self._front, *self._unranked], self._directions)
+            self._unranked = []
+        return [*self._front]
 
 
 def _row(trial: FrozenTrial, reason: str) -> TrialRow:

@@ -10,6 +10,7 @@ from study.ledger.records import ScenarioRecord, read_scenario, read_trial, scen
 from study.ledger.trial_row import Outcome
 from study.scenarios.scenario import Scenario, scenario_order
 
+_KEPT = 64  # records
 NO_ATTACK = "no attack of this study works even undefended, so there is nothing to defend against"
 
 
@@ -25,10 +26,22 @@ class ResultReader:
     def __init__(self, points: Path, scenarios: Sequence[Scenario], goal: Goal) -> None:
         self.points = points
         self._scenarios, self._goal = scenarios, goal
+        self._known: dict[tuple[object, ...], ScenarioRecord] = {}  # a trial's are asked for four times while it ends
 
     def scenario(self, key: str, name: str) -> ScenarioRecord | None:
         """One scenario of a point; None when it is missing or cannot be read."""
-        return read_scenario(scenario_path(self.points / key, name))
+        path = scenario_path(self.points / key, name)
+        try:
+            file = path.stat()
+        except OSError:
+            return None
+        version = (path, file.st_ino, file.st_mtime_ns, file.st_size)
+        record = self._known.get(version) or read_scenario(path)
+        if record is not None:
+            self._known[version] = record
+            while len(self._known) > max(_KEPT, 2 * len(self._scenarios)):
+                self._known.pop(next(iter(self._known)))
+        return record
 
     def readable(self, key: str) -> dict[str, ScenarioRecord]:
         """The scenarios of a point that can be read, by name, in the study's order."""

@@ -20,7 +20,7 @@ KEY, REASON, RETRY_OF, PAPER_DEFAULT = "point_key", "reason", "retry_of", "paper
 SHARED_SECONDS = "shared_seconds"
 LOST = "the study was stopped while this trial ran"
 
-_SCHEMA = 12  # of Optuna's tables
+SCHEMA = 12  # of Optuna's tables
 _WAIT_SECONDS = 5.0  # for a driver in the middle of a write, which takes milliseconds
 _BESIDES = ("-journal", "-wal", "-shm")
 
@@ -112,10 +112,10 @@ def _check_schema(database: sqlite3.Connection) -> None:
         ValueError: they are of another.
     """
     row = database.execute("select schema_version, library_version from version_info").fetchone()
-    if row is None or row[0] != _SCHEMA:
+    if row is None or row[0] != SCHEMA:
         schema, library = row or ("none", "?")
         raise ValueError(
-            f"its tables must be of Optuna's schema {_SCHEMA}, got {schema} of Optuna {library}: use an Optuna and a "
+            f"its tables must be of Optuna's schema {SCHEMA}, got {schema} of Optuna {library}: use an Optuna and a "
             "release of this tool that belong together"
         )
 

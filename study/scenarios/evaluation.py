@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import time
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from defenses import DEFENSES
 from defenses.api import DefenseResult, Progress, StageRun, silent
-from defenses.models import load_model
+from defenses.models import ModelSpec, load_model
 from defenses.numerics import describe_numerics, numerics
 from defenses.runner import RunContext, run_defense, run_stages
 from defenses.signals import signals
@@ -121,8 +121,41 @@ class ImageCache:
         self._known.clear()
 
 
+Prepared = tuple[PoisonedDataset, ModelSpec]
+"""Poisoned data, and the network for them."""
+
+
+class PoisonCache:
+    """The poisoned data that this process met last, with what its network must know of them.
+
+    Args:
+        most_bytes: that training and triggered images may take together; what is larger by itself is not kept.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most = most_bytes
+        self._known: dict[tuple[object, ...], Prepared] = {}
+
+    def __call__(self, source: tuple[object, ...], read: Callable[[], Prepared]) -> Prepared:
+        """What `read` gives, unless it was read before from the same source."""
+        made = self._known.pop(source) if source in self._known else read()
+        self._known[source] = made  # as the last one: the first is let go of
+        while self._known and sum(map(_bytes, self._known.values())) > self._most:
+            self._known.pop(next(iter(self._known)))
+        return made
+
+    def cache_clear(self) -> None:
+        """Forgets all."""
+        self._known.clear()
+
+
+def _bytes(prepared: Prepared) -> int:
+    return int(prepared[0].suspect.images.nbytes + prepared[0].triggered_images.nbytes)
+
+
 cached_images = ImageCache()
 cached_store = functools.lru_cache(maxsize=2)(open_store)
+cached_poison = PoisonCache(256 << 20)
 
 
 def prepare(
@@ -137,10 +170,23 @@ def prepare(
     device = torch.device(environment.device)
     trained = stored_trigger(scenario, images, store, device, progress)
     started = time.perf_counter()
-    poisoned, hit = stored_poison(scenario, images, store, device)
+    network = (environment.model, environment.width, environment.blocks)
+
+    def read() -> tuple[Prepared, bool]:
+        made, known = stored_poison(scenario, images, store, device)
+        return (made, model_spec(*network, images, made.suspect)), known
+
+    key = poison_key(scenario, images, device)
+    artifact = store.find("poison", key)
+    if artifact is None:
+        (poisoned, spec), hit = read()
+        artifact = store.find("poison", key)
+    else:  # the names of its files are its own: one that was built again is read again
+        source = (artifact.folder, *artifact.files.values(), *network)
+        (poisoned, spec), hit = cached_poison(source, lambda: read()[0]), True
     context = RunContext(
         store=store,
-        model=model_spec(environment.model, environment.width, environment.blocks, images, poisoned.suspect),
+        model=spec,
         seed=stage_seed(scenario),
         device=device,
         precision=environment.precision,
@@ -148,8 +194,6 @@ def prepare(
         reserve=images.reserve,
         step=environment.step,
     )
-    key = poison_key(scenario, images, device)
-    artifact = store.find("poison", key)
     built = artifact.built_seconds if artifact else 0.0
     run = StageRun("poison", key, hit, time.perf_counter() - started, built)
     return poisoned, context, (*trained, run)

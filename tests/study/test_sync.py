@@ -15,6 +15,7 @@ from study import sync
 from study.ledger.lock import study_lock
 from tracking import mlflow_log, names
 from tracking.mlflow_log import RunLog
+from tracking.mlflow_rows import DatabaseRows
 from tracking.outbox import Outbox, Record
 
 # What MLflow, alembic and SQLAlchemy warn of is theirs.
@@ -295,6 +296,7 @@ def test_one_record_that_is_refused_holds_up_no_other(
 
     with monkeypatch.context() as broken:
         broken.setattr(RunLog, "_take", refuse)
+        broken.setattr(DatabaseRows, "write", lambda self, records: [])  # which asks MLflow's client
         assert send(mine) == sync.EXIT_UNREACHABLE
     captured = capsys.readouterr()
     assert captured.out.startswith("mine: 7 records have arrived")
@@ -303,6 +305,12 @@ def test_one_record_that_is_refused_holds_up_no_other(
     assert len(list(outbox.pending())) == 1
     assert send(mine) == 0
     check_whole(own_log(mine), tmp_path / "files")
+
+
+def test_plots_are_those_of_a_study(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sync.main(["--plots", "3", "--out", str(mine.parent)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--plots names trials of a study, and 3 could be any's: give NAME" in line
 
 
 def test_a_deleted_experiment_is_told_with_its_way_out(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from watched_process import WatchedRun
 
 from study import evaluate, load_study
 from study.analysis.results import read_results
+from study.sync import main as sync
 
 pytestmark = pytest.mark.ray
 
@@ -157,10 +158,23 @@ def test_mlflow_holds_every_trial(finished: tuple[Path, str], tmp_path: Path) ->
     scenario = next(r for r in found if r.data.tags["study.kind"] == "scenario")
     flags = Path(client.download_artifacts(scenario.info.run_id, "flags", str(tmp_path)))
     check_flags(flags, scenario.data.metrics)
-    names = {item.path for item in client.list_artifacts(scenario.info.run_id, "plots")}
-    assert names == {"plots/roc.png", "plots/score_histogram.png"}
+    check_plots(client, found, study, results.best)
     assert [item.path for item in client.list_artifacts(scenario.info.run_id, "attack")] == ["attack/preview.png"]
     assert [item.path for item in client.list_artifacts(default.info.run_id)] == ["config.yaml"]
+
+
+def check_plots(client: Any, runs: list[Any], study: Path, best: int) -> None:
+    """The paper's default and the best trial have theirs, and any other that is asked for."""
+    scenarios = {run.info.run_name: run.info.run_id for run in runs if run.data.tags["study.kind"] == "scenario"}
+
+    def plotted() -> dict[str, set[str]]:
+        return {name: {item.path for item in client.list_artifacts(run, "plots")} for name, run in scenarios.items()}
+
+    both, none = {"plots/roc.png", "plots/score_histogram.png"}, set[str]()
+    assert plotted() == {name: both if f"#{best} " in name or "#0 " in name else none for name in scenarios}
+    others = [str(trial) for trial in range(3) if trial not in (0, best)]
+    assert sync(["whole", "--out", str(study.parent), "--plots", *others]) == 0
+    assert set(map(frozenset, plotted().values())) == {frozenset(both)}
 
 
 def check_study_run(client: Any, study: Any, runs: list[Any]) -> None:

@@ -2,7 +2,9 @@
 
 import math
 import shutil
+import sqlite3
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,9 @@ from small_study import empty_ledger
 
 from search_spaces.space import Choice, Float, Int, SearchSpace
 from study.ledger.ledger import Ledger
-from study.ledger.selection import best_over_all
-from study.ledger.snapshot import KEY, LOST, RETRY_OF
+from study.ledger.selection import best_over_all, front
+from study.ledger.snapshot import KEY, LOST, RETRY_OF, read_ledger
+from study.ledger.storage import LedgerStorage
 from study.ledger.trial_row import Outcome, TrialRow
 
 SPACE = SearchSpace(
@@ -308,7 +311,7 @@ def test_the_best(direction: str, values: list[float | None], best: int | None, 
     assert found is None or found.value == values[found.number]
 
 
-def test_two_ledgers_see_the_same_rows(reopen: OpenLedger) -> None:
+def test_a_ledger_that_is_opened_later_has_all_that_was_written(reopen: OpenLedger) -> None:
     first = reopen()
     ask_all(first, 2, value=0.125)
     number, _, _ = first.ask()
@@ -317,8 +320,9 @@ def test_two_ledgers_see_the_same_rows(reopen: OpenLedger) -> None:
     assert second.rows() == first.rows()
     assert len(second.rows()) == 3
     ask_all(second, 1)
-    assert len(first.rows()) == 4
-    assert second.rows() == first.rows()
+    third = reopen()
+    assert third.rows() == second.rows()
+    assert len(third.rows()) == 4
 
 
 def test_a_folder_with_spaces_is_fine(reopen: OpenLedger, tmp_path: Path) -> None:
@@ -337,3 +341,70 @@ def test_a_folder_with_a_question_mark_is_fine(tmp_path: Path) -> None:
     folder.mkdir()
     Ledger(folder / "study.db", "toy", SPACE, "maximize", "random", 0, 12, key_of)
     assert (folder / "study.db").exists()
+
+
+def test_a_trial_that_is_handed_out_is_in_the_file_whole(reopen: OpenLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that is killed while it asks leaves no trial; one that is killed afterwards leaves all of it."""
+    ledger = reopen()
+    with monkeypatch.context() as killed:
+        killed.setattr(LedgerStorage, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ledger.ask()
+    assert reopen().rows() == []
+    later = reopen()
+    number, point, key = later.ask()
+    (row,) = reopen().rows()
+    assert (row.number, row.point, row.key, row.state) == (number, point, key, "running")
+
+
+def test_what_the_file_holds_is_what_the_ledger_says(reopen: OpenLedger, path: Path) -> None:
+    ledger = reopen()
+    ask_all(ledger, 3, value=0.5)
+    number, _, _ = ledger.ask()
+    ledger.tell(number, (None, "broken"))
+    ledger.ask()
+    snapshot = read_ledger(path)
+    told = [(row.number, row.state, row.point, row.key, row.values, row.reason) for row in ledger.rows()]
+    assert told == [(t.number, t.state, t.point, t.key, t.values or (), t.reason) for t in snapshot.trials]
+    assert reopen().rows() == ledger.rows()
+
+
+def test_a_trial_is_written_as_optuna_would(reopen: OpenLedger, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once by the rows alone, once by Optuna's storage: its tables hold the same of both."""
+
+    def columns(number: int) -> list[list[Any]]:
+        tables = {
+            "trials": "number - :number, study_id, state, datetime_complete, length(datetime_start)",
+            "trial_params": "param_name, typeof(param_value), distribution_json",
+            "trial_user_attributes": "key, typeof(value_json)",
+            "trial_system_attributes": "key",
+        }
+        one = "select trial_id from trials where number = :number"
+        with closing(sqlite3.connect(path)) as database:
+            return [
+                database.execute(
+                    f"select {wanted} from {table} where trial_id in ({one})", {"number": number}
+                ).fetchall()
+                for table, wanted in tables.items()
+            ]
+
+    ledger = reopen(sampler="tpe")
+    first, _, _ = ledger.ask()
+    monkeypatch.setattr(ledger._storage._rows, "known", False)
+    second, _, _ = ledger.ask()
+    assert columns(first) == columns(second)
+    assert len(columns(first)[1]) == 3
+
+
+@pytest.mark.parametrize("directions", ["maximize", ("maximize", "minimize")])
+def test_the_front_is_that_of_all_trials_at_each_moment(directions: Any, reopen: OpenLedger) -> None:
+    ledger, rng = reopen(direction=directions), np.random.default_rng(0)
+    count = 1 if isinstance(directions, str) else 2
+    asked = [ledger.ask()[0] for _ in range(30)]
+    for number in rng.permutation(asked).tolist():
+        values = tuple(round(float(value), 1) for value in rng.random(count))
+        ledger.tell(number, (values if count > 1 else values[0], ""))
+        ledger.tell(number, (None, "told before"))
+        whole = front(ledger.rows(), [directions] if count == 1 else list(directions))
+        assert ledger.front() == whole
+    assert reopen(direction=directions).front() == whole
