@@ -452,8 +452,13 @@ def test_config_and_results_survive_pickling(run: Run) -> None:
 
 
 def test_every_field_that_a_stage_declares_is_used(run: Run, again: Again) -> None:
-    """A field that is declared and not used makes stages run again for nothing."""
-    assert again.used == [set(stage.reads) for stage in DEFENSES[run.name].stages]
+    """A field that is declared and not used makes stages run again for nothing.
+
+    After which epoch a training is read is seen to by whoever runs the stage.
+    """
+    stages = DEFENSES[run.name].stages
+    early = [set() if stage.trajectory is None else {stage.trajectory.read} for stage in stages]
+    assert again.used == [set(stage.reads) - read for stage, read in zip(stages, early, strict=True)]
 
 
 def test_unknown_fields_are_refused_with_the_nearest_name(run: Run) -> None:
