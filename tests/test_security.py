@@ -38,7 +38,7 @@ from study.ledger.lock import study_lock
 from study.ledger.records import read_scenario, write_record
 from study.ledger.study_folder import check_no_links
 from tracking import names
-from tracking.mlflow_log import deliver
+from tracking.delivery import deliver
 from tracking.outbox import Outbox, Record
 
 FILES = sorted(

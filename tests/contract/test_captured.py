@@ -27,7 +27,7 @@ from study.scenarios.poison import poison
 torch.set_num_threads(1)
 
 # The other rows train by the stages of `ac` and `pipd`.
-ROWS = ("pipd", "pipd_cleaning, selective", "abl", "none, two rounds", "qt", "qt, cumulative, frozen", "ac")
+ROWS = ("pipd", "abl", "none, two rounds", "qt", "qt, cumulative, frozen", "ac")
 ROWS += ("dst", "asd", "dbd")
 
 

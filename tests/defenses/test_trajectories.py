@@ -27,7 +27,6 @@ PIPD = {"pre_isolation_epochs": 6, "pre_isolation_lr": 0.05, "pre_isolation_augm
 # Stage, the fields of its training, and how it is read early.
 ROWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
     "pipd": ("pipd", "pre_isolation", PIPD | {"pre_isolation_schedule": "one_cycle"}, "read_epoch"),
-    "abl": ("abl", "pre_isolation", {"pre_isolation_epochs": 6, "batch_size": 32}, "read_epoch"),
     "ac": ("ac", "standard_training", {"epochs": 6, "batch_size": 32, "schedule": "cosine"}, "read_epoch"),
     "qt, before": ("qt", "pre_quarantine", {"pre_epochs": 6, "batch_size": 32}, "pre_read_epoch"),
     "qt": (
@@ -108,7 +107,7 @@ def test_a_kill_in_the_middle_loses_no_epoch(tmp_path: Path) -> None:
 
 def test_without_an_end_a_training_is_the_beginning_of_a_longer_one(tmp_path: Path) -> None:
     """ABL's constant rate: its isolation epoch is a read epoch."""
-    name, stage, fields, read = ROWS["abl"]
+    name, stage, fields, read = "abl", "pre_isolation", {"pre_isolation_epochs": 6, "batch_size": 32}, "read_epoch"
     short = run(tmp_path / "one", name, stage, fields | {"pre_isolation_epochs": 3})[stage]
     early = run(tmp_path / "two", name, stage, fields | {read: 3})[stage]
     assert (early.run.key, early.digests) == (short.run.key, short.digests)

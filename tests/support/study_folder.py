@@ -70,7 +70,8 @@ def make_study(folder: Path) -> Path:
     number, _, _ = ledger.ask()
     ledger.tell(number, (None, "badnets-0.1-s0: Traceback\n  a line\nRuntimeError: it broke"))
     ledger.ask()
-    open_ledger(folder).recover_interrupted(lambda _: None)  # the next driver: the last trial is lost, and queued again
+    ledger = open_ledger(folder)
+    ledger.recover_interrupted(lambda _: None)  # the next driver: the last trial is lost, and queued again
     ledger.ask()
     keys = [row.key for row in ledger.rows()]
     for number in (0, 1):

@@ -196,7 +196,8 @@ def test_names_are_ours() -> None:
     for table, cell, _ in numbers():
         assert cell.attack in ATTACKS or cell.attack == AVERAGE, f"{table}: {cell.attack}"
         assert cell.metric in names.METRICS or table == "pipd.table6", f"{table}: {cell.metric}"
-    assert set(TABLES["pipd.table8"].axis("setting")) == set(CLUSTERINGS)
+    assert len(TABLES["pipd.table8"].axis("setting")) == 4
+    assert set(TABLES["pipd.table8"].axis("setting")) < set(CLUSTERINGS)
     ours = {"no_defense", "pipd", "qt"}
     assert ours <= set(DEFENSES)
     assert ours <= {cell.setting for table in TABLES.values() for cell in table.values}

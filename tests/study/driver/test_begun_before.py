@@ -103,4 +103,4 @@ def check_sent(study: Path, told: str) -> None:
     last = next(one for one in reversed(records[:-1]) if one not in controls)
     assert files[last["run"]] == {CONFIG_YAML}, "of the trial that was run here"
     assert last["artifacts"] == f"points/{last['run'].split('/')[-1]}/trial"
-    assert sum(paths == {"flags", "plots", "attack"} for paths in files.values()) == 1
+    assert sum(paths - {"plots"} == {"flags", "attack"} for paths in files.values()) == 1  # plots are the best trial's

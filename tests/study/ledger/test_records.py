@@ -159,7 +159,10 @@ def test_what_is_kept_of_a_result(tmp_path: Path) -> None:
         scenario=Scenario("badnets", 0.1, 0, 0),
         metrics={"tpr": 0.5, "auroc": None},
         series={"isolate.tpr": [0.5]},
-        stages=(StageRun("poison", "a" * 64, True, 0.1, 1.5), StageRun("own", "b" * 64, False, 2.0, 2.0, 4.5, True)),
+        stages=(
+            StageRun("poison", "a" * 64, True, 0.1, 1.5),
+            StageRun("own", "b" * 64, False, 2.0, 2.0, 4.5, True, "eager"),
+        ),
         meta={"fingerprint": "f" * 64},
         attack_failed=False,
         wall_seconds=2.5,
@@ -172,9 +175,9 @@ def test_what_is_kept_of_a_result(tmp_path: Path) -> None:
         series={"isolate.tpr": [0.5]},
         stages=[
             {"stage": "poison", "key": "a" * 64, "hit": True, "wall_seconds": 0.1, "built_seconds": 1.5}
-            | {"epoch_equivalents": None, "of_defense": None},
+            | {"epoch_equivalents": None, "of_defense": None, "step": None},
             {"stage": "own", "key": "b" * 64, "hit": False, "wall_seconds": 2.0, "built_seconds": 2.0}
-            | {"epoch_equivalents": 4.5, "of_defense": True},
+            | {"epoch_equivalents": 4.5, "of_defense": True, "step": "eager"},
         ],
         meta={"fingerprint": "f" * 64},
         attack_failed=False,

@@ -46,7 +46,8 @@ def test_evaluate_reads_the_same_cell(desk: Desk, tmp_path: Path) -> None:
     config_type = find_defense(config.defense).config_type
     assert dataclasses.asdict(config_type.from_mapping(fields)) == dataclasses.asdict(plan.full_config(best.point))
     context = build_evaluation_context(config, plan.space, "cpu", plan.environment.precision)
-    same = dataclasses.replace(context, store=plan.environment.store)
+    dataset = dataclasses.replace(context.dataset, store=plan.environment.dataset.store)
+    same = dataclasses.replace(context, store=plan.environment.store, dataset=dataset)
     assert same == plan.environment
 
 
