@@ -1,9 +1,8 @@
 """Images a second of a training loop, everything that it does included, beside what the device can do at most."""
 
-import dataclasses
 import itertools
 import time
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,20 +16,6 @@ from defenses.training.loop import BatchSource, Recipe, fit
 from defenses.training.precision import best_precision
 
 MODES = ("eager", "captured", "compiled")
-Context = TypeVar("Context")
-
-
-def with_step(context: Context, mode: str) -> Context:
-    """A context (`StageContext` or `RunContext`) whose training steps are taken in a mode.
-
-    Raises:
-        NotImplementedError: this version's contexts cannot say so, and the mode is not the only one that it has.
-    """
-    if any(field.name == "step" for field in dataclasses.fields(context)):  # type: ignore[arg-type]
-        return dataclasses.replace(context, step=mode)  # type: ignore[type-var]
-    if mode in ("auto", "eager"):
-        return context
-    raise NotImplementedError(f"this version's training loop has no step that is {mode}")
 
 
 def throughput(network: ModelSpec, batch: int, mode: str, images: int, device: torch.device) -> dict[str, Any]:
@@ -56,7 +41,7 @@ def throughput(network: ModelSpec, batch: int, mode: str, images: int, device: t
             torch.cuda.synchronize()
         stamps.append(time.perf_counter())
 
-    context = with_step(StageContext("speed", dataset, network, device, best_precision(device), 0, stamp), mode)
+    context = StageContext("speed", dataset, network, device, best_precision(device), 0, stamp, step=mode)
     model = build_model(network, 0).to(device)
     labels = to_device(dataset.labels, device)
     feed = BatchSource.of(context, augment=True)
@@ -72,7 +57,7 @@ def throughput(network: ModelSpec, batch: int, mode: str, images: int, device: t
         "images_per_second": round(images / fastest),
         "flops": images / fastest * flops_an_image(network),
         "first_epoch_seconds": round(stamps[0] - started, 2),
-        "taken": getattr(context, "how", {}).get("step", "eager"),
+        "taken": context.how["step"],
     }
 
 

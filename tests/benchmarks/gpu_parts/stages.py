@@ -16,7 +16,6 @@ from defenses.runner import RunContext, StageOutputs, run_stages
 from defenses.training.precision import best_precision
 from gpu_parts import results
 from gpu_parts.cells import Cell
-from gpu_parts.speed import with_step
 from gpu_parts.truth import Watch, WatchedStore, flag_metrics, flag_series
 from study.datasets import DatasetSpec
 from study.scenarios.evaluation import EvaluationContext, judge, prepare
@@ -34,7 +33,7 @@ class Session:
     Attributes:
         store: folder in which stages are kept; a later session with the same one goes on from there.
         results: the file of lines.
-        step: how training steps are taken, for `gpu_parts.speed.with_step`.
+        step: how training steps are taken, one of `defenses.training.captured_step.STEP_MODES`.
         width, blocks: of the networks.
     """
 
@@ -76,7 +75,7 @@ def _prepare(session: Session, cell: Cell) -> tuple[PoisonedDataset, RunContext]
         session.dataset, session.store, network, session.width, session.blocks, precision, session.device, {}, 0.0
     )
     poisoned, context, _ = prepare(Scenario(cell.attack, cell.rate, 0, cell.seed), environment)
-    return poisoned, with_step(context, session.step)
+    return poisoned, dataclasses.replace(context, step=session.step)
 
 
 def _run_stage(
