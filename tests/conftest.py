@@ -1,6 +1,7 @@
 """Shared small data. Everything here is seeded; nothing needs a download or more than a second."""
 
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import pytest
 import torch
+from filelock import FileLock
 from small_images import CLASSES, SIZE, make_images
 from watched_process import WatchedRun, watch
 
@@ -51,8 +53,17 @@ def whole_study(tmp_path_factory: pytest.TempPathFactory) -> WatchedRun:
     """
     from study_process import command, make_workplace  # not above: tests on a leased GPU have no pydantic
 
-    folder = make_workplace(tmp_path_factory.mktemp("whole"))
-    return watch(command(folder, "--clean-control", "run", "--name", "whole", "--trials", "3"), folder)
+    # Processes that run tests side by side share it: the folder above theirs is that of the whole run.
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    seen = shared / "whole_study.pickle"
+    with FileLock(shared / "whole_study.lock"):
+        if not seen.exists():
+            folder = make_workplace(tmp_path_factory.mktemp("whole"))
+            run = watch(command(folder, "--clean-control", "run", "--name", "whole", "--trials", "3"), folder)
+            seen.write_bytes(pickle.dumps(run))
+    known: WatchedRun = pickle.loads(seen.read_bytes())
+    return known
 
 
 @pytest.fixture(autouse=True)
