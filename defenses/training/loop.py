@@ -86,11 +86,6 @@ class BatchSource:
         images = device_images(context.dataset.images, context.device)
         return cls(images, context.precision, context.generator("augment"), augment)
 
-    @property
-    def resident(self) -> bool:
-        """All images are on the device: a batch of them is gathered there, and may be a part of a captured step."""
-        return isinstance(self.images, Tensor)
-
     def logits(self, model: nn.Module, index: Tensor, among: Tensor | None = None) -> Tensor:
         """float32 logits [n, outputs] of the chosen images, augmented when this source does that.
 

@@ -18,7 +18,7 @@ from study.ledger.ledger import Ledger
 from study.ledger.snapshot import read_ledger
 
 SPACE = SearchSpace("toy", "pipd", {"beta": Float(0.0, 6.0, "why")})
-TRIALS = 20
+TRIALS = 60
 
 DASHBOARD = """
 import optuna, pathlib, sys
