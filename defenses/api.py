@@ -273,6 +273,11 @@ class Stage:
         return {source.partition(".")[0] for source in self.inputs.values()}
 
 
+def stage_params(stage: Stage, config: Config) -> dict[str, Any]:
+    """The config fields that a stage reads."""
+    return {name: getattr(config, name) for name in stage.reads}
+
+
 class Defense:
     """One defense: a Config, stages in order, and where in their outputs the result lies.
 

@@ -24,6 +24,7 @@ from defenses.api import (
     SuspectDataset,
     Weights,
     silent,
+    stage_params,
 )
 from defenses.config import Config
 from defenses.cost import stage_cost
@@ -70,11 +71,6 @@ class StageOutputs:
             assert self.artifact is not None
             self.outputs[name] = self.artifact.load(name)
         return self.outputs[name]
-
-
-def stage_params(stage: Stage, config: Config) -> dict[str, Any]:
-    """The config fields that a stage reads."""
-    return {name: getattr(config, name) for name in stage.reads}
 
 
 def clean_part(stage: Stage, config: Config, reserve: CleanReserve | None) -> CleanReserve | None:

@@ -7,7 +7,7 @@ epochs of a training, what is needed to go on from some of them; see `defenses.s
 
 from typing import Any
 
-from defenses.api import Stage
+from defenses.api import Stage, stage_params
 from defenses.config import Config
 
 WITHOUT_END = ("constant",)
@@ -28,7 +28,7 @@ def key_params(stage: Stage, config: Config) -> dict[str, Any]:
     Read at its end a training is keyed as one without a `Trajectory`; under a schedule without end, read after epoch e,
     as one of e epochs.
     """
-    params = {name: getattr(config, name) for name in stage.reads}
+    params = stage_params(stage, config)
     if stage.trajectory is None:
         return params
     read, names = read_epoch(stage, config), stage.trajectory
@@ -44,4 +44,4 @@ def shared_params(stage: Stage, config: Config) -> dict[str, Any]:
     names = stage.trajectory
     without_end = getattr(config, names.schedule) in WITHOUT_END
     left_out = {names.read, names.epochs} if without_end else {names.read}
-    return {name: getattr(config, name) for name in stage.reads if name not in left_out}
+    return {name: value for name, value in stage_params(stage, config).items() if name not in left_out}

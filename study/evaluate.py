@@ -290,11 +290,11 @@ def _beside(report: dict[str, Any]) -> list[str]:
     control, cost = report["clean_control"], report["cost"]
     clean = [] if control is None else [f"{in_words(names.FPR_CLEAN)}: {format_number(control[names.FPR_CLEAN], 4)}"]
 
-    def shown(which: str) -> str:
+    def cost_text(which: str) -> str:
         epochs = format_number(cost[f"{which}_epochs"], 1)
         return f"{epochs} epoch-equivalents, {duration(cost[f'{which}_seconds'])}"
 
-    text = f"Cost of {report['defense']}: {shown('built')}; spent here, the rest reused: {shown('spent')}"
+    text = f"Cost of {report['defense']}: {cost_text('built')}; spent here, the rest reused: {cost_text('spent')}"
     return [*clean, wrap(text)]
 
 

@@ -121,10 +121,10 @@ def _draw(folder: Path, trials: Sequence[int]) -> None:
         for trial in trials:
             key = str(results.trials.at[trial, "key"])
             drawn = draw_plots(folder, outbox, key, functools.partial(files.flags, trial))
-            print_line(f"{folder.name}: {_told(drawn, trial)}")
+            print_line(f"{folder.name}: {_drawn_text(drawn, trial)}")
 
 
-def _told(drawn: int, trial: int) -> str:
+def _drawn_text(drawn: int, trial: int) -> str:
     if drawn:
         return f"trial {trial} is drawn on {drawn} scenario{'s' * (drawn > 1)}"
     return f"trial {trial} has nothing to draw: it has plots already, or no scores of it are in reach"

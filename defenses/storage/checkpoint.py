@@ -65,14 +65,14 @@ class Checkpoint:
         for epoch in range(done, count):
             yield epoch
             if self._folder is not None and time.monotonic() - last >= self._seconds:
-                spent = self.earlier_seconds + time.monotonic() - self._started
-                write_state(self._folder, name, {"epochs": epoch + 1, "seconds": spent}, parts)
+                self._keep(name, epoch + 1, parts)
                 last = time.monotonic()
 
-    def _peek(self, name: str) -> int | None:
-        """How many epochs a kept state has behind it, by its word alone; None where there is none."""
-        kept = _read(self._folder, name) if self._folder is not None else None
-        return None if kept is None else int(kept[0]["epochs"])
+    def _keep(self, name: str, epochs: int, parts: TrainingState) -> None:
+        """Writes the parts as they are after so many epochs."""
+        assert self._folder is not None
+        spent = self.earlier_seconds + time.monotonic() - self._started
+        _write(self._folder, name, {"epochs": epochs, "seconds": spent}, parts)
 
     def _restore(self, name: str, parts: TrainingState) -> int:
         """Puts the parts back to what they were; how many epochs that saves."""
@@ -104,12 +104,7 @@ def remove_checkpoints(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def write_state(folder: Path, name: str, done: dict[str, float], parts: TrainingState) -> None:
-    """Keeps the parts as they are now, under a name.
-
-    Args:
-        done: ``epochs`` and the ``seconds`` that they took.
-    """
+def _write(folder: Path, name: str, done: dict[str, float], parts: TrainingState) -> None:
     tensors: dict[str, Tensor] = {}
     tree = {part: pack(build_state(live), tensors) for part, live in parts.items()}
     data = safetensors.torch.save(tensors)

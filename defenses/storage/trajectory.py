@@ -10,12 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from defenses.storage.checkpoint import Checkpoint, write_state
+from defenses.storage.checkpoint import Checkpoint
 from defenses.storage.state_codec import TrainingState
 
 GRID = tuple(sorted({2**power for power in range(11)} | {3 * 2**power for power in range(10)}))
 """Epochs whose state is kept: 1, 2, 3, 4, 6, 8, 12, 16, 24, ...; from 2 on each is at most 1.5 times the one before."""
-_ROLLING = "checkpoint-1"
 
 
 class TrajectoryCheckpoint(Checkpoint):
@@ -39,33 +38,20 @@ class TrajectoryCheckpoint(Checkpoint):
         """
         stop = min(self._stop, count)
         done = self._start(stop, parts)
-        last = time.monotonic()
+        last, passing = time.monotonic(), ""
         for epoch in range(done, stop):
             yield epoch
             reached = epoch + 1
-            if reached in GRID or reached == stop:
-                self._write(f"epoch-{reached}", reached, parts)
-                for file in self._states.glob(f"{_ROLLING}*"):
+            lasts = reached in GRID or reached == stop
+            if lasts or time.monotonic() - last >= self._seconds:
+                self._keep(f"epoch-{reached}", reached, parts)
+                for file in self._states.glob(f"{passing}[.-]*") if passing else ():
                     file.unlink(missing_ok=True)  # what it would save is saved
-                last = time.monotonic()
-            elif time.monotonic() - last >= self._seconds:
-                self._write(_ROLLING, reached, parts)
-                last = time.monotonic()
+                last, passing = time.monotonic(), "" if lasts else f"epoch-{reached}"
 
     def _start(self, stop: int, parts: TrainingState) -> int:
         """Puts the parts back to the last state that is kept before the one wanted; how many epochs that saves."""
-        kept = {name: int(name.removeprefix("epoch-")) for name in self._names("epoch-*.json")}
-        rolling = self._peek(_ROLLING)
-        if rolling is not None:
-            kept[_ROLLING] = rolling
-        for name, epoch in sorted(kept.items(), key=lambda item: -item[1]):
-            if epoch <= stop and self._restore(name, parts):
-                return epoch
-        return 0
-
-    def _names(self, pattern: str) -> list[str]:
-        return [file.stem for file in self._states.glob(pattern) if file.stem.removeprefix("epoch-").isdigit()]
-
-    def _write(self, name: str, epochs: int, parts: TrainingState) -> None:
-        spent = self.earlier_seconds + time.monotonic() - self._started
-        write_state(self._states, name, {"epochs": epochs, "seconds": spent}, parts)
+        kept = sorted(
+            (int(file.stem.removeprefix("epoch-")) for file in self._states.glob("epoch-*.json")), reverse=True
+        )
+        return next((epoch for epoch in kept if epoch <= stop and self._restore(f"epoch-{epoch}", parts)), 0)

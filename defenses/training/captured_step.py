@@ -127,28 +127,20 @@ class CapturedSteps(EagerSteps):
     """Steps that are replayed as they were recorded, and checked against eager ones in every epoch.
 
     Args:
+        context: of the stage.
         work: what a step does; its rate lies on the device.
-        stage: for the warning that a stage goes on eagerly.
         mode: ``captured``, or ``compiled``: what is recorded is the network as `torch.compile` translates it.
-        precision: ``bf16`` or ``fp32``.
-        changed: tensors and generators that the loss changes beside the model, or draws from.
+        changed: what the loss changes beside the model, or draws from; of it tensors and generators matter.
 
     Attributes:
         mode: how steps are taken now; ``eager`` once a recording was given up.
     """
 
-    def __init__(
-        self,
-        work: Work,
-        stage: str,
-        mode: str,
-        precision: str,
-        changed: Mapping[str, Tensor | torch.Generator],
-    ) -> None:
+    def __init__(self, context: StageContext, work: Work, mode: str, changed: Mapping[str, object]) -> None:
         super().__init__(work)
         self.mode = mode
-        self._stage = stage
-        self._tolerance = TOLERANCE[precision]
+        self._stage = context.stage
+        self._tolerance = TOLERANCE[context.precision]
         self._tensors = {name: part for name, part in changed.items() if isinstance(part, Tensor)}
         self._generators = [part for part in changed.values() if isinstance(part, torch.Generator)]
         self._replay: Callable[[], object] | None = None
@@ -294,13 +286,10 @@ def make_steps(
         optimiser: SGD or Adam, with one learning rate for all parameters.
         batch_loss: the tensors of a batch (positions int64 [b], and others) -> a float scalar.
         clip_norm: see `Work`.
-        changed: what the loss changes beside the model, or draws from; of it tensors and generators matter.
+        changed: see `CapturedSteps`.
     """
     device = context.device
     rate = torch.tensor(float(optimiser.param_groups[0]["lr"]), device=device) if device.type in RECORDERS else None
     work = Work(model, optimiser, batch_loss, clip_norm, rate)
     mode = choose_mode(context.step, device, size)
-    if mode == "eager":
-        return EagerSteps(work)
-    state = {name: part for name, part in changed.items() if isinstance(part, Tensor | torch.Generator)}
-    return CapturedSteps(work, context.stage, mode, context.precision, state)
+    return EagerSteps(work) if mode == "eager" else CapturedSteps(context, work, mode, changed)

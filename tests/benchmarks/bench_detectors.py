@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from defenses import DEFENSES
-from defenses.api import Params, StageContext, SuspectDataset, silent
+from defenses.api import Params, StageContext, SuspectDataset, silent, stage_params
 from defenses.models import ModelSpec, build_model
-from defenses.runner import stage_params
 from defenses.training.input_masks import MaskRecipe, find_masks
 
 MODES: tuple[tuple[str, dict[str, Any]], ...] = (

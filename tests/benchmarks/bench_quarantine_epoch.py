@@ -11,11 +11,10 @@ import time
 import numpy as np
 import torch
 
-from defenses.api import Params, StageContext, SuspectDataset
+from defenses.api import Params, StageContext, SuspectDataset, stage_params
 from defenses.methods.no_defense import NoDefenseConfig
 from defenses.methods.quarantine import PRE_QUARANTINE, QUARANTINE_TRAINING, QTConfig
 from defenses.models import ModelSpec
-from defenses.runner import stage_params
 from defenses.shared_stages import STANDARD_TRAINING
 from defenses.training.precision import best_precision
 

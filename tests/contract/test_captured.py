@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from field_effects import mislabelled
 from interrupted import digests, run_through_kills
 from recorded_operations import record_operations
 from small_images import CLASSES, SIZE, make_images, make_reserve
-from training_rows import DEFENSE_ROWS, suspect
+from training_rows import DEFENSE_ROWS
 
 from defenses import DEFENSES
 from defenses.api import DefenseResult, Progress, silent
@@ -40,7 +41,7 @@ def run(row: str, folder: Path, step: str, progress: Progress = silent) -> Defen
     name, settings = DEFENSE_ROWS[row]
     spec, store = ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE), Store(folder, checkpoint_seconds=0)
     context = RunContext(store, spec, 5, torch.device("cpu"), "fp32", progress, make_reserve(), step)
-    return run_defense(DEFENSES[name](DEFENSES[name].config_type(**settings)), suspect(), context)
+    return run_defense(DEFENSES[name](DEFENSES[name].config_type(**settings)), mislabelled(), context)
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from field_effects import mislabelled
 from interrupted import checkpoint_files, digests, run_through_kills
 from small_images import CLASSES, SIZE, make_images, make_reserve
-from training_rows import DEFENSE_ROWS, suspect
+from training_rows import DEFENSE_ROWS
 
 from defenses import DEFENSES
 from defenses.api import Progress, silent
@@ -38,7 +39,7 @@ def test_every_defense_and_every_attack_that_trains_has_a_row() -> None:
 def test_a_defense_killed_after_every_epoch_ends_the_same(row: str, tmp_path: Path) -> None:
     name, settings = DEFENSE_ROWS[row]
     defense = DEFENSES[name](DEFENSES[name].config_type(**settings))
-    spec, data = ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE), suspect()
+    spec, data = ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE), mislabelled()
 
     def run(folder: str, progress: Progress) -> Store:
         store = Store(tmp_path / folder, checkpoint_seconds=0)

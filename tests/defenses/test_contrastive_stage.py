@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from small_images import CLASSES, SIZE, make_images
+from small_images import CLASSES, SIZE, make_images, stripes
 
 from defenses.api import Params, StageContext, SuspectDataset, silent
 from defenses.contrastive_stage import CONTRASTIVE_PRETRAINING, ContrastiveConfig
@@ -70,17 +70,6 @@ def test_one_image_alone_is_refused_in_a_line() -> None:
     assert str(error.value) == (
         "contrastive learning tells an image from others and needs at least 2, got 1: give it more"
     )
-
-
-def stripes(n: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Grey images whose class is the slope of stripes of any width and place, in any light: views keep only that."""
-    labels = (np.arange(n) % CLASSES).astype(np.int64)
-    y, x = np.mgrid[:SIZE, :SIZE]
-    angle, phase = labels[:, None, None] * np.pi / CLASSES, rng.uniform(0, 2 * np.pi, (n, 1, 1))
-    waves = np.sin((x * np.cos(angle) + y * np.sin(angle)) * rng.uniform(0.7, 1.7, (n, 1, 1)) + phase)
-    light, contrast = rng.uniform(48, 208, (n, 1, 1)), rng.uniform(30, 60, (n, 1, 1))
-    images = (light + contrast * waves)[..., None] + rng.normal(0, 20, (n, SIZE, SIZE, 3))
-    return images.clip(0, 255).astype(np.uint8), labels
 
 
 def test_learned_features_tell_classes_apart_better_than_pixels() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from field_effects import mislabelled
 from interrupted import Killed, digests
 from small_images import CLASSES, SIZE, make_reserve
-from training_rows import suspect
 
 from defenses import DEFENSES
 from defenses.api import Progress, silent
@@ -44,7 +44,7 @@ def run(
     store = Store(folder, checkpoint_seconds=0)
     context = RunContext(store, SPEC, 5, torch.device("cpu"), "fp32", progress, make_reserve())
     defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(fields))
-    return run_stages(defense, suspect(), context, stop_at=stage)
+    return run_stages(defense, mislabelled(), context, stop_at=stage)
 
 
 class Count:

@@ -17,6 +17,20 @@ from defenses.storage.store import Store
 
 PLAIN_TRAINING = {field.name for field in dataclasses.fields(NoDefenseConfig)}
 """Fields of the training that detectors share with the undefended model: `test_detector_fields` tries them, with AC."""
+SEMI_SUPERVISED_ENDS: dict[str, tuple[Any, Any]] = {
+    "lr": (1e-4, 0.02),
+    "iterations": (1, 2),
+    "batch_size": (2, 8),
+    "labelled_share": (0.2, 0.8),
+    "lambda_u": (0.0, 50.0),
+    "ramp_epochs": (0, 20),
+    "temperature": (0.1, 1.0),
+    "mixup_alpha": (0.1, 10.0),
+    "weak_views": ("plain", "flip_crop"),
+    "ce_weight": (0.0, 50.0),
+    "rce_weight": (0.0, 1.0),
+}
+"""Two values of each field that ASD and DBD share."""
 SPEC = ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE)
 
 

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from small_images import make_reserve
 
-from defenses.api import Defense, Outputs, Params, Stage, StageContext, SuspectDataset, silent
+from defenses.api import Defense, Outputs, Params, Stage, StageContext, SuspectDataset, silent, stage_params
 from defenses.models import ModelSpec
-from defenses.runner import clean_part, stage_params
+from defenses.runner import clean_part
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -1,6 +1,7 @@
 """Images that a small network learns in a few epochs."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from defenses.api import CleanReserve
 from study.datasets.images import Images
@@ -30,3 +31,14 @@ def make_reserve(classes: int = CLASSES, size: int = SIZE) -> CleanReserve:
     """32 clean images like those of `make_images`, and none of them."""
     beside = make_images(8, 32, classes, size, seed=1000)
     return CleanReserve.of(beside.test_images, beside.test_labels, classes)
+
+
+def stripes(n: int, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Grey images whose class is the slope of stripes of any width and place, in any light: views keep only that."""
+    labels = (np.arange(n) % CLASSES).astype(np.int64)
+    y, x = np.mgrid[:SIZE, :SIZE]
+    angle, phase = labels[:, None, None] * np.pi / CLASSES, rng.uniform(0, 2 * np.pi, (n, 1, 1))
+    waves = np.sin((x * np.cos(angle) + y * np.sin(angle)) * rng.uniform(0.7, 1.7, (n, 1, 1)) + phase)
+    light, contrast = rng.uniform(48, 208, (n, 1, 1)), rng.uniform(30, 60, (n, 1, 1))
+    images = (light + contrast * waves)[..., None] + rng.normal(0, 20, (n, SIZE, SIZE, 3))
+    return images.clip(0, 255).astype(np.uint8), labels

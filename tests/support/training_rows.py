@@ -2,11 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-from small_images import CLASSES, make_images
-
-from defenses.api import SuspectDataset
-
 # Everything that draws or that has memory is on, and milestones, phases and releases lie between the epochs.
 DEFENSE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "no_defense": ("no_defense", {"epochs": 4, "lr": 0.05, "batch_size": 32, "schedule": "step"}),
@@ -156,11 +151,3 @@ DEFENSE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
     "flare": ("flare", {"epochs": 4, "lr": 0.05, "batch_size": 32, "dropped_layers": 2, "min_lifetime": 0.0}),
     "cd": ("cd", {"epochs": 4, "lr": 0.05, "batch_size": 32, "mask_steps": 2, "clean_images": 8}),
 }
-
-
-def suspect() -> SuspectDataset:
-    """96 images, of which eight have other labels."""
-    images = make_images(96, 8)
-    labels, rng = images.train_labels.copy(), np.random.default_rng(3)
-    labels[:8] = rng.integers(0, CLASSES, 8)
-    return SuspectDataset.of(images.train_images, labels, CLASSES)

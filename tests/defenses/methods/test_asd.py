@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from field_effects import SPEC, idle_field, mislabelled, run_with
+from field_effects import SEMI_SUPERVISED_ENDS, SPEC, idle_field, mislabelled, run_with
 from small_images import CLASSES, SIZE, make_images, make_reserve
 from torch.nn import functional
 
@@ -237,17 +237,8 @@ def test_one_sample_cannot_be_split(tmp_path: Path) -> None:
 
 ENDS: dict[str, tuple[Any, Any]] = {
     "budget_fraction": (0.4, 1.0),
+    **SEMI_SUPERVISED_ENDS,
     "lr": (1e-4, 0.01),
-    "iterations": (1, 2),
-    "batch_size": (2, 8),
-    "labelled_share": (0.2, 0.8),
-    "lambda_u": (0.0, 50.0),
-    "ramp_epochs": (0, 20),
-    "temperature": (0.1, 1.0),
-    "mixup_alpha": (0.1, 10.0),
-    "weak_views": ("plain", "flip_crop"),
-    "ce_weight": (0.0, 50.0),
-    "rce_weight": (0.0, 1.0),
     "clean_images": (4, 32),
     "class_aware_epochs": (1, 3),
     "class_agnostic_epochs": (0, 2),

@@ -12,13 +12,13 @@ from interrupted import digests, run_through_kills
 from planted_features import run_stage
 from torch import Tensor, nn
 
-from defenses.api import Progress, silent
+from defenses.api import Progress, silent, stage_params
 from defenses.methods import cd
 from defenses.methods.cd import COGNITIVE_MASKS, CDConfig, CognitiveDistillation
 from defenses.models import ModelSpec, build_model
 from defenses.models.resnet import ResNet
 from defenses.registry import UserError
-from defenses.runner import RunContext, run_defense, stage_params
+from defenses.runner import RunContext, run_defense
 from defenses.shared_stages import cpu_weights
 from defenses.storage.store import Store
 from defenses.training.input_masks import MaskRecipe, find_masks, total_variation

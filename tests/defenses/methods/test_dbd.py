@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from field_effects import SPEC, idle_field, mislabelled, run_with
+from field_effects import SEMI_SUPERVISED_ENDS, SPEC, idle_field, mislabelled, run_with
 from numpy.typing import NDArray
-from small_images import CLASSES, SIZE
+from small_images import CLASSES, stripes
 from torch import Tensor
 
 from defenses.api import StageContext, SuspectDataset, silent
@@ -125,20 +125,8 @@ def with_corner(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return images
 
 
-def stripes(n: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Grey images whose class is the slope of stripes of any width and place, in any light: views keep only that."""
-    rng = np.random.default_rng(0)
-    labels = (np.arange(n) % CLASSES).astype(np.int64)
-    y, x = np.mgrid[:SIZE, :SIZE]
-    angle, phase = labels[:, None, None] * np.pi / CLASSES, rng.uniform(0, 2 * np.pi, (n, 1, 1))
-    waves = np.sin((x * np.cos(angle) + y * np.sin(angle)) * rng.uniform(0.7, 1.7, (n, 1, 1)) + phase)
-    light, contrast = rng.uniform(48, 208, (n, 1, 1)), rng.uniform(30, 60, (n, 1, 1))
-    images = (light + contrast * waves)[..., None] + rng.normal(0, 20, (n, SIZE, SIZE, 3))
-    return images.clip(0, 255).astype(np.uint8), labels
-
-
 def test_poison_that_shows_another_class_has_a_high_loss_and_shuffled_labels_have_no_gap() -> None:
-    images, labels = stripes(192)
+    images, labels = stripes(192, np.random.default_rng(0))
     poison = np.zeros(192, dtype=bool)
     poison[np.flatnonzero(labels != 0)[:16]] = True
     images[poison] = with_corner(images[poison])
@@ -190,17 +178,7 @@ ENDS: dict[str, tuple[Any, Any]] = {
     "smallest_part": (0.1, 1.0),
     "view_flip": (False, True),
     "momentum": (0.0, 0.9),
-    "lr": (1e-4, 0.02),
-    "iterations": (1, 2),
-    "batch_size": (2, 8),
-    "labelled_share": (0.2, 0.8),
-    "lambda_u": (0.0, 50.0),
-    "ramp_epochs": (0, 20),
-    "temperature": (0.1, 1.0),
-    "mixup_alpha": (0.1, 10.0),
-    "weak_views": ("plain", "flip_crop"),
-    "ce_weight": (0.0, 50.0),
-    "rce_weight": (0.0, 1.0),
+    **SEMI_SUPERVISED_ENDS,
     "warm_up_epochs": (1, 3),
     "warm_up_batch_size": (8, 96),
     "warm_up_statistics": ("kept", "moved"),

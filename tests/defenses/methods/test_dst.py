@@ -14,11 +14,10 @@ from small_images import CLASSES, make_images
 from torch import Tensor
 from torch.nn import functional
 
-from defenses.api import Outputs, Params, Stage, StageContext, silent
+from defenses.api import Outputs, Params, Stage, StageContext, silent, stage_params
 from defenses.methods.dst import DISTINGUISHING, DST, DSTConfig, centre_similarity
 from defenses.models import ModelSpec, build_model
 from defenses.registry import UserError
-from defenses.runner import stage_params
 from defenses.shared_stages import PENULTIMATE_FEATURES, cpu_weights
 from defenses.training.image_transforms import TRANSFORMS, median_filter, transformed
 
