@@ -12,6 +12,7 @@ from study.cli.bar import EpochProgress, working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser, add_options, given_options
 from study.cli.terminal import print_line, table
+from study.cli.waiting import wait_passively
 from study.config.config import StudyConfig, resolve
 from study.config.option_groups import OF_ATTACKS, OPTION_GROUPS
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _preview(namespace: Namespace) -> int:
+    wait_passively()
     with working("loading torch"):
         from study.preview import write_preview
 
