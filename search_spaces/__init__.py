@@ -13,10 +13,17 @@ SEARCH_SPACES: Registry[SearchSpace] = Registry(
     "space",
     {
         "pipd": ("search_spaces.pipd:PIPD_SPACE", "PIPD: p, q, beta, K, T, lambda, channel statistic"),
-        "pipd_wide": ("search_spaces.pipd:PIPD_WIDE_SPACE", "pipd and what costs a new pre-isolation: gamma, epochs"),
+        "pipd_wide": (
+            "search_spaces.pipd:PIPD_WIDE_SPACE",
+            "pipd and all that decides pre-isolation: read epoch, rate, gamma ...",
+        ),
         "qt": ("search_spaces.quarantine:QT_SPACE", "Quarantine Training: epsilon, step, ratio, phases, release"),
+        "qt_wide": (
+            "search_spaces.quarantine:QT_WIDE_SPACE",
+            "qt and what its two trainings hang on: read epochs, rates ...",
+        ),
         "abl": ("search_spaces.abl:ABL_SPACE", "ABL: r, epochs of unlearning"),
-        "abl_wide": ("search_spaces.abl:ABL_WIDE_SPACE", "abl and gamma, pre-isolation epochs, rate of unlearning"),
+        "abl_wide": ("search_spaces.abl:ABL_WIDE_SPACE", "abl and read epoch, rate, gamma, rate of unlearning"),
         "none": ("search_spaces.none:NONE_SPACE", "NONE: rho, lambda_l, lambda_h, detectors a tap, rounds"),
         "no_defense": ("search_spaces.no_defense:NO_DEFENSE_SPACE", "plain training: nothing to search, one trial"),
         "ac": ("search_spaces.ac:AC_SPACE", "activation clustering: reducer, dims, clusters, rule, share, silhouette"),
@@ -28,8 +35,15 @@ SEARCH_SPACES: Registry[SearchSpace] = Registry(
         "dbalfa": ("search_spaces.dbalfa:DBALFA_SPACE", "DBALFA: tau, layers used, their weights"),
         "dst": ("search_spaces.dst:DST_SPACE", "D-ST: transform, alpha_c, alpha_p, T, lambda_p, columns masked"),
         "cd": ("search_spaces.cd:CD_SPACE", "cognitive distillation: threshold, alpha"),
-        "cd_wide": ("search_spaces.cd:CD_WIDE_SPACE", "cd and what moves masks: beta, rate, steps"),
+        "cd_wide": ("search_spaces.cd:CD_WIDE_SPACE", "cd, what moves masks, and how the model is trained"),
         "flare": ("search_spaces.flare:FLARE_SPACE", "FLARE: statistic, smallest cluster, lifetime, depth"),
+        **{
+            f"{name}_wide": (
+                f"search_spaces.undefended_wide:{name.upper()}_WIDE",
+                f"{name} and how the undefended model is trained: read epoch, rate, decay, augmentation",
+            )
+            for name in ("ac", "ss", "none", "flare", "dbalfa", "ibd_psc", "scale_up")
+        },
         **_entries(
             "search_spaces.pipd_ablations",
             {

@@ -1,6 +1,7 @@
 """The search spaces of ABL."""
 
-from search_spaces.space import Float, Int, Range, SearchSpace
+from search_spaces.pipd import READS
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace, without_searched
 
 _RANGES: dict[str, Range] = {
     "isolation_rate": Float(
@@ -51,10 +52,13 @@ ABL_SPACE = SearchSpace(name="abl", defense="abl", ranges=_RANGES, presets=_PRES
 
 _WIDE: dict[str, Range] = {
     **_RANGES,
+    "read_epoch": Choice((2, 3, 4, 6, 8, 10), "poison is learned in the first epochs, and clean samples follow"),
+    "pre_isolation_lr": Float(
+        0.01, 0.3, "too slow and little is learned at all, too fast and it is thrown off", log=True
+    ),
     "gamma": Float(
         0.05, 2.0, "where clean samples are held: below the loss of guessing, above that of memorising", log=True
     ),
-    "pre_isolation_epochs": Int(3, 30, "poison is learned in the first epochs, and clean samples follow"),
     "unlearning_lr": Float(
         1e-5, 2e-2, "the public copies lie between 1e-4 and 2e-2; a saturated loss needs the upper end", log=True
     ),
@@ -64,8 +68,7 @@ ABL_WIDE_SPACE = SearchSpace(
     name="abl_wide",
     defense="abl",
     ranges=_WIDE,
-    presets={
-        preset: {name: value for name, value in values.items() if name not in _WIDE}
-        for preset, values in _PRESETS.items()
-    },
+    presets=without_searched(_PRESETS, _WIDE),
+    ranges_by_preset={preset: {"read_epoch": reads} for preset, reads in READS.items()},
+    calibrated=_PRESETS,
 )

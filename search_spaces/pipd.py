@@ -1,6 +1,6 @@
 """The search spaces of PIPD."""
 
-from search_spaces.space import Choice, Float, Int, Range, SearchSpace
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace, without_searched
 
 _RANGES: dict[str, Range] = {
     "isolation_rate": Float(
@@ -45,22 +45,41 @@ _PRESETS = {
 
 PIPD_SPACE = SearchSpace(name="pipd", defense="pipd", ranges=_RANGES, presets=_PRESETS)
 
-_WIDE_PRESETS = {
-    preset: {name: value for name, value in values.items() if name not in ("gamma", "pre_isolation_epochs")}
-    for preset, values in _PRESETS.items()
+# Read epochs: few, so that trials share what follows from them, and all but the last on the grid on which a training's
+# states are kept (`defenses.storage.trajectory`), so that whatever their order none is trained for twice.
+READS = {
+    "smoke": Choice((4, 6, 8, 12, 16, 24, 30), "poison is learned first; held on, clean samples join it or leave it"),
+    "small": Choice((2, 3, 4, 6, 8, 12, 15), "poison is learned first; held on, clean samples join it or leave it"),
+}
+_WIDE: dict[str, Range] = {
+    **_RANGES,
+    "read_epoch": Choice(
+        (8, 16, 32, 64, 96, 128, 200), "poison is learned first; held on, clean samples join it or leave it"
+    ),
+    "pre_isolation_lr": Float(
+        0.01, 0.3, "too slow and little is learned at all, too fast and it is thrown off", log=True
+    ),
+    "pre_isolation_schedule": Choice(
+        ("step", "one_cycle", "constant"), "whether it starts fast (the paper's), warms up first, or never slows down"
+    ),
+    "pre_isolation_augment": Choice((False, True), "crops move patches out of sight and blends stay"),
+    "gamma": Float(
+        0.05, 2.0, "where clean samples are held: below the loss of guessing, above that of memorising", log=True
+    ),
+    "granularity": Choice(("batch", "sample"), "a batch's mean below gamma turns all of it, or each sample its own"),
+    "batch_size": Choice((32, 64, 128), "how often the sign may change in an epoch, and how noisy a mean is"),
+    "taps": Choice(("convolutions", "blocks"), "channels before the shortcut is added, or after"),
+    "clustering": Choice(
+        ("fisher_jenks", "minimum_error", "gaussian_mixture", "robust_tail"),
+        "the paper's goes by variance alone, which a small minority bends",
+    ),
 }
 
 PIPD_WIDE_SPACE = SearchSpace(
     name="pipd_wide",
     defense="pipd",
-    ranges={
-        **_RANGES,
-        "gamma": Float(
-            0.05, 2.0, "where clean samples are held: below the loss of guessing, above that of memorising", log=True
-        ),
-        "pre_isolation_epochs": Int(
-            5, 200, "from the first epochs, when poison is learned, to the paper's 200", log=True
-        ),
-    },
-    presets=_WIDE_PRESETS,
+    ranges=_WIDE,
+    presets=without_searched(_PRESETS, _WIDE),
+    ranges_by_preset={preset: {"read_epoch": reads} for preset, reads in READS.items()},
+    calibrated=_PRESETS,
 )

@@ -1,6 +1,6 @@
 """The search space of Quarantine Training."""
 
-from search_spaces.space import Choice, Float, Int, Range, SearchSpace
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace, without_searched
 
 _RANGES: dict[str, Range] = {
     "epsilon_init": Float(0.2, 0.5, "below, next to nothing enters quarantine; 0.5 tosses a coin between the two"),
@@ -42,3 +42,34 @@ _PRESETS = {
 }
 
 QT_SPACE = SearchSpace(name="qt", defense="qt", ranges=_RANGES, presets=_PRESETS, model="preact_resnet18")
+
+_WHY_PRE = "the first samples to be learned: too early and none is, too late and clean ones are among them"
+_WHY_QUARANTINE = "the target class is released late, and clean samples drift into quarantine all along"
+_WIDE: dict[str, Range] = {
+    **_RANGES,
+    "pre_read_epoch": Choice((2, 3, 4), _WHY_PRE),
+    "pre_lr": Float(0.003, 0.1, "how much of poison, and of the rest, so few epochs learn", log=True),
+    "pre_quarantine_label": Choice(("maximum", "multiplied"), "the paper's label of these samples, and the code's"),
+    "quarantine_read_epoch": Choice((4, 6, 8, 12, 16, 20), _WHY_QUARANTINE),
+    "lr": Float(0.003, 0.1, "how fast samples are drawn into quarantine, and the class after them", log=True),
+    "batch_size": Choice((32, 64, 128), "steps an epoch: a small set needs more of them to be learned at all"),
+    "frozen_epochs": Choice((0, 1, 2), "the new head alone first, so that its first errors do not move the backbone"),
+    "quarantine_pass": Choice(("running", "epoch_end"), "as each batch is trained, by half-trained weights, or after"),
+    "release_lasts": Choice(("epoch", "end"), "a released class may come back into quarantine, or never"),
+}
+
+QT_WIDE_SPACE = SearchSpace(
+    name="qt_wide",
+    defense="qt",
+    ranges=_WIDE,
+    presets=without_searched(_PRESETS, _WIDE),
+    ranges_by_preset={
+        preset: {
+            "pre_read_epoch": Choice((2, 3, 4, 6, 8), _WHY_PRE),
+            "quarantine_read_epoch": Choice((4, 6, 8, 10), _WHY_QUARANTINE),
+        }
+        for preset in _PRESETS
+    },
+    calibrated=_PRESETS,
+    model="preact_resnet18",
+)

@@ -104,6 +104,10 @@ class SearchSpace:
         ranges: field -> range. The default of a field is read from the defense's Config, never repeated here.
         presets: preset -> fields that make the defense affordable at that scale (epochs, rates). Never a searched
             field: the paper's default must stay the first trial.
+        ranges_by_preset: preset -> ranges that take the place of those in `ranges`, where they depend on how long a
+            preset trains; see `at`.
+        calibrated: preset -> values of searched fields that suit its scale, as the narrower space has them fixed: the
+            second trial, since the paper's rates are meant for the paper's epochs.
         model: the network of the paper.
         study: options of a study that this space sets (attacks, rates, sampler ...), over the preset's and under the
             user's. An ablation's are those of its table or figure.
@@ -114,6 +118,8 @@ class SearchSpace:
     defense: str
     ranges: Mapping[str, Range]
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    ranges_by_preset: Mapping[str, Mapping[str, Range]] = field(default_factory=dict)
+    calibrated: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     model: str = "resnet18"
     study: Mapping[str, Any] = field(default_factory=dict)
     paper: str = ""
@@ -130,9 +136,21 @@ class SearchSpace:
         """The fields that a preset sets; none for ``paper``."""
         return dict(self.presets.get(name, {}))
 
+    def at(self, preset: str) -> "SearchSpace":
+        """The space as it is searched at a preset."""
+        return replace(self, ranges={**self.ranges, **self.ranges_by_preset.get(preset, {})})
+
     def default(self, config: Config) -> dict[str, Value]:
-        """The point of the paper: the searched fields as a config has them."""
-        return {name: getattr(config, name) for name in self.ranges}
+        """The point of the paper: the searched fields as a config has them; see `at`.
+
+        A training that is read at its end, which is None in a config, is read at the last of the epochs searched.
+        """
+        return {name: _or_last(getattr(config, name), own) for name, own in self.ranges.items()}
+
+    def calibrated_point(self, preset: str, config: Config) -> dict[str, Value] | None:
+        """The point with the values that suit a preset's scale; None where there are none."""
+        suits = {name: value for name, value in self.calibrated.get(preset, {}).items() if name in self.ranges}
+        return {**self.default(config), **suits} if suits else None
 
     @property
     def size(self) -> int | None:
@@ -183,6 +201,23 @@ class SearchSpace:
             study={"sampler": "grid", **study},
             paper=paper,
         )
+
+
+def without_searched(
+    presets: Mapping[str, Mapping[str, Any]], ranges: Mapping[str, Range]
+) -> dict[str, dict[str, Any]]:
+    """The presets of a narrower space for one that searches more of their fields."""
+    return {
+        preset: {name: value for name, value in values.items() if name not in ranges}
+        for preset, values in presets.items()
+    }
+
+
+def _or_last(value: Any, field_range: Range) -> Value:
+    if value is None and isinstance(field_range, Choice):
+        return field_range.options[-1]
+    own: Value = value
+    return own
 
 
 def all_values(field_range: Range) -> tuple[Value, ...] | None:

@@ -187,7 +187,7 @@ def _best(state: StudyStatus) -> str:
     lines = []
     for trial in state.front:
         point = ", ".join(f"{name} {_value(value)}" for name, value in trial.point.items())
-        remarks = ["paper default"] if trial.paper_default else []
+        remarks = ["paper default"] if trial.paper_default else ["the preset's values"] if trial.calibrated else []
         remarks += ["knee of the front"] if state.has_knee and trial == state.best else []
         remark = f" ({', '.join(remarks)})" if remarks else ""
         lines.append(f"trial #{trial.number}{remark}, {_reached(state, trial.values or ())}")

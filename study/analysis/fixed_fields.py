@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from study.analysis.results import Results
 from study.config.config import StudyConfig
 from study.config.paper_deviations import Change, preset_changes
+from study.planning.searched_space import load_space
 from study.scenarios.oracle_defenses import find_defense
 
 
@@ -24,7 +25,7 @@ def load_changes(results: Results) -> list[Change]:
 
 def _config_and_fixed(results: Results) -> tuple[StudyConfig, dict[str, Any]] | None:
     """The options, and the fields that preset and user set; None where this version does not know the options."""
-    from study.planning.plan import fixed_fields, load_space  # with torch, which takes two seconds
+    from study.planning.plan import fixed_fields  # with torch, which takes two seconds
 
     try:
         config = StudyConfig(**results.manifest.settings)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from defenses.registry import UserError
-from search_spaces import SEARCH_SPACES
 from search_spaces.space import Range
 from study.analysis.clean_fpr import gather_clean_fpr
 from study.config.config import StudyConfig
@@ -23,6 +22,7 @@ from study.ledger.method_cost import MethodCost, method_cost
 from study.ledger.records import ScenarioRecord, read_scenario, scenario_path, scenario_paths
 from study.ledger.snapshot import SnapshotTrial, is_finished, read_ledger
 from study.ledger.study_folder import LEDGER, POINTS, find_study, study_command
+from study.planning.searched_space import load_space
 from study.scenarios.oracle_defenses import find_defense
 from tracking import names
 
@@ -43,8 +43,8 @@ class Results:
         manifest: what the study was started with.
         ranges: the searched fields, in the space's order.
         trials: a row a trial that was started, by its number: the searched fields, ``key``, ``state`` (complete,
-            pruned, fail, running), ``paper_default`` (bool), ``value`` (the objective, the first of several),
-            ``reason`` of a failure, and of several objectives a column each (``objective/asr``).
+            pruned, fail, running), ``paper_default``, ``calibrated`` (bools), ``value`` (the objective, the first of
+            several), ``reason`` of a failure, and of several objectives a column each (``objective/asr``).
         cells: a row a trial and scenario that was judged: ``trial``, ``scenario``, ``attack``, ``poison_rate``,
             ``seed``, ``stratum`` (the scenario without its seed), ``attack_failed``, every metric of
             `tracking.names.METRICS`, the three scores, signals (``signal/...``), ``built_seconds`` (the stages' cost
@@ -96,11 +96,11 @@ class Results:
     def space_filling_trials(self) -> "pandas.DataFrame":
         """The complete trials that lie evenly over the space: what sensitivity may be computed on.
 
-        Empty for a sampler that searches. The paper's default, which no sampler drew, is left out.
+        Empty for a sampler that searches. What no sampler drew, the paper's default above all, is left out.
         """
         complete = self.complete
         filling = self.config.sampler in SPACE_FILLING and not self.manifest.given_points
-        return complete[~complete["paper_default"]] if filling else complete.iloc[:0]
+        return complete[~complete["paper_default"] & ~complete["calibrated"]] if filling else complete.iloc[:0]
 
     @functools.cached_property
     def scenarios(self) -> "pandas.DataFrame":
@@ -263,7 +263,7 @@ def load_results(folder: Path, out: Path) -> Results:
         ledger = read_ledger(folder / LEDGER)
     except ValueError as error:
         raise UserError(f"study {folder.name!r} cannot be read: {error}") from error
-    space = SEARCH_SPACES.find(manifest.config.space)
+    space = load_space(manifest.config)
     started = [trial for trial in ledger.trials if trial.state != "waiting"]
     cells, stages, damaged = _read_evaluations(folder, started, manifest, space.defense)
     searched = {name for trial in started for name in trial.point}
@@ -305,15 +305,16 @@ def _trials(trials: list[SnapshotTrial], goal: Goal) -> "pandas.DataFrame":
             "key": trial.key,
             "state": trial.state,
             "paper_default": trial.paper_default,
+            "calibrated": trial.calibrated,
             "value": trial.values[0] if trial.values else None,
             "reason": trial.reason,
             **dict(zip(labels, trial.values or (None,) * len(labels), strict=False)),  # none for one objective
         }
         for trial in trials
     ]
-    columns = ("number", "key", "state", "paper_default", "value", "reason", *labels)
+    columns = ("number", "key", "state", "paper_default", "calibrated", "value", "reason", *labels)
     frame = (pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=columns)).set_index("number")
-    return frame.astype({"paper_default": bool, **dict.fromkeys(("value", *labels), float)})
+    return frame.astype({"paper_default": bool, "calibrated": bool, **dict.fromkeys(("value", *labels), float)})
 
 
 def _read_evaluations(

@@ -120,7 +120,7 @@ class StudyDriver:
         )
         self.settlement = Settlement(plan, self.reader, self.ledger, self.records)
         self.recovered = self.ledger.recover_interrupted(self.reader.outcome)
-        self.ledger.enqueue_default(plan.default_point)
+        self.ledger.enqueue_default(plan.default_point, plan.calibrated_point)
         self.records.study_begins(config.model_dump(mode="json"))
         self.settlement.catch_up()
         self._sender = Sender(self.outbox, target.uri, target.experiment, target.artifacts)

@@ -23,7 +23,7 @@ from study.ledger.dashboard import LOCK_SECONDS, Shown, describe_trials
 from study.ledger.grid import Grid, Points
 from study.ledger.pruning import Stopped
 from study.ledger.samplers import GridSampler, make_sampler, settled_point, tried_points
-from study.ledger.snapshot import KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, SHARED_SECONDS, is_finished
+from study.ledger.snapshot import CALIBRATED, KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, SHARED_SECONDS, is_finished
 from study.ledger.storage import LedgerStorage
 from study.ledger.trial_row import Outcome, TrialRow
 from tracking.destination import sqlite_url
@@ -112,7 +112,7 @@ class Ledger:
                 ingested += 1
                 continue
             if not known:
-                kept = {PAPER_DEFAULT: True} if PAPER_DEFAULT in trial.user_attrs else {}
+                kept = {name: True for name in (PAPER_DEFAULT, CALIBRATED) if name in trial.user_attrs}
                 self._study.enqueue_trial(point, user_attrs={KEY: key, RETRY_OF: trial.number, **kept})
                 queued += 1
             self._fail(trial.number, LOST)
@@ -124,10 +124,16 @@ class Ledger:
         trials = self._study.get_trials(deepcopy=False, states=states)
         return any(trial.user_attrs.get(KEY) == key for trial in trials if trial.number != besides)
 
-    def enqueue_default(self, point: Mapping[str, Value]) -> None:
-        """Makes the paper's default the first trial, once a study."""
-        if not any(PAPER_DEFAULT in trial.user_attrs for trial in self._study.get_trials(deepcopy=False)):
-            self._study.enqueue_trial(dict(point), user_attrs={KEY: self._key_of(point), PAPER_DEFAULT: True})
+    def enqueue_default(self, point: Mapping[str, Value], calibrated: Mapping[str, Value] | None = None) -> None:
+        """Makes the paper's default the first trial, and the point that suits the preset the second, once a study.
+
+        A study that was begun without the second stays without it.
+        """
+        if any(PAPER_DEFAULT in trial.user_attrs for trial in self._study.get_trials(deepcopy=False)):
+            return
+        self._study.enqueue_trial(dict(point), user_attrs={KEY: self._key_of(point), PAPER_DEFAULT: True})
+        if calibrated is not None and calibrated != point:
+            self._study.enqueue_trial(dict(calibrated), user_attrs={KEY: self._key_of(calibrated), CALIBRATED: True})
 
     def remaining(self, target: int) -> int:
         """How many trials are still to complete. A point that failed counts as tried: it would fail again."""

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from study.config.objectives import Direction
 
 KEY, REASON, RETRY_OF, PAPER_DEFAULT = "point_key", "reason", "retry_of", "paper_default"
+CALIBRATED = "calibrated"
 SHARED_SECONDS = "shared_seconds"
 LOST = "the study was stopped while this trial ran"
 
@@ -37,6 +38,7 @@ class SnapshotTrial:
     Attributes:
         state: ``waiting``, ``running``, ``complete``, ``fail`` or ``pruned``.
         values: one an objective; None unless it is complete.
+        calibrated: it has the values that suit the preset's scale; like the paper's default, no sampler drew it.
     """
 
     number: int
@@ -46,6 +48,7 @@ class SnapshotTrial:
     values: tuple[float, ...] | None
     reason: str
     paper_default: bool
+    calibrated: bool = False
 
     @property
     def finished(self) -> bool:
@@ -143,6 +146,7 @@ def _ledger(database: sqlite3.Connection) -> LedgerSnapshot:
                 values=tuple(float(reached[i]) for i in range(len(directions))) if reached else None,
                 reason=str(json.loads(reasons.get(f"{REASON}/{number}", '""'))),
                 paper_default=bool(own.get(PAPER_DEFAULT)),
+                calibrated=bool(own.get(CALIBRATED)),
             )
         )
     return LedgerSnapshot(directions, tuple(trials))

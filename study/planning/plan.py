@@ -29,6 +29,7 @@ from study.planning.holdout_rules import check_holdout
 from study.planning.idle_options import check_options_act, fields_read
 from study.planning.measurable import check_objective, measurable
 from study.planning.scenario_checks import check_scenarios, tell_misread
+from study.planning.searched_space import load_space
 from study.planning.shared_stages import Build, shared_builds
 from study.scenarios.evaluation import EvaluationContext, cached_images
 from study.scenarios.oracle_defenses import check_truth, find_defense
@@ -107,6 +108,16 @@ class Plan:
         """The searched fields at the paper's values."""
         return self.space.default(self.defense.config_type.from_mapping(self.base))
 
+    @property
+    def calibrated_point(self) -> dict[str, Value] | None:
+        """The searched fields at values that suit the preset's scale; None where the study does not try them.
+
+        A grid says itself which points there are.
+        """
+        if self.grid is not None:
+            return None
+        return self.space.calibrated_point(self.config.preset, self.defense.config_type.from_mapping(self.base))
+
     def full_config(self, point: Mapping[str, Any]) -> Config:
         """The whole configuration of a trial."""
         return self.defense.config_type.from_mapping({**self.base, **point})
@@ -129,11 +140,6 @@ class Plan:
             "until": self.config.until,
         }
         return hashlib.sha256(canonical(identity).encode()).hexdigest()[:32]
-
-
-def load_space(config: StudyConfig) -> SearchSpace:
-    """The search space that a study names."""
-    return SEARCH_SPACES.find(config.space)
 
 
 def fixed_fields(config: CommonConfig, space: SearchSpace) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The stages that all trials of a study share: which there are, in which variants, and what each needs first."""
 
 import itertools
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,11 +78,12 @@ def shared_builds(
         undefended = add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
         made: dict[tuple[str, str], int] = {}
         for stage in defense.stages:
-            for variant in shared_variants(stage, defense, space) or ():
+            for variant in _longest_first(stage, shared_variants(stage, defense, space) or []):
                 if _trains_the_undefended(stage, defense, {**base, **variant}, environment):
                     made[stage.name, canonical(variant)] = undefended
                     continue
                 parents = [made[name, _part(name, variant, defense, space)] for name in stage.parents]
+                parents += _whole_training(stage, variant, made)
                 needs, text = (
                     (poison, *sorted(parents)),
                     ", ".join(f"{name}={value}" for name, value in variant.items()),
@@ -129,6 +131,38 @@ def shared_variants(stage: Stage, defense: type[Defense], space: SearchSpace) ->
         return None
     variants = [dict(zip(fields, combination, strict=True)) for combination in itertools.product(*finite)]
     return variants if len(variants) <= MAX_VARIANTS else None
+
+
+def _longest_first(stage: Stage, variants: list[dict[str, Value]]) -> list[dict[str, Value]]:
+    """The variants of a training in the order in which each finds the states that it is read from."""
+    if not _is_read(stage, variants):
+        return variants
+    assert stage.trajectory is not None
+    read = stage.trajectory.read
+    return sorted(variants, key=lambda variant: -int(variant[read]))
+
+
+def _is_read(stage: Stage, variants: Sequence[Mapping[str, Value]]) -> bool:
+    """Whether variants differ in the epoch after which one training is read."""
+    return stage.trajectory is not None and any(stage.trajectory.read in variant for variant in variants)
+
+
+def _whole_training(stage: Stage, variant: Mapping[str, Value], made: Mapping[tuple[str, str], int]) -> list[int]:
+    """Where the build is that trains furthest of those that differ from this one in the read epoch alone, if any.
+
+    Once it is done the others read what it kept, at the same time and without training; until then they would wait.
+    """
+    if not _is_read(stage, [variant]):
+        return []
+    assert stage.trajectory is not None
+    read = stage.trajectory.read
+    others = {name: value for name, value in variant.items() if name != read}
+    alike = [
+        (json.loads(text)[read], position)
+        for (name, text), position in made.items()
+        if name == stage.name and {key: value for key, value in json.loads(text).items() if key != read} == others
+    ]
+    return [max(alike)[1]] if alike else []
 
 
 def _part(name: str, variant: Mapping[str, Value], defense: type[Defense], space: SearchSpace) -> str:

@@ -7,7 +7,9 @@ import optuna
 import pytest
 
 from defenses import DEFENSES
+from defenses.api import Trajectory
 from defenses.config import Config
+from defenses.storage.trajectory import GRID
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Choice, Float, Int, Range, SearchSpace, finite_values
 from study.config.config import PRESETS
@@ -16,6 +18,12 @@ from study.scenarios.oracle_defenses import ORACLE_DEFENSES, find_defense
 SPACES = sorted(SEARCH_SPACES)
 RANGES = [(name, field) for name in SPACES for field in SEARCH_SPACES[name].ranges]
 PRESETS_OF_SPACES = [(name, preset) for name in SPACES for preset in ("paper", *SEARCH_SPACES[name].presets)]
+READS = [
+    (name, preset, stage.trajectory)
+    for name, preset in PRESETS_OF_SPACES
+    for stage in find_defense(SEARCH_SPACES[name].defense).stages
+    if stage.trajectory is not None and stage.trajectory.read in SEARCH_SPACES[name].ranges
+]
 POINTS = 200
 
 
@@ -43,8 +51,9 @@ def test_searched_fields_exist(name: str) -> None:
 @pytest.mark.parametrize(("name", "field"), RANGES)
 def test_every_default_lies_inside_its_range(name: str, field: str) -> None:
     space = SEARCH_SPACES[name]
-    default = getattr(config_type(space)(), field)
-    assert default in space.ranges[field]
+    for preset in ("paper", *space.presets):
+        there = space.at(preset)
+        assert there.default(config_type(space).from_mapping(there.preset(preset)))[field] in there.ranges[field]
 
 
 @pytest.mark.parametrize(("name", "field"), RANGES)
@@ -56,7 +65,7 @@ def test_every_range_has_a_reason(name: str, field: str) -> None:
 
 @pytest.mark.parametrize(("name", "preset"), PRESETS_OF_SPACES)
 def test_presets_leave_the_searched_fields_alone(name: str, preset: str) -> None:
-    space = SEARCH_SPACES[name]
+    space = SEARCH_SPACES[name].at(preset)
     assert preset in PRESETS
     values = space.preset(preset)
     assert set(values) <= fields(space)
@@ -71,9 +80,40 @@ def test_the_paper_preset_changes_nothing() -> None:
     assert all(SEARCH_SPACES[name].preset("paper") == {} for name in SPACES)
 
 
-@pytest.mark.parametrize("name", SPACES)
-def test_sampled_points_make_configs(name: str) -> None:
-    space = SEARCH_SPACES[name]
+@pytest.mark.parametrize(("name", "preset", "trajectory"), READS)
+def test_a_training_is_read_where_its_state_is_kept_or_at_its_end(
+    name: str, preset: str, trajectory: Trajectory
+) -> None:
+    space = SEARCH_SPACES[name].at(preset)
+    reads = space.ranges[trajectory.read]
+    assert isinstance(reads, Choice)
+    *early, last = reads.options
+    assert last == getattr(config_type(space).from_mapping(space.preset(preset)), trajectory.epochs)
+    assert set(early) <= set(GRID)
+    assert [*early, last] == sorted({*early, last})
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS_OF_SPACES)
+def test_the_second_trial_has_the_values_that_the_narrower_space_fixes(name: str, preset: str) -> None:
+    space = SEARCH_SPACES[name].at(preset)
+    built = config_type(space).from_mapping(space.preset(preset))
+    point = space.calibrated_point(preset, built)
+    if not name.endswith("_wide") or preset == "paper":
+        assert point is None
+        return
+    assert point is not None
+    assert point in space
+    narrow = SEARCH_SPACES[name.removesuffix("_wide")]
+    known = narrow.preset(preset)
+    for field, value in point.items():
+        assert (
+            value == known.get(field, space.default(built)[field]) or name == "cd_wide"
+        )  # whose masks are the paper's
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS_OF_SPACES)
+def test_sampled_points_make_configs(name: str, preset: str) -> None:
+    space = SEARCH_SPACES[name].at(preset)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen: dict[str, set[Any]] = {field: set() for field in space.ranges}
@@ -82,9 +122,8 @@ def test_sampled_points_make_configs(name: str) -> None:
         point = space.suggest(trial)
         assert trial.distributions == space.distributions()
         assert all(point[field] in space.ranges[field] for field in space.ranges)
-        for preset in ("paper", *space.presets):
-            built = config_type(space).from_mapping({**space.preset(preset), **point})
-            assert space.default(built) == point
+        built = config_type(space).from_mapping({**space.preset(preset), **point})
+        assert space.default(built) == point
         for field, value in point.items():
             seen[field].add(value)
     for field, found in space.ranges.items():

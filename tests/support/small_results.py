@@ -43,6 +43,7 @@ def small_results(
                 "key": f"k{number}",
                 "state": "complete",
                 "paper_default": number == 0,
+                "calibrated": False,
                 "value": _value([row for row in rows if row["trial"] == number], goal),
                 "reason": "",
             }

@@ -16,7 +16,7 @@ from study.datasets.images import Images
 from study.evaluate import EvaluateConfig
 from study.evaluate import main as evaluate
 from study.planning.plan import build_evaluation_context, build_scenario
-from study.planning.plan import load_space as _space_of
+from study.planning.searched_space import load_space as _space_of
 from study.scenarios.evaluation import evaluate_scenario
 from study.scenarios.oracle_defenses import check_truth
 from study.scenarios.poison import PoisonedDataset, poison

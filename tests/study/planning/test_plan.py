@@ -163,7 +163,8 @@ def test_a_fixed_choice_leaves_one_variant(make: PlanMaker) -> None:
 
 
 def test_a_wide_space_with_its_wide_fields_fixed_shares_like_the_narrow_one(make: PlanMaker) -> None:
-    wide = make(space="pipd_wide", set={"gamma": "0.5", "pre_isolation_epochs": "30"})
+    fixed = {name: value for name, value in WIDE_BUT_READ.items() if name not in {*ISOLATION, "channel_statistic"}}
+    wide = make(space="pipd_wide", set={**fixed, "read_epoch": "30"})
     assert stages_of(wide) == stages_of(make())
 
 
@@ -344,3 +345,40 @@ def test_a_single_trial_builds_the_paper_default_alone(make: PlanMaker) -> None:
     assert stages_of(plan) == ["poison", "standard_training", "pre_isolation", "channel_activations"]
     assert plan.builds[3].config["channel_statistic"] == plan.default_point["channel_statistic"]
     assert stages_of(make(trials=2)) == [*stages_of(plan), "channel_activations"]
+
+
+WIDE_BUT_READ = {
+    **ISOLATION,
+    **{"ascent_weight": "1", "gamma": "0.2", "pre_isolation_lr": "0.1", "pre_isolation_schedule": "one_cycle"},
+    **{"granularity": "batch", "pre_isolation_augment": "false", "batch_size": "64", "taps": "blocks"},
+    **{"channel_statistic": "max", "clustering": "fisher_jenks"},
+}
+
+
+def test_a_training_that_is_read_at_several_epochs_is_built_to_its_end_first(make: PlanMaker) -> None:
+    plan = make(space="pipd_wide", set=WIDE_BUT_READ)
+    assert list(plan.space.ranges) == ["read_epoch"]
+    reads = [build for build in plan.builds if build.stage == "pre_isolation"]
+    assert [build.config["read_epoch"] for build in reads] == [30, 24, 16, 12, 8, 6, 4]
+    whole = plan.builds.index(reads[0])
+    assert reads[0].needs == (0,)
+    assert all(whole in build.needs for build in reads[1:]), "they read what it keeps"
+    activations = [build for build in plan.builds if build.stage == "channel_activations"]
+    assert [plan.builds[build.needs[1]].config["read_epoch"] for build in activations] == [
+        build.config["read_epoch"] for build in activations
+    ]
+
+
+def test_read_epochs_end_with_the_training_that_was_asked_for(make: PlanMaker) -> None:
+    plan = make(space="pipd_wide", set={**WIDE_BUT_READ, "pre_isolation_epochs": "10"})
+    assert plan.space.ranges["read_epoch"].options == (4, 6, 8, 10)  # type: ignore[union-attr]
+    assert plan.default_point == {"read_epoch": 10}
+
+
+def test_a_wide_space_tries_the_values_of_the_preset_after_those_of_the_paper(make: PlanMaker) -> None:
+    plan = make(space="pipd_wide")
+    calibrated = plan.calibrated_point
+    assert calibrated is not None
+    assert (calibrated["gamma"], plan.default_point["gamma"]) == (0.2, 0.5)
+    assert calibrated["read_epoch"] == plan.default_point["read_epoch"] == 30
+    assert make().calibrated_point is None

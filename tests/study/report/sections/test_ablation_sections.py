@@ -47,7 +47,7 @@ def told(
         rows.append({**dict.fromkeys(names.METRICS, float("nan")), "stratum": scenario.rpartition("-s")[0], **of_cell})
     trials = pandas.DataFrame(
         [
-            {"number": n, "state": "complete", "paper_default": n == 0, "value": 1.0, **point}
+            {"number": n, "state": "complete", "paper_default": n == 0, "calibrated": False, "value": 1.0, **point}
             for n, point in enumerate(points)
         ]
     ).set_index("number")
