@@ -206,6 +206,12 @@ class StudyConfig(CommonConfig):
     resolution: dict[str, Annotated[int, Field(ge=2)]] = Field(
         {}, description="how many values the grid takes along a field's range"
     )
+    reuse: int | None = Field(
+        None,
+        description="how many settings of the fields that start a training (rates, gamma ...) are tried: trials share "
+        "them, equally often, and draw the other fields freely; for qmc and random. By default each trial has its own",
+        ge=1,
+    )
     pruner: Literal["none", "asha", "median"] = Field(
         "none", description="stop a trial early that has fallen behind others after the same number of scenarios"
     )

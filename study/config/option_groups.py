@@ -35,6 +35,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
         "per_scenario",
         "sampler",
         "resolution",
+        "reuse",
         "search_seed",
         "pruner",
         "pruner_grace",

@@ -3,6 +3,9 @@
 SPACE_FILLING = ("qmc", "random", "grid")
 """Samplers whose trials are spread over the space; a search's crowd where it found something good."""
 
+DESIGNS = ("qmc", "random")
+"""Samplers that draw points over the space, so that some fields of them can be drawn less often than others."""
+
 LEAST_TRIALS = 5
 """For each searched hyperparameter, besides the paper's default; with fewer no importance is computed."""
 

@@ -117,6 +117,7 @@ class StudyDriver:
             plan.point_key,
             plan.grid,
             Shown(metric_names(plan.goal), self.reader.attributes),
+            plan.reused,
         )
         self.settlement = Settlement(plan, self.reader, self.ledger, self.records)
         self.recovered = self.ledger.recover_interrupted(self.reader.outcome)

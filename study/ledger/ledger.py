@@ -22,7 +22,7 @@ from study.ledger import selection
 from study.ledger.dashboard import LOCK_SECONDS, Shown, describe_trials
 from study.ledger.grid import Grid, Points
 from study.ledger.pruning import Stopped
-from study.ledger.samplers import GridSampler, make_sampler, settled_point, tried_points
+from study.ledger.samplers import GridSampler, draw_settings, make_sampler, settled_point, tried_points
 from study.ledger.snapshot import CALIBRATED, KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, SHARED_SECONDS, is_finished
 from study.ledger.storage import LedgerStorage
 from study.ledger.trial_row import Outcome, TrialRow
@@ -41,6 +41,7 @@ class Ledger:
         key_of: point -> the name of its trial.
         grid: what the sampler ``grid`` goes through.
         shown: to those who open it with other tools; by default what Optuna keeps itself.
+        reused: fields that take few settings, and how many; see `study.ledger.samplers.ReusingSampler`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Ledger:
         key_of: Callable[[Mapping[str, Any]], str],
         grid: Grid | Points | None = None,
         shown: Shown | None = None,
+        reused: tuple[Sequence[str], int] | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._path, self._space, self._key_of, self._shown = path, space, key_of, shown
@@ -78,7 +80,8 @@ class Ledger:
             return
         # A resumed sampler must not repeat the suggestions that its first run started with.
         settled = derive_seed(seed, "sampler", len(trials))
-        self._study.sampler = make_sampler(sampler, space, settled % 2**32, planned)
+        settings = draw_settings(sampler, space, *reused, seed) if reused else ()
+        self._study.sampler = make_sampler(sampler, space, settled % 2**32, planned, settings)
 
     def _name_metrics(self, metric_names: list[str]) -> None:
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):

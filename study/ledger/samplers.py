@@ -4,7 +4,7 @@ import itertools
 import math
 import random
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -134,9 +134,72 @@ def tried_points(study: optuna.Study, fields: Collection[str], besides: int | No
     return {tuple(point[name] for name in fields) for point in points if point.keys() == set(fields)}
 
 
-def make_sampler(name: str, space: SearchSpace, seed: int, planned: int) -> BaseSampler:
-    """TPE or NSGA-II to search; random or quasi-Monte-Carlo to cover the space, which sensitivity analysis needs."""
-    return EachPointOnce(_base_sampler(name, seed, planned), space, derive_seed(seed, "points that are left"))
+class ReusingSampler(BaseSampler):
+    """A nested design: some fields take few settings, equally often, and the others are drawn freely beside them.
+
+    Each trial takes a setting that fewest others have, by lot where there are several. In the order of trials a setting
+    would come back at every so many points, and with it the same part of a Sobol sequence.
+
+    Args:
+        base: draws the other fields.
+        settings: each names the same fields.
+        seed: of the lot.
+    """
+
+    def __init__(self, base: BaseSampler, settings: Sequence[Mapping[str, Any]], seed: int) -> None:
+        self._base, self._settings, self._seed = base, settings, seed
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """That of the base."""
+        return self._base.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """What the base draws, with the setting in place of its values."""
+        drawn = self._base.sample_relative(study, trial, search_space)
+        points = [settled_point(other) for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        counts = [sum(setting.items() <= point.items() for point in points) for setting in self._settings]
+        fewest = [setting for setting, count in zip(self._settings, counts, strict=True) if count == min(counts)]
+        lot = random.Random(derive_seed(self._seed, "settings", trial.number))
+        return {**drawn, **lot.choice(fewest)}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Passed on."""
+        return self._base.sample_independent(study, trial, param_name, param_distribution)
+
+
+def draw_settings(name: str, space: SearchSpace, fields: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
+    """Different settings of some fields of a space, as the sampler `name` draws them; fewer where there are fewer.
+
+    They hang on the seed alone, so that a study which goes on has them again.
+    """
+    distributions = {field: space.ranges[field].distribution() for field in fields}
+    drawn: dict[tuple[Any, ...], dict[str, Any]] = {}
+    sampler = _base_sampler(name, derive_seed(seed, "settings") % 2**32, count)
+    asked = optuna.create_study(sampler=sampler)
+    for _ in range(count * _DRAWS):
+        point = dict(asked.ask(distributions).params)
+        drawn.setdefault(tuple(point.values()), point)
+        if len(drawn) == count:
+            break
+    return [*drawn.values()]
+
+
+def make_sampler(
+    name: str, space: SearchSpace, seed: int, planned: int, settings: Sequence[Mapping[str, Any]] = ()
+) -> BaseSampler:
+    """TPE or NSGA-II to search; random or quasi-Monte-Carlo to cover the space, which sensitivity analysis needs.
+
+    Args:
+        settings: of some fields, which trials then share; see `ReusingSampler`.
+    """
+    base = _base_sampler(name, seed, planned)
+    if settings:
+        base = ReusingSampler(base, settings, seed)
+    return EachPointOnce(base, space, derive_seed(seed, "points that are left"))
 
 
 def _base_sampler(name: str, seed: int, planned: int) -> BaseSampler:

@@ -10,7 +10,9 @@ from defenses.storage.store import Store, open_store
 from study.cli.terminal import table, wrap
 from study.cli.terms import METRICS, STUDY
 from study.config.objectives import meaning
+from study.config.sampling import DESIGNS
 from study.planning.clean_reserve import needs_sentence
+from study.planning.field_costs import FieldCost, field_costs
 from study.planning.plan import Plan
 from study.planning.shared_stages import Build
 from study.scenarios.clean_control import clean_scenarios
@@ -19,6 +21,8 @@ from study.scenarios.oracle_defenses import find_defense
 from study.scenarios.scenario import model_spec, stage_seed
 from study.scenarios.stored_poison import poison_key, stored_poison, trigger_key
 
+_LEAST_EPOCHS = 0.05  # epoch-equivalents; below, nothing is said
+_QUEUED = 2  # points beside those that are drawn: the paper's default, and the preset's values
 _THERE, _MISSING = "reused", "to build"  # of stages: whether an earlier command left them in the store
 
 
@@ -31,10 +35,6 @@ def describe(plan: Plan) -> str:
     states = Counter(row[-1] for row in rows)
     built = {build.stage for build in plan.builds}
     own = [s.name for s in plan.defense.stages_until(plan.config.until) if s.name not in built]
-    ranges = [
-        [plan.defense.config_type.symbol(name), str(plan.default_point[name]), str(searched), searched.why]
-        for name, searched in plan.space.ranges.items()
-    ]
     parts = [
         f"study {plan.config.study_name}: nothing is started\n"
         f"{plan.config.dataset}, target class {plan.target}: the class that the attacker wants\n{wrap(STUDY)}",
@@ -45,8 +45,8 @@ def describe(plan: Plan) -> str:
         _clean_control(plan),
     ]
     parts += filter(None, (plan.points_note, plan.trials_note))
-    if ranges:
-        parts.append(table(["hyperparameter", "paper", "searched", "why"], ranges, left=4))
+    if plan.space.ranges:
+        parts += [_ranges(plan), wrap(_trainings(plan))]
     needs = needs_sentence(plan.space, plan.config)
     if needs:
         parts.append(wrap(needs))
@@ -56,6 +56,41 @@ def describe(plan: Plan) -> str:
         rows = [[change.field, change.paper, change.here] for change in plan.changes]
         parts.append(f"What preset {plan.config.preset} changes:\n" + table(["", "paper", "here"], rows, left=3))
     return "\n\n".join(filter(None, parts))
+
+
+def _ranges(plan: Plan) -> str:
+    """The searched fields, those first whose values cost most."""
+    n = len(cached_images(plan.environment.dataset).train_labels)
+    config = plan.full_config(plan.default_point)
+    rows = [
+        [
+            plan.defense.config_type.symbol(cost.field),
+            str(plan.default_point[cost.field]),
+            str(plan.space.ranges[cost.field]),
+            _cost_text(cost),
+            plan.space.ranges[cost.field].why,
+        ]
+        for cost in field_costs(plan.space, plan.defense, config, plan.config.until, n)
+    ]
+    return table(["hyperparameter", "paper", "searched", "a new value costs", "why"], rows, left=5)
+
+
+def _cost_text(cost: FieldCost) -> str:
+    epochs = f"{cost.epochs:.1f} epochs" if cost.epochs >= _LEAST_EPOCHS else "no epoch"
+    return f"{epochs}; of {cost.reads} none twice" if cost.reads else epochs
+
+
+def _trainings(plan: Plan) -> str:
+    """How many first trainings trials make, apart and shared."""
+    expensive, trials, scenarios = plan.expensive, plan.config.trials, len(plan.scenarios)
+    if not expensive:
+        return "No searched field starts a training that other stages follow: trials share the first one."
+    at_most = trials if plan.reused is None else min(trials, plan.reused[1] + _QUEUED)
+    advice = "" if plan.reused or plan.config.sampler not in DESIGNS else " --reuse N makes them N."
+    return (
+        f"{', '.join(expensive)} start the training that all else follows: {trials} trials x {scenarios} scenarios "
+        f"make {trials * scenarios} of them if each makes its own, at most {at_most * scenarios} as shared.{advice}"
+    )
 
 
 def _clean_control(plan: Plan) -> str:

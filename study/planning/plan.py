@@ -20,11 +20,12 @@ from study.cli.paths import expand_home
 from study.config.config import CommonConfig, StudyConfig
 from study.config.objectives import Goal, parse_objectives
 from study.config.paper_deviations import Change, preset_changes
-from study.config.sampling import least_trials
+from study.config.sampling import DESIGNS, least_trials
 from study.datasets import DATASETS, DatasetSpec
 from study.ledger.grid import Grid, Points, make_grid
 from study.ledger.pruning import Pruning, parse_pruning
 from study.planning.clean_reserve import reserve_size
+from study.planning.field_costs import expensive_fields
 from study.planning.holdout_rules import check_holdout
 from study.planning.idle_options import check_options_act, fields_read
 from study.planning.measurable import check_objective, measurable
@@ -107,6 +108,17 @@ class Plan:
     def default_point(self) -> dict[str, Value]:
         """The searched fields at the paper's values."""
         return self.space.default(self.defense.config_type.from_mapping(self.base))
+
+    @property
+    def reused(self) -> tuple[tuple[str, ...], int] | None:
+        """The fields that take few settings, which trials share, and how many; None where each trial draws its own."""
+        count = self.config.reuse
+        return None if count is None else (self.expensive, count)
+
+    @property
+    def expensive(self) -> tuple[str, ...]:
+        """The searched fields that start a training which others follow."""
+        return expensive_fields(self.space.ranges, self.defense, self.config.until)
 
     @property
     def calibrated_point(self) -> dict[str, Value] | None:
@@ -284,6 +296,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
         build_goal(config, defense, measurable((scenario,), images))
     check_truth(space.defense, [s.name for s in scenarios if names.TPR not in measurable((s,), images)])
     pruning = parse_pruning(config, goal, len(scenarios))
+    check_reuse(config, space, defense)
     check_holdout(config, goal, scenarios)
     builds = shared_builds(scenarios, defense, *_planned(config, space, base), environment)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
@@ -302,6 +315,26 @@ def _planned(config: StudyConfig, space: SearchSpace, base: dict[str, Any]) -> t
         return space, base
     default = space.default(find_defense(space.defense).config_type.from_mapping(base))
     return space.without(tuple(space.ranges)), {**base, **default}
+
+
+def check_reuse(config: StudyConfig, space: SearchSpace, defense: type[Defense]) -> None:
+    """Refuses settings that nothing would share.
+
+    Raises:
+        UserError: a sampler that draws no design, or a space whose trials share every training already.
+    """
+    if config.reuse is None:
+        return
+    if config.sampler not in DESIGNS:
+        raise UserError(
+            f"--reuse is for samplers that cover the space, {' and '.join(DESIGNS)}, got --sampler {config.sampler}: "
+            "add --sampler qmc, or leave it out"
+        )
+    if not expensive_fields(space.ranges, defense, config.until):
+        raise UserError(
+            f"--reuse changes nothing for space {space.name}, none of whose searched fields starts a training of its "
+            "own: leave it out, or take a space that searches some, such as pipd_wide"
+        )
 
 
 def build_goal(config: StudyConfig, defense: type[Defense], known: frozenset[str]) -> Goal:

@@ -11,7 +11,9 @@ from study.analysis.fanova import LEAF
 from study.analysis.importances import ALL, ERRORS, Importance, Importances, compute_importances, error_of_share
 from study.analysis.ped_anova import QUANTILE
 from study.analysis.results import Results
+from study.analysis.reused_settings import SETTINGS, group_reused, grouped_fields
 from study.config.objectives import in_words
+from study.config.sampling import LEAST_TRIALS
 from study.report.elements import Bars, Cell, Heat, Item, Note, Section, Table
 from study.report.formatting import format_share, sentence
 
@@ -45,7 +47,8 @@ _DASH = (
 
 def importances(results: Results) -> Importances:
     """Computes all; a tenth of a second each, for 1,000 trials."""
-    return compute_importances(results, _Optuna(results))
+    grouped = group_reused(results)
+    return compute_importances(grouped, _Optuna(grouped))
 
 
 class _Optuna:
@@ -111,6 +114,7 @@ def importance_section(results: Results, computed: Importances) -> Section:
         _heat(computed, first),
         *(_by_scenario(computed, metric) for metric in metrics),
         *_notes(computed, [metric for metric in known if computed.of(metric)], metrics),
+        *_grouped_note(results),
     )
     return Section("importance", title, _lead(computed, objective), items, command, uses_labels=True)
 
@@ -160,6 +164,20 @@ def _notes(computed: Importances, known: Sequence[str], metrics: Sequence[str]) 
     if fewest < ERRORS[1][0] * len(computed.axes):
         notes.append(_TOO_FEW.format(trials=fewest, axes=len(computed.axes)))
     return [Note(text, "footnote") for text in notes]
+
+
+def _grouped_note(results: Results) -> list[Note]:
+    """That some fields count as one, where a study shares their settings."""
+    fields = grouped_fields(results)
+    if not fields:
+        return []
+    needed = LEAST_TRIALS * len(fields)
+    text = (
+        f"{SETTINGS} stands for {_joined(fields)} together: trials share {results.config.reuse} settings of them "
+        f"(--reuse), equally often and beside freely drawn values of the others, so that its share is unbiased. Which "
+        f"of them it is takes {needed} settings."
+    )
+    return [Note(text)]
 
 
 def _has_ped(computed: Importances) -> bool:

@@ -9,6 +9,7 @@ from study.analysis.bins import binned
 from study.analysis.discretise import Numbers, load_default_point
 from study.analysis.importances import Importances
 from study.analysis.results import Results
+from study.analysis.reused_settings import group_reused
 from study.config.objectives import in_words
 from study.report.elements import AxisValue, Contour, Item, Note, Section, Table
 from study.report.formatting import format_share, sentence
@@ -27,6 +28,7 @@ _PER_PLACE = 4  # trials, on average at least
 
 def interactions_section(results: Results, computed: Importances) -> Section:
     """The answer, from the importances that were computed."""
+    results = group_reused(results)
     title = "Which hyperparameters depend on one another"
     command = results.command_for("analyze")
     objective = results.goal.objectives[0]
@@ -95,7 +97,8 @@ def _contour(results: Results, means: "pandas.Series[float]", one: str, two: str
         for row in zip(sums, counts, strict=True)
     )
     default = load_default_point(results.ranges, results.trials)
-    at = (tuple(_place(results, field, default[field]) for field in (one, two)),) if default else ()
+    known = default and all(_is_drawn(results, field, default[field]) for field in (one, two))
+    at = (tuple(_place(results, field, default[field]) for field in (one, two)),) if known else ()
     return Contour(
         f"contour-{one}-{two}",
         f"Mean {in_words(objective)} over {one} and {two}",
@@ -107,6 +110,12 @@ def _contour(results: Results, means: "pandas.Series[float]", one: str, two: str
         in_words(objective),
         tuple((x, y, "paper default") for x, y in at),
     )
+
+
+def _is_drawn(results: Results, field: str, value: object) -> bool:
+    """Whether a value has a place on its axis: a setting that no sampler drew has none."""
+    searched = results.ranges[field]
+    return not isinstance(searched, Choice) or value in searched
 
 
 def _place(results: Results, field: str, value: object) -> AxisValue:

@@ -1,0 +1,62 @@
+"""Importances of a nested design: unbiased, and no more is told apart than settings allow."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from small_results import small_results
+
+from search_spaces.space import Float, Range
+from study.analysis.results import Results
+from study.analysis.reused_settings import SETTINGS, group_reused, grouped_fields
+from study.ledger.manifest import Manifest
+from study.report.elements import Note
+from study.report.sections.importance import importance_section, importances
+from study.report.sections.interactions import interactions_section
+
+RANGES: dict[str, Range] = {
+    "gamma": Float(0.05, 2.0, "starts a training", log=True),
+    "pre_isolation_lr": Float(0.01, 0.3, "starts a training", log=True),
+    "beta": Float(0.0, 6.0, "is read afterwards"),
+    "isolation_rate": Float(0.002, 0.05, "is read afterwards", log=True),
+}
+
+
+def study(settings: int, trials: int, reuse: int | None) -> Results:
+    """TPR = 0.5 + an effect of the setting + an effect of beta: two thirds of its variance, and one third."""
+    draw = np.random.default_rng(5)
+    costly = [(float(draw.uniform(0.05, 2)), float(draw.uniform(0.01, 0.3))) for _ in range(settings)]
+    effect = np.linspace(-1, 1, settings) * np.sqrt(3 * (settings - 1) / (settings + 1))  # variance 1
+    points: list[dict[str, Any]] = [{"gamma": 0.5, "pre_isolation_lr": 0.1, "beta": 3.0, "isolation_rate": 0.01}]
+    cells: list[dict[str, Any]] = [{"trial": 0, "attack": "badnets", "tpr": 0.5, "fpr": 0.0}]
+    for trial in range(1, trials + 1):
+        own = (trial - 1) % settings
+        beta, rate = float(draw.uniform(0, 6)), float(np.exp(draw.uniform(np.log(0.002), np.log(0.05))))
+        points.append(
+            {"gamma": costly[own][0], "pre_isolation_lr": costly[own][1], "beta": beta, "isolation_rate": rate}
+        )
+        beside = np.sqrt(0.5) * (beta / 6 - 0.5) * np.sqrt(12)
+        cells.append({"trial": trial, "attack": "badnets", "tpr": 0.5 + 0.1 * (effect[own] + beside), "fpr": 0.0})
+    options = {"sampler": "random", "preset": "smoke", "space": "pipd_wide", "aggregate": "mean", "reuse": reuse}
+    return small_results(cells, ranges=RANGES, points=points, manifest=Manifest("", (), options))
+
+
+def test_settings_count_as_one_hyperparameter_with_the_share_that_they_have() -> None:
+    results = study(settings=8, trials=400, reuse=8)
+    computed = importances(results)
+    assert computed.fields == (SETTINGS, "beta", "isolation_rate")
+    whole = computed.of("tpr")
+    assert whole is not None
+    assert whole.shares is not None
+    assert whole.shares.alone == pytest.approx([2 / 3, 1 / 3, 0], abs=0.06)
+    section = importance_section(results, computed)
+    notes = [item.text for item in section.items if isinstance(item, Note)]
+    assert any("stands for gamma and pre_isolation_lr together: trials share 8 settings" in text for text in notes)
+    assert interactions_section(results, computed).title
+
+
+def test_enough_settings_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, enough, none = study(9, 90, 9), study(10, 90, 10), study(8, 90, None)
+    assert grouped_fields(few) == ("gamma", "pre_isolation_lr")
+    assert grouped_fields(enough) == grouped_fields(none) == ()
+    assert group_reused(enough) is enough
