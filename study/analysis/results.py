@@ -137,12 +137,12 @@ class Results:
         """Columns of `trials` that hold the objectives."""
         return self.goal.labels if len(self.goal.objectives) > 1 else ("value",)
 
-    @property
+    @functools.cached_property
     def default(self) -> int | None:
         """The complete trial of the paper's default; None where there is none."""
         return _number(selection.paper_default(self.candidates))
 
-    @property
+    @functools.cached_property
     def best(self) -> int | None:
         """The best complete trial over all scenarios, of several objectives the knee of their front; or None."""
         return _number(selection.best_or_knee(self.candidates, self.goal.directions))
@@ -152,12 +152,12 @@ class Results:
         """What people are told that `best` is: ``best``, or ``knee of the front``."""
         return selection.best_name(self.goal.directions)
 
-    @property
+    @functools.cached_property
     def front(self) -> list[int]:
         """The complete trials that no other beats in every objective."""
         return [trial.number for trial in selection.front(self.candidates, self.goal.directions)]
 
-    @property
+    @functools.cached_property
     def worst_case_best(self) -> int | None:
         """The trial that is best by its worst scenario whose attack works, however the study aggregates; or None."""
         return _number(selection.worst_case_best(self.candidates, self.goal.directions, self._working))

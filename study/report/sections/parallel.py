@@ -49,7 +49,8 @@ def _drawn(results: Results) -> list[int]:
     """The complete trials with a value, by number; of too many some, evenly by what they reached."""
     complete = results.complete
     known = complete[complete[results.objective_columns[0]].notna()].sort_values(results.objective_columns[0])
-    numbers = [int(str(number)) for number in known.index if not known.loc[number, list(results.ranges)].isna().any()]
+    whole = known[known[list(results.ranges)].notna().all(axis=1)]
+    numbers = [int(str(number)) for number in whole.index]
     if len(numbers) > _MOST:
         step = len(numbers) / _MOST
         kept = {numbers[int(at * step)] for at in range(_MOST)} | {results.best, results.default}

@@ -14,6 +14,7 @@ from search_spaces.pipd import PIPD_SPACE
 from study.analysis.compared import compared_configurations
 from study.analysis.finding import find
 from study.analysis.results import Results, read_results
+from study.ledger import selection
 from study.report.elements import Axis, Facts, Note, Scatter, Section, Table
 from study.report.formatting import mean_with_deviation
 from study.report.sections import ablations, history, parallel, settings, summary, trials
@@ -223,3 +224,17 @@ def test_several_studies_stand_side_by_side(searched: Results) -> None:
     table = of_kind(section, Table)
     assert [row[1] for row in table.rows] == ["paper default", f"best (#{searched.best})"] * 2
     assert section.uses_labels
+
+
+def test_trials_are_ranked_once_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranked again for every row of a table, a report of a thousand trials took minutes."""
+
+    def truth(point: Any, attack: str, rate: float, seed: int) -> Any:
+        return rates(0.9 + point["isolation_rate"], 0.0)
+
+    synthetic_study.write_study(tmp_path / "s", draw(PIPD_SPACE.ranges, 40), truth, default=PAPER)
+    calls: list[int] = []
+    front = selection.front
+    monkeypatch.setattr(selection, "front", lambda *arguments: calls.append(1) or front(*arguments))
+    sections(read_results(tmp_path, "s"))
+    assert 1 <= len(calls) <= 6
