@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from defenses.registry import UserError
 from defenses.storage.atomic_files import full_disk_errors
 from study.analysis.results import Results, load_results
 from study.cli.bar import working
@@ -33,7 +34,7 @@ from study.ledger.grid import Points
 from study.ledger.ledger import Ledger
 from study.ledger.manifest import Manifest, ScenarioParts, keep_manifest
 from study.ledger.result_reader import NO_ATTACK, ResultReader
-from study.ledger.snapshot import LOST
+from study.ledger.snapshot import LOST, read_ledger
 from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SCRATCH, check_no_links
 from study.ledger.trial_row import TrialRow
 from study.planning.control_builds import with_control_builds
@@ -53,9 +54,10 @@ def claim_folder(plan: Plan, folder: Path) -> None:
     """Writes the manifest of a plan into its folder, unless that belongs to another study.
 
     Raises:
-        UserError: it does, or there is a link in it.
+        UserError: it does, or there is a link in it, or its trials have other fields than the plan's.
     """
     check_no_links(folder)
+    _check_same_fields(plan, folder)
     images = cached_images(plan.environment.dataset)
     parts = [
         ScenarioParts(scenario.name, **dataclasses.asdict(scenario), target=scenario.target_text(images))
@@ -72,6 +74,26 @@ def claim_folder(plan: Plan, folder: Path) -> None:
         code_version=code_version(),
     )
     keep_manifest(folder, manifest)
+
+
+def _check_same_fields(plan: Plan, folder: Path) -> None:
+    """Refuses a study of an earlier version whose space searched other fields: its trials would not compare.
+
+    Raises:
+        UserError: the fields, and the way out.
+    """
+    try:
+        ended = [trial for trial in read_ledger(folder / LEDGER).trials if trial.finished and trial.point]
+    except ValueError:
+        return  # there is none yet, or the ledger says itself what is wrong with it
+    searched = set(plan.space.ranges)
+    other = next((set(trial.point) for trial in ended if set(trial.point) != searched), None)
+    if other is not None:
+        differ = ", ".join(sorted(other ^ searched))
+        raise UserError(
+            f"study {plan.config.study_name!r} was begun by a version in which space {plan.config.space} searches "
+            f"other fields (they differ in {differ}): it can be read, and a new one takes another --name"
+        )
 
 
 def why_no_result(rows: Sequence[TrialRow]) -> str:

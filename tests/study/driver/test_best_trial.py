@@ -1,5 +1,6 @@
 """The files that a study ends with, and the names of its runs after a kill."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ import pytest
 from desk import BAD, GOOD, Desk, judged
 from small_study import save_npz, scenario_record, small_plan
 
+from defenses.registry import UserError
 from study.datasets.images import Images
 from study.driver.best_trial import BestTrial
+from study.driver.driver import claim_folder
 from study.ledger.records import write_record
 from tracking import names
 
@@ -141,3 +144,13 @@ def test_what_was_judged_before_a_kill_gets_the_trial_s_new_number(make: MakeDes
     trial = "study #1 paper default"
     assert shown[later.told.trial_run(key)] == trial
     assert {shown[later.told.scenario_run(key, name)] for name in (BAD, GOOD)} == {f"{trial} {BAD}", f"{trial} {GOOD}"}
+
+
+def test_a_study_whose_space_had_other_fields_is_not_gone_on_with(make: MakeDesk, tmp_path: Path) -> None:
+    desk = make()
+    number, _, _ = desk.ledger.ask()
+    desk.ledger.tell(number, (0.5, ""))
+    claim_folder(desk.plan, desk.folder)
+    narrower = dataclasses.replace(desk.plan, space=desk.plan.space.without(("beta",)))
+    with pytest.raises(UserError, match=r"searches other fields \(they differ in beta\).*another --name"):
+        claim_folder(narrower, desk.folder)
