@@ -59,12 +59,13 @@ class DatabaseRows:
                 connection.execute("pragma foreign_keys = on")
                 connection.execute("begin immediate")
                 self._check(connection)
-                return [self._write(connection, record) for record in records]
+                known = self._find(connection, records)
+                return [self._write(connection, record, known) for record in records]
         except (sqlite3.Error, OSError, _NotHere):  # MLflow says what is wrong
             return []
 
-    def _write(self, connection: sqlite3.Connection, record: Record) -> str:
-        run = self._run(connection, record)
+    def _write(self, connection: sqlite3.Connection, record: Record, known: dict[str, str]) -> str:
+        run = known.get(record.run) or self._make(connection, record, known)
         metrics = [(key, value, record.time_ms, 0) for key, value in record.metrics.items()]
         for key, values in record.series.items():
             metrics += [(key, value, record.time_ms, step) for step, value in enumerate(values)]
@@ -93,17 +94,13 @@ class DatabaseRows:
         if connection.execute(query, (self._experiment,)).fetchall() != [("active",)]:
             raise _NotHere
 
-    def _run(self, connection: sqlite3.Connection, record: Record) -> str:
-        """The run of a record, made where it is missing."""
-        known = self._find(connection, record.run)
-        if known is not None:
-            return known
+    def _make(self, connection: sqlite3.Connection, record: Record, known: dict[str, str]) -> str:
+        """A new run for a record, which is known from then on."""
         parent = {}
         if record.parent is not None:
-            above = self._find(connection, record.parent)
-            if above is None:
+            if record.parent not in known:
                 raise _NotHere
-            parent = {names.TAG_PARENT: above}
+            parent = {names.TAG_PARENT: known[record.parent]}
         title = storable(record.name, NAME_LENGTH)
         own = {**new_run_tags(record.run), names.TAG_NAME: title, **parent}
         run = uuid.uuid4().hex
@@ -126,16 +123,23 @@ class DatabaseRows:
             ),
         )
         _set_tags(connection, run, own)
+        known[record.run] = run
         return run
 
-    def _find(self, connection: sqlite3.Connection, run_key: str) -> str | None:
+    def _find(self, connection: sqlite3.Connection, records: Sequence[Record]) -> dict[str, str]:
+        """The runs that records and their parents have, by their keys.
+
+        All at once: MLflow keeps no index by which a run would be found, so that each search goes through all runs.
+        """
+        keys = {key for record in records for key in (record.run, record.parent) if key is not None}
+        by_hash = {hash_key(key): key for key in keys}
         query = (
-            "select runs.run_uuid from tags join runs on runs.run_uuid = tags.run_uuid where tags.key = ? "
-            "and tags.value = ? and runs.experiment_id = ? and runs.lifecycle_stage = 'active'"
+            "select tags.value, runs.run_uuid from tags join runs on runs.run_uuid = tags.run_uuid where tags.key = ? "
+            f"and tags.value in ({', '.join('?' * len(by_hash))}) and runs.experiment_id = ? "
+            "and runs.lifecycle_stage = 'active'"
         )
-        wanted = (names.TAG_RUN_HASH, hash_key(run_key), self._experiment)
-        row = connection.execute(query, wanted).fetchone()
-        return None if row is None else str(row[0])
+        rows = connection.execute(query, (names.TAG_RUN_HASH, *by_hash, self._experiment)).fetchall()
+        return {by_hash[digest]: str(run) for digest, run in reversed(rows)}  # of several the first, as ever
 
     def _add_dataset(self, connection: sqlite3.Connection, run: str, name: str, digest: str) -> None:
         dataset = (self._experiment, storable(name[-DATASET_LENGTH:], DATASET_LENGTH), digest[:DIGEST_LENGTH])
