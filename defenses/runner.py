@@ -176,8 +176,8 @@ def _run_stage(
         read = read_epoch(stage, config)
         if read is None:
             return train(context.store.checkpoint(stage.name, key) if stage.cached else Checkpoint())
-        shared = stage_key(identity | {"params": shared_params(stage, config), "trajectory": True})
-        with context.store.trajectory(stage.name, key, shared, read) as checkpoint:
+        about = identity | {"params": shared_params(stage, config), "trajectory": True}
+        with context.store.trajectory(stage.name, key, stage_key(about), read, about) as checkpoint:
             return train(checkpoint)
 
     def train(checkpoint: Checkpoint) -> Outputs:
