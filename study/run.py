@@ -160,6 +160,7 @@ def _dry_run(config: StudyConfig) -> int:
 
 def _study(config: StudyConfig) -> int:
     from study.ledger.lock import refuse_if_held, study_lock
+    from study.ledger.store_studies import wait_for_removal
     from study.ledger.study_folder import check_study_folder
 
     check_study_folder(expand_home(config.out) / config.study_name, config.store_place)
@@ -186,6 +187,7 @@ def _study(config: StudyConfig) -> int:
     folder = out / config.study_name
     folder.mkdir(exist_ok=True)
     with full_disk_errors(folder), study_lock(folder, config.study_name):
+        wait_for_removal(config.store_place)
         session = _session_type(config)(plan, folder, out)
         code = _drive(session, config)
         print_line(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")

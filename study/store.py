@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--store", metavar="PATH|URL", help="the store [the folder store below --out]")
     parser.add_argument("--unused", action="store_true", help="remove what no study uses, or might still ask for")
     parser.add_argument("--down-to", type=parse_size, metavar="SIZE", help="remove until so much is left: 500MB, 2GB")
-    parser.add_argument("--stage", nargs="+", default=[], metavar="STAGE", help="remove these stages alone")
+    parser.add_argument("--stage", nargs="+", metavar="STAGE", help="remove these stages alone")
     parser.add_argument("--older-than", type=parse_age, metavar="AGE", help="remove what was last used longer ago: 30d")
     parser.add_argument("--dry-run", action="store_true", help="show what would be removed, and stop")
     parser.add_argument("--yes", action="store_true", help="remove without asking")
@@ -62,7 +62,7 @@ _STOPPED = "stopped; what was removed is gone whole, and everything else is as i
 
 
 def _answer(namespace: Namespace) -> int:
-    wish = Wish(namespace.unused, frozenset(namespace.stage), namespace.older_than, namespace.down_to)
+    wish = Wish(namespace.unused, frozenset(namespace.stage or ()), namespace.older_than, namespace.down_to)
     removes = wish != Wish()
     _check_options(namespace, removes)
     out = parse_out(namespace)
@@ -73,7 +73,7 @@ def _answer(namespace: Namespace) -> int:
         outs = results_folders(root, out)
         use = StoreUse(root, _read(root), read_uses(root, outs))
     if removes:
-        _check_stages(use, namespace.stage)
+        _check_stages(use, sorted(wish.stages))
         return _remove(root, outs, use, wish, namespace)
     if namespace.json:
         print_line(json.dumps(as_json(root, use), indent=1))

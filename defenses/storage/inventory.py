@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 META, LOCK = "meta.json", "lock"
 ABOUT = "about.json"
 """Beside the states of a training: what all its epochs have in common."""
+STATES_KEY = "states"
+"""In what an entry says of how it was built: the key of the training's states that it was read from."""
 MEASURING_PREFIX = "measure_"  # name of a store inside another that sees the other's stages through links
 NAME = re.compile(r"[a-z0-9_]+")
 """What the names of stages and keys look like."""
@@ -45,6 +47,7 @@ class Held:
         used_at: when it was last found by a process, or written; seconds since 1970.
         about: what it was made of, as the one who built it said; empty where that is not known.
         files: their names.
+        states: key of the training's states that an entry was read from; empty where there are none.
     """
 
     stage: str
@@ -55,6 +58,7 @@ class Held:
     used_at: float
     about: Mapping[str, Any] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    states: str = ""
 
     @property
     def name(self) -> tuple[str, str]:
@@ -137,7 +141,9 @@ def _entry(folder: Path, files: Mapping[str, os.stat_result]) -> Held | None:
     payload = meta.get("sha256")
     named = set(payload) if isinstance(payload, dict) else set()
     own = {name: status for name, status in files.items() if name == META or name in named}
-    return _held(folder, Kind.ENTRY, own, meta.get("built_seconds"), meta.get("describe"))
+    built_by = meta.get("built_by")
+    states = str(built_by.get(STATES_KEY, "")) if isinstance(built_by, dict) else ""
+    return replace(_held(folder, Kind.ENTRY, own, meta.get("built_seconds"), meta.get("describe")), states=states)
 
 
 def _states(folder: Path, files: Mapping[str, os.stat_result]) -> Held | None:

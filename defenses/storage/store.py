@@ -270,7 +270,7 @@ class Store:
                 remove_checkpoints(folder)
                 if self.remote is not None:
                     self.remote.publish(stage, key, folder)
-        built = self.find(stage, key)
+                built, _ = self._read(stage, key)  # under the lock: whoever removes comes before or after
         if built is None:
             raise RuntimeError(f"{folder} vanished while it was written: is another program cleaning {self.root}?")
         return built, False

@@ -18,8 +18,8 @@ _SHOWN = 12  # stages that a list names
 NOBODY = "no study"
 
 _WORDS = (
-    "Alone: what no other study uses. To build again: what all of it took to build. A study that has not ended may ask "
-    "for what none of its records names yet, so nothing that was computed on its data counts as unused."
+    "Alone: what no other study uses. To build again: what all of it took to build. What was "
+    "computed on the data of a study that has not ended, or of a clean control, may be asked for: it is not unused."
 )
 
 
@@ -74,7 +74,7 @@ def _studies(use: StoreUse) -> str:
     ]
     unused = [one for one in use.held if use.unused(one)]
     asked = [one for one in use.held if not use.users(one) and not use.unused(one)]
-    rows += [["for those that have not ended", "", str(len(asked)), _size(asked), "-", _cost(asked)]] if asked else []
+    rows += [["may be asked for", "", str(len(asked)), _size(asked), "-", _cost(asked)]] if asked else []
     rows += [[NOBODY, "", str(len(unused)), _size(unused), "-", _cost(unused)]] if unused else []
     return table(["study", "state", "parts", "size", "alone", "to build again"], rows, left=2)
 
@@ -134,7 +134,7 @@ def describe_choice(use: StoreUse, wish: Wish, chosen: Sequence[Held]) -> str:
             lines.append(f"  {study.name} would build again, if it needs them: {_counted(again)}; {_cost(again)}")
     asked = [one for one in chosen if not use.users(one) and not use.unused(one)]
     if asked:
-        lines.append(f"  studies that have not ended might ask for: {_counted(asked)}; {_cost(asked)}")
+        lines.append(f"  studies might ask for: {_counted(asked)}; {_cost(asked)}")
     return "\n".join(lines)
 
 

@@ -1,24 +1,21 @@
 """The studies that use a store: which there are, whether they have ended, and which stages their records name."""
 
 import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from defenses.storage.atomic_files import write_atomic
+from defenses.storage.occupancy import pass_gate
 from defenses.storage.remote import is_url
 from study.cli.paths import expand_home
 from study.ledger.lock import holder
-from study.ledger.records import is_trial_path
 from study.ledger.status import read_status
-from study.ledger.study_folder import LOCK, MANIFEST, POINTS, is_study
+from study.ledger.study_folder import LOCK, MANIFEST, is_study
+from study.ledger.used_stages import Name, UsedStages, read_used_stages
 
-Name = tuple[str, str]
-"""Stage and key of an entry."""
 _OUTS = ".results"  # in a store that lies elsewhere than beside its studies: a file for each folder of results
 
 
@@ -77,6 +74,16 @@ def note_results_folder(store: Path, out: Path) -> None:
             write_atomic(note, str(out))
 
 
+def wait_for_removal(place: Path | str) -> None:
+    """For a study that has just been started and holds its lock: whoever removes from its store has seen that by then.
+
+    Args:
+        place: of the store; behind a URL nobody removes.
+    """
+    if isinstance(place, Path):
+        pass_gate(place)
+
+
 def results_folders(store: Path, out: Path) -> list[Path]:
     """The folders of results whose studies use a store: the one that is asked about, and those that are noted in it."""
     noted = []
@@ -123,48 +130,21 @@ def read_use(folder: Path) -> tuple[StudyUse, Mapping[str, Any]] | None:
         return None
     if status.manifest is None:
         return StudyUse(folder, status.driver, unknown=status.damage[0]), {}
-    records, fingerprints, damaged = read_records(folder)
+    used = read_used_stages(folder) or UsedStages()
     manifest = status.manifest
     use = StudyUse(
         folder,
         status.driver,
-        ended=not damaged and status.driver is None and status.left == 0,
+        ended=not used.damaged and status.driver is None and status.left == 0,
         unknown="" if manifest.data else f"{folder / MANIFEST} does not say on which data",
-        records=records,
+        records=used.names,
         data=frozenset(manifest.data),
-        fingerprints=fingerprints,
+        fingerprints=used.fingerprints,
         seeds=frozenset(part.seed for part in manifest.parts),
         dataset=str(manifest.settings.get("dataset") or ""),
         composite=bool(children),
     )
     return use, manifest.settings
-
-
-def read_records(folder: Path) -> tuple[frozenset[Name], frozenset[str], bool]:
-    """Of a study's records the entries that they name, the fingerprints of their data, and whether one is damaged."""
-    names: set[Name] = set()
-    fingerprints: set[str] = set()
-    damaged = False
-    for path in _record_files(folder):
-        try:
-            record = json.loads(path.read_bytes())["record"]
-            names.update((str(run["stage"]), str(run["key"])) for run in record["stages"])
-            fingerprints.add(str(record["meta"].get("fingerprint", "")))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            damaged = True
-    return frozenset(names), frozenset(fingerprints - {""}), damaged
-
-
-def _record_files(folder: Path) -> Iterator[Path]:
-    with suppress(FileNotFoundError), os.scandir(folder / POINTS) as points:
-        for point in points:
-            if point.is_dir(follow_symlinks=False):
-                for name in os.listdir(point):
-                    path = Path(point.path, name)
-                    if name.endswith(".json") and not name.startswith(".") and not is_trial_path(path):
-                        yield path
 
 
 def _folders(out: Path) -> list[Path]:
@@ -174,13 +154,20 @@ def _folders(out: Path) -> list[Path]:
         return []
 
 
+def store_folder(settings: Mapping[str, Any], folder: Path) -> Path | None:
+    """The folder of the store that a study was started with; None where it lies behind a URL.
+
+    Args:
+        settings: of its manifest.
+        folder: the study's: a store that no option named lies beside it, wherever both are now.
+    """
+    place = settings.get("store")
+    if is_url(place):
+        return None
+    return folder.resolve().parent / "store" if place is None else expand_home(Path(str(place)))
+
+
 def _uses_another(settings: Mapping[str, Any], folder: Path, store: Path) -> bool:
     """Whether a study was surely started with another store: one that is there, and is not this one."""
-    place = settings.get("store")
-    if place is None:
-        own = folder.resolve().parent / "store"
-    elif is_url(place):
-        return True
-    else:
-        own = expand_home(Path(str(place)))
-    return own.is_absolute() and own.is_dir() and own.resolve() != store.resolve()
+    own = store_folder(settings, folder)
+    return own is None or (own.is_absolute() and own.is_dir() and own.resolve() != store.resolve())

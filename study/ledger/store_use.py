@@ -1,13 +1,14 @@
 """Which study uses what of a store: what its records name, the data it is on, and what it may still ask for.
 
-A study that has ended uses what its records name, and what its clean control was computed from. One that has not may
-also find what no record names yet: whatever was computed on its data, and whatever does not say on which data it was
-computed. So nothing is taken for unused that a study might use.
+A study that has ended uses what its records name; beside that it might ask for what its clean control was computed
+from. One that has not ended might ask for whatever was computed on its data, and for whatever does not say on which
+data it was computed. What a study might ask for is not unused.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,23 @@ from study.ledger.store_studies import StudyUse
 
 POISON, TRIGGER, PICTURES = "poison", "trigger", ("decoded_images", "dataset")
 """Stages that are no defense's: poisoned data, the list of an attack's trained parts, and images of a folder."""
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Data of a study that lie in a store.
+
+    Attributes:
+        poison: keys of its poisoned data, and what its manifest calls them.
+        clean_poison: keys of its clean control's data.
+        clean: fingerprints of these.
+        images: fingerprints of all data that something may have been computed on for it.
+    """
+
+    poison: frozenset[str]
+    clean_poison: frozenset[str]
+    clean: frozenset[str]
+    images: frozenset[str]
 
 
 class StoreUse:
@@ -36,10 +54,10 @@ class StoreUse:
         self._images = {str(one.about.get("dataset", "")) for one in self._of(POISON)}
         self._data = {study.folder: self._data_of(study) for study in studies}
         self._uses: dict[Place, tuple[StudyUse, ...]] = {}
-        trained = [one for one in held if one.kind is Kind.ENTRY and one.about]
         for one in sorted(held, key=lambda one: one.kind is Kind.STATES):  # states are used with what was read of them
             if one.kind is Kind.STATES:
-                read = [entry for entry in trained if _read_from(entry, one)] if one.about else self._of(one.stage)
+                told = [entry for entry in self._of(one.stage) if _read_from(entry, one)]
+                read = told if told or one.about else self._of(one.stage)
                 users = tuple(study for study in studies if any(study in self._uses.get(e.place, ()) for e in read))
             else:
                 users = tuple(study for study in studies if self._names(study, one))
@@ -66,33 +84,29 @@ class StoreUse:
         """Whether a study's records or its data name an entry."""
         if one.kind is not Kind.ENTRY or study.composite:
             return False
-        poison, clean, _ = self._data[study.folder]
-        if one.name in study.records or (one.stage == POISON and one.key in poison):
+        if one.name in study.records or (one.stage == POISON and one.key in self._data[study.folder].poison):
             return True
         if one.stage == TRIGGER:
             parts = _read_output(self._root, one, "parts")
             return any((part[0], part[1]) in study.records for part in parts or () if isinstance(part, list))
-        if one.stage in PICTURES:
-            return _is_of_folder(one, study.dataset)
-        return one.about.get("dataset") in clean
+        return one.stage in PICTURES and _is_of_folder(one, study.dataset)
 
     def _might(self, study: StudyUse, one: Held) -> bool:
-        """Whether a study that has not ended might ask for something that it does not name."""
-        if one.kind is Kind.REMAINS or (study.ended and not study.unknown):
+        """Whether a study might ask for something that it does not name."""
+        if one.kind is Kind.REMAINS:
             return False
-        if study.unknown or one.kind is Kind.PARTIAL or not one.about:
-            return True
-        if one.stage == POISON:
-            return False  # its data are known
-        fingerprint = str(one.about.get("dataset", ""))
-        poison, _, images = self._data[study.folder]
-        if fingerprint in images or fingerprint in study.fingerprints:
+        data, fingerprint = self._data[study.folder], str(one.about.get("dataset", ""))
+        if study.unknown or fingerprint in data.clean:
+            return True  # no record names what the clean control was computed from
+        if study.ended or one.stage == POISON:
+            return one.stage == POISON and one.key in data.clean_poison
+        if one.kind is Kind.PARTIAL or not one.about or fingerprint in data.images:
             return True
         elsewhere = fingerprint in self._images or fingerprint in self._poison.values()
-        return not elsewhere and not study.data <= poison  # of data that are gone from the store, perhaps its own
+        return not elsewhere and not study.data <= data.poison  # of data that are gone from the store, perhaps its own
 
-    def _data_of(self, study: StudyUse) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-        """Keys of a study's poisoned data, fingerprints of its clean control's, and of all its images."""
+    def _data_of(self, study: StudyUse) -> "_Data":
+        """The data of a study, as far as the store has them."""
         entries = self._of(POISON)
         own = [one for one in entries if _identities(one) & study.data or one.name in study.records]
         images = {one.about["dataset"] for one in own if "dataset" in one.about}
@@ -102,10 +116,14 @@ class StoreUse:
             if (one.about.get("attack"), one.about.get("dataset") in images) == (CLEAN, True)
             and one.about.get("seed") in study.seeds
         ]
-        named = {key for one in (*own, *clean) for key in (one.key, *(_identities(one) & study.data))}
         unpoisoned = frozenset(str(self._poison[one.key]) for one in clean)
         poisoned = {str(self._poison[one.key]) for one in own}
-        return frozenset(named), unpoisoned, frozenset(images | poisoned | unpoisoned) | study.fingerprints
+        return _Data(
+            poison=frozenset(key for one in own for key in (one.key, *(_identities(one) & study.data))),
+            clean_poison=frozenset(one.key for one in clean),
+            clean=unpoisoned,
+            images=frozenset(images | poisoned | unpoisoned) | study.fingerprints,
+        )
 
 
 def _identities(one: Held) -> set[str]:
@@ -116,6 +134,8 @@ def _identities(one: Held) -> set[str]:
 
 def _read_from(entry: Held, states: Held) -> bool:
     """Whether an entry is an epoch of a training whose states these are."""
+    if (entry.stage, entry.states) == (states.stage, states.key):
+        return True
     shared = {name: value for name, value in states.about.items() if name not in ("params", "trajectory")}
     params, own = states.about.get("params"), entry.about.get("params")
     if entry.stage != states.stage or not isinstance(params, dict) or not isinstance(own, dict):

@@ -12,6 +12,7 @@ from study.config.config import OUT
 SEARCH, JUDGE = ".search", ".judge"  # the two studies that one with --holdout is made of: its name and this
 MANIFEST, LEDGER, OUTBOX, POINTS, SCRATCH = "study.json", "study.db", "outbox.jsonl", "points", "ray"
 LOCK, LATEST, ACTIVITY, CLEAN_CONTROL = "lock", "latest", "activity.json", "clean_control.json"
+STAGES = "stages.json"
 _OWN_NAMES = ("store", "mlflow.db", "mlflow-artifacts", LATEST)  # beside the studies, or for one of them
 NAME_HELP = "of the study: its name or the beginning of it, its folder, or latest"
 
