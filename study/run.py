@@ -133,6 +133,7 @@ def _plan(config: StudyConfig) -> "Plan":
         from study.planning.idle_options import idle_options
         from study.planning.plan import make_plan
         from study.planning.several_defenses import child_configs
+        from study.planning.state_room import check_state_room
 
         torch.set_num_threads(config.threads)  # what is in the store is asked for as the workers will ask for it
         check_cpus(config.cpus, remote=config.address is not None)
@@ -141,6 +142,7 @@ def _plan(config: StudyConfig) -> "Plan":
         configs = child_configs(config) if config.defenses else (config,)
         plans = [make_plan(own, device, gpus, precision) for own in configs]  # all, before the first is started
     for plan in plans:
+        check_state_room(plan)
         for note in idle_options(plan.config, plan.defense):
             print_error(f"warning: {note}")
     return dataclasses.replace(plans[0], config=config) if config.defenses else plans[0]
