@@ -165,7 +165,7 @@ def _verify(root: Path) -> int:
         damaged = list(damages(root, held, lambda one: say(f"reading {one.stage} {one.key[:12]}")))
     if not damaged:
         size = format_size(sum(one.bytes for one in held))
-        print_line(f"{root}: {len(held)} parts, {size}, every file is as it was written")
+        print_line(f"{root}: {size} in {len(held)} parts; every file is as it was written")
         return EXIT_DONE
     lines = [f"  {one.stage}/{one.key}: {what}" for one, what in damaged]
     print_line(

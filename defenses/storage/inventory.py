@@ -157,11 +157,12 @@ def _states(folder: Path, files: Mapping[str, os.stat_result]) -> Held | None:
 
 
 def _partial(folder: Path, files: Mapping[str, os.stat_result]) -> Held | None:
-    own = {name: status for name, status in files.items() if name.startswith("checkpoint-")}
+    own = {name: status for name, status in files.items() if name.startswith("checkpoint-") or name == ABOUT}
     if not own:
         return None
     spent = [read_json(folder / name).get("seconds") for name in own if name.endswith(".json")]
-    return _held(folder, Kind.PARTIAL, own, max((s for s in spent if isinstance(s, int | float)), default=0), {})
+    seconds = max((s for s in spent if isinstance(s, int | float)), default=0)
+    return _held(folder, Kind.PARTIAL, own, seconds, read_json(folder / ABOUT))
 
 
 def _measuring(stage: Path) -> Held:

@@ -28,9 +28,7 @@ def describe(root: Path, use: StoreUse, out: Path, now: float) -> str:
     unused = [one for one in use.held if use.unused(one)]
     size = sum(one.bytes for one in use.held)
     command = " ".join(["python -m study.store", *out_words(out), *_store_words(root, out)])
-    lines = [
-        f"{root}: {format_size(size)} in {len(use.held)} parts; no study uses {len(unused)} of them, {_size(unused)}"
-    ]
+    lines = [f"{root}: {format_size(size)} in {_parts(use.held)}; no study uses {len(unused)} of them, {_size(unused)}"]
     parts = ["\n".join(lines)]
     if use.held:
         parts += [_stages(use), _studies(use), _ages(use.held, now), wrap(_WORDS)]
@@ -125,7 +123,7 @@ def describe_choice(use: StoreUse, wish: Wish, chosen: Sequence[Held]) -> str:
             else "nothing of the store is it, or a running study uses it"
         )
         return f"Nothing to remove: {why}."
-    lines = [f"To remove: {_size(chosen)} in {len(chosen)} parts ({_counted(chosen)}); {format_size(left)} stay."]
+    lines = [f"To remove: {_size(chosen)} in {_parts(chosen)} ({_counted(chosen)}); {format_size(left)} stay."]
     if wish.down_to is not None and left > wish.down_to:
         lines.append(f"That is more than {format_size(wish.down_to)}: running studies use the rest.")
     for study in use.studies:
@@ -142,6 +140,10 @@ def _counted(held: Iterable[Held]) -> str:
     counts = Counter(one.stage if one.kind is Kind.ENTRY else f"{one.stage} ({one.kind.value})" for one in held)
     named = [f"{count} {stage}" for stage, count in counts.most_common(_SHOWN)]
     return ", ".join([*named, *([f"{len(counts) - _SHOWN} other stages"] if len(counts) > _SHOWN else [])])
+
+
+def _parts(held: Sequence[Held]) -> str:
+    return f"{len(held)} part{'s' * (len(held) != 1)}"
 
 
 def _size(held: Iterable[Held]) -> str:

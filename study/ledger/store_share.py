@@ -36,9 +36,9 @@ def read_shares(studies: Mapping[Path, Manifest | None]) -> dict[Path, Share]:
     sizes: dict[tuple[Path, Name], dict[Path, int]] = {}
     left = _MOST_RECORDS
     for folder, manifest in studies.items():
-        root = None if manifest is None else store_folder(manifest.settings, folder)
-        if root is None:
+        if manifest is None:
             continue
+        root = store_folder(manifest.settings, folder)
         stages = read_used_stages(folder, left)
         if stages is None or len(sizes) > _MOST_ENTRIES:
             return {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from defenses.storage.atomic_files import write_atomic
 from defenses.storage.occupancy import pass_gate
-from defenses.storage.remote import is_url
+from defenses.storage.remote import cache_folder, is_url
 from study.cli.paths import expand_home
 from study.ledger.lock import holder
 from study.ledger.status import read_status
@@ -154,8 +154,8 @@ def _folders(out: Path) -> list[Path]:
         return []
 
 
-def store_folder(settings: Mapping[str, Any], folder: Path) -> Path | None:
-    """The folder of the store that a study was started with; None where it lies behind a URL.
+def store_folder(settings: Mapping[str, Any], folder: Path) -> Path:
+    """The folder of the store that a study was started with; of one behind a URL this machine's own.
 
     Args:
         settings: of its manifest.
@@ -163,11 +163,11 @@ def store_folder(settings: Mapping[str, Any], folder: Path) -> Path | None:
     """
     place = settings.get("store")
     if is_url(place):
-        return None
+        return cache_folder(str(place))
     return folder.resolve().parent / "store" if place is None else expand_home(Path(str(place)))
 
 
 def _uses_another(settings: Mapping[str, Any], folder: Path, store: Path) -> bool:
     """Whether a study was surely started with another store: one that is there, and is not this one."""
     own = store_folder(settings, folder)
-    return own is None or (own.is_absolute() and own.is_dir() and own.resolve() != store.resolve())
+    return own.is_absolute() and own.is_dir() and own.resolve() != store.resolve()
