@@ -4,6 +4,7 @@ Each process that uses a store holds its folder shared. Whoever removes somethin
 others are in, it takes an entry at a time, and between two it lets in a study that starts.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,18 +25,18 @@ def entry_lock(folder: Path) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be made or locked.
     """
-    for tries_left in reversed(range(_TRIES)):
+    for _ in range(_TRIES):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
         try:
             lock.acquire()
         except FileNotFoundError:  # it was removed after it was made
-            if not tries_left:
-                raise
             continue
         if lock.is_locked and (folder / LOCK).exists():
             break
         lock.release()  # of a file that was removed while this process waited for it
+    else:
+        raise FileNotFoundError(errno.ENOENT, "it is removed as often as it is made", str(folder))
     try:
         yield
     finally:

@@ -9,7 +9,7 @@ from study.ledger.manifest import Manifest
 from study.ledger.store_studies import store_folder
 from study.ledger.used_stages import Name, read_used_stages
 
-_MOST_RECORDS, _MOST_ENTRIES = 400, 3000
+_MOST_RECORDS, _MOST_ENTRIES = 1000, 3000
 """What may be read for it: more would take as long as the rest of a command that shows it."""
 
 

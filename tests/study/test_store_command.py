@@ -20,6 +20,7 @@ from test_imports import HEAVY, loaded
 from defenses.storage import removal
 from defenses.storage.atomic_files import DiskFull, canonical, full_disk_errors
 from defenses.storage.inventory import ABOUT, STATES_KEY, Held, Kind, read_folder, read_store
+from defenses.storage.remote import cache_folder
 from defenses.storage.store import Store
 from study import status
 from study import store as command
@@ -482,3 +483,33 @@ def test_a_summary_that_is_older_than_the_records_is_passed_over(out: Path) -> N
     assert used is not None
     assert ("new", key("k")) in used.names
     assert read_used_stages(out / "one", most=1) is None
+
+
+def test_this_machine_s_copy_of_a_store_behind_a_url_is_its_studies_store(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    copy = cache_folder("s3://bucket/store")
+    copy.parent.mkdir(parents=True)
+    (out / "store").rename(copy)
+    for name in ("one", "two"):
+        known = json.loads((out / name / "study.json").read_text())
+        known["settings"]["store"] = "s3://bucket/store"
+        (out / name / "study.json").write_text(json.dumps(known))
+    use = StoreUse(copy, read_store(copy), read_uses(copy, results_folders(copy, out)))
+    assert [one.stage for one in choose(use, Wish(unused=True))] == ["stage_unused"]
+
+
+def test_what_a_process_that_measured_memory_has_left_goes_once_no_study_runs(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = out / "store" / "measure_x"
+    left.mkdir()
+    (left / "stage_first").symlink_to(out / "store" / "stage_first")
+    (left / "isolate").mkdir()
+    (left / "isolate" / "file").write_bytes(b"x" * KB)
+    with study_lock(out / "one", "one"):
+        assert "Nothing to remove" in show(out, capsys, "--stage", "measure_x", "--yes")
+    show(out, capsys, "--stage", "measure_x", "--yes")
+    assert not left.exists()
+    assert "stage_first" in there(out)
