@@ -33,6 +33,7 @@ from defenses.numerics import numerics
 from defenses.registry import UserError
 from defenses.storage.atomic_files import canonical
 from defenses.storage.checkpoint import Checkpoint
+from defenses.storage.inventory import STATES_KEY
 from defenses.storage.store import Artifact, Store, build_digest
 from defenses.trajectories import key_params, read_epoch, shared_params
 
@@ -176,8 +177,9 @@ def _run_stage(
         read = read_epoch(stage, config)
         if read is None:
             return train(context.store.checkpoint(stage.name, key) if stage.cached else Checkpoint())
-        shared = stage_key(identity | {"params": shared_params(stage, config), "trajectory": True})
-        with context.store.trajectory(stage.name, key, shared, read) as checkpoint:
+        about = identity | {"params": shared_params(stage, config), "trajectory": True}
+        how[STATES_KEY] = stage_key(about)
+        with context.store.trajectory(stage.name, key, how[STATES_KEY], read, about) as checkpoint:
             return train(checkpoint)
 
     def train(checkpoint: Checkpoint) -> Outputs:

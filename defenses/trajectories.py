@@ -9,6 +9,7 @@ from typing import Any
 
 from defenses.api import Stage, stage_params
 from defenses.config import Config
+from defenses.models import ModelSpec, build_model
 
 WITHOUT_END = ("constant",)
 """Schedules that do not know how long a training is: its beginning is a whole training of fewer epochs."""
@@ -45,3 +46,10 @@ def shared_params(stage: Stage, config: Config) -> dict[str, Any]:
     without_end = getattr(config, names.schedule) in WITHOUT_END
     left_out = {names.read, names.epochs} if without_end else {names.read}
     return {name: value for name, value in stage_params(stage, config).items() if name not in left_out}
+
+
+def state_bytes(spec: ModelSpec) -> int:
+    """What one state of a training takes, about: the network, and a momentum for each of its weights."""
+    model = build_model(spec, 0)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    return 4 * (2 * weights + sum(buffer.numel() for buffer in model.buffers()))

@@ -17,6 +17,7 @@ COMMANDS = {
     "report": ("study.report.__main__", "make a page of a study, or of several"),
     "analyze": ("study.analyze", "which hyperparameters matter, where, and what to set them to"),
     "compare": ("study.compare", "compare two defenses or two configurations"),
+    "store": ("study.store", "what the store of shared stages holds and who uses it; remove, verify"),
     "sync": ("study.sync", "send MLflow what it could not be sent while a study ran"),
 }
 """Name -> the module whose `main` it is, and one line of what it does."""

@@ -133,6 +133,7 @@ def _plan(config: StudyConfig) -> "Plan":
         from study.planning.idle_options import idle_options
         from study.planning.plan import make_plan
         from study.planning.several_defenses import child_configs
+        from study.planning.state_room import check_state_room
 
         torch.set_num_threads(config.threads)  # what is in the store is asked for as the workers will ask for it
         check_cpus(config.cpus, remote=config.address is not None)
@@ -141,6 +142,7 @@ def _plan(config: StudyConfig) -> "Plan":
         configs = child_configs(config) if config.defenses else (config,)
         plans = [make_plan(own, device, gpus, precision) for own in configs]  # all, before the first is started
     for plan in plans:
+        check_state_room(plan)
         for note in idle_options(plan.config, plan.defense):
             print_error(f"warning: {note}")
     return dataclasses.replace(plans[0], config=config) if config.defenses else plans[0]
@@ -160,6 +162,7 @@ def _dry_run(config: StudyConfig) -> int:
 
 def _study(config: StudyConfig) -> int:
     from study.ledger.lock import refuse_if_held, study_lock
+    from study.ledger.store_studies import wait_for_removal
     from study.ledger.study_folder import check_study_folder
 
     check_study_folder(expand_home(config.out) / config.study_name, config.store_place)
@@ -186,6 +189,7 @@ def _study(config: StudyConfig) -> int:
     folder = out / config.study_name
     folder.mkdir(exist_ok=True)
     with full_disk_errors(folder), study_lock(folder, config.study_name):
+        wait_for_removal(config.store_place)
         session = _session_type(config)(plan, folder, out)
         code = _drive(session, config)
         print_line(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")

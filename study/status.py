@@ -13,12 +13,15 @@ from study.cli.command import EXIT_DONE, run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser
 from study.cli.printed_commands import runnable
+from study.cli.sizes import format_size
 from study.cli.terminal import duration, last_line, print_line, rough, table, wrap
 from study.cli.terms import METRICS
 from study.config.objectives import in_words
 from study.ledger.activity import CONTROL, STAGES, TRIALS
+from study.ledger.manifest import Manifest, read_manifest
 from study.ledger.snapshot import SnapshotTrial
 from study.ledger.status import Progress, StudyStatus, read_status
+from study.ledger.store_share import Share, read_shares
 from study.ledger.study_folder import NAME_HELP, OUTBOX, add_out, find_study, locate, parse_out, studies, study_command
 from tracking import names
 
@@ -58,18 +61,33 @@ def _tell(namespace: Namespace) -> int:
         folder = find_study(out, name)
         with working(f"reading the results of {name}"):
             state = read_status(folder, out)
-        print_line(json.dumps(as_json(state), indent=1) if namespace.json else describe(state))
+            share = _shares(out).get(folder)
+        print_line(json.dumps(as_json(state, share), indent=1) if namespace.json else describe(state, share))
         return EXIT_DONE
     with working(f"reading the studies in {out}"):
         statuses = [read_status(folder, out, records=False) for folder in studies(out)]
-    print_line(
-        json.dumps([as_json(state) for state in statuses], indent=1) if namespace.json else overview(statuses, out)
-    )
+        shares = _shares(out)
+    if namespace.json:
+        print_line(json.dumps([as_json(state, shares.get(state.folder)) for state in statuses], indent=1))
+    else:
+        print_line(overview(statuses, out, shares))
     return EXIT_DONE
 
 
-def overview(shown: Sequence[StudyStatus], out: Path) -> str:
+def _shares(out: Path) -> dict[Path, Share]:
+    """What the trials of each study use of the store."""
+    manifests: dict[Path, Manifest | None] = {}
+    for folder in studies(out):
+        try:
+            manifests[folder] = read_manifest(folder)
+        except ValueError:  # which is told where the study is
+            manifests[folder] = None
+    return read_shares(manifests)
+
+
+def overview(shown: Sequence[StudyStatus], out: Path, shares: Mapping[Path, Share] | None = None) -> str:
     """One line a study."""
+    known = shares or {}
     if not shown:
         return f"no study in {out}"
     columns = {
@@ -83,6 +101,7 @@ def overview(shown: Sequence[StudyStatus], out: Path) -> str:
             " ".join(format_number(v, 4) for v in state.best.values or ()) if state.best else "" for state in shown
         ],
         "MLflow records": [_sent(state) for state in shown],
+        "store (alone)": [_share(known.get(state.folder)) for state in shown],
     }
     shown_columns = {
         name: values for name, values in columns.items() if any(value not in ("", "0") for value in values)
@@ -114,11 +133,16 @@ def _sent(state: StudyStatus) -> str:
     return "all sent" if (state.folder / OUTBOX).is_file() else "none yet"
 
 
+def _share(share: Share | None) -> str:
+    """Of the store, in a word or two; empty where nothing is used, or nobody knows quickly."""
+    return f"{format_size(share.bytes)} ({format_size(share.alone)})" if share and share.bytes else ""
+
+
 def _known(count: int | None) -> str:
     return "?" if count is None else str(count)
 
 
-def describe(state: StudyStatus) -> str:
+def describe(state: StudyStatus, share: Share | None = None) -> str:
     """Everything about one study, in lines."""
     target = [f"target class {state.manifest.target}"] if state.manifest else []
     parts = [
@@ -129,7 +153,7 @@ def describe(state: StudyStatus) -> str:
         _list("Running", _running_trials(state)),
         _list("Failed", [f"#{trial.number}: {last_line(trial.reason)}" for trial in state.failures]),
         _list("Cannot be read", state.damage),
-        "\n".join(line for line in (_waiting(state), _go_on(state)) if line),
+        "\n".join(line for line in (_stored(state, share), _waiting(state), _go_on(state)) if line),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -267,6 +291,14 @@ def _list(title: str, lines: Sequence[str]) -> str:
     return "\n".join([f"{title}:", *(f"  {line}" for line in lines[:_SHOWN]), *more]) if lines else ""
 
 
+def _stored(state: StudyStatus, share: Share | None) -> str:
+    if share is None or not share.bytes:
+        return ""
+    size, alone = format_size(share.bytes), format_size(share.alone)
+    show = study_command("store", state.folder)
+    return f"Its trials use {size} of the store, {alone} of it no other study's; by stage:  {show}"
+
+
 def _waiting(state: StudyStatus) -> str:
     if not state.outbox.records:
         return ""
@@ -286,7 +318,7 @@ def _go_on(state: StudyStatus) -> str:
     return f"To go on:  {runnable(state.resume_command)}"
 
 
-def as_json(state: StudyStatus) -> dict[str, Any]:
+def as_json(state: StudyStatus, share: Share | None = None) -> dict[str, Any]:
     """The same for machines; ``null`` is what nobody knows."""
     counts = state.counts if state.has_ledger else None
     states = ("complete", "pruned", "fail", "running", "waiting", "lost")
@@ -312,6 +344,7 @@ def as_json(state: StudyStatus) -> dict[str, Any]:
         "scenarios": [vars(progress) for progress in state.scenarios],
         names.FPR_CLEAN: {str(trial): shares for trial, shares in state.clean_fpr.items()},
         "outbox": vars(state.outbox),
+        "store": {"bytes": share.bytes, "alone_bytes": share.alone} if share else None,
         "damage": list(state.damage),
         "parts": [part.folder.name for part in state.parts],
         "go_on": state.resume_command or None,

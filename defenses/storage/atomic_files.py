@@ -39,6 +39,8 @@ class DiskFull(UserError):
     """There is no room left on a disk. What was being done is not wrong: it can be done again once there is."""
 
 
+SHOW_STORE = "python -m study.store shows what the store can do without"
+"""Where there is no room: how to see what may go."""
 _NO_ROOM = ("No space left on device", "Disk quota exceeded", "database or disk is full")
 
 
@@ -68,7 +70,7 @@ def full_disk_errors(root: Path) -> Iterator[None]:
     except Exception as error:
         if _no_room(error):
             raise DiskFull(
-                f"no room left on disk below {root}: free some, or choose another place", about="place"
+                f"no room left on disk below {root}: free some ({SHOW_STORE}), or choose another place", about="place"
             ) from error
         raise
 

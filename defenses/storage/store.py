@@ -14,6 +14,7 @@ import os
 import re
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,12 +32,15 @@ from defenses.registry import UserError
 from defenses.storage.array_file import ArrayFile
 from defenses.storage.atomic_files import canonical, disk_errors, write_atomic
 from defenses.storage.checkpoint import SECONDS, Checkpoint, remove_checkpoints
+from defenses.storage.inventory import ABOUT, MEASURING_PREFIX
+from defenses.storage.occupancy import enter, entry_lock
 from defenses.storage.remote import Remote, cache_folder, is_url
 from defenses.storage.trajectory import TrajectoryCheckpoint
+from defenses.storage.verification import FORMAT
+from defenses.storage.verification import file_sha256 as _sha256
+from defenses.storage.verification import meta_checksum as _checksum
 
-FORMAT = 2
 LARGE_BYTES = 64 << 20  # larger files are verified by their size and time of last change, where these are as written
-MEASURING_PREFIX = "measure_"  # name of a store inside another that sees the other's stages through links
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +105,7 @@ class Store:
         self.root = root
         self.remote = remote
         self.checkpoint_seconds = checkpoint_seconds
+        self._entered = False
         self._known: dict[tuple[str, str], Artifact] = {}
         self._checkpoints: dict[tuple[str, str], Checkpoint] = {}
         self._array_files: dict[tuple[str, str], list[ArrayFile]] = {}
@@ -132,7 +137,9 @@ class Store:
         return self._checkpoints[stage, key]
 
     @contextmanager
-    def trajectory(self, stage: str, key: str, shared: str, stop: int) -> Iterator[Checkpoint]:
+    def trajectory(
+        self, stage: str, key: str, shared: str, stop: int, about: Mapping[str, Any] | None = None
+    ) -> Iterator[Checkpoint]:
         """For whoever builds an entry that is an early epoch of a training: what other epochs of it left.
 
         One process at a time trains it.
@@ -141,10 +148,13 @@ class Store:
             stage, key: where the entry will lie.
             shared: the key that all epochs of the training have in common.
             stop: how many epochs the entry is of.
+            about: what the shared key was made of, kept beside the states for people.
         """
+        self._enter()
         folder = self.folder(stage, shared)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
+        with entry_lock(folder):
+            if about is not None and not (folder / ABOUT).exists():
+                write_atomic(folder / ABOUT, json.dumps(about, indent=1))
             checkpoint = TrajectoryCheckpoint(folder, stop, self.checkpoint_seconds)
             self._checkpoints[stage, key] = checkpoint
             yield checkpoint
@@ -182,6 +192,7 @@ class Store:
 
     def _read(self, stage: str, key: str) -> tuple[Artifact | None, bytes | None]:
         """The finished entry, or the text of a ``meta.json`` that is damaged or whose payload is; both may be None."""
+        self._enter()
         folder = self.folder(stage, key)
         if (stage, key) in self._known and (folder / "meta.json").exists():
             return self._known[stage, key], None
@@ -195,7 +206,15 @@ class Store:
         if artifact is None:
             return None, text
         self._known[stage, key] = artifact
+        with suppress(OSError):  # a store that cannot be written to is read all the same
+            os.utime(folder / "meta.json")  # when it was last used: what nobody uses goes first
         return artifact, None
+
+    def _enter(self) -> None:
+        """Says, until this object goes, that a process uses the store."""
+        if not self._entered and (descriptor := enter(self.root)) is not None:
+            self._entered = True
+            weakref.finalize(self, os.close, descriptor)
 
     def _fetch(self, stage: str, key: str, folder: Path) -> bool:
         """Takes an intact entry from the remote store, if there is one."""
@@ -237,8 +256,7 @@ class Store:
             return artifact, True
         with disk_errors(self.root):
             folder = self.folder(stage, key)
-            folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / "lock"):
+            with entry_lock(folder):
                 artifact, _ = self._read(stage, key)  # a damaged entry needs no removal: the new one replaces it
                 if artifact is not None:
                     return artifact, True
@@ -252,7 +270,7 @@ class Store:
                 remove_checkpoints(folder)
                 if self.remote is not None:
                     self.remote.publish(stage, key, folder)
-        built = self.find(stage, key)
+                built, _ = self._read(stage, key)  # under the lock: whoever removes comes before or after
         if built is None:
             raise RuntimeError(f"{folder} vanished while it was written: is another program cleaning {self.root}?")
         return built, False
@@ -301,10 +319,6 @@ def open_store(place: Path | str) -> Store:
     if is_url(place):
         return Store(cache_folder(str(place)), remote=Remote(str(place)))
     return Store(Path(place))
-
-
-def _checksum(meta: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical(meta).encode()).hexdigest()
 
 
 def _intact(folder: Path, text: bytes) -> Artifact | None:
@@ -371,8 +385,3 @@ def _write_payload(folder: Path, stem: str, value: Any) -> str:
         return f"{stem}.safetensors"
     (folder / f"{stem}.json").write_text(canonical(value), encoding="utf-8")
     return f"{stem}.json"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

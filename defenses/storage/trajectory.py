@@ -17,6 +17,11 @@ GRID = tuple(sorted({2**power for power in range(11)} | {3 * 2**power for power 
 """Epochs whose state is kept: 1, 2, 3, 4, 6, 8, 12, 16, 24, ...; from 2 on each is at most 1.5 times the one before."""
 
 
+def kept_epochs(last: int) -> list[int]:
+    """Epochs whose state a training keeps that is read after one of them."""
+    return sorted({epoch for epoch in GRID if epoch <= last} | {last})
+
+
 class TrajectoryCheckpoint(Checkpoint):
     """Runs the first epochs of a training, from the best state that is kept of it.
 

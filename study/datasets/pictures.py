@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defenses.registry import UserError
-from defenses.storage.atomic_files import canonical
+from defenses.storage.atomic_files import SHOW_STORE, canonical
 from defenses.storage.store import Artifact, Store, open_store
 from study.datasets.decoding import Write, decode
 from study.datasets.images import Images, Rows, data_fingerprint
@@ -149,8 +149,8 @@ def _check_room(store: Store, part: Part) -> None:
     if needed + _SPARE_BYTES > free:
         raise UserError(
             f"{len(part.files):,} images of {part.size} px take {needed / 1e9:.1f} GB of disk, and {store.root} has "
-            f"{free / 1e9:.1f} GB free: free some, choose another place, or take fewer or smaller images "
-            "(--train-size, --test-size, --image-size)",
+            f"{free / 1e9:.1f} GB free: free some ({SHOW_STORE}), choose another place, or take fewer or smaller "
+            "images (--train-size, --test-size, --image-size)",
             about="store",
         )
 

@@ -14,6 +14,7 @@ from study.cli.terminal import print_line
 from study.driver.closing_files import closing_screen, write_page, write_summary
 from study.driver.driver import StudyDriver, claim_folder
 from study.ledger.lock import study_lock
+from study.ledger.store_studies import wait_for_removal
 from study.planning.plan import Plan
 from study.report.next_steps import Step
 from study.report.sections.closing import Closing
@@ -56,6 +57,7 @@ class CompositeDriver(ABC):
         folder = self.out / name
         folder.mkdir(exist_ok=True)
         self._locks.enter_context(study_lock(folder, name))
+        wait_for_removal(plan.environment.store)
         self._open = StudyDriver(plan, folder, self.out)
         reason = self._open.run()
         self._close_open("FAILED" if reason else "FINISHED", _FLUSH_SECONDS)

@@ -37,6 +37,7 @@ from study.ledger.result_reader import NO_ATTACK, ResultReader
 from study.ledger.snapshot import LOST, read_ledger
 from study.ledger.study_folder import LEDGER, OUTBOX, POINTS, SCRATCH, check_no_links
 from study.ledger.trial_row import TrialRow
+from study.ledger.used_stages import keep_used_stages
 from study.planning.control_builds import with_control_builds
 from study.planning.plan import Plan
 from study.report.next_steps import Step
@@ -295,6 +296,7 @@ class StudyDriver:
             text = closing.text()
             summary = write_summary(self.folder, text)
             write_tables(self.folder, results)
+            keep_used_stages(self.folder)
             if show and status == "FINISHED":
                 write_page(self.folder, [results])
         best = " ".join(f"#{trial}" for trial in results.front) or "none"

@@ -18,7 +18,7 @@ from defenses.api import Progress, StageRun
 from defenses.registry import UserError
 from defenses.runner import run_stages
 from defenses.storage.atomic_files import DiskFull, full_disk_errors
-from defenses.storage.store import MEASURING_PREFIX
+from defenses.storage.inventory import MEASURING_PREFIX
 from study.code_version import check_code
 from study.datasets.images import Images
 from study.driver import gpu_memory

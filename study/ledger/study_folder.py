@@ -12,6 +12,7 @@ from study.config.config import OUT
 SEARCH, JUDGE = ".search", ".judge"  # the two studies that one with --holdout is made of: its name and this
 MANIFEST, LEDGER, OUTBOX, POINTS, SCRATCH = "study.json", "study.db", "outbox.jsonl", "points", "ray"
 LOCK, LATEST, ACTIVITY, CLEAN_CONTROL = "lock", "latest", "activity.json", "clean_control.json"
+STAGES = "stages.json"
 _OWN_NAMES = ("store", "mlflow.db", "mlflow-artifacts", LATEST)  # beside the studies, or for one of them
 NAME_HELP = "of the study: its name or the beginning of it, its folder, or latest"
 
@@ -43,7 +44,7 @@ def studies(out: Path) -> list[Path]:
         UserError: there is no such folder.
     """
     try:
-        return sorted(path for path in out.iterdir() if _is_study(path))
+        return sorted(path for path in out.iterdir() if is_study(path))
     except OSError as error:
         raise UserError(f"--out must be the folder of a study's results, got {out}: {error.strerror}") from error
 
@@ -60,7 +61,7 @@ def locate(out: Path, name: str) -> tuple[Path, str]:
     """
     path = expand_home(Path(name))
     if len(path.parts) > 1 or name in (".", ".."):
-        if _is_study(path):
+        if is_study(path):
             return path.resolve().parent, path.resolve().name
         raise UserError(f"no study lies in {path}: name the folder that holds its {MANIFEST}, or the study alone")
     folders = {folder.name: folder for folder in studies(out)}
@@ -75,7 +76,8 @@ def locate(out: Path, name: str) -> tuple[Path, str]:
     return out, wholes[0]
 
 
-def _is_study(folder: Path) -> bool:
+def is_study(folder: Path) -> bool:
+    """Whether a folder is a study's."""
     try:
         return any((folder / name).is_file() for name in (MANIFEST, LEDGER))
     except (OSError, ValueError):  # no folder's name at all

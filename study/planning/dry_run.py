@@ -15,6 +15,7 @@ from study.planning.clean_reserve import needs_sentence
 from study.planning.field_costs import FieldCost, field_costs
 from study.planning.plan import Plan
 from study.planning.shared_stages import Build
+from study.planning.state_room import states_text
 from study.scenarios.clean_control import clean_scenarios
 from study.scenarios.evaluation import cached_images
 from study.scenarios.oracle_defenses import find_defense
@@ -43,6 +44,7 @@ def describe(plan: Plan) -> str:
         + f"\n{states[_THERE]} {_THERE}, {states[_MISSING]} {_MISSING}",
         _trials(plan, own),
         _clean_control(plan),
+        states_text(plan),
     ]
     parts += filter(None, (plan.points_note, plan.trials_note))
     if plan.space.ranges:

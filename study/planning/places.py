@@ -8,9 +8,11 @@ import tempfile
 from pathlib import Path
 
 from defenses.registry import UserError
+from defenses.storage.atomic_files import SHOW_STORE
 from defenses.storage.remote import Remote
 from study.cli.paths import expand_home
 from study.config.config import CommonConfig, StudyConfig
+from study.ledger.store_studies import note_results_folder
 from tracking.destination import check_database, tracking_target
 from tracking.mlflow_log import follow_database
 
@@ -76,7 +78,7 @@ def check_room(folder: Path) -> None:
     if free < _LEAST_FREE_BYTES:
         raise UserError(
             f"a study needs at least {_LEAST_FREE_BYTES >> 20} MiB of disk, and {folder} has {free >> 20}: "
-            "free some, or choose another --out and --store"
+            f"free some ({SHOW_STORE}), or choose another --out and --store"
         )
 
 
@@ -116,6 +118,8 @@ def check_places(config: CommonConfig) -> Path:
         Remote(place).check()
     elif config.store is not None:
         check_room(check_folder(place, "--store"))
+        if isinstance(config, StudyConfig):
+            note_results_folder(place, out)
     if isinstance(config, StudyConfig):
         target = tracking_target(config.tracking_uri, config.space, out)
         check_database(target, make=True)

@@ -327,7 +327,7 @@ def judge_undefended(
         return {"metrics": {"ca_undefended": values["ca"], "asr_undefended": values["asr"]}}
 
     started = time.perf_counter()
-    artifact, hit = context.store.get_or_build("undefended", key, build)
+    artifact, hit = context.store.get_or_build("undefended", key, build, {"dataset": poisoned.suspect.fingerprint})
     seconds = time.perf_counter() - started
     judged = StageRun("undefended", key, hit, seconds, artifact.built_seconds)
     return artifact.load("metrics"), (done.run, judged)
@@ -362,7 +362,9 @@ def judge_snapshots(
         return {"series": series}
 
     started = time.perf_counter()
-    artifact, hit = context.store.get_or_build("judged_snapshots", key, build)
+    artifact, hit = context.store.get_or_build(
+        "judged_snapshots", key, build, {"dataset": poisoned.suspect.fingerprint}
+    )
     run = StageRun("judged_snapshots", key, hit, time.perf_counter() - started, artifact.built_seconds)
     return artifact.load("series"), (run,)
 

@@ -1,0 +1,122 @@
+"""What the states of trainings that are read at several epochs take of the store, and whether it has room for them."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from defenses.api import Stage
+from defenses.models import ModelSpec
+from defenses.registry import UserError
+from defenses.storage.atomic_files import SHOW_STORE
+from defenses.storage.inventory import Kind, read_folder
+from defenses.storage.remote import cache_folder, is_url
+from defenses.storage.trajectory import kept_epochs
+from defenses.trajectories import state_bytes
+from search_spaces.space import Choice, Int
+from study.cli.sizes import format_size
+from study.planning.plan import Plan
+from study.scenarios.evaluation import cached_images
+
+_SPARE_BYTES = 500 << 20  # what a study writes beside its states
+
+
+@dataclass(frozen=True)
+class States:
+    """What the trainings of a stage keep.
+
+    Attributes:
+        last: the latest epoch that may be read.
+        count: states of one training.
+        bytes: of one state, about.
+        trainings: at least so many: one a scenario; each value of another field that the training depends on makes
+            more.
+    """
+
+    stage: str
+    last: int
+    count: int
+    bytes: int
+    trainings: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all of them."""
+        return self.count * self.bytes * self.trainings
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return (
+            f"{self.stage}, read up to epoch {self.last}, keeps {self.count} states of {format_size(self.bytes)} a "
+            f"training: {format_size(self.total)} with one training for each of {self.trainings} scenarios"
+        )
+
+
+def kept_states(plan: Plan) -> list[States]:
+    """What each stage of a study keeps that is read before its end; none where none is."""
+    environment, images = plan.environment, cached_images(plan.environment.dataset)
+    states = []
+    for stage in plan.defense.stages_until(plan.config.until):
+        last = _last_epoch(stage, plan)
+        if last is not None:
+            network = (environment.model, environment.width, environment.blocks)
+            size = state_bytes(ModelSpec(*network, images.num_classes, images.image_size))
+            states.append(States(stage.name, last, len(kept_epochs(last)), size, len(plan.scenarios)))
+    return states
+
+
+def check_state_room(plan: Plan) -> None:
+    """Refuses a study whose trainings would keep more states than its store has room for.
+
+    Raises:
+        UserError: how much they take, and how much there is.
+    """
+    kept = kept_states(plan)
+    if not kept:
+        return
+    place = plan.environment.store
+    root = cache_folder(str(place)) if is_url(place) else Path(place)
+    there = sum(_there(root / states.stage) for states in kept)
+    needed = max(0, sum(states.total for states in kept) - there)
+    free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
+    if needed + _SPARE_BYTES > free:
+        raise UserError(
+            f"the states of trainings that are read at several epochs take {format_size(needed)} of disk beside "
+            f"{format_size(_SPARE_BYTES)} for the study, and {root} has {format_size(free)} free "
+            f"({'; '.join(states.text for states in kept)}): free some ({SHOW_STORE}), choose another --store, read "
+            "earlier epochs, or take fewer scenarios"
+        )
+
+
+def states_text(plan: Plan) -> str:
+    """What is kept, for people; empty where nothing is."""
+    kept = kept_states(plan)
+    if not kept:
+        return ""
+    return "States of trainings, kept in the store so that each epoch is trained once:\n" + "\n".join(
+        f"  {states.text}" for states in kept
+    )
+
+
+def _last_epoch(stage: Stage, plan: Plan) -> int | None:
+    """The latest epoch at which a stage may be read; None where it is read at its end alone."""
+    if stage.trajectory is None:
+        return None
+    searched = plan.space.ranges.get(stage.trajectory.read)
+    if isinstance(searched, Int):
+        asked = [searched.high]
+    elif isinstance(searched, Choice):
+        asked = [value for value in searched.options if isinstance(value, int)]
+    else:
+        fixed = plan.base.get(stage.trajectory.read)
+        asked = [] if fixed is None else [int(fixed)]
+    lasts = plan.space.ranges.get(stage.trajectory.epochs)
+    default = plan.defense.config_type.from_mapping(plan.base)
+    epochs = lasts.high if isinstance(lasts, Int) else int(getattr(default, stage.trajectory.epochs))
+    return min(max(asked), epochs) if asked else None
+
+
+def _there(stage: Path) -> int:
+    """Bytes of the states that lie in the store already."""
+    folders = [folder for folder in stage.iterdir() if folder.is_dir()] if stage.is_dir() else []
+    return sum(one.bytes for folder in folders for one in read_folder(folder) if one.kind is Kind.STATES)

@@ -1,0 +1,75 @@
+"""What the states of trainings take of the store is said beforehand, and refused where there is no room."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from field_effects import mislabelled
+from small_study import save_npz, small_plan
+
+from defenses import DEFENSES
+from defenses.models import ModelSpec
+from defenses.registry import UserError
+from defenses.runner import RunContext, run_stages
+from defenses.storage.inventory import Kind, read_store
+from defenses.storage.store import Store
+from defenses.trajectories import state_bytes
+from study.datasets.images import Images
+from study.planning.dry_run import describe
+from study.planning.plan import Plan
+from study.planning.state_room import check_state_room, kept_states
+
+
+@pytest.fixture
+def make(tmp_path: Path, images: Images) -> Callable[..., Plan]:
+    dataset = save_npz(tmp_path / "data.npz", images)
+    return lambda **options: small_plan(dataset, tmp_path / "out", **options)
+
+
+def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type(usage)(2 * free, free, free))
+
+
+def test_a_store_without_room_for_the_states_is_one_line(
+    make: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make(set={"pre_isolation_epochs": "200", "read_epoch": "100"}, seeds=(0, 1))
+    (states,) = kept_states(plan)
+    assert (states.stage, states.last, states.count) == ("pre_isolation", 100, 14)
+    assert states.trainings == len(plan.scenarios)
+    with_free(monkeypatch, (500 << 20) + states.total)
+    check_state_room(plan)
+    with_free(monkeypatch, (500 << 20) + states.total - 1)
+    with pytest.raises(UserError, match=r"take .+ of disk beside .+ free some") as told:
+        check_state_room(plan)
+    assert len(str(told.value).splitlines()) == 1
+    assert "14 states of" in str(told.value)
+    assert "14 states of" in describe(plan)
+
+
+def test_a_study_that_reads_at_the_end_keeps_none(make: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make()
+    with_free(monkeypatch, 1)
+    check_state_room(plan)
+    assert "States of trainings" not in describe(plan)
+
+
+@pytest.mark.parametrize("epochs", [(5,)])
+def test_the_size_of_a_state_is_about_what_is_said(tmp_path: Path, epochs: Sequence[int]) -> None:
+    spec = ModelSpec("resnet18", 16, (1, 1), 4, 8)
+    context = RunContext(Store(tmp_path), spec, 5, torch.device("cpu"), "fp32")
+    defense = DEFENSES["pipd"]
+    fields = {"pre_isolation_epochs": 6, "batch_size": 32, "pre_isolation_schedule": "one_cycle"}
+    for epoch in epochs:
+        run_stages(
+            defense(defense.config_type.from_mapping(fields | {"read_epoch": epoch})),
+            mislabelled(),
+            context,
+            stop_at="pre_isolation",
+        )
+    (states,) = [one for one in read_store(tmp_path) if one.kind is Kind.STATES]
+    assert states.about["params"].keys() >= {"pre_isolation_epochs"}
+    assert states.bytes / 5 == pytest.approx(state_bytes(spec), rel=0.25)  # of epochs 1, 2, 3, 4 and 5
