@@ -120,7 +120,7 @@ def describe_choice(use: StoreUse, wish: Wish, chosen: Sequence[Held]) -> str:
         why = (
             f"the store has {format_size(size)} already"
             if small
-            else "nothing of the store is it, or a running study uses it"
+            else "no part of the store is what was asked for, or a running study uses it"
         )
         return f"Nothing to remove: {why}."
     lines = [f"To remove: {_size(chosen)} in {_parts(chosen)} ({_counted(chosen)}); {format_size(left)} stay."]
