@@ -328,3 +328,43 @@ class SafetensorsBox(ArrayBox):
                     continue
                 for block in self.kept_blocks(name, kept):
                     stream.write(np.ascontiguousarray(block).tobytes())
+
+
+class TensorBox(ArrayBox):
+    """PyTorch's file of a dict of tensors, or of a pair of images and labels; read by its loader of plain weights."""
+
+    def _list(self) -> dict[str, ArrayInfo]:
+        import torch
+
+        try:
+            loaded = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception as error:  # which it also raises for what it refuses to execute
+            raise UserError(f"{self.path} must hold plain tensors alone: it {_PICKLED}") from error
+        named = loaded if isinstance(loaded, dict) else None
+        if isinstance(loaded, tuple | list) and len(loaded) == 2:
+            named = dict(zip(("images", "labels"), loaded, strict=True))
+        if named is None or not all(
+            isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in named.items()
+        ):
+            raise UserError(
+                f"{self.path} must be a dict of tensors, such as images and labels, or a pair of them, got "
+                f"{type(loaded).__name__}: save them by numpy.savez"
+            )
+        self._kind = type(loaded)
+        self._tensors = {name: tensor.detach().contiguous().numpy() for name, tensor in named.items()}
+        return {name: ArrayInfo(array.shape, array.dtype) for name, array in self._tensors.items()}
+
+    def _blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        array = self._tensors[name]
+        for start in range(0, len(array), BLOCK):
+            yield array[start : start + BLOCK]
+
+    def write_part(self, path: Path, kept: Mapping[str, NDArray[np.bool_]]) -> None:
+        """See `ArrayBox.write_part`."""
+        import torch
+
+        tensors = {
+            name: torch.from_numpy(array[kept[name]] if name in kept else array)
+            for name, array in self._tensors.items()
+        }
+        torch.save(tensors if issubclass(self._kind, dict) else self._kind(tensors.values()), path)

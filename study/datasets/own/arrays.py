@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from defenses.registry import UserError
 from study.datasets.npz import read_classes
-from study.datasets.own.array_boxes import ArrayBox, NpyBox, NpzBox, SafetensorsBox
+from study.datasets.own.array_boxes import ArrayBox, NpyBox, NpzBox, SafetensorsBox, TensorBox
 from study.datasets.own.data import OwnSpec
 from study.datasets.own.source import (
     IMAGE_NAMES,
@@ -35,6 +35,7 @@ from study.datasets.own.source import (
 
 _CLASSES = ("classes", "class_names", "label_names", "names")
 _CHANNELS = (1, 3, 4)
+_FORMATS = {".npz": "npz", ".safetensors": "safetensors", ".pt": "PyTorch tensors", ".pth": "PyTorch tensors"}
 
 
 @dataclass
@@ -77,7 +78,7 @@ def look(spec: OwnSpec) -> Source:
         raise UserError(f"{spec.path} must hold training images, got none in {names.images[TRAIN]}")
     files = sorted({box.file_of(name) for name in box.arrays})
     return Source(
-        {".npy": "npy", ".safetensors": "safetensors", ".npz": "npz"}.get(spec.path.suffix.lower(), "npy"),
+        _FORMATS.get(spec.path.suffix.lower(), "npy"),
         classes,
         splits,
         [file_stamp(path, as_text(path.name)) for path in files],
@@ -95,6 +96,8 @@ def open_box(path: Path) -> ArrayBox:
         return NpyBox(path, tuple(sorted(file.stem for file in path.glob("*.npy"))))
     if suffix == ".npy":
         return NpyBox(path.parent, (path.stem, *_companions(path)))
+    if suffix in (".pt", ".pth"):
+        return TensorBox(path)
     return NpzBox(path) if suffix == ".npz" else SafetensorsBox(path)
 
 
@@ -125,6 +128,8 @@ def _sort_names(spec: OwnSpec, box: ArrayBox) -> _Names:
             names.classes = name
         elif kind is not None:
             (names.images if kind[1] == "images" else names.labels).setdefault(kind[0], name)
+    if spec.path.suffix.lower() == ".npy" and spec.image_column is None and kind_of(spec.path.stem) is None:
+        names.images[TRAIN] = spec.path.stem
     for option, asked, held in (
         ("--image-column", spec.image_column, names.images),
         ("--label-column", spec.label_column, names.labels),

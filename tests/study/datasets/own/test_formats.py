@@ -1,0 +1,142 @@
+"""Every format reads to the same samples, and a part of it, written and read again, is exactly that part."""
+
+import csv
+import hashlib
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors
+from own_formats import FORMATS, NAMES, NUMBERED, TEST, TRAIN, WITHOUT_TEST, arrays, hub_folder, metadata_csv
+
+from study.datasets.own.data import OwnData, OwnSpec
+from study.datasets.own.reading import describe_own, read_own
+from study.datasets.own.writing import write_subset
+
+KEPT = np.arange(TRAIN) % 5 != 1
+
+
+def tree(root: Path) -> dict[str, tuple[str, int]]:
+    """sha256 and time of last change of every file below a folder."""
+    return {
+        str(path.relative_to(root)): (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(params=list(FORMATS))
+def read(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, OwnData]:
+    (tmp_path / "input").mkdir()
+    path = FORMATS[request.param](tmp_path / "input")
+    return request.param, read_own(OwnSpec(path), tmp_path / "store")
+
+
+def check_samples(name: str, data: OwnData) -> None:
+    """The images are those of the dataset, each with its own label."""
+    for split in ("train", "test"):
+        part = data.train if split == "train" else data.test
+        if part is None:
+            continue
+        images, labels = arrays(split)
+        numbers = part.images[:, 0, 0, 0].astype(int) - (0 if split == "train" else 100)
+        assert sorted(numbers.tolist()) == list(range(len(images)))
+        assert np.array_equal(part.images, images[numbers])
+        told = [data.classes[label] for label in part.labels]
+        assert told == [str(labels[number]) if name in NUMBERED else NAMES[labels[number]] for number in numbers]
+        assert len(set(part.ids)) == len(images)
+
+
+def test_every_format_round_trips(read: tuple[str, OwnData], tmp_path: Path) -> None:
+    name, data = read
+    before = tree(tmp_path / "input")
+    assert data.left_out == ()
+    assert data.spec.image_size == 32
+    assert data.spec.path.is_absolute()
+    assert data.sizes == ((32, 32), (32, 32))
+    assert (data.test is None) == (name in WITHOUT_TEST)
+    check_samples(name, data)
+    manifest = write_subset(data, KEPT, tmp_path / "cleaned", copy=name.startswith("c"))
+    assert tree(tmp_path / "input") == before
+    assert (manifest.kept, manifest.dropped, manifest.left_out) == (int(KEPT.sum()), int((~KEPT).sum()), 0)
+    again = read_own(OwnSpec(manifest.data), tmp_path / "store")
+    assert again.left_out == ()
+    assert again.format == data.format
+    assert again.classes == data.classes
+    assert np.array_equal(again.train.images, data.train.images[KEPT])
+    assert np.array_equal(again.train.labels, data.train.labels[KEPT])
+    if data.test is not None:
+        assert again.test is not None
+        assert again.test.ids == data.test.ids
+        assert np.array_equal(again.test.images, data.test.images)
+    told = rows_of(manifest.path)
+    assert [row["id"] for row in told if row["split"] == "train"] == list(data.train.ids)
+    assert [row["kept"] == "yes" for row in told if row["split"] == "train"] == KEPT.tolist()
+    assert all(row["kept"] == "yes" for row in told if row["split"] == "test")
+    everything = write_subset(again, np.ones(KEPT.sum(), dtype=np.bool_), tmp_path / "second", copy=False)
+    kept = [row["sha256"] for row in told if row["kept"] == "yes"]
+    assert [row["sha256"] for row in rows_of(everything.path)] == kept
+
+
+def test_a_look_tells_what_reading_gives(read: tuple[str, OwnData]) -> None:
+    name, data = read
+    look = describe_own(OwnSpec(data.spec.path))
+    assert (look.format, look.classes, look.spec, look.sizes) == (data.format, data.classes, data.spec, data.sizes)
+    assert look.train_counts == tuple(np.bincount(data.train.labels).tolist())
+    assert look.test_counts == (None if name in WITHOUT_TEST else (TEST // 4,) * 4)
+
+
+def test_what_is_beside_the_samples_is_kept(tmp_path: Path) -> None:
+    for name in ("medmnist", "safetensors_file", "webdataset", "saved_to_disk", "hub_folder"):
+        (tmp_path / name).mkdir()
+        data = read_own(OwnSpec(FORMATS[name](tmp_path / name)), tmp_path / "store")
+        written = write_subset(data, KEPT, tmp_path / f"{name} cleaned", copy=False).data
+        if name == "medmnist":
+            arrays_read = np.load(written)
+            assert arrays_read["train_id"].tolist() == np.arange(TRAIN)[KEPT].tolist()
+            assert arrays_read["val_images"].shape[0] == TEST
+            assert arrays_read["train_labels"].dtype == np.uint8
+        elif name == "safetensors_file":
+            with safetensors.safe_open(written, framework="np") as file:
+                assert file.metadata() == {"of": "somebody"}
+                assert file.get_tensor("other").tolist() == [0, 1, 2]
+        elif name == "webdataset":
+            with tarfile.open(written) as archive:
+                assert len(archive.getnames()) == 3 * KEPT.sum()
+                assert archive.getmember("0000.png").mtime == 1_000_000
+        elif name == "saved_to_disk":
+            assert "f00" not in (written / "train" / "state.json").read_text()
+            assert (written / "dataset_dict.json").is_file()
+        else:
+            shard = "data/train-00000-of-00002.parquet"
+            before, after = pq.read_table(data.spec.path / shard), pq.read_table(written / shard)
+            assert after.schema.equals(before.schema, check_metadata=True)
+            assert after["note"].to_pylist() == [
+                note for note, keep in zip(before["note"].to_pylist(), KEPT, strict=False) if keep
+            ]
+
+
+def test_a_table_of_file_names_keeps_its_columns(tmp_path: Path) -> None:
+    data = read_own(OwnSpec(metadata_csv(tmp_path)), tmp_path / "store")
+    written = write_subset(data, KEPT, tmp_path / "cleaned", copy=False).data
+    rows = rows_of(written / "train" / "metadata.csv")
+    assert [row["file_name"] for row in rows] == [f"{number}.png" for number in np.flatnonzero(KEPT)]
+    assert {row["caption"] for row in rows} == {'says "a,b"\nand more'}
+    assert data.format == "image folder with metadata.csv"
+
+
+def test_a_second_read_opens_what_the_first_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hub_folder(tmp_path)
+    first = read_own(OwnSpec(path), tmp_path / "store")
+    monkeypatch.setattr("study.datasets.own.reading.decode", None)
+    second = read_own(OwnSpec(path), tmp_path / "store")
+    assert second.fingerprint == first.fingerprint
+    assert isinstance(second.train.images, np.memmap)
+    assert not second.train.images.flags.writeable
