@@ -28,17 +28,17 @@ _QUIET_SECONDS = 2.0  # what is over sooner says nothing
 _LEAST_WHITE = 16  # of 255: no image of 16 bits that gets there holds only 12
 _LONGEST_REASON = 200
 CONVERSIONS = {
-    "grey": "greyscale: their channel is taken three times",
-    "palette": "of colours from a palette: they are converted to RGB",
-    "cmyk": "CMYK: they are converted to RGB, without a colour profile",
-    "other": "of another colour space: they are converted to RGB",
-    "deep": "of 16 bits: the upper 8 are kept",
-    "turned": "turned upright, as their EXIF says",
-    "alpha": "with an alpha channel, which is dropped as most training code drops it, by convert('RGB')",
-    "frames": "of several frames or pages: the first of each is taken",
-    "stretched": "not square: they are stretched to a square",
+    "grey": "greyscale, the channel is taken three times",
+    "palette": "colours of a palette, converted to RGB",
+    "cmyk": "CMYK, converted to RGB without a colour profile",
+    "other": "another colour space, converted to RGB",
+    "deep": "16 bits, the upper 8 are kept",
+    "turned": "turned upright, as EXIF says",
+    "alpha": "an alpha channel, which is dropped as most training code drops it, by convert('RGB')",
+    "frames": "several frames or pages, the first is taken",
+    "stretched": "not square, stretched to a square",
 }
-"""What is done to images, in words that follow their number."""
+"""What is done to images, in words that follow how many they are."""
 _MODES = {"RGB": "", "RGBA": "", "RGBX": "", "RGBa": "", "L": "grey", "LA": "grey", "La": "grey", "1": "grey"}
 _MODES |= {"I;16": "grey", "I;16L": "grey", "I;16B": "grey", "I;16N": "grey", "I": "grey", "P": "palette"}
 _MODES |= {"PA": "palette", "CMYK": "cmyk"}
@@ -81,7 +81,7 @@ class Facts:
     def notes(self) -> list[str]:
         """The conversions in sentences."""
         told = [
-            f"{self.conversions[kind]:,} image{'s are' if self.conversions[kind] > 1 else ' is'} {words}."
+            f"{self.conversions[kind]:,} image{'s' if self.conversions[kind] > 1 else ''}: {words}."
             for kind, words in CONVERSIONS.items()
             if self.conversions[kind]
         ]
