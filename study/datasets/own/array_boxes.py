@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from defenses.registry import UserError
 from defenses.storage.array_file import ArrayFile
 
-BLOCK = 256  # rows that are in memory at a time
+BLOCK = 64  # rows that are in memory at a time
 _PICKLED = (
     "holds Python objects, which would be unpickled, and a pickle can execute anything: save plain arrays of numbers, "
     "such as numpy.savez(FILE, train_images=..., train_labels=...)"
@@ -144,7 +144,7 @@ def _rows_of(stream: IO[bytes], shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     if row == 0 or not shape:
         yield np.empty(shape, dtype=dtype) if shape else np.frombuffer(stream.read(dtype.itemsize), dtype)
         return
-    block = max(1, min(BLOCK, (16 << 20) // row))
+    block = max(1, min(BLOCK, (4 << 20) // row))
     for start in range(0, shape[0], block):
         count = min(block, shape[0] - start)
         data = stream.read(count * row)

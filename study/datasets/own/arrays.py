@@ -154,11 +154,13 @@ def _collect(box: ArrayBox, split: str, images: str, labels: str) -> Labels:
         raise UserError(
             f"{images} must be images [N, H, W], [N, H, W, C] or [N, C, H, W] of 1, 3 or 4 channels, got {list(shape)}"
         )
-    values = _labels(box, labels)
-    if len(values) != shape[0]:
+    count = box.arrays[labels].shape[:1]
+    if count != shape[:1]:
         raise UserError(
-            f"{images} and {labels} must be equally many, got {shape[0]:,} and {len(values):,}: one label an image"
+            f"{images} and {labels} must be equally many, got {shape[0]:,} and {count[0] if count else 0:,}: one label "
+            "an image"
         )
+    values = _labels(box, labels)
     file = as_text(box.file_of(images).name)
     middle = ":" if split == TRAIN else f":{split}:"
     collected = Labels(split)

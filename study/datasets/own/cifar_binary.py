@@ -33,7 +33,7 @@ from study.datasets.own.source import (
 
 RECORDS = re.compile(r"(data_batch_\d+|test_batch|train|test)\.bin")
 _NAMES = ("batches.meta.txt", "fine_label_names.txt")
-_BLOCK = 256  # records that are in memory at a time
+_BLOCK = 64  # records that are in memory at a time
 
 
 @dataclass(frozen=True)

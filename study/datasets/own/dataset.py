@@ -72,7 +72,7 @@ def write_spec(spec: StudySpec, path: Path) -> str:
         "seed": spec.seed,
     }
     write_atomic(path, json.dumps(told, indent=1) + "\n")
-    return f"own:{path}"
+    return f"own:{path.absolute()}"
 
 
 def load_spec(path: Path) -> StudySpec:

@@ -115,7 +115,7 @@ def decode(
     with quiet_decoders(), ThreadPoolExecutor(threads) as pool, _Shown(label, len(rows), progress) as shown:
         start = 0
         for batch in samples.batches(rows):
-            while len(waiting) > 2 * threads:  # what is read and not decoded yet lies in memory
+            while len(waiting) > threads + 1:  # what is read and not decoded yet lies in memory
                 _collect(waiting, facts, shown)
             waiting.append(pool.submit(_decode_batch, batch, start, size, write))
             start += batch.count

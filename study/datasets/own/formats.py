@@ -35,14 +35,25 @@ def look(spec: OwnSpec) -> Source:
     """
     try:
         if spec.path.is_dir():
-            return _look_folder(spec)
+            return _with_columns(spec, _look_folder(spec))
         if spec.path.is_file():
-            return _look_file(spec)
+            return _with_columns(spec, _look_file(spec))
     except OSError as error:
         raise UserError(f"{error.filename or spec.path} must be readable: {error.strerror or error}") from error
     if os.path.lexists(spec.path):
         raise UserError(f"{spec.path} must be a folder or a plain file, and is neither: check the path")
     raise UserError(f"there must be a folder or a file at {spec.path}: check the path")
+
+
+def _with_columns(spec: OwnSpec, source: Source) -> Source:
+    """The source, unless a column is named that its format has not."""
+    for option, asked, read in (
+        ("--image-column", spec.image_column, source.image_column),
+        ("--label-column", spec.label_column, source.label_column),
+    ):
+        if asked is not None and read is None:
+            raise UserError(f"{option} changes nothing with {spec.path} ({source.format}), got {asked!r}: leave it out")
+    return source
 
 
 def _look_folder(spec: OwnSpec) -> Source:

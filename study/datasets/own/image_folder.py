@@ -5,7 +5,7 @@ Whatever is no image is listed with the reason; links are followed, and no name 
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from defenses.registry import UserError
 from study.datasets.folder import SUFFIXES as USUAL
+from study.datasets.own.archives import LARGEST
 from study.datasets.own.data import LeftOut, OwnSpec
 from study.datasets.own.links import put_file
 from study.datasets.own.metadata_table import METADATA, MetadataTable, read_metadata
@@ -52,12 +53,14 @@ class _Listing:
         splits: their samples; the place of one is its path.
         left_out: what is no sample.
         tables: of names and labels, by split.
+        unused: files of further test sets, which stay as they are.
     """
 
     root: Path
     splits: dict[str, Labels]
     left_out: list[LeftOut]
     tables: list[MetadataTable]
+    unused: list[str] = field(default_factory=list)
 
     def skip(self, path: str, reason: str, split: str = "") -> None:
         self.left_out.append(LeftOut(self.name(path), reason, split))
@@ -88,6 +91,7 @@ def look(spec: OwnSpec) -> Source:
         _list_split(by_split[TRAIN], TRAIN, spec, listing)
         if test is not None:
             _list_split(by_split[test], TEST, spec, listing)
+        listing.unused = [path for name in others for path in _files_below(by_split[name])]
         for entry in entries:
             if split_of(entry.name) is None:
                 listing.skip(entry.path, "it lies in neither the training nor the test folder")
@@ -130,7 +134,7 @@ def _source(spec: OwnSpec, listing: _Listing, notes: list[str]) -> Source:
         classes,
         samples,
         stamps,
-        partial(_write, spec.path, listing.tables, {split: labels.places for split, labels in splits.items()}),
+        partial(_write, listing, {split: labels.places for split, labels in splits.items()}),
         label_column=column,
         left_out=tuple(left_out),
         notes=tuple(notes),
@@ -146,7 +150,7 @@ def _entries(folder: Path | str, listing: _Listing) -> list["os.DirEntry[str]"]:
         raise UserError(f"{folder} must be a folder that can be listed: {error.strerror}") from error
     shown = []
     for entry in everything:
-        if entry.name.startswith(".") or entry.name in _HIDDEN:
+        if _is_hidden(entry.name):
             listing.skip(entry.path, "hidden")
         elif entry.name != MANIFEST or Path(folder) != listing.root:
             shown.append(entry)
@@ -204,7 +208,8 @@ def _list_table(path: Path, spec: OwnSpec, listing: _Listing, split: str | None)
             kind = split_of(file.partition("/")[0])
             of = TEST if kind == test and kind is not None else TRAIN if kind in (None, TRAIN) else None
         if of is None:
-            continue  # a second test set
+            listing.unused.append(os.path.join(path.parent, file))
+            continue
         name = listing.name(os.path.join(path.parent, file))
         reason = _refusal(path.parent, file)
         if reason:
@@ -212,6 +217,23 @@ def _list_table(path: Path, spec: OwnSpec, listing: _Listing, split: str | None)
         else:
             collected = listing.splits.setdefault(of, Labels(of))
             collected.add(name, label, os.path.join(path.parent, file))
+    named = {os.path.join(path.parent, file) for file, _ in table.rows}
+    for file in _files_below(str(path.parent)):
+        if file not in named and file.lower().endswith(SUFFIXES):
+            listing.skip(file, f"{path.name} does not name it", split or "")
+
+
+def _files_below(folder: str) -> list[str]:
+    """All plain files in a folder and the folders in it, hidden ones left out."""
+    files = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        files += [os.path.join(place, name) for name in sorted(names) if not _is_hidden(name)]
+    return [file for file in files if os.path.isfile(file)]
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in _HIDDEN
 
 
 def _refusal(folder: Path, file: str) -> str:
@@ -240,31 +262,29 @@ def read_file(path: str) -> Content:
         if not os.path.isfile(path):
             return Unreadable("no file, or a link to none" if os.path.islink(path) else "no plain file")
         with open(path, "rb") as file:
-            return file.read()
+            size = os.fstat(file.fileno()).st_size
+            return file.read() if size <= LARGEST else Unreadable(f"it has {size:,} bytes, too many for an image")
     except OSError as error:
         return Unreadable(f"it cannot be read: {error.strerror}")
 
 
 def _write(
-    root: Path,
-    tables: list[MetadataTable],
+    listing: _Listing,
     places: Mapping[str, list[str]],
     kept: Mapping[str, NDArray[np.bool_]],
     folder: Path,
     copy: bool,
 ) -> Written:
     """Hard links or copies of the kept files, under their own paths."""
-    linked = copied = 0
-    dropped: set[str] = set()
-    for split, paths in places.items():
-        for path, keep in zip(paths, kept[split].tolist(), strict=True):
-            if not keep:
-                dropped.add(path)
-            elif put_file(path, folder / os.path.relpath(path, root), copy):
-                linked += 1
-            else:
-                copied += 1
-    taken = {path for paths in places.values() for path in paths} - dropped
-    for table in tables:
-        table.write_part(folder / table.path.relative_to(root), taken)
-    return Written(folder, linked, copied)
+    taken = {
+        path for split, paths in places.items() for path, keep in zip(paths, kept[split].tolist(), strict=True) if keep
+    }
+    taken |= {path for path in listing.unused if os.path.isfile(path) and not _leads_out(path, listing.root)}
+    links = [put_file(path, folder / os.path.relpath(path, listing.root), copy) for path in sorted(taken)]
+    for table in listing.tables:
+        table.write_part(folder / table.path.relative_to(listing.root), taken)
+    return Written(folder, sum(links), len(links) - sum(links))
+
+
+def _leads_out(path: str, root: Path) -> bool:
+    return not os.path.normpath(path).startswith(f"{root}{os.sep}")

@@ -42,6 +42,8 @@ def describe_own(spec: OwnSpec) -> OwnSummary:
     source = look(_absolute(spec))
     sizes = sample_sizes(source)
     used = np.unique(source.splits[TRAIN].labels)
+    if len(used) < 2:
+        raise UserError(_too_few_classes(spec, source, used, 0))
     counts = {
         split: tuple(np.bincount(samples.labels, minlength=len(source.classes))[used].tolist())
         for split, samples in source.splits.items()
@@ -80,7 +82,7 @@ def read_own(spec: OwnSpec, store: Path | str, progress: bool = True) -> OwnData
     train = reader.read(TRAIN, np.arange(len(source.splits[TRAIN].ids)))
     used = np.unique(train.labels)
     if len(used) < 2:
-        raise UserError(_too_few_classes(spec, source, used, train))
+        raise UserError(_too_few_classes(spec, source, used, len(train.left_out)))
     test, strangers = reader.read_test(used)
     classes = tuple(source.classes[label] for label in used.tolist())
     parts = [train] if test is None else [train, test]
@@ -238,12 +240,14 @@ def _check_size(size: int) -> None:
         raise UserError(f"--image-size must lie between 8 and 1,024 px, got {size}")
 
 
-def _too_few_classes(spec: OwnSpec, source: Source, used: NDArray[np.int64], train: _Part) -> str:
+def _too_few_classes(spec: OwnSpec, source: Source, used: NDArray[np.int64], lost: int) -> str:
     only = ", ".join(printable_name(source.classes[label]) for label in used.tolist())
-    lost = f" ({len(train.left_out):,} images cannot be decoded)" if train.left_out else ""
+    told = f" ({lost:,} images cannot be decoded)" if lost else ""
+    below = [path for path in spec.path.iterdir() if path.is_dir()] if spec.path.is_dir() else []
+    deeper = len(below) == 1 and sum(path.is_dir() for path in below[0].iterdir()) > 1
+    way_out = f"name {below[0]}" if deeper else "check that it has one folder, or one label, a class"
     return (
-        f"{spec.path} must have training images of at least 2 classes, got those of class {only} alone{lost}: check "
-        "that it has one folder, or one label, a class"
+        f"{spec.path} must have training images of at least 2 classes, got those of class {only} alone{told}: {way_out}"
     )
 
 

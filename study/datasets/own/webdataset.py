@@ -216,7 +216,9 @@ def _batches(shards: Sequence[_Shard], places: Sequence[_Place], rows: NDArray[n
             continue
         block: list[Content] = []
         for _, stream, size in contents(shard.path, wanted):
-            block.append(stream.read() if size <= LARGEST else Unreadable(f"it has {size:,} bytes, too many"))
+            block.append(
+                stream.read() if size <= LARGEST else Unreadable(f"it has {size:,} bytes, too many for an image")
+            )
             if len(block) == _BLOCK:
                 yield Batch(len(block), partial(list, block))
                 block = []

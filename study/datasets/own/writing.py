@@ -70,11 +70,15 @@ def write_subset(data: OwnData, kept: NDArray[np.bool_], folder: Path, *, copy: 
     with disk_errors(folder.parent):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        written = source.write(masks, partial, copy)
-        left_out = _write_manifest(partial / MANIFEST, source, data, masks)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        try:
+            written = source.write(masks, partial, copy)
+            left_out = _write_manifest(partial / MANIFEST, source, data, masks)
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
     return Manifest(
         folder / MANIFEST,
         folder / written.data.relative_to(partial),

@@ -4,18 +4,23 @@ import csv
 import hashlib
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors
+from numpy.typing import NDArray
 from own_formats import FORMATS, NAMES, NUMBERED, TEST, TRAIN, WITHOUT_TEST, arrays, hub_folder, metadata_csv
 
+from defenses.registry import UserError
 from study.datasets.own.data import OwnData, OwnSpec
 from study.datasets.own.reading import describe_own, read_own
 from study.datasets.own.writing import write_subset
 
 KEPT = np.arange(TRAIN) % 5 != 1
+IMAGES = arrays("train")[0]
 
 
 def tree(root: Path) -> dict[str, tuple[str, int]]:
@@ -140,3 +145,75 @@ def test_a_second_read_opens_what_the_first_decoded(tmp_path: Path, monkeypatch:
     assert second.fingerprint == first.fingerprint
     assert isinstance(second.train.images, np.memmap)
     assert not second.train.images.flags.writeable
+
+
+def write_table(path: Path, **columns: object) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "told"),
+    [
+        ({"a": [b"x"], "b": [b"x"], "label": [1]}, {}, "it may be a, b: name it with --image-column"),
+        ({"image": [b"x"], "p": [1], "q": [1]}, {}, "it may be p, q: name it with --label-column"),
+        ({"image": [1.5], "label": [1]}, {}, "none of image, label looks like it: name it with --image-column"),
+        ({"image": [b"x"], "label": [1.5]}, {}, "none of image, label looks like it: name it with --label-column"),
+        ({"image": [b"x"], "label": [1]}, {"image_column": "imag"}, "got 'imag': did you mean 'image'"),
+        ({"image": [b"x"], "label": [1]}, {"image_column": "label"}, "must name a column of encoded images"),
+        ({"image": [b"x"], "label": [1]}, {"label_column": "image"}, "must name a column of whole numbers or text"),
+        ({"image": [b"x"], "label": [None]}, {"label_column": "label"}, "must name a column of whole numbers or text"),
+    ],
+)
+def test_a_column_is_found_or_asked_for(
+    columns: dict[str, object], asked: dict[str, str], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=told):
+        describe_own(OwnSpec(write_table(tmp_path / "data.parquet", **columns), **asked))
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ({"a": IMAGES}, "must hold images and labels, such as train_images and train_labels"),
+        ({"x": IMAGES, "y": np.arange(23)}, "must be equally many, got 24 and 23"),
+        ({"x": IMAGES, "y": np.eye(24)}, "save its argmax"),
+        ({"x": IMAGES.reshape(24, -1), "y": np.arange(24)}, "x must be images"),
+        ({"x": IMAGES - 128.0, "y": np.arange(24)}, "undo the normalisation"),
+        ({"x": IMAGES, "y": np.arange(24), "classes": np.array(["a", "b"])}, "must be numbers of the 2 classes"),
+    ],
+)
+def test_arrays_that_are_no_dataset_are_refused(named: dict[str, NDArray[Any]], told: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", **named)
+    with pytest.raises(UserError, match=told):
+        read_own(OwnSpec(tmp_path / "data.npz"), tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("levels", "exact"),
+    [
+        (IMAGES.astype(np.int64), True),
+        (IMAGES.astype(np.uint16) * 256, True),
+        (IMAGES.astype(np.float64) / 255, True),
+        (IMAGES.astype(np.float32), True),
+        (np.asfortranarray(IMAGES), True),
+        (IMAGES.transpose(0, 3, 1, 2), True),
+        (np.concatenate([IMAGES, IMAGES[..., :1]], axis=3), True),
+        (IMAGES > 128, False),
+    ],
+    ids=["int64", "uint16", "float64", "float32", "fortran", "channels first", "alpha", "bool"],
+)
+def test_levels_become_those_of_8_bits(levels: NDArray[Any], exact: bool, tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", images=levels, labels=np.arange(24) % 2)
+    data = read_own(OwnSpec(tmp_path / "data.npz"), tmp_path / "store")
+    assert np.array_equal(data.train.images, IMAGES if exact else (IMAGES > 128) * 255)
+    written = write_subset(data, KEPT, tmp_path / "cleaned", copy=False).data
+    with np.load(written) as kept:
+        assert kept["images"].dtype == levels.dtype
+        assert np.array_equal(kept["images"], levels[KEPT])
+
+
+def test_a_named_column_of_an_array_is_taken(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", pictures=IMAGES, coarse=np.arange(24) % 2, fine=np.arange(24) % 3)
+    data = read_own(OwnSpec(tmp_path / "data.npz", image_column="pictures", label_column="fine"), tmp_path / "store")
+    assert data.classes == ("0", "1", "2")

@@ -309,3 +309,38 @@ def test_only_a_cleaned_set_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="must be empty, or a cleaned set"):
         write_subset(data, kept, tmp_path / "other", copy=False)
     assert (tmp_path / "other" / "mine.txt").exists()
+
+
+def test_a_second_test_set_stays_as_it_is(tmp_path: Path) -> None:
+    for split in ("train", "test", "val"):
+        make_folder(tmp_path / "data" / split)
+    data = read(tmp_path / "data")
+    assert data.notes == ("There is more than one test set: val/ is not used, and stays as it is.",)
+    write_subset(data, np.arange(6) > 0, tmp_path / "cleaned", copy=False)
+    assert len(list((tmp_path / "cleaned" / "val").rglob("*.png"))) == 6
+    assert len(list((tmp_path / "cleaned" / "train").rglob("*.png"))) == 5
+
+
+def test_images_that_a_table_does_not_name_are_listed(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data")
+    rows = [f"{label}/{number}.png,{label}" for label in ("a", "b") for number in range(2)]
+    (root / "metadata.csv").write_text("\n".join(["file_name,label", *rows, "a/9.png,a", "a/2.png,"]))
+    data = read(root)
+    assert len(data.train.ids) == 4
+    assert reasons(data) == {
+        "b/2.png": "metadata.csv does not name it",
+        "metadata.csv:4": "there is no file 'a/9.png'",
+        "a/2.png": "it has no label",
+    }
+
+
+def test_a_column_that_nothing_has_is_refused(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data")
+    with pytest.raises(UserError, match=r"--label-column changes nothing with .* \(image folder\), got 'y'"):
+        read_own(OwnSpec(root, label_column="y"), tmp_path / "store")
+
+
+def test_a_folder_too_high_names_the_one_below(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data" / "set")
+    with pytest.raises(UserError, match=f"at least 2 classes, got those of class set alone: name {tmp_path}/data/set"):
+        describe_own(OwnSpec(tmp_path / "data"))
