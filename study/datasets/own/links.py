@@ -20,8 +20,10 @@ def put_file(source: str, target: Path, copy: bool) -> bool:
     Raises:
         OSError: it cannot be read, or the new one cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    real = os.path.realpath(source)  # a link to a link would be one to the name, which may go away
+    if not target.parent.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+    # A link to a link would be one to the name, which may go away.
+    real = os.path.realpath(source) if os.path.islink(source) else source
     if not copy:
         try:
             os.link(real, target)

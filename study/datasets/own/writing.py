@@ -3,7 +3,9 @@
 import csv
 import os
 import shutil
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from study.datasets.own.data import OwnData
 from study.datasets.own.formats import look
 from study.datasets.own.image_folder import MANIFEST
 from study.datasets.own.reading import source_stamp
-from study.datasets.own.source import TEST, TRAIN, Samples, Source, content_hash
+from study.datasets.own.source import TEST, TRAIN, Batch, Samples, Source, content_hash
 
 COLUMNS = ("id", "split", "sha256", "kept", "reason")
 
@@ -139,5 +141,16 @@ def _write_manifest(path: Path, source: Source, data: OwnData, masks: dict[str, 
 
 def sample_hashes(samples: Samples) -> Iterator[str]:
     """sha256 of the bytes of each sample as the input holds them, in order; empty where they cannot be read."""
-    for batch in samples.batches(np.arange(len(samples.ids))):
-        yield from map(content_hash, batch.read())
+    waiting: deque[Future[list[str]]] = deque()
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:  # files are read, and hashes computed, outside the interpreter's lock
+        for batch in samples.batches(np.arange(len(samples.ids))):
+            if len(waiting) > threads + 1:  # what is read and not hashed yet lies in memory
+                yield from waiting.popleft().result()
+            waiting.append(pool.submit(_hashes, batch))
+        while waiting:
+            yield from waiting.popleft().result()
+
+
+def _hashes(batch: Batch) -> list[str]:
+    return [content_hash(content) for content in batch.read()]

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,8 @@ def test_a_damaged_file_is_no_traceback(name: str) -> None:
                 (root / file).write_bytes(damaged(content, cuts, length) if file == chosen else content)
             data = read(root / chosen if len(files) == 1 else root, Path(folder) / "store")
             if data is not None:
-                write_subset(data, data.train.labels >= 0, Path(folder) / "cleaned", copy=False)
+                with suppress(UserError):  # as of an array that is written and was not read
+                    write_subset(data, data.train.labels >= 0, Path(folder) / "cleaned", copy=False)
 
     check()
 
