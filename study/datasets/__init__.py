@@ -32,7 +32,7 @@ DATASETS: Registry[Loader] = Registry(
         "folder": ("study.datasets.folder:load", "folder:DIR with train/CLASS/ and test/CLASS/ of image files"),
         "own": (
             "study.datasets.own.dataset:load",
-            "own:PATH, a set in any format that study.clean reads, with or without test images; own:FILE.json, a part",
+            "own:PATH, your own data in any format of study/datasets/own, with or without test images",
         ),
     },
 )

@@ -56,7 +56,7 @@ class ArrayBox(ABC):
 
     @abstractmethod
     def write_part(self, path: Path, kept: Mapping[str, NDArray[np.bool_]]) -> None:
-        """Writes the same arrays; of those that `kept` names the rows bool [N] that it keeps.
+        """Writes the same arrays, of the same dtype; of those that `kept` names the rows bool [N] that it keeps.
 
         Args:
             path: the new file, or the folder of several.
@@ -88,12 +88,20 @@ class ArrayBox(ABC):
         return np.concatenate(blocks) if blocks else np.empty(info.shape, dtype=info.dtype)
 
     def kept_blocks(self, name: str, kept: Mapping[str, NDArray[np.bool_]]) -> Iterator[NDArray[Any]]:
-        """The rows that are written."""
+        """The rows that are written, [n, ...] of the array's dtype.
+
+        Args:
+            kept: rows bool [N] by name of an array; one that it does not name is whole.
+        """
         for first, block in self.blocks(name):
             yield block[kept[name][first : first + len(block)]] if name in kept else block
 
     def kept_shape(self, name: str, kept: Mapping[str, NDArray[np.bool_]]) -> tuple[int, ...]:
-        """The shape that is written."""
+        """The shape that is written.
+
+        Args:
+            kept: rows bool [N], dtype bool, by name of an array.
+        """
         shape = self.arrays[name].shape
         return (int(kept[name].sum()), *shape[1:]) if name in kept else shape
 
@@ -169,7 +177,7 @@ class NpzBox(ArrayBox):
                         f"{self.path} must hold arrays of different names alone, got {member.filename!r}: "
                         "write it with numpy.savez"
                     )
-                with archive.open(member) as stream:
+                with zipfile.ZipFile.open(archive, member) as stream:
                     shape, fortran, dtype = _npy_header(stream)
                     header = stream.tell()
                 check_plain(self.path, name, dtype)
@@ -184,7 +192,7 @@ class NpzBox(ArrayBox):
         return arrays
 
     def _blocks(self, name: str) -> Iterator[NDArray[Any]]:
-        with zipfile.ZipFile(self.path) as archive, archive.open(f"{name}.npy") as stream:
+        with zipfile.ZipFile(self.path) as archive, zipfile.ZipFile.open(archive, f"{name}.npy") as stream:
             if name in self._fortran:
                 stream.seek(0)
                 yield np.lib.format.read_array(stream, allow_pickle=False)
@@ -193,14 +201,14 @@ class NpzBox(ArrayBox):
             yield from _rows_of(stream, shape, dtype)
 
     def write_part(self, path: Path, kept: Mapping[str, NDArray[np.bool_]]) -> None:
-        """See `ArrayBox.write_part`."""
+        """See `ArrayBox.write_part`; rows are bool [N], and arrays keep their dtype."""
         with zipfile.ZipFile(self.path) as source:
             packed = {member.filename: member.compress_type for member in source.infolist()}
         with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
             for name, info in self.arrays.items():
                 member = zipfile.ZipInfo(f"{name}.npy")
                 member.compress_type = packed[member.filename]
-                with archive.open(member, "w", force_zip64=True) as stream:
+                with zipfile.ZipFile.open(archive, member, "w", force_zip64=True) as stream:
                     _write_header(stream, self.kept_shape(name, kept), info.dtype)
                     if not info.shape:
                         stream.write(self.whole(name).tobytes())
@@ -246,7 +254,7 @@ class NpyBox(ArrayBox):
             yield np.array(array[start : start + BLOCK])
 
     def write_part(self, path: Path, kept: Mapping[str, NDArray[np.bool_]]) -> None:
-        """See `ArrayBox.write_part`."""
+        """See `ArrayBox.write_part`; rows are bool [N], and arrays keep their dtype."""
         path.mkdir(parents=True, exist_ok=True)
         for name, info in self.arrays.items():
             if not info.shape:
@@ -308,7 +316,7 @@ class SafetensorsBox(ArrayBox):
             yield from _rows_of(stream, info.shape, info.dtype)
 
     def write_part(self, path: Path, kept: Mapping[str, NDArray[np.bool_]]) -> None:
-        """See `ArrayBox.write_part`."""
+        """See `ArrayBox.write_part`; rows are bool [N], and arrays keep their dtype."""
         names = {np.dtype(text): name for name, text in _SAFE_DTYPES.items()}
         header: dict[str, Any] = {} if self._metadata is None else {"__metadata__": self._metadata}
         order = sorted(self.arrays, key=lambda name: self._offsets[name])
@@ -360,7 +368,7 @@ class TensorBox(ArrayBox):
             yield array[start : start + BLOCK]
 
     def write_part(self, path: Path, kept: Mapping[str, NDArray[np.bool_]]) -> None:
-        """See `ArrayBox.write_part`."""
+        """See `ArrayBox.write_part`; rows are bool [N], and arrays keep their dtype."""
         import torch
 
         tensors = {
