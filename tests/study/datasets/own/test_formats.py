@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from own_formats import FORMATS, NAMES, NUMBERED, TEST, TRAIN, WITHOUT_TEST, arrays, hub_folder, metadata_csv
 
 from defenses.registry import UserError
+from defenses.storage.array_file import ArrayFile
 from study.datasets.own.data import OwnData, OwnSpec
+from study.datasets.own.reading import IMAGES as STAGE
 from study.datasets.own.reading import describe_own, read_own
 from study.datasets.own.writing import write_subset
 
@@ -217,3 +219,17 @@ def test_a_named_column_of_an_array_is_taken(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", pictures=IMAGES, coarse=np.arange(24) % 2, fine=np.arange(24) % 3)
     data = read_own(OwnSpec(tmp_path / "data.npz", image_column="pictures", label_column="fine"), tmp_path / "store")
     assert data.classes == ("0", "1", "2")
+
+
+def test_a_read_that_was_cut_short_is_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    path = hub_folder(tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ArrayFile, "write", interrupt)
+        read_own(OwnSpec(path), tmp_path / "store")
+    (begun,) = (tmp_path / "store" / STAGE).iterdir()
+    (begun / "dead-images-payload.npy").write_bytes(b"what a killed process leaves")
+    check_samples("hub_folder", read_own(OwnSpec(path), tmp_path / "store"))
+    assert sorted(file.suffix for file in begun.iterdir() if file.name != "lock") == [".json", ".json", ".npy", ".npy"]
