@@ -5,6 +5,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,23 @@ TRAIN, TEST = 24, 8
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
+_HELD: dict[str, Arrays] = {}
+
+
+@contextmanager
+def held(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Iterator[None]:
+    """Within the block the training set of every format is another one: uint8 [N, 32, 32, 3] and int64 [N] below 4."""
+    _HELD["train"] = images, labels
+    try:
+        yield
+    finally:
+        _HELD.clear()
+
+
 def arrays(split: str) -> Arrays:
     """Images uint8 [N, 32, 32, 3] and labels int64 [N] of a split."""
+    if split in _HELD:
+        return _HELD[split]
     count, first = (TRAIN, 0) if split == "train" else (TEST, 100)
     images = np.random.default_rng(first).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     images[:, 0, 0, 0] = first + np.arange(count)

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import tarfile
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors
 from numpy.typing import NDArray
-from own_formats import FORMATS, NAMES, NUMBERED, TEST, TRAIN, WITHOUT_TEST, arrays, hub_folder, metadata_csv
+from own_formats import FORMATS, NAMES, NUMBERED, TEST, TRAIN, WITHOUT_TEST, arrays, held, hub_folder, metadata_csv
 
 from defenses.registry import UserError
 from defenses.storage.array_file import ArrayFile
+from study.attacks import parse_attack
+from study.datasets.images import Images
 from study.datasets.own.data import OwnData, OwnSpec
 from study.datasets.own.reading import IMAGES as STAGE
 from study.datasets.own.reading import describe_own, read_own
 from study.datasets.own.writing import write_subset
+from study.scenarios.poison import poison
 
 KEPT = np.arange(TRAIN) % 5 != 1
 IMAGES = arrays("train")[0]
@@ -226,10 +230,34 @@ def test_a_read_that_was_cut_short_is_done_again(tmp_path: Path, monkeypatch: py
         raise KeyboardInterrupt
 
     path = hub_folder(tmp_path)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(ArrayFile, "write", interrupt)
-        read_own(OwnSpec(path), tmp_path / "store")
+        with pytest.raises(KeyboardInterrupt):
+            read_own(OwnSpec(path), tmp_path / "store")
     (begun,) = (tmp_path / "store" / STAGE).iterdir()
     (begun / "dead-images-payload.npy").write_bytes(b"what a killed process leaves")
     check_samples("hub_folder", read_own(OwnSpec(path), tmp_path / "store"))
     assert sorted(file.suffix for file in begun.iterdir() if file.name != "lock") == [".json", ".json", ".npy", ".npy"]
+
+
+@pytest.mark.parametrize(
+    ("name", "attack"), list(zip(FORMATS, cycle(["badnets", "blended_random", "sig", "wanet"]), strict=False))
+)
+def test_a_poisoned_set_arrives_as_it_is(name: str, attack: str, tmp_path: Path) -> None:
+    clean = Images.of(*arrays("train"), *arrays("test"), NAMES)
+    suspect = poison(clean, parse_attack(attack), 0.25, 0, 0).suspect
+    images, labels = np.asarray(suspect.images), np.asarray(suspect.labels)
+    assert not np.array_equal(images, clean.train_images)
+    with held(images, labels):
+        path = FORMATS[name](tmp_path)
+    data = read_own(OwnSpec(path), tmp_path / "store")
+    assert len(data.train.ids) == len(images)
+    told = {image.tobytes(): data.classes[label] for image, label in zip(*samples_of(data), strict=True)}
+    assert told == {
+        image.tobytes(): str(label) if name in NUMBERED else NAMES[label]
+        for image, label in zip(images, labels.tolist(), strict=True)
+    }
+
+
+def samples_of(data: OwnData) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    return data.train.images, data.train.labels
