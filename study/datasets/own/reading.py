@@ -89,6 +89,7 @@ def read_own(spec: OwnSpec, store: Path | str, progress: bool = True) -> OwnData
     splits = [
         Split(part.artifact.load("images"), np.searchsorted(used, part.labels).astype(np.int64), part.ids)
         for part in parts
+        if part.ids
     ]
     facts = Facts()
     for part in parts:
@@ -143,6 +144,12 @@ class _Reader:
         artifact, _ = self.store.get_or_build(IMAGES, key, lambda: self._build(key, samples, rows), described)
         facts = _facts(artifact.load("facts"))
         kept = rows[np.asarray(artifact.load("rows"))]
+        if split == TRAIN and len(kept) == 0:
+            row, reason = facts.unreadable[0]
+            raise UserError(
+                f"{self.path} must hold images that can be decoded, and none of its {len(rows):,} can, such as "
+                f"{plain_reason(samples.ids[rows[row]])}: {reason}"
+            )
         left_out = tuple(LeftOut(samples.ids[rows[row]], reason, split) for row, reason in facts.unreadable)
         ids = tuple(samples.ids[row] for row in kept.tolist())
         return _Part(key, artifact, ids, samples.labels[kept], facts, left_out)
@@ -179,12 +186,6 @@ class _Reader:
         facts = decode(samples, rows, self.size, file.write, label, self.progress)
         bad = {row for row, _ in facts.unreadable}
         kept = np.array([row for row in range(len(rows)) if row not in bad], dtype=np.int64)
-        if len(kept) == 0:
-            row, reason = facts.unreadable[0]
-            raise UserError(
-                f"{self.path} must hold images that can be decoded, and none of its {len(rows):,} can, such as "
-                f"{plain_reason(samples.ids[rows[row]])}: {reason}"
-            )
         if bad:
             whole = file
             file = self.store.array_file(IMAGES, key, "images", (len(kept), *shape[1:]), np.uint8)

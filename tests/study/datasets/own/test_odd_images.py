@@ -344,3 +344,14 @@ def test_a_folder_too_high_names_the_one_below(tmp_path: Path) -> None:
     make_folder(tmp_path / "data" / "set")
     with pytest.raises(UserError, match=f"at least 2 classes, got those of class set alone: name {tmp_path}/data/set"):
         describe_own(OwnSpec(tmp_path / "data"))
+
+
+def test_a_test_set_of_which_nothing_can_be_decoded_is_none(tmp_path: Path) -> None:
+    make_folder(tmp_path / "data" / "train")
+    (tmp_path / "data" / "test" / "a").mkdir(parents=True)
+    (tmp_path / "data" / "test" / "a" / "1.png").write_bytes(b"")
+    data = read(tmp_path / "data")
+    assert data.test is None
+    assert reasons(data) == {"test/a/1.png": "the file is empty"}
+    write_subset(data, np.ones(6, dtype=np.bool_), tmp_path / "cleaned", copy=False)
+    assert read(tmp_path / "cleaned").fingerprint == data.fingerprint
