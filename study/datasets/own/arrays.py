@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from defenses.registry import UserError
 from study.datasets.npz import read_classes
-from study.datasets.own.array_boxes import ArrayBox, NpyBox, NpzBox, SafetensorsBox, TensorBox
+from study.datasets.own.array_boxes import (
+    ArrayBox,
+    NpyBox,
+    NpzBox,
+    SafetensorsBox,
+    TensorBox,
+    readable_arrays,
+)
 from study.datasets.own.data import OwnSpec
 from study.datasets.own.source import (
     IMAGE_NAMES,
@@ -85,6 +92,7 @@ def look(spec: OwnSpec) -> Source:
         partial(_write, box, {split: names.images[kind] for split, kind in chosen.items()}),
         image_column=names.images[TRAIN],
         label_column=names.labels[TRAIN],
+        left_out=tuple(one for labels in collected.values() for one in labels.left_out),
         notes=tuple(unused_note(others)),
     )
 
@@ -176,12 +184,11 @@ def _labels(box: ArrayBox, name: str) -> list[str | int]:
             f"{name} must be whole numbers or text [N] or [N, 1], one label an image, got {info.dtype} "
             f"{list(info.shape)}: of one column a class, save its argmax(axis=1)"
         )
-    values = box.whole(name).reshape(-1)
+    with readable_arrays(box.path):  # text may hold what is no character
+        values = box.whole(name).reshape(-1).tolist()
     if info.dtype.kind == "S":
-        return [value.decode("utf-8", "backslashreplace") for value in values.tolist()]
-    if info.dtype.kind == "U":
-        return [as_text(value) for value in values.tolist()]
-    return [int(value) for value in values.tolist()]
+        return [value.decode("utf-8", "backslashreplace") for value in values]
+    return [value if info.dtype.kind == "U" else int(value) for value in values]
 
 
 @dataclass(frozen=True)

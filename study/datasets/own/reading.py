@@ -30,6 +30,7 @@ IMAGES, DATASET = "own_images", "own_dataset"
 """Stages of the store: the decoded images of a split, and the fingerprint of both."""
 VERSION = 1  # raise it when the same files would give other images
 _SHOWN = 5
+_MANY = 1000  # classes; more are believed where they have two images each
 _COPIED = 1024  # images at a time
 
 
@@ -42,8 +43,7 @@ def describe_own(spec: OwnSpec) -> OwnSummary:
     source = look(_absolute(spec))
     sizes = sample_sizes(source)
     used = np.unique(source.splits[TRAIN].labels)
-    if len(used) < 2:
-        raise UserError(_too_few_classes(spec, source, used, 0))
+    _check_classes(spec, source, used, 0)
     counts = {
         split: tuple(np.bincount(samples.labels, minlength=len(source.classes))[used].tolist())
         for split, samples in source.splits.items()
@@ -81,8 +81,7 @@ def read_own(spec: OwnSpec, store: Path | str, progress: bool = True) -> OwnData
     reader = _Reader(source, spec.path, size, opened, progress)
     train = reader.read(TRAIN, np.arange(len(source.splits[TRAIN].ids)))
     used = np.unique(train.labels)
-    if len(used) < 2:
-        raise UserError(_too_few_classes(spec, source, used, len(train.left_out)))
+    _check_classes(spec, source, used, len(train.left_out))
     test, strangers = reader.read_test(used)
     classes = tuple(source.classes[label] for label in used.tolist())
     parts = [train] if test is None else [train, test]
@@ -241,13 +240,28 @@ def _check_size(size: int) -> None:
         raise UserError(f"--image-size must lie between 8 and 1,024 px, got {size}")
 
 
-def _too_few_classes(spec: OwnSpec, source: Source, used: NDArray[np.int64], lost: int) -> str:
+def _check_classes(spec: OwnSpec, source: Source, used: NDArray[np.int64], lost: int) -> None:
+    """Refuses data of a single class, and labels that are something else, such as the numbers of the images.
+
+    Args:
+        used: labels int64 [K] that training images have.
+        lost: how many images cannot be decoded.
+    """
+    count = len(source.splits[TRAIN].ids)
+    if len(used) > _MANY and len(used) > count / 2:
+        column = f" in {source.label_column}" if source.label_column else ""
+        raise UserError(
+            f"{spec.path} must have labels that tell classes, got {len(used):,} different ones of {count:,} images"
+            f"{column}: name another with --label-column"
+        )
+    if len(used) >= 2:
+        return
     only = ", ".join(printable_name(source.classes[label]) for label in used.tolist())
     told = f" ({lost:,} images cannot be decoded)" if lost else ""
     below = [path for path in spec.path.iterdir() if path.is_dir()] if spec.path.is_dir() else []
     deeper = len(below) == 1 and sum(path.is_dir() for path in below[0].iterdir()) > 1
     way_out = f"name {below[0]}" if deeper else "check that it has one folder, or one label, a class"
-    return (
+    raise UserError(
         f"{spec.path} must have training images of at least 2 classes, got those of class {only} alone{told}: {way_out}"
     )
 

@@ -21,8 +21,7 @@ TEST_NAMES = ("test", "testing", "tst", "val", "valid", "validation", "dev", "ev
 """What a test set may be called; the first of these names that there is counts, the others stay as they are."""
 LABEL_NAMES = ("label", "labels", "y", "target", "targets", "class", "fine_label", "fine_labels", "category", "cls")
 IMAGE_NAMES = ("image", "images", "x", "img", "imgs", "data", "samples", "pixels")
-_SHOWN = 5
-_CHUNK = 1 << 20
+_LONGEST_LABEL = 1000  # characters
 
 
 @dataclass(frozen=True)
@@ -132,14 +131,16 @@ class Labels:
 
     def add(self, name: str, value: str | int | None, place: Any, reason: str = "it has no label") -> None:
         """Takes a sample; without a label, or of a name that there is already, it is left out."""
-        if value is None:
+        if value is None or value == "":
             self.left_out.append(LeftOut(name, reason, self.split))
+        elif isinstance(value, str) and len(value) > _LONGEST_LABEL:
+            self.left_out.append(LeftOut(name, f"its label is a text of {len(value):,} characters", self.split))
         elif name in self._seen:
             self.left_out.append(LeftOut(name, "another sample has the same name", self.split))
         else:
             self._seen.add(name)
             self.ids.append(name)
-            self.values.append(value)
+            self.values.append(as_text(value) if isinstance(value, str) else value)
             self.places.append(place)
 
 
@@ -154,6 +155,7 @@ def number_classes(
     Raises:
         UserError: a number that no name stands for.
     """
+    names = None if names is None else [as_text(name) for name in names]
     texts = {split: [_text(value, names) for value in labels.values] for split, labels in collected.items()}
     used = {text for some in texts.values() for text in some}
     if names is not None and len(set(names)) == len(names):
@@ -179,9 +181,12 @@ def _text(value: str | int, names: Sequence[str] | None) -> str:
     return names[value]
 
 
-def as_text(name: str | bytes) -> str:
-    """A name that may hold any bytes as text that every file takes."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def as_text(name: str) -> str:
+    """A name that may hold any bytes, or halves of characters, as text that every file takes."""
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode()
 
 
 def file_stamp(path: Path | str, name: str) -> tuple[str, int, int]:

@@ -126,7 +126,7 @@ def _write_manifest(path: Path, source: Source, data: OwnData, masks: dict[str, 
     """Writes one row a sample, and one for all else that is not used; gives how many of these there are."""
     reasons = {(one.split, one.id): one.reason for one in data.left_out}
     told: set[tuple[str, str]] = set()
-    with path.open("x", encoding="utf-8", newline="") as stream:
+    with path.open("x", encoding="utf-8", errors="backslashreplace", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(COLUMNS)
         for split, samples in source.splits.items():

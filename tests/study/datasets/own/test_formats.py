@@ -261,3 +261,20 @@ def test_a_poisoned_set_arrives_as_it_is(name: str, attack: str, tmp_path: Path)
 
 def samples_of(data: OwnData) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return data.train.images, data.train.labels
+
+
+def test_labels_may_be_any_text(tmp_path: Path) -> None:
+    labels = np.array(["\ud800", "a\nb", "7" * 5000, ""] * 6)
+    np.savez(tmp_path / "data.npz", x=IMAGES, y=labels)
+    data = read_own(OwnSpec(tmp_path / "data.npz"), tmp_path / "store")
+    assert data.classes == ("\\ud800", "a\nb")
+    assert {one.reason for one in data.left_out} == {"its label is a text of 5,000 characters", "it has no label"}
+    assert len(data.left_out) == 12
+    written = write_subset(data, np.ones(12, dtype=np.bool_), tmp_path / "cleaned", copy=False)
+    assert read_own(OwnSpec(written.data), tmp_path / "store").fingerprint == data.fingerprint
+
+
+def test_numbers_of_images_are_no_classes(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((1200, 8, 8), dtype=np.uint8), y=np.arange(1200))
+    with pytest.raises(UserError, match="1,200 different ones of 1,200 images in y: name another with --label-column"):
+        describe_own(OwnSpec(tmp_path / "data.npz"))
