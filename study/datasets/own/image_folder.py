@@ -80,7 +80,7 @@ def look(spec: OwnSpec) -> Source:
     entries = _entries(root, listing)
     by_split: dict[str, str] = {}
     for entry in entries:
-        kind = split_of(entry.name) if entry.is_dir() else None
+        kind = split_of(entry.name) if entry.is_dir() and _holds_classes(entry.path) else None
         if kind is not None:
             by_split.setdefault(kind, entry.path)
     test, others = chosen_test(name for name in by_split if name != TRAIN)
@@ -93,13 +93,22 @@ def look(spec: OwnSpec) -> Source:
             _list_split(by_split[test], TEST, spec, listing)
         listing.unused = [path for name in others for path in _files_below(by_split[name])]
         for entry in entries:
-            if split_of(entry.name) is None:
+            if entry.path not in by_split.values():
                 listing.skip(entry.path, "it lies in neither the training nor the test folder")
     else:
         _refuse_tests_alone(root, entries, list(by_split))
         _list_classes(root, entries, TRAIN, listing)
         others = []
     return _source(spec, listing, unused_note(os.path.basename(by_split[name]) + "/" for name in others))
+
+
+def _holds_classes(folder: str) -> bool:
+    """Whether a folder of a split's name is one; a folder of images alone is a class, such as that of trains."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name in METADATA or (entry.is_dir() and not _is_hidden(entry.name)) for entry in entries)
+    except OSError as error:
+        raise UserError(f"{folder} must be a folder that can be listed: {error.strerror}") from error
 
 
 def _refuse_tests_alone(root: Path, entries: list["os.DirEntry[str]"], splits: list[str]) -> None:

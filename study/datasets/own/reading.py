@@ -100,7 +100,12 @@ def read_own(spec: OwnSpec, store: Path | str, progress: bool = True) -> OwnData
         splits[1] if len(splits) == 2 else None,
         classes,
         (facts.low or (size, size), facts.high or (size, size)),
-        (*source.notes, *_class_note(source, used), *_size_notes(spec, size, facts_sizes(facts, size)), *facts.notes()),
+        (
+            *source.notes,
+            *_class_note(source, used),
+            *_size_notes(spec, size, _facts_sizes(facts, size)),
+            *facts.notes(),
+        ),
         (*source.left_out, *(one for part in parts for one in part.left_out), *strangers),
         _fingerprint(opened, splits, classes, [part.key for part in parts]),
         stamp=source_stamp(source),
@@ -211,7 +216,7 @@ def _facts(known: dict[str, Any]) -> Facts:
     return Facts(unreadable, Counter(known["conversions"]), known["brightest"], low, high)
 
 
-def facts_sizes(facts: Facts, size: int) -> Sizes:
+def _facts_sizes(facts: Facts, size: int) -> Sizes:
     """The sizes that were seen while decoding; of one size where nothing was."""
     return Sizes(facts.low or (size, size), facts.high or (size, size), size)
 

@@ -355,3 +355,10 @@ def test_a_test_set_of_which_nothing_can_be_decoded_is_none(tmp_path: Path) -> N
     assert reasons(data) == {"test/a/1.png": "the file is empty"}
     write_subset(data, np.ones(6, dtype=np.bool_), tmp_path / "cleaned", copy=False)
     assert read(tmp_path / "cleaned").fingerprint == data.fingerprint
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data")
+    (root / "b").rename(root / "train")
+    assert read(root).classes == ("a", "train")
+    assert read(root).test is None
