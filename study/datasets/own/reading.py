@@ -48,8 +48,7 @@ def describe_own(spec: OwnSpec) -> OwnSummary:
         split: tuple(np.bincount(samples.labels, minlength=len(source.classes))[used].tolist())
         for split, samples in source.splits.items()
     }
-    size = spec.image_size or default_size(sizes)
-    _check_size(size)
+    size = _chosen_size(spec, sizes)
     return OwnSummary(
         _completed(spec, source, size),
         source.format,
@@ -75,8 +74,7 @@ def read_own(spec: OwnSpec, store: Path | str, progress: bool = True) -> OwnData
     """
     source = look(_absolute(spec))
     sizes = sample_sizes(source)
-    size = spec.image_size or default_size(sizes)
-    _check_size(size)
+    size = _chosen_size(spec, sizes)
     opened = open_store(store)
     reader = _Reader(source, spec.path, size, opened, progress)
     train = reader.read(TRAIN, np.arange(len(source.splits[TRAIN].ids)))
@@ -240,9 +238,11 @@ def _completed(spec: OwnSpec, source: Source, size: int) -> OwnSpec:
     return OwnSpec(path, size, source.image_column or spec.image_column, source.label_column or spec.label_column)
 
 
-def _check_size(size: int) -> None:
+def _chosen_size(spec: OwnSpec, sizes: Sizes) -> int:
+    size = default_size(sizes) if spec.image_size is None else spec.image_size
     if not 8 <= size <= 1024:
         raise UserError(f"--image-size must lie between 8 and 1,024 px, got {size}")
+    return size
 
 
 def _check_classes(spec: OwnSpec, source: Source, used: NDArray[np.int64], lost: int) -> None:
@@ -285,7 +285,7 @@ def _size_notes(spec: OwnSpec, size: int, sizes: Sizes) -> list[str]:
         return []
     low, high = (f"{height} x {width}" for height, width in (sizes.low, sizes.high))
     span = f"Images of {low} px" if low == high else f"Images of {low} to {high} px (height x width)"
-    chosen = "" if spec.image_size else ", chosen from the data; --image-size sets another"
+    chosen = "" if spec.image_size is not None else ", chosen from the data; --image-size sets another"
     return [f"{span} are brought to {size} x {size} px{chosen}."]
 
 

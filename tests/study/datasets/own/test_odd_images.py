@@ -276,9 +276,10 @@ def _file(root: Path, name: str) -> Path:
     return root / name
 
 
-def test_a_size_is_checked(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--image-size must lie between 8 and 1,024 px, got 4"):
-        read_own(OwnSpec(make_folder(tmp_path / "data"), 4), tmp_path / "store")
+@pytest.mark.parametrize("size", [-1, 0, 7, 1025])
+def test_a_size_is_checked(size: int, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"--image-size must lie between 8 and 1,024 px, got {size}"):
+        read_own(OwnSpec(make_folder(tmp_path / "data"), size), tmp_path / "store")
 
 
 def test_an_input_that_changed_is_not_written(tmp_path: Path) -> None:
