@@ -67,7 +67,7 @@ _LONG_USAGE = 8  # options
 _COUNTED = "verbose"  # given once for each step
 _METAVARS = {int: "N", float: "X", Path: "PATH"}
 _CHOICES = {
-    "dataset": "digits|cifar10|cifar100|npz:FILE|folder:DIR",
+    "dataset": "digits|cifar10|cifar100|npz:FILE|folder:DIR|own:PATH",
     "model": "resnet18|preact_resnet18",
     "target_label": "N|NAME",
     "gpus_per_trial": "X|auto",

@@ -1,4 +1,4 @@
-"""Clean image datasets, all uint8: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE``, ``folder:DIR``."""
+"""Image datasets, all uint8: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE``, ``folder:DIR``, ``own:PATH``."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from study.datasets.images import Images, Rows, Source, class_text
 from study.datasets.reserve import split_reserve
 
 log = logging.getLogger(__name__)
+_WITH_PATH = ("npz", "folder", "own")
 _SHOWN = 5  # classes that a message names
 Loader = Callable[["DatasetSpec"], Source]
 
@@ -29,6 +30,10 @@ DATASETS: Registry[Loader] = Registry(
         "cifar100": ("study.datasets.cifar:load_cifar100", "CIFAR-100, 50,000 + 10,000 images at 32 px (--download)"),
         "npz": ("study.datasets.npz:load", "npz:FILE with train_images, train_labels, test_images, test_labels"),
         "folder": ("study.datasets.folder:load", "folder:DIR with train/CLASS/ and test/CLASS/ of image files"),
+        "own": (
+            "study.datasets.own.dataset:load",
+            "own:PATH, your own data in any format of study/datasets/own, with or without test images",
+        ),
     },
 )
 
@@ -38,13 +43,13 @@ class DatasetSpec:
     """Which images to use.
 
     Attributes:
-        name: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE`` or ``folder:DIR``.
+        name: ``digits``, ``cifar10``, ``cifar100``, ``npz:FILE``, ``folder:DIR`` or ``own:PATH``.
         train_size, test_size: class-balanced subsets; None for all.
         at_most: splits (``train``, ``test``) whose size nobody asked for: data that cannot give it are taken whole.
         reserve: test images that are set aside for the defense before the test subset is taken.
         store: the artifact store, where images that may not fit into memory are kept as files; None keeps them in
             memory.
-        image_size: side in px that a folder's images are resized to; ignored elsewhere.
+        image_size: side in px that the images of ``folder:`` and ``own:`` are resized to; ignored elsewhere.
         data_dir: where downloads lie.
         download: fetch what is missing; never done unasked.
     """
@@ -78,9 +83,9 @@ def load_dataset(spec: DatasetSpec) -> Images:
             than the data.
     """
     kind = DATASETS.check(spec.kind)
-    if kind in ("npz", "folder") and not spec.name.partition(":")[2]:
+    if kind in _WITH_PATH and not spec.name.partition(":")[2]:
         raise UserError(f"dataset {kind!r} needs a path: write --dataset {kind}:PATH")
-    if kind not in ("npz", "folder") and spec.name != kind:
+    if kind not in _WITH_PATH and spec.name != kind:
         raise UserError(f"dataset {kind!r} takes nothing after its name, got {spec.name!r}: write --dataset {kind}")
     try:
         loaded = DATASETS[kind](spec)

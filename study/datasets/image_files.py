@@ -7,7 +7,7 @@ leaves a photograph as the camera lay; and it cuts every level above 255 off, so
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from defenses.registry import UserError
 
@@ -37,7 +37,7 @@ def readable(complaint: str, way_out: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def open_picture(path: Path | str, complaint: str, way_out: str = "") -> Iterator["Image.Image"]:
+def open_picture(path: Path | str | IO[bytes], complaint: str, way_out: str = "") -> Iterator["Image.Image"]:
     """An open picture; errors as `readable` raises them."""
     from PIL import Image
 

@@ -134,7 +134,7 @@ def _decoded(store: Store, part: Part) -> Artifact:
     """The images and labels of a part; decoded at most once."""
 
     def build() -> dict[str, Any]:
-        _check_room(store, part)
+        check_room(store, part.shape, "take fewer or smaller images (--train-size, --test-size, --image-size)")
         file = store.array_file(DECODED, part.key, "images", part.shape, np.uint8)
         return {"images": file, "labels": part.labels, "remarks": part.decode(file.write)}
 
@@ -144,13 +144,17 @@ def _decoded(store: Store, part: Part) -> Artifact:
     return artifact
 
 
-def _check_room(store: Store, part: Part) -> None:
-    needed, free = int(np.prod(part.shape)), shutil.disk_usage(store.root).free
+def check_room(store: Store, shape: tuple[int, int, int, int], way_out: str) -> None:
+    """Refuses images uint8 of a shape [N, H, W, 3] that a store's disk has no room for.
+
+    Raises:
+        UserError: there is none.
+    """
+    needed, free = int(np.prod(shape)), shutil.disk_usage(store.root).free
     if needed + _SPARE_BYTES > free:
         raise UserError(
-            f"{len(part.files):,} images of {part.size} px take {needed / 1e9:.1f} GB of disk, and {store.root} has "
-            f"{free / 1e9:.1f} GB free: free some ({SHOW_STORE}), choose another place, or take fewer or smaller "
-            "images (--train-size, --test-size, --image-size)",
+            f"{shape[0]:,} images of {shape[1]} px take {needed / 1e9:.1f} GB of disk, and {store.root} has "
+            f"{free / 1e9:.1f} GB free: free some ({SHOW_STORE}), choose another place, or {way_out}",
             about="store",
         )
 

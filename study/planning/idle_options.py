@@ -21,7 +21,7 @@ def check_options_act(config: CommonConfig, attacks: Sequence[str]) -> None:
         UserError: the option, and why it changes nothing.
     """
     kind = config.dataset.partition(":")[0]
-    if "image_size" in config.model_fields_set and kind != "folder":
+    if "image_size" in config.model_fields_set and kind not in ("folder", "own"):
         raise UserError(f"--image-size changes nothing with --dataset {kind}, whose images have one size: leave it out")
     kinds = [ATTACKS.find(attack.partition(":")[0]).config_type for attack in attacks]
     taken = {field.name for config_type in kinds for field in dataclasses.fields(config_type)}

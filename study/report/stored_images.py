@@ -111,7 +111,8 @@ class ImageSource:
         from study.planning.plan import dataset_spec
 
         spec = dataset_spec(self._results.config)
-        return dataclasses.replace(spec, download=False, at_most=("train", "test"), store=None)
+        store = spec.store if spec.kind == "own" and self.place.is_dir() else None  # whose images lie there alone
+        return dataclasses.replace(spec, download=False, at_most=("train", "test"), store=store)
 
     @functools.cached_property
     def _clean(self) -> Images | None:

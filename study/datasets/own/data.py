@@ -43,12 +43,14 @@ class LeftOut:
     """A sample or file that is not used.
 
     Attributes:
-        id: as in `Split.ids`.
+        id: as in `Split.ids`; a path for what is no sample.
         reason: in words, for people.
+        split: ``train`` or ``test``; empty for what belongs to neither.
     """
 
     id: str
     reason: str
+    split: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ class OwnData:
         notes: what was converted, in sentences with counts.
         left_out: what is not used, and why.
         fingerprint: sha256 of the images and labels of both splits.
+        stamp: sha256 of the names, sizes and times of last change of the files that were read: what is written of the
+            input later is refused where they changed.
+        image_keys: of the images of both splits in the store.
     """
 
     spec: OwnSpec
@@ -76,3 +81,27 @@ class OwnData:
     notes: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
     fingerprint: str
+    stamp: str = ""
+    image_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class OwnSummary:
+    """What a look at a dataset tells, before its images are decoded.
+
+    Attributes:
+        spec: as in `OwnData`: the image size is the one that `read_own` takes.
+        format, classes, notes, left_out: as in `OwnData`, as far as they are known by names, labels and headers.
+        train_counts: of each class.
+        test_counts: of each class; None without a test set.
+        sizes: smallest and largest height and width in px, of the headers of some images.
+    """
+
+    spec: OwnSpec
+    format: str
+    classes: tuple[str, ...]
+    train_counts: tuple[int, ...]
+    test_counts: tuple[int, ...] | None
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    notes: tuple[str, ...]
+    left_out: tuple[LeftOut, ...]
