@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _STAGE = ("trial", "scenario", "stage", "key", "hit", "wall_seconds", "built_seconds", "epoch_equivalents")
 COSTS = tuple(f"defense_{field.name}" for field in fields(MethodCost))
 """Columns of evaluations: epoch-equivalents and seconds of the defense's own stages, built and spent."""
-_NAME = re.compile(r"(.*)-([0-9.]+(?:e-?[0-9]+)?)-s(-?[0-9]+)")
+_NAME = re.compile(r"(.*)-([0-9.]+(?:e-?[0-9]+)?)-s(-?[0-9]+)(?:-r([0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Results:
             pruned, fail, running), ``paper_default`` (bool), ``value`` (the objective, the first of several),
             ``reason`` of a failure, and of several objectives a column each (``objective/asr``).
         cells: a row a trial and scenario that was judged: ``trial``, ``scenario``, ``attack``, ``poison_rate``,
-            ``seed``, ``stratum`` (the scenario without its seed), ``attack_failed``, every metric of
+            ``seed``, ``repeat``, ``stratum`` (the scenario without seed and repeat), ``poisoning`` (the scenario
+            without its repeat: the name of the poisoned data), ``attack_failed``, every metric of
             `tracking.names.METRICS`, the three scores, signals (``signal/...``), ``built_seconds`` (the stages' cost
             when they were built), ``wall_seconds`` (what this cell spent) and the defense's own cost by `COSTS`.
             Undefined metrics are NaN.
@@ -354,7 +355,9 @@ def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None,
         "attack": parts.attack,
         "poison_rate": parts.poison_rate,
         "seed": parts.seed,
+        "repeat": parts.repeat,
         "stratum": record.scenario.rpartition("-s")[0],
+        "poisoning": record.scenario.removesuffix(f"-r{parts.repeat}") if parts.repeat else record.scenario,
         "attack_failed": record.attack_failed,
         "computed_on": str(record.meta.get(names.COMPUTED_ON, "")),
         **dict.fromkeys(names.METRICS),
@@ -366,7 +369,8 @@ def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None,
 
 
 _EVALUATION = (
-    *("trial", "scenario", "attack", "poison_rate", "seed", "stratum", "attack_failed", "computed_on"),
+    *("trial", "scenario", "attack", "poison_rate", "seed", "repeat", "stratum", "poisoning"),
+    *("attack_failed", "computed_on"),
     *names.METRICS,
     *scores({}),
     *("built_seconds", "wall_seconds"),
@@ -378,8 +382,8 @@ _EVALUATION = (
 def _parse_scenario_name(name: str) -> ScenarioParts:
     """The parts of a scenario of a study that is too old to tell them."""
     match = _NAME.fullmatch(name)
-    attack, rate, seed = match.groups() if match else (name, "nan", "0")
-    return ScenarioParts(name, attack, float(rate), int(seed))
+    attack, rate, seed, repeat = match.groups(default="0") if match else (name, "nan", "0", "0")
+    return ScenarioParts(name, attack, float(rate), int(seed), repeat=int(repeat))
 
 
 def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> "pandas.DataFrame":

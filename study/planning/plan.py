@@ -123,7 +123,7 @@ class Plan:
         identity = {
             "defense": self.space.defense,
             "config": dataclasses.asdict(self.full_config(point)),
-            "scenarios": [dataclasses.asdict(scenario) for scenario in self.scenarios],
+            "scenarios": [scenario.fields() for scenario in self.scenarios],
             "environment": environment,
             "data": self.data_keys,
             "until": self.config.until,
@@ -193,7 +193,7 @@ def attack_text(name: str, config: CommonConfig) -> str:
 
 
 def build_scenarios(config: StudyConfig) -> tuple[Scenario, ...]:
-    """Attack x rate x seed, each once. An attack's own rate (``sig@0.08``) goes before the study's.
+    """Attack x rate x seed x repeat, each once. An attack's own rate (``sig@0.08``) goes before the study's.
 
     Raises:
         UserError: the study's rates would change nothing.
@@ -205,8 +205,9 @@ def build_scenarios(config: StudyConfig) -> tuple[Scenario, ...]:
             "leave it out, or write the rate behind the attack, as in badnets@0.05 or pipd_table6@0.1"
         )
     scenarios: dict[Scenario, None] = {}
-    for (name, own_rate), rate, seed in itertools.product(attacks, config.poison_rates, config.seeds):
-        scenarios[build_scenario(name, own_rate or rate, seed, config)] = None
+    repeats = range(config.repeats)
+    for (name, own_rate), rate, seed, repeat in itertools.product(attacks, config.poison_rates, config.seeds, repeats):
+        scenarios[build_scenario(name, own_rate or rate, seed, config, repeat)] = None
     return tuple(scenarios)
 
 
@@ -215,7 +216,7 @@ def _sets_rates(config: StudyConfig) -> bool:
     return "poison_rates" in config.model_fields_set
 
 
-def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonConfig) -> Scenario:
+def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonConfig, repeat: int = 0) -> Scenario:
     """A scenario of a configuration; an attack that poisons nothing itself has no rate.
 
     Raises:
@@ -228,7 +229,7 @@ def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonCon
             "it out, or save a smaller file"
         )
     rate = poison_rate if kind.poisons else 0.0
-    return Scenario(attack_text(attack, config), rate, target_number(config), seed, config.preset)
+    return Scenario(attack_text(attack, config), rate, target_number(config), seed, config.preset, repeat)
 
 
 def target_number(config: CommonConfig) -> int:
@@ -307,7 +308,7 @@ def build_goal(config: StudyConfig, defense: type[Defense], known: frozenset[str
     told = parse_objectives(config.objective) if config.objective else (default_objective(config, defense, known),)
     for objective in told:
         check_objective(objective, config.until, defense, known)
-    if config.per_scenario and config.aggregate != "mean":
+    if config.per_scenario and config.aggregate != "mean" and config.repeats == 1:
         raise UserError(
             f"--aggregate {config.aggregate} changes nothing with --per-scenario, where each study has one scenario: "
             "leave one of the two out"
