@@ -44,11 +44,13 @@ def headline(results: Results) -> str:
     """The study in a few lines, with what limits all that follows."""
     states = results.trials["state"].value_counts()
     told = ", ".join(f"{count} {state}" for state, count in states.items())
-    scenarios = results.scenarios
+    scenarios = results.over_repeats.scenarios
+    seeds = len(results.seeds)
+    repeats = f", {results.repeats} repeats of each" if results.repeats > 1 else ""
     failed = [str(name) for name in scenarios.index[scenarios["attack_failed"]]]
     lines = [
         f"{results.name}: {results.defense}, {results.goal.words}, sampler {results.config.sampler}; "
-        f"trials: {told}; {len(scenarios)} scenarios, {len(results.seeds)} seed{'s' * (len(results.seeds) != 1)}"
+        f"trials: {told}; {len(scenarios)} scenarios, {seeds} seed{'s' * (seeds != 1)}{repeats}"
     ]
     if failed:
         all_of = "every attack" if len(failed) == len(scenarios) else ", ".join(failed)

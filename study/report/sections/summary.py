@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from search_spaces import SEARCH_SPACES
 from study.analysis.compared import ComparedConfiguration, compared_configurations
+from study.analysis.failed_runs import RULE, shows_failed
 from study.analysis.finding import find
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective
@@ -66,8 +67,8 @@ def overview(studies: Sequence[Results]) -> Section:
     header = ("study", "configuration", *metrics, *beside, "trials", "attack works", "defense", "preset")
     rows: list[tuple[Cell, ...]] = []
     for results in studies:
-        working = int((~results.scenarios["attack_failed"]).sum())
-        works = f"{working} of {len(results.scenarios)}"
+        scenarios = results.over_repeats.scenarios
+        works = f"{int((~scenarios['attack_failed']).sum())} of {len(scenarios)}"
         needs = needs_text(SEARCH_SPACES[results.space], results.config)
         defense = f"{results.defense} ({needs})" if needs else results.defense
         about = (len(results.complete), works, defense, str(results.config.preset))
@@ -90,14 +91,21 @@ def overview(studies: Sequence[Results]) -> Section:
 
 def _facts(results: Results, gain: float | None) -> Facts:
     """Three numbers: what was reached, where it counts, and how much was tried."""
-    scenarios, config = results.scenarios, results.config
+    scenarios, config = results.over_repeats.scenarios, results.config
     working = int((~scenarios["attack_failed"]).sum())
     states = results.trials["state"].value_counts()
     others = [f"{int(states[state])} {word}" for state, word in _OTHER_STATES.items() if state in states]
     attacks = list(dict.fromkeys(str(name).partition(":")[0] for name in scenarios["attack"]))
     named = ", ".join(attacks) if len(attacks) <= _NAMED else f"{len(attacks)} attacks"
     seeds = len(results.seeds)
-    tried = [f"{seeds} seed{'s' * (seeds != 1)}", f"sampler {config.sampler}", f"preset {config.preset}", *others]
+    repeats = [f"{results.repeats} repeats"] if results.repeats > 1 else []
+    tried = [
+        f"{seeds} seed{'s' * (seeds != 1)}",
+        *repeats,
+        f"sampler {config.sampler}",
+        f"preset {config.preset}",
+        *others,
+    ]
     return Facts(
         (
             _best_fact(results, gain),
@@ -136,8 +144,15 @@ def _terms(results: Results, compared: Sequence[ComparedConfiguration]) -> str:
     return (
         f"{_words(shown_metrics(compared))}{''.join(scores)} A scenario is one attack at one poison rate with one "
         "seed; a trial is one setting of the hyperparameters on all scenarios; the preset sets the scale (here "
-        f"{results.config.dataset})."
+        f"{results.config.dataset}).{_repeat_terms(results)}"
     )
+
+
+def _repeat_terms(results: Results) -> str:
+    """What a repeat and a failed run are, where the page tells of them."""
+    runs = [one.cells for one in compared_configurations(results) if one.trial is not None]
+    told = f" A run has failed with {RULE}." if shows_failed(results, runs) else ""
+    return " A repeat is one more training on the same poisoned data, with other seeds." * (results.repeats > 1) + told
 
 
 def _words(metrics: Sequence[str]) -> str:
