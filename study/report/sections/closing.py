@@ -89,7 +89,10 @@ class Closing:
 
     def _paper_tables(self) -> list[str]:
         """Of a study that makes a paper's table or figure anew: that table, then the paper's numbers beside ours."""
-        sections = [*ablations.sections(self.results), against_papers.section(self.results, self.results.space)]
+        sections = [
+            *ablations.sections(self.results),
+            against_papers.section(self.results.over_repeats, self.results.space),
+        ]
         tables = [item for section in sections if section for item in section.items if isinstance(item, Table)]
         shown = [f"{wrapped(table.caption)}\n{table_lines(_without_footnotes(table))}" for table in tables]
         words = tuple(word for table in tables for name in table.header for word in name.split())

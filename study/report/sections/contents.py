@@ -62,7 +62,7 @@ def answers(results: Results) -> list[Section]:
     """
     merged = results.over_repeats
     told = label_free.section(merged)
-    chosen = [robustness_section(merged), *([told] if told else [])]
+    chosen = [robustness_section(results), *([told] if told else [])]
     if results.space in ablations.VIEWS:
         return [*chosen, region_section(results)]
     computed = importances(merged)
@@ -86,8 +86,7 @@ def papers(results: Results) -> list[Section]:
     """An ablation's table or figure, and the paper's numbers beside ours; of any other study nothing."""
     if results.space not in ablations.VIEWS:
         return []
-    results = results.over_repeats
-    beside = against_papers.section(results, results.space)
+    beside = against_papers.section(results.over_repeats, results.space)
     return [*ablations.sections(results), *([beside] if beside else [])]
 
 

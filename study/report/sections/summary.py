@@ -4,10 +4,11 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from search_spaces import SEARCH_SPACES
 from study.analysis.compared import ComparedConfiguration, compared_configurations
-from study.analysis.failed_runs import RULE, shows_failed
+from study.analysis.failed_runs import FAILED_RUNS, RULE, count_failed, shows_failed
 from study.analysis.finding import find
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective
@@ -15,13 +16,16 @@ from study.config.objectives import in_words, meaning
 from study.ledger.lock import holder
 from study.planning.clean_reserve import needs_text
 from study.report.elements import Cell, Fact, Facts, Item, Note, Section, Table
-from study.report.formatting import mean_with_deviation
+from study.report.formatting import spread_cell
 from study.report.screen import without_empty_columns
 from study.report.sections import control_and_cost
 from study.report.sections.front_table import front_table, shown_metrics
 from study.report.sections.trade_off import trade_off
 from study.scenarios.untold import untold
 from tracking import names
+
+if TYPE_CHECKING:
+    import pandas
 
 _NAMED = 4  # attacks that are named beside their number
 TERMS = {
@@ -64,7 +68,9 @@ def overview(studies: Sequence[Results]) -> Section:
     """Several studies, a row each."""
     metrics = tuple(map(in_words, names.HEADLINE))
     beside = (in_words(names.FPR_CLEAN), *control_and_cost.COST_HEADER)
-    header = ("study", "configuration", *metrics, *beside, "trials", "attack works", "defense", "preset")
+    told = any(shows_failed(results, _runs_of_trials(results)) for results in studies)
+    lost = (FAILED_RUNS,) if told else ()
+    header = ("study", "configuration", *metrics, *lost, *beside, "trials", "attack works", "defense", "preset")
     rows: list[tuple[Cell, ...]] = []
     for results in studies:
         scenarios = results.over_repeats.scenarios
@@ -74,13 +80,17 @@ def overview(studies: Sequence[Results]) -> Section:
         about = (len(results.complete), works, defense, str(results.config.preset))
         for one in compared_configurations(results):
             if one.trial is not None:
-                cells = (mean_with_deviation(one.mean(metric), one.deviation(metric)) for metric in names.HEADLINE)
+                cells = [
+                    spread_cell(one.mean(name), one.deviation(name), one.repeat_deviation(name), len(results.seeds) > 1)
+                    for name in names.HEADLINE
+                ]
+                cells += [count_failed(one.counted).text] if told else []
                 rows.append((results.name, one.label, *cells, *control_and_cost.cells(results, one.trial), *about))
     return Section(
         "overview",
         "Side by side",
-        f"{len(studies)} studies: means over the scenarios whose attack works, ± the standard deviation over seeds. "
-        "Studies with other scenarios or presets do not compare.",
+        f"{len(studies)} studies: means over the scenarios whose attack works, ± the standard deviation over seeds"
+        f"{' / over repeats on the same poisoned data' * any(results.repeats > 1 for results in studies)}. Studies with other scenarios or presets do not compare.",
         (
             Table("overview", "", header, tuple(rows), left=2),
             Note(f"{_words(names.HEADLINE)} {control_and_cost.terms(header)}", "footnote"),
@@ -148,10 +158,14 @@ def _terms(results: Results, compared: Sequence[ComparedConfiguration]) -> str:
     )
 
 
+def _runs_of_trials(results: Results) -> "list[pandas.DataFrame]":
+    """The runs of each trial that is compared."""
+    return [one.counted for one in compared_configurations(results) if one.trial is not None]
+
+
 def _repeat_terms(results: Results) -> str:
     """What a repeat and a failed run are, where the page tells of them."""
-    runs = [one.cells for one in compared_configurations(results) if one.trial is not None]
-    told = f" A run has failed with {RULE}." if shows_failed(results, runs) else ""
+    told = f" A run has failed with {RULE}." if shows_failed(results, _runs_of_trials(results)) else ""
     return " A repeat is one more training on the same poisoned data, with other seeds." * (results.repeats > 1) + told
 
 
