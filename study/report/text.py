@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from study.analysis.failed_runs import failure_caveats
 from study.analysis.results import Results
 from study.cli.terminal import table
 from study.report.elements import (
@@ -57,7 +58,7 @@ def headline(results: Results) -> str:
         lines.append(f"Attack failed even undefended, so it counts neither way: {all_of}")
     if results.damaged:
         lines.append(f"{len(results.damaged)} files cannot be read and are left out, the first: {results.damaged[0]}")
-    lines.append(BADGE_MEANS)
+    lines += [*failure_caveats(results), BADGE_MEANS]
     return "\n".join(_wrapped(line) for line in lines)
 
 

@@ -83,7 +83,7 @@ class Closing:
         return [
             *([settings] if settings else []),
             table_lines(table),
-            " ".join(filter(None, (wrapped(table.caption), legend(table.header)))),
+            "\n".join(filter(None, (wrapped(table.caption), legend(table.header)))),
             *beside_text({"": self.results}),
         ]
 
@@ -252,7 +252,8 @@ class Closing:
         runs = pandas.DataFrame(rows, dtype=float).assign(poisoning=poisonings)
         spreads = [spread_of_runs(runs, name) for name in names.HEADLINE]
         seeds = len(self.results.seeds) > 1
-        return [spread_cell(one.mean, one.poisonings, one.repeats, seeds) for one in spreads]
+        cells = [spread_cell(one.mean, one.poisonings, one.repeats, seeds) for one in spreads]
+        return [cell.replace(" ", "") if isinstance(cell, str) else cell for cell in cells]  # as wide as a screen
 
     def _undefended(self, scenario: str) -> Mapping[str, float | None]:
         """CA and ASR without a defense, on which all trials agree."""

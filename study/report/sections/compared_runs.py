@@ -46,10 +46,19 @@ def runs_of_both(a: SelectedTrial, b: SelectedTrial, pairs: Pairs, metrics: Sequ
     return items
 
 
+def failed_runs(pairs: Pairs) -> dict[str, dict[str, int]]:
+    """How many runs of each side failed, for machines: ``{"a": {"failed": 2, "runs": 9}, "b": ...}``."""
+    if pairs.runs is None:
+        return {}
+    counts = {side: count_failed(side_of(pairs.runs, side)) for side in _SIDES}
+    return {side: {"failed": one.failed, "runs": one.runs} for side, one in counts.items()}
+
+
 def side_of(runs: "pandas.DataFrame", side: _Side) -> "pandas.DataFrame":
     """One side's runs, with the names that metrics have in a study."""
-    own = {name: name.removesuffix(f"_{side}") for name in runs.columns if str(name).endswith(f"_{side}")}
     shared = ["stratum", "poisoning"]
+    own = {name: name.removesuffix(f"_{side}") for name in runs.columns if str(name).endswith(f"_{side}")}
+    own = {name: plain for name, plain in own.items() if plain not in shared}
     return runs[[*shared, *own]].rename(columns=own)
 
 

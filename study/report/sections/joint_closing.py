@@ -34,7 +34,7 @@ def joint_text(closings: Sequence[Closing]) -> str:
         table_lines(Table("settings", "", header, settings, left=2)),
         *([wrapped(f"The hyperparameters: {', '.join(symbols)}.")] if symbols else []),
         table_lines(reached),
-        " ".join(filter(None, (wrapped(finished[0].spread_words), legend(reached.header)))),
+        "\n".join(filter(None, (wrapped(finished[0].spread_words), legend(reached.header)))),
         *beside_text({f"{closing.scenarios[0]}: ": closing.results for closing in finished}),
     ]
     told = {closing.scenarios[0]: closing.notes() for closing in closings}

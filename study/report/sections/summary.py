@@ -70,6 +70,7 @@ def overview(studies: Sequence[Results]) -> Section:
     beside = (in_words(names.FPR_CLEAN), *control_and_cost.COST_HEADER)
     told = any(shows_failed(results, _runs_of_trials(results)) for results in studies)
     lost = (FAILED_RUNS,) if told else ()
+    over = " / over repeats on the same poisoned data" * any(results.repeats > 1 for results in studies)
     header = ("study", "configuration", *metrics, *lost, *beside, "trials", "attack works", "defense", "preset")
     rows: list[tuple[Cell, ...]] = []
     for results in studies:
@@ -89,8 +90,9 @@ def overview(studies: Sequence[Results]) -> Section:
     return Section(
         "overview",
         "Side by side",
-        f"{len(studies)} studies: means over the scenarios whose attack works, ± the standard deviation over seeds"
-        f"{' / over repeats on the same poisoned data' * any(results.repeats > 1 for results in studies)}. Studies with other scenarios or presets do not compare.",
+        f"{len(studies)} studies: means over the scenarios whose attack works, ± the standard deviation over "
+        f"seeds{over}. "
+        "Studies with other scenarios or presets do not compare.",
         (
             Table("overview", "", header, tuple(rows), left=2),
             Note(f"{_words(names.HEADLINE)} {control_and_cost.terms(header)}", "footnote"),
