@@ -39,10 +39,12 @@ def robustness_section(results: Results) -> Section:
     label = "best single" if len(results.goal.objectives) == 1 else results.best_name
     shown = [*((at, "paper default") for at in (default,) if at is not None), (single, f"{label} (#{single})")]
     runs, seeds = results.compared, len(results.seeds)
-    told = shows_failed(results, [part for _, part in runs.groupby("trial")])
+    own_bests = _own_bests(results, cells)
+    numbers = {trial for trial, _ in shown} | {own for own, _ in own_bests.values()}
+    told = shows_failed(results, [runs[runs["trial"] == trial] for trial in numbers])
     rows: list[tuple[Cell, ...]] = []
     costs: dict[str, float] = {}
-    for stratum, (own, given_up) in _own_bests(results, cells).items():
+    for stratum, (own, given_up) in own_bests.items():
         costs[stratum] = given_up.get(single, 0.0)
         if single in given_up and abs(given_up[single]) <= _SAME:
             own = single  # another trial that reaches the same is no better
@@ -51,12 +53,12 @@ def robustness_section(results: Results) -> Section:
             spreads = [spread_of_runs(part, name) for name in (objective, *_columns(objective))]
             reached = [spread_cell(one.mean, one.poisonings, one.repeats, seeds > 1) for one in spreads]
             lost = (count_failed(part).text,) if told else ()
-            rows.append((stratum, configuration, *reached, given_up.get(trial), *lost))
+            rows.append((stratum, configuration, *reached, *lost, given_up.get(trial)))
     over = over_what(seeds, results.repeats)
     usual = f"mean over seeds{' ± standard deviation' if seeds > 1 else ''}"
     caption = f"By attack and rate, {usual if results.repeats == 1 else over[:1].lower() + over[1:]}"
     shown_metrics = map(in_words, (objective, *_columns(objective)))
-    header = ("attack and rate", "configuration", *shown_metrics, "cost", *((FAILED_RUNS,) if told else ()))
+    header = ("attack and rate", "configuration", *shown_metrics, *((FAILED_RUNS,) if told else ()), "cost")
     items: tuple[Item, ...] = (Table("robustness", caption, header, tuple(rows), 2), *_notes(results))
     return Section("robustness", title, _lead(results, single, costs), items, command, uses_labels=True)
 
