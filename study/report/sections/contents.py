@@ -78,8 +78,7 @@ def answers(results: Results) -> list[Section]:
 def unseen(results: Results) -> list[Section]:
     """The headline of a study that holds out; of any other nothing."""
     by = results.config.holdout
-    merged = results.over_repeats
-    return [holdout.section(merged, merged.holdout_results, by)] if by and merged.holdout_results is not None else []
+    return [holdout.section(results, results.holdout_results, by)] if by and results.holdout_results is not None else []
 
 
 def papers(results: Results) -> list[Section]:
