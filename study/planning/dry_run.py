@@ -73,11 +73,9 @@ def _trials(plan: Plan, own: Sequence[str]) -> str:
     """How many trials there are, how they are chosen, and what each runs."""
     config, goal = plan.config, plan.goal
     made_of = meaning(goal.objectives[0]) if len(goal.objectives) == 1 else ""
-    scenarios = len({scenario.first_repeat for scenario in plan.scenarios})
-    repeats = f" x {config.repeats} repeats" if config.repeats > 1 else ""
     stopped = "none is stopped early" if config.pruner == "none" else f"pruner {config.pruner} stops some early"
     return (
-        f"Trials: {config.trials} x {scenarios} scenarios{repeats}, chosen by {config.sampler}, {stopped}\n"
+        f"Trials: {config.trials} x {plan.scenarios_text}, chosen by {config.sampler}, {stopped}\n"
         f"Searched for: the best {goal.words}{f' ({made_of})' if made_of else ''}\n"
         f"Each trial runs: {', '.join(own) or 'nothing of its own'}\n{wrap(METRICS)}"
     )

@@ -70,6 +70,12 @@ class Plan:
         return self.goal.text
 
     @property
+    def scenarios_text(self) -> str:
+        """How many scenarios a trial is run on, and how often on each: ``3 scenarios x 2 repeats``."""
+        repeats = f" x {self.config.repeats} repeats" if self.config.repeats > 1 else ""
+        return f"{len({scenario.first_repeat for scenario in self.scenarios})} scenarios{repeats}"
+
+    @property
     def points_note(self) -> str:
         """That the space is smaller than the trials asked for; empty where it is not."""
         points = f"{self.points} settings" if self.points > 1 else "1 setting"

@@ -157,7 +157,7 @@ class Closing:
 
     def _scenario_table(self) -> Table:
         rows = self.scenario_rows()
-        if len(self.scenarios) > 1:
+        if len(self.results.over_repeats.scenarios) > 1:
             label = "mean of all" if self.results.goal.how == "mean" else "worst of each"
             every = [(name, trial, _cells(self.together(trial))) for name, trial in self.compared]
             told = [(name, [*cells, *self._failed_cell(trial, self.scenarios)]) for name, trial, cells in every]
