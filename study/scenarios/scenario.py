@@ -28,7 +28,7 @@ class Scenario:
         attack: ``name`` or ``name:option=value``.
         poison_rate: share of the training set, in [0, 0.5]; 0 for the clean control alone.
         target_label: the attacker's class.
-        seed: of the poisoning, of training and of everything drawn for this scenario.
+        seed: of the poisoning, and with the repeat of training and of everything else that is drawn for this scenario.
         preset: sizes what the attack trains; options in `attack` go before it.
         repeat: which training on the same poisoned data, from 0: what is trained for a scenario has seeds of its own in
             each repeat, and how the poison was drawn is the same in all.

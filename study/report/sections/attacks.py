@@ -128,9 +128,10 @@ def _lead(studies: Sequence[Results], attacks: int) -> str:
 def _notes(studies: Sequence[Results], blocks: Mapping[str, Mapping[_Row, object]]) -> list[Item]:
     notes: list[Item] = []
     if any(results.scenarios["attack_failed"].any() for results in studies):
+        of = "seeds" if all(results.repeats == 1 for results in studies) else "runs"
         notes.append(
             Note(
-                f"{_FAILED} k/n: in k of n seeds the attack does not work even undefended. Those are left out of the "
+                f"{_FAILED} k/n: in k of n {of} the attack does not work even undefended. Those are left out of the "
                 "mean; where all failed, the numbers stand in brackets, and count neither for nor against a defense.",
                 "footnote",
             )
