@@ -230,7 +230,7 @@ def _report(result: Any, defense_config: dict[str, Any], config: EvaluateConfig,
     from study.code_version import code_version
 
     return {
-        "scenario": dataclasses.asdict(result.scenario),
+        "scenario": result.scenario.fields(),
         "defense": config.defense,
         "config": defense_config,
         "metrics": result.metrics,
@@ -263,7 +263,7 @@ def _headline(report: dict[str, Any], name: str) -> str:
         f"attack {scenario['attack']}",
         f"poison rate {rate:.4g}" if rate else "",
         f"seed {scenario['seed']}",
-        f"repeat {scenario['repeat']}" if scenario["repeat"] else "",
+        f"repeat {scenario['repeat']}" if "repeat" in scenario else "",
         f"target class {data['target_class']}" if "target_class" in data else "",
         f"{report['environment']['dataset']}, preset {report['environment']['preset']}",
     ]
