@@ -121,6 +121,7 @@ def _as_json(
 ) -> dict[str, Any]:
     """The same for machines; ``null`` is what is undefined or was not tested."""
     from study.analysis.paired_tests import ALPHA
+    from study.report.sections.compared_runs import failed_runs
     from study.report.sections.comparison import settings_that_differ
 
     metrics = list(dict.fromkeys(one.metric for one in differences))
@@ -147,6 +148,7 @@ def _as_json(
             for _, row in pairs.frame.iterrows()
         ],
         "left_out": pairs.left_out,
+        "failed_runs": failed_runs(pairs),
         "alpha": ALPHA,
         "differences": [dataclasses.asdict(one) for one in differences],
     }

@@ -23,7 +23,7 @@ from study.cli.paths import check_two_files
 from study.cli.terminal import duration, print_error, print_line, print_raw, table, wrap
 from study.cli.terms import METRICS
 from study.cli.waiting import wait_passively
-from study.config.config import CommonConfig, PoisonRate, Seed, resolve
+from study.config.config import MOST_REPEATS, CommonConfig, PoisonRate, Seed, resolve
 from study.config.objectives import in_words
 from study.config.option_groups import OPTION_GROUPS
 from study.scenarios.oracle_defenses import check_defense, find_defense
@@ -43,6 +43,12 @@ class EvaluateConfig(CommonConfig):
     attack: str = Field("badnets", description="an attack, with options as name:option=value")
     poison_rate: PoisonRate = Field(0.1, description="poisoned share of the training set, in (0, 0.5]")
     seed: Seed = Field(0, description="seed of the scenario")
+    repeat: int = Field(
+        0,
+        description="which training on its poisoned data, from 0, as study.run --repeats counts",
+        ge=0,
+        lt=MOST_REPEATS,
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
 
 
@@ -152,7 +158,7 @@ def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
     torch.set_num_threads(config.threads)
     environment = build_evaluation_context(config, space, device, settle_precision(config.precision, device))
     attack, own_rate = split_rate(config.attack)
-    scenario = build_scenario(attack, own_rate or config.poison_rate, config.seed, config)
+    scenario = build_scenario(attack, own_rate or config.poison_rate, config.seed, config, config.repeat)
     check_options_act(config, [scenario.attack])
     for note in idle_options(config, find_defense(config.defense)):
         print_error(f"warning: {note}")
@@ -182,7 +188,7 @@ def _run_control(
     """What is flagged of the same data unpoisoned; None where that makes no sense, was left out, or just ran."""
     from study.scenarios.clean_control import clean_scenarios, run_on_clean
 
-    controls = [one for one in clean_scenarios(config.defense, [scenario]) if one != scenario]
+    controls = [one for one in clean_scenarios(config.defense, [scenario]) if one != scenario.first_repeat]
     if config.clean_control == "none" or not controls:
         return None
     with EpochProgress(f"running {config.defense} on {controls[0].name}") as progress:
@@ -224,7 +230,7 @@ def _report(result: Any, defense_config: dict[str, Any], config: EvaluateConfig,
     from study.code_version import code_version
 
     return {
-        "scenario": dataclasses.asdict(result.scenario),
+        "scenario": result.scenario.fields(),
         "defense": config.defense,
         "config": defense_config,
         "metrics": result.metrics,
@@ -257,6 +263,7 @@ def _headline(report: dict[str, Any], name: str) -> str:
         f"attack {scenario['attack']}",
         f"poison rate {rate:.4g}" if rate else "",
         f"seed {scenario['seed']}",
+        f"repeat {scenario['repeat']}" if "repeat" in scenario else "",
         f"target class {data['target_class']}" if "target_class" in data else "",
         f"{report['environment']['dataset']}, preset {report['environment']['preset']}",
     ]

@@ -171,6 +171,7 @@ def _worst_case(results: Results, _scenario: str | None) -> int:
 
 
 def _visible(results: Results, scenario: str | None) -> int:
+    results = results.over_repeats
     from study.analysis.signal_quality import judge_signals, visible_trials
 
     picked = visible_trials(results, judge_signals(results))

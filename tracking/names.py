@@ -114,6 +114,7 @@ TAG_FINGERPRINT = "study.dataset_fingerprint"
 TAG_STAGES = "study.stage_keys"
 TAG_HITS = "study.stage_hits"
 TAG_ATTACK_FAILED = "study.attack_failed"
+TAG_REPEAT = "study.repeat"  # of a scenario, where there are several: which training on the same poisoned data
 TAG_PAPER_DEFAULT = "study.paper_default"
 TAG_STOPPED_EARLY = "study.stopped_early"
 TAG_BEST = "study.best"

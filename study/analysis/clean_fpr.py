@@ -1,5 +1,6 @@
 """The FPR when nothing is poisoned, by trial: of the clean control, or of clean scenarios of the study's own."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,10 @@ def gather_clean_fpr(
         cells: a trial on a scenario each, as `Results.evaluations` has them.
     """
     known = {trial.number: dict(controls[trial.key]) for trial in trials if trial.key in controls}
+    own: dict[tuple[int, int], list[float]] = {}
     for cell in cells:
         if cell["attack"] == CLEAN and cell[names.FPR] is not None:
-            known.setdefault(cell["trial"], {})[cell["seed"]] = float(cell[names.FPR])
+            own.setdefault((cell["trial"], cell["seed"]), []).append(float(cell[names.FPR]))
+    for (trial, seed), shares in own.items():  # of several repeats the mean
+        known.setdefault(trial, {})[seed] = statistics.fmean(shares)
     return known

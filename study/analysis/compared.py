@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from study.analysis.repeats import spread_of_runs
 from study.analysis.results import Results
 from study.ledger.selection import best_per_scenario
 from tracking import names
@@ -24,7 +25,7 @@ class ComparedConfiguration:
 
     Attributes:
         cells: a row a scenario with `names.HEADLINE`, ``stratum``, ``attack``, ``poison_rate``, ``seed`` and
-            ``attack_failed``.
+            ``attack_failed``, ``poisoning`` and ``repeat``.
         trial: its number; None where it is no single trial.
     """
 
@@ -39,13 +40,16 @@ class ComparedConfiguration:
 
     def mean(self, metric: str) -> float | None:
         """Over the scenarios whose attack works and that define the metric; None where there is none."""
-        value = self.counted[metric].mean()
-        return None if value != value else float(value)
+        return spread_of_runs(self.counted, metric).mean
 
     def deviation(self, metric: str) -> float | None:
         """Standard deviation (n - 1) over seeds of the mean over a seed's scenarios; None for fewer than two seeds."""
         of_seeds = self.counted.groupby("seed")[metric].mean().dropna()
         return float(of_seeds.std()) if len(of_seeds) > 1 else None
+
+    def repeat_deviation(self, metric: str) -> float | None:
+        """Standard deviation over the repeats of one poisoned set, pooled; None where there is one of each."""
+        return spread_of_runs(self.counted, metric).repeats
 
 
 def compared_configurations(results: Results) -> list[ComparedConfiguration]:
@@ -87,15 +91,16 @@ def _undefended(results: Results) -> "pandas.DataFrame":
 def own_best(results: Results) -> "pandas.DataFrame | None":
     """For each scenario the cell of the complete trial that is best there; of a single objective alone.
 
-    A scenario whose attack failed has one too, which counts neither for nor against a defense.
+    Which is best is decided by the mean over repeats, and the cells of all repeats are given. A scenario whose attack
+    failed has one too, which counts neither for nor against a defense.
     """
     if len(results.goal.objectives) > 1:
         return None
-    own = best_per_scenario(results.candidates, results.goal.directions[0])
+    own = best_per_scenario(results.over_repeats.candidates, results.goal.directions[0])
     if not own:
         return None
-    cells = results.evaluations.set_index(["trial", "scenario"], drop=False)
-    return cells.loc[[(trial, scenario) for scenario, trial in own.items()]].set_index("scenario")
+    cells = results.evaluations.set_index(["trial", "poisoning"], drop=False)
+    return cells.loc[[(trial, poisoning) for poisoning, trial in own.items()]].set_index("scenario")
 
 
 def strata(results: Results) -> Iterator[tuple[str, str, "pandas.Index[str]"]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from search_spaces import SEARCH_SPACES
 from study.analysis.caveats import BUDGET, budget_caveat, flag_caveats
+from study.analysis.failed_runs import failure_caveats
 from study.analysis.fixed_fields import load_fields
 from study.analysis.paired_tests import Difference, differences, pair
 from study.analysis.results import Results
@@ -44,7 +45,7 @@ class Finding:
 
 def find(results: Results) -> Finding:
     """The finding of a study, finished or not."""
-    scenarios = results.scenarios
+    scenarios = results.over_repeats.scenarios
     if len(scenarios) and scenarios["attack_failed"].all():
         return Finding(
             "No attack works even without a defense, so this study says nothing about one: the ASR is below "
@@ -124,9 +125,10 @@ def _of_front(results: Results) -> str:
 
 def _caveats(results: Results, chosen: bool) -> tuple[str, ...]:
     caveats = []
-    failed = results.scenarios[results.scenarios["attack_failed"]]
+    scenarios = results.over_repeats.scenarios
+    failed = scenarios[scenarios["attack_failed"]]
     if len(failed):
-        where = ", ".join(_where(part, results) for _, part in failed.groupby("stratum", sort=False))
+        where = ", ".join(_where(part, scenarios) for _, part in failed.groupby("stratum", sort=False))
         caveats.append(
             f"The attack does not work on {where} (ASR without a defense below {results.config.asr_floor:g}), so "
             "that counts neither for nor against a defense."
@@ -136,7 +138,7 @@ def _caveats(results: Results, chosen: bool) -> tuple[str, ...]:
         caveats.append(needs)
     if len(results.seeds) == 1:
         caveats.append("One seed: a small difference may be chance.")
-    caveats += flag_caveats(results)
+    caveats += [*failure_caveats(results), *flag_caveats(results)]
     budget = budget_caveat(results.defense, _unvaried_fields(results))
     caveats += [budget] if budget else []
     if chosen and len(results.complete) > 1:
@@ -150,10 +152,10 @@ def _unvaried_fields(results: Results) -> list[tuple[str, object]]:
     return list(load_fields(results).items()) if BUDGET in known - results.ranges.keys() else []
 
 
-def _where(failed: "pandas.DataFrame", results: Results) -> str:
+def _where(failed: "pandas.DataFrame", scenarios: "pandas.DataFrame") -> str:
     """An attack and rate, with its seeds where it works with others."""
     stratum = str(failed["stratum"].iloc[0])
-    seeds = int((results.scenarios["stratum"] == stratum).sum())
+    seeds = int((scenarios["stratum"] == stratum).sum())
     return stratum if len(failed) == seeds else f"{stratum} ({len(failed)} of {seeds} seeds)"
 
 

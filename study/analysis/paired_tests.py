@@ -25,7 +25,9 @@ ALPHA = 0.05
 
 Verdict = Literal["A", "B", "not separated", "equal", "not tested"]
 
-_KEY = ["attack", "poison_rate", "seed"]
+_KEY = ["attack", "poison_rate", "seed", "repeat"]
+_SET = _KEY[:3]
+"""What repeats of one poisoned set share."""
 _RESAMPLES = 9_999  # of the permutation test where all sign flips are more: 14 pairs that differ, or more
 _SAME = 1e-12  # a difference below it is rounding
 
@@ -36,12 +38,14 @@ class Pairs:
 
     Attributes:
         frame: a row a scenario, in A's order: ``scenario``, ``attack``, ``poison_rate``, ``seed``, ``stratum``, and
-            every metric as ``<metric>_a`` and ``<metric>_b``.
+            every metric as ``<metric>_a`` and ``<metric>_b``: the mean over the repeats that both have.
         left_out: scenario -> why it is not compared.
+        runs: the same with a row a repeat, with its ``repeat`` and ``poisoning``; empty where there is one of each.
     """
 
     frame: "pandas.DataFrame"
     left_out: dict[str, str]
+    runs: "pandas.DataFrame | None" = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,9 @@ class Difference:
 def pair(a: SelectedTrial, b: SelectedTrial) -> Pairs:
     """The scenarios of both trials whose attack works, on the same poisoned data.
 
+    Repeats of one poisoned set are not independent: each is paired with the other's of the same training seed, and a
+    pair is the means over these.
+
     Raises:
         UserError: there is none.
     """
@@ -101,8 +108,20 @@ def pair(a: SelectedTrial, b: SelectedTrial) -> Pairs:
             f"{a.results.name!r} and {b.results.name!r} have no scenario to compare: of {len(left_out)}, each is left "
             f"out ({'; '.join(reasons)}); run both with the same --attacks, --poison-rates, --seeds and dataset"
         )
-    frame = both.loc[kept].rename(columns={"scenario_a": "scenario", "stratum_a": "stratum"})
-    return Pairs(frame.reset_index(drop=True), left_out)
+    names_of = {f"{name}_a": name for name in ("scenario", "stratum", "poisoning")}
+    runs = both.loc[kept].rename(columns=names_of).reset_index(drop=True)
+    return Pairs(_merged(runs), left_out, runs)
+
+
+def _merged(runs: "pandas.DataFrame") -> "pandas.DataFrame":
+    """A row a poisoned set: means over its repeats, and what has none of the first of them."""
+    if not runs["repeat"].any():
+        return runs
+    numbers = [str(name) for name in runs.select_dtypes("number") if name not in _KEY]
+    grouped = runs.groupby(_SET, sort=False, dropna=False)
+    merged = grouped.first()
+    merged[numbers] = grouped[numbers].mean()
+    return merged.reset_index().assign(scenario=merged["poisoning"].to_list())
 
 
 def _cells(selected: SelectedTrial) -> "pandas.DataFrame":

@@ -2,37 +2,31 @@
 
 import dataclasses
 import functools
-import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from defenses.registry import UserError
 from search_spaces.space import Range
 from study.analysis.clean_fpr import gather_clean_fpr
+from study.analysis.repeats import count_repeats, merge_repeats
+from study.analysis.result_tables import evaluation_table, read_evaluations, stage_table, trial_table
 from study.config.config import StudyConfig
-from study.config.objectives import Goal, scores
+from study.config.objectives import Goal
 from study.config.sampling import SPACE_FILLING
 from study.ledger import selection
 from study.ledger.clean_control import read_clean_control
-from study.ledger.manifest import Manifest, ScenarioParts, read_manifest
-from study.ledger.method_cost import MethodCost, method_cost
-from study.ledger.records import ScenarioRecord, read_scenario, scenario_path, scenario_paths
-from study.ledger.snapshot import SnapshotTrial, is_finished, read_ledger
+from study.ledger.manifest import Manifest, read_manifest
+from study.ledger.records import read_scenario, scenario_path
+from study.ledger.snapshot import is_finished, read_ledger
 from study.ledger.study_folder import LEDGER, POINTS, find_study, study_command
 from study.planning.searched_space import load_space
-from study.scenarios.oracle_defenses import find_defense
 from tracking import names
 
 if TYPE_CHECKING:
     import pandas
-
-_STAGE = ("trial", "scenario", "stage", "key", "hit", "wall_seconds", "built_seconds", "epoch_equivalents")
-COSTS = tuple(f"defense_{field.name}" for field in fields(MethodCost))
-"""Columns of evaluations: epoch-equivalents and seconds of the defense's own stages, built and spent."""
-_NAME = re.compile(r"(.*)-([0-9.]+(?:e-?[0-9]+)?)-s(-?[0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -46,7 +40,8 @@ class Results:
             pruned, fail, running), ``paper_default``, ``calibrated`` (bools), ``value`` (the objective, the first of
             several), ``reason`` of a failure, and of several objectives a column each (``objective/asr``).
         cells: a row a trial and scenario that was judged: ``trial``, ``scenario``, ``attack``, ``poison_rate``,
-            ``seed``, ``stratum`` (the scenario without its seed), ``attack_failed``, every metric of
+            ``seed``, ``repeat``, ``stratum`` (the scenario without seed and repeat), ``poisoning`` (the scenario
+            without its repeat: the name of the poisoned data), ``attack_failed``, every metric of
             `tracking.names.METRICS`, the three scores, signals (``signal/...``), ``built_seconds`` (the stages' cost
             when they were built), ``wall_seconds`` (what this cell spent) and the defense's own cost by `COSTS`.
             Undefined metrics are NaN.
@@ -105,7 +100,7 @@ class Results:
     @functools.cached_property
     def scenarios(self) -> "pandas.DataFrame":
         """A row a scenario: its parts, whether the attack failed, CA and ASR undefended."""
-        of_attack = ["attack", "poison_rate", "seed", "stratum", "attack_failed"]
+        of_attack = ["attack", "poison_rate", "seed", "repeat", "stratum", "poisoning", "attack_failed"]
         return self.evaluations.groupby("scenario", sort=False)[
             [*of_attack, names.CA_UNDEFENDED, names.ASR_UNDEFENDED]
         ].first()
@@ -187,6 +182,26 @@ class Results:
         """Of the scenarios."""
         return sorted(int(seed) for seed in self.scenarios["seed"].unique())
 
+    @functools.cached_property
+    def repeats(self) -> int:
+        """How often each poisoned set was trained on."""
+        return count_repeats(self.evaluations)
+
+    @functools.cached_property
+    def over_repeats(self) -> "Results":
+        """The study with the means over the repeats of each scenario; itself where there is one training of each.
+
+        What compares configurations, explains metrics or spreads over seeds reads this: repeats of one poisoned set
+        are not independent of each other.
+        """
+        if self.repeats == 1:
+            return self
+        held = self.holdout_results
+        merged = merge_repeats(self.evaluations)
+        return dataclasses.replace(
+            self, evaluations=merged, holdout_results=None if held is None else held.over_repeats
+        )
+
     def clean_fpr_mean(self, trial: int) -> tuple[float | None, float | None]:
         """The FPR of a trial when nothing is poisoned: mean and standard deviation (n - 1) over seeds, or None."""
         shares = list(self.clean_fpr.get(trial, {}).values())
@@ -265,7 +280,7 @@ def load_results(folder: Path, out: Path) -> Results:
         raise UserError(f"study {folder.name!r} cannot be read: {error}") from error
     space = load_space(manifest.config)
     started = [trial for trial in ledger.trials if trial.state != "waiting"]
-    cells, stages, damaged = _read_evaluations(folder, started, manifest, space.defense)
+    cells, stages, damaged = read_evaluations(folder, started, manifest, space.defense)
     searched = {name for trial in started for name in trial.point}
     return Results(
         name=folder.name,
@@ -275,9 +290,9 @@ def load_results(folder: Path, out: Path) -> Results:
         defense=space.defense,
         ranges={name: range_of for name, range_of in space.ranges.items() if name in searched},
         goal=manifest.goal,
-        trials=_trials(started, manifest.goal),
-        evaluations=_frame(cells, _EVALUATION),
-        stages=_frame(stages, _STAGE),
+        trials=trial_table(started, manifest.goal),
+        evaluations=evaluation_table(cells),
+        stages=stage_table(stages),
         damaged=tuple(damaged),
         command=manifest.resume_command(out),
         points={trial.number: trial.point for trial in started},
@@ -292,105 +307,3 @@ def _why_empty(results: Results) -> str:
         reason = failed[0].strip().splitlines()
         return f"all {len(failed)} trials failed, the first with: {reason[-1] if reason else 'no reason'}"
     return "no trial was judged on any scenario"
-
-
-def _trials(trials: list[SnapshotTrial], goal: Goal) -> "pandas.DataFrame":
-    import pandas
-
-    labels = goal.labels if len(goal.objectives) > 1 else ()
-    rows = [
-        {
-            **trial.point,
-            "number": trial.number,
-            "key": trial.key,
-            "state": trial.state,
-            "paper_default": trial.paper_default,
-            "calibrated": trial.calibrated,
-            "value": trial.values[0] if trial.values else None,
-            "reason": trial.reason,
-            **dict(zip(labels, trial.values or (None,) * len(labels), strict=False)),  # none for one objective
-        }
-        for trial in trials
-    ]
-    columns = ("number", "key", "state", "paper_default", "calibrated", "value", "reason", *labels)
-    frame = (pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=columns)).set_index("number")
-    return frame.astype({"paper_default": bool, "calibrated": bool, **dict.fromkeys(("value", *labels), float)})
-
-
-def _read_evaluations(
-    folder: Path, trials: list[SnapshotTrial], manifest: Manifest, defense: str
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
-    """Rows of cells and of their stages, and the files that cannot be read."""
-    cells: list[dict[str, Any]] = []
-    stages: list[dict[str, Any]] = []
-    damaged: list[str] = []
-    for trial in trials:
-        for path in scenario_paths(folder / POINTS / trial.key) if trial.key else ():
-            record = read_scenario(path)
-            if record is None:
-                damaged.append(str(path))
-                continue
-            said = all("of_defense" in stage for stage in record.stages)
-            cost = method_cost(record.stages, () if said else _own_stages(defense))
-            cells.append(_evaluation(trial.number, record, manifest.scenario_parts(record.scenario), cost))
-            stages += [_stage(trial.number, record.scenario, stage) for stage in record.stages]
-    return cells, stages, damaged
-
-
-@functools.cache
-def _own_stages(defense: str) -> frozenset[str]:
-    """Names of a defense's stages, for records that do not say which are its own. Loads torch."""
-    return frozenset(stage.name for stage in find_defense(defense).stages)
-
-
-def _stage(trial: int, scenario: str, stage: Mapping[str, Any]) -> dict[str, Any]:
-    return {"trial": trial, "scenario": scenario, "epoch_equivalents": None, **stage}
-
-
-def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None, cost: MethodCost) -> dict[str, Any]:
-    parts = known or _parse_scenario_name(record.scenario)
-    return {
-        "trial": trial,
-        "scenario": record.scenario,
-        "attack": parts.attack,
-        "poison_rate": parts.poison_rate,
-        "seed": parts.seed,
-        "stratum": record.scenario.rpartition("-s")[0],
-        "attack_failed": record.attack_failed,
-        "computed_on": str(record.meta.get(names.COMPUTED_ON, "")),
-        **dict.fromkeys(names.METRICS),
-        **scores(record.metrics),
-        "built_seconds": record.built_seconds,
-        "wall_seconds": record.wall_seconds,
-        **{f"defense_{name}": value for name, value in asdict(cost).items()},
-    }
-
-
-_EVALUATION = (
-    *("trial", "scenario", "attack", "poison_rate", "seed", "stratum", "attack_failed", "computed_on"),
-    *names.METRICS,
-    *scores({}),
-    *("built_seconds", "wall_seconds"),
-    *COSTS,
-)
-"""Columns of evaluations; signals come with the rows."""
-
-
-def _parse_scenario_name(name: str) -> ScenarioParts:
-    """The parts of a scenario of a study that is too old to tell them."""
-    match = _NAME.fullmatch(name)
-    attack, rate, seed = match.groups() if match else (name, "nan", "0")
-    return ScenarioParts(name, attack, float(rate), int(seed))
-
-
-def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> "pandas.DataFrame":
-    """A table of the rows; one without rows has the columns."""
-    import pandas
-
-    frame = pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(columns))
-    numeric = [
-        name
-        for name in frame.columns
-        if name in names.METRICS or name.endswith(("_score", "_seconds", "_epochs", "_equivalents"))
-    ]
-    return frame.astype(dict.fromkeys(numeric, float))

@@ -75,6 +75,7 @@ def _target(value: object) -> object:
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+MOST_REPEATS = 99  # a scenario's name has room for two digits
 OUT = Path("runs")
 """The folder of all studies, unless another is named."""
 M = TypeVar("M", bound="CommonConfig")
@@ -178,6 +179,13 @@ class StudyConfig(CommonConfig):
     )
     seeds: Annotated[tuple[Seed, ...], AfterValidator(_different)] = Field(
         (0,), description="seeds of the scenarios, such as 0 1 2 or 0-4", min_length=1
+    )
+    repeats: int = Field(
+        1,
+        description="trainings on each scenario's poisoned data, each with seeds of its own: what differs between them "
+        "is chance",
+        ge=1,
+        le=MOST_REPEATS,
     )
     trials: int = Field(
         10, description="trials: configurations to run on every scenario; raising it extends a study", ge=1

@@ -23,6 +23,8 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
     "what is studied": (
         "defenses",
         "target_label",
+        "repeats",
+        "repeat",
         "until",
         "clean_control",
         "asr_floor",

@@ -171,7 +171,7 @@ class StudyDriver:
                     self._run_controls(missing)
             return reason
         print_line(
-            f"{config.study_name}: {len(self.plan.scenarios)} scenarios, {config.trials} trials "
+            f"{config.study_name}: {self.plan.scenarios_text}, {config.trials} trials "
             f"({config.trials - remaining} done), target class {self.plan.target}, results in {shown_path(self.folder)}"
         )
         for note in filter(None, (self.plan.points_note, self.plan.trials_note)):

@@ -39,6 +39,7 @@ class MlflowRecords:
         self._opened: set[str] = set()
         self._default = plan.point_key(plan.default_point)
         self._study, self._identity = plan.config.study_name, plan.config.identity  # hashed once: every run has them
+        self._repeats = {scenario.name: scenario.repeat for scenario in plan.scenarios}
         self._own = frozenset(stage.name for stage in plan.defense.stages)
 
     @property
@@ -132,6 +133,7 @@ class MlflowRecords:
             names.TAG_STAGES: " ".join(f"{stage['stage']}={stage['key'][:12]}" for stage in record.stages),
             names.TAG_HITS: f"{record.stored_stages} of {len(record.stages)}",
             names.TAG_ATTACK_FAILED: str(record.attack_failed).lower(),
+            **({names.TAG_REPEAT: str(self._repeats[record.scenario])} if self._plan.config.repeats > 1 else {}),
         }
 
     def _place(self, folder: Path) -> str:

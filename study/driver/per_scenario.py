@@ -1,4 +1,4 @@
-"""Each scenario's own best: a study a scenario, one after the other, and one table of all of them.
+"""Each scenario's own best: a study a scenario with all its repeats, one after the other, and one table of all of them.
 
 One ledger for all would need a trial that is half of one scenario's search and nothing of another's.
 """
@@ -12,6 +12,7 @@ from study.planning.plan import Plan, build_goal
 from study.planning.shared_stages import shared_builds
 from study.report.sections.joint_closing import joint_text
 from study.scenarios.evaluation import cached_images
+from study.scenarios.scenario import Scenario
 
 
 def build_plans(plan: Plan) -> tuple[Plan, ...]:
@@ -21,15 +22,19 @@ def build_plans(plan: Plan) -> tuple[Plan, ...]:
         UserError: an objective that one of the scenarios does not tell.
     """
     plans = []
+    repeats: dict[Scenario, list[tuple[Scenario, str]]] = {}
     for scenario, key in zip(plan.scenarios, plan.data_keys, strict=True):
-        known = measurable((scenario,), cached_images(plan.environment.dataset))
+        repeats.setdefault(scenario.first_repeat, []).append((scenario, key))
+    for first, parts in repeats.items():
+        scenarios, keys = zip(*parts, strict=True)
+        known = measurable(scenarios, cached_images(plan.environment.dataset))
         plans.append(
             dataclasses.replace(
                 plan,
-                config=plan.config.model_copy(update={"name": f"{plan.config.study_name}.{scenario.name}"}),
-                scenarios=(scenario,),
-                data_keys=(key,),
-                builds=shared_builds((scenario,), plan.defense, plan.space, plan.base, plan.environment),
+                config=plan.config.model_copy(update={"name": f"{plan.config.study_name}.{first.name}"}),
+                scenarios=scenarios,
+                data_keys=keys,
+                builds=shared_builds(scenarios, plan.defense, plan.space, plan.base, plan.environment),
                 goal=build_goal(plan.config, plan.defense, known),
             )
         )

@@ -37,6 +37,7 @@ class ScenarioParts:
     target_label: int = 0
     preset: str = "smoke"
     target: str = ""
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,15 @@ class Manifest:
         if self.settings.get("defenses"):
             return [folder.with_name(f"{folder.name}.{space}") for space in self.settings["defenses"]]
         if self.settings.get("per_scenario") and not (folder / LEDGER).is_file():
-            return [folder.with_name(f"{folder.name}.{scenario}") for scenario in self.scenarios]
+            repeats = {part.name for part in self.parts if part.repeat}  # in the study of the first one
+            firsts = [scenario for scenario in self.scenarios if scenario not in repeats]
+            return [folder.with_name(f"{folder.name}.{scenario}") for scenario in firsts]
         return []
 
     def whole_study(self) -> "Manifest":
         """Of a scenario's own study the manifest under whose command it is made; any other is whole itself."""
-        own = f".{self.scenarios[0]}" if len(self.scenarios) == 1 else ""
+        others = any(part.repeat == 0 for part in self.parts[1:]) or (len(self.scenarios) > 1 and not self.parts)
+        own = f".{self.scenarios[0]}" if self.scenarios and not others else ""
         name = self.settings.get("name")
         if self.settings.get("per_scenario") and own and isinstance(name, str) and name.endswith(own):
             return dataclasses.replace(self, settings={**self.settings, "name": name.removesuffix(own)})

@@ -98,7 +98,7 @@ def parse_pruning(config: StudyConfig, goal: Goal, scenarios: int) -> Pruning | 
     if scenarios < 2:
         raise UserError(
             f"{asked} stops a trial between its scenarios, and this study has one: leave it out, or add --attacks, "
-            "--poison-rates or --seeds"
+            "--poison-rates, --seeds or --repeats"
         )
     grace = config.pruner_grace or min(_GRACE, scenarios - 1)
     if grace >= scenarios:

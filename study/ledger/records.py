@@ -93,7 +93,8 @@ def is_trial_path(path: Path) -> bool:
 
 def scenario_paths(point: Path) -> list[Path]:
     """The records of scenarios that lie in the folder of a point, by name; none where there is no such folder."""
-    return sorted(path for path in point.glob("*.json") if not is_trial_path(path))
+    records = (path for path in point.glob("*.json") if not is_trial_path(path))
+    return sorted(records, key=lambda path: path.stem)  # a scenario before its repeats, whose names go on after its own
 
 
 def build_record(result: "EvaluationResult", artifacts: Path) -> ScenarioRecord:

@@ -112,7 +112,7 @@ def _trials(plan: Plan, own: Sequence[str]) -> str:
     made_of = meaning(goal.objectives[0]) if len(goal.objectives) == 1 else ""
     stopped = "none is stopped early" if config.pruner == "none" else f"pruner {config.pruner} stops some early"
     return (
-        f"Trials: {config.trials} x {len(plan.scenarios)} scenarios, chosen by {config.sampler}, {stopped}\n"
+        f"Trials: {config.trials} x {plan.scenarios_text}, chosen by {config.sampler}, {stopped}\n"
         f"Searched for: the best {goal.words}{f' ({made_of})' if made_of else ''}\n"
         f"Each trial runs: {', '.join(own) or 'nothing of its own'}\n{wrap(METRICS)}"
     )

@@ -72,6 +72,12 @@ class Plan:
         return self.goal.text
 
     @property
+    def scenarios_text(self) -> str:
+        """How many scenarios a trial is run on, and how often on each: ``3 scenarios x 2 repeats``."""
+        repeats = f" x {self.config.repeats} repeats" if self.config.repeats > 1 else ""
+        return f"{len({scenario.first_repeat for scenario in self.scenarios})} scenarios{repeats}"
+
+    @property
     def points_note(self) -> str:
         """That the space is smaller than the trials asked for; empty where it is not."""
         points = f"{self.points} settings" if self.points > 1 else "1 setting"
@@ -146,7 +152,7 @@ class Plan:
         identity = {
             "defense": self.space.defense,
             "config": dataclasses.asdict(self.full_config(point)),
-            "scenarios": [dataclasses.asdict(scenario) for scenario in self.scenarios],
+            "scenarios": [scenario.fields() for scenario in self.scenarios],
             "environment": environment,
             "data": self.data_keys,
             "until": self.config.until,
@@ -211,7 +217,7 @@ def attack_text(name: str, config: CommonConfig) -> str:
 
 
 def build_scenarios(config: StudyConfig) -> tuple[Scenario, ...]:
-    """Attack x rate x seed, each once. An attack's own rate (``sig@0.08``) goes before the study's.
+    """Attack x rate x seed x repeat, each once. An attack's own rate (``sig@0.08``) goes before the study's.
 
     Raises:
         UserError: the study's rates would change nothing.
@@ -223,8 +229,9 @@ def build_scenarios(config: StudyConfig) -> tuple[Scenario, ...]:
             "leave it out, or write the rate behind the attack, as in badnets@0.05 or pipd_table6@0.1"
         )
     scenarios: dict[Scenario, None] = {}
-    for (name, own_rate), rate, seed in itertools.product(attacks, config.poison_rates, config.seeds):
-        scenarios[build_scenario(name, own_rate or rate, seed, config)] = None
+    repeats = range(config.repeats)
+    for (name, own_rate), rate, seed, repeat in itertools.product(attacks, config.poison_rates, config.seeds, repeats):
+        scenarios[build_scenario(name, own_rate or rate, seed, config, repeat)] = None
     return tuple(scenarios)
 
 
@@ -233,7 +240,7 @@ def _sets_rates(config: StudyConfig) -> bool:
     return "poison_rates" in config.model_fields_set
 
 
-def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonConfig) -> Scenario:
+def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonConfig, repeat: int = 0) -> Scenario:
     """A scenario of a configuration; an attack that poisons nothing itself has no rate.
 
     Raises:
@@ -246,7 +253,7 @@ def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonCon
             "it out, or save a smaller file"
         )
     rate = poison_rate if kind.poisons else 0.0
-    return Scenario(attack_text(attack, config), rate, target_number(config), seed, config.preset)
+    return Scenario(attack_text(attack, config), rate, target_number(config), seed, config.preset, repeat)
 
 
 def target_number(config: CommonConfig) -> int:
@@ -346,7 +353,7 @@ def build_goal(config: StudyConfig, defense: type[Defense], known: frozenset[str
     told = parse_objectives(config.objective) if config.objective else (default_objective(config, defense, known),)
     for objective in told:
         check_objective(objective, config.until, defense, known)
-    if config.per_scenario and config.aggregate != "mean":
+    if config.per_scenario and config.aggregate != "mean" and config.repeats == 1:
         raise UserError(
             f"--aggregate {config.aggregate} changes nothing with --per-scenario, where each study has one scenario: "
             "leave one of the two out"

@@ -26,7 +26,7 @@ def check_scenarios(scenarios: Sequence[Scenario], images: Images, environment: 
         UserError: what cannot be made, and why.
     """
     ModelSpec(environment.model, environment.width, environment.blocks, images.num_classes, images.image_size)
-    for scenario in scenarios:
+    for scenario in dict.fromkeys(scenario.first_repeat for scenario in scenarios):
         check_target(scenario, images)
         attack, target = scenario.parsed, scenario.target_label
         named = images.class_text(target)

@@ -67,6 +67,7 @@ def shared_builds(
         return len(builds) - 1
 
     triggers: dict[tuple[str, int], int] = {}
+    poisons: dict[Scenario, int] = {}
     for scenario in scenarios:
         needs: tuple[int, ...] = ()
         if scenario.parsed.trained:
@@ -74,7 +75,9 @@ def shared_builds(
             if fitted not in triggers:
                 triggers[fitted] = add(Build(scenario, "no_defense", {}, "trigger", ()))
             needs = (triggers[fitted],)
-        poison = add(Build(scenario, "no_defense", {}, "poison", needs))
+        data = scenario.first_repeat  # all repeats train on the same
+        poison = poisons[data] if data in poisons else add(Build(data, "no_defense", {}, "poison", needs))
+        poisons[data] = poison
         undefended = add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
         made: dict[tuple[str, str], int] = {}
         for stage in defense.stages:

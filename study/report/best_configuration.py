@@ -35,7 +35,8 @@ def _scenario(results: Results, name: str) -> dict[str, Any]:
     attack = parts.attack if parts is not None else str(row["attack"])
     rate = float(row["poison_rate"])
     rates = {} if math.isnan(rate) or rate == 0 else {"poison_rate": rate}
-    return {"attack": attack, **rates, "seed": int(row["seed"])}
+    repeat = {"repeat": int(row["repeat"])} if row["repeat"] else {}
+    return {"attack": attack, **rates, "seed": int(row["seed"]), **repeat}
 
 
 def _common(results: Results) -> dict[str, Any]:

@@ -61,6 +61,29 @@ def mean_with_deviation(mean: float | None, deviation: float | None) -> Cell:
     return mean if mean is None or deviation is None else f"{format_number(mean)} ± {format_number(deviation)}"
 
 
+def spread_cell(mean: float | None, over_seeds: float | None, over_repeats: float | None, seeds: bool) -> Cell:
+    """Mean ± standard deviation over poisonings / over repeats of one; without repeats as `mean_with_deviation`.
+
+    Args:
+        seeds: of this study there are several, so that what is left out is said with a dash.
+    """
+    if mean is None or over_repeats is None:
+        return mean_with_deviation(mean, over_seeds)
+    deviations = [*([format_cell(over_seeds)] if seeds else []), format_number(over_repeats)]
+    return f"{format_number(mean)} ± {' / '.join(deviations)}"
+
+
+def over_what(seeds: int, repeats: int) -> str:
+    """What the numbers behind ± are, for a caption: ``mean ± standard deviation over 3 seeds``."""
+    if repeats == 1:
+        return f"Mean ± standard deviation over {seeds} seeds" if seeds > 1 else "One seed"
+    if seeds == 1:
+        return f"One seed; mean ± standard deviation over {repeats} repeats on the same poisoned data"
+    return (
+        f"Mean ± standard deviation over {seeds} poisonings (seeds) / over {repeats} repeats on the same poisoned data"
+    )
+
+
 def as_table(figure: Figure) -> Table:
     """The numbers of a figure: for those who cannot see it, and where there are no pictures.
 

@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 from defenses.signals import SIGNALS
-from study.analysis.results import COSTS, Results
+from study.analysis.failed_runs import failed
+from study.analysis.result_tables import COSTS
+from study.analysis.results import Results
 from tracking import names
 
 _COSTS = ("built_seconds", "wall_seconds", *COSTS)
@@ -17,12 +19,15 @@ def results_csv(results: Results) -> str:
     signals = list(map(names.signal, SIGNALS))
     labels, points = results.goal.labels, list(results.ranges)
     of_trial = ["trial", "paper_default", "stopped_early", *labels, *points]
-    columns = [*of_trial, "scenario", "attack_failed", *names.METRICS, *signals, *_COSTS, names.FPR_CLEAN]
+    of_run = ["scenario", "repeat", "attack_failed", "failed_run"]
+    columns = [*of_trial, *of_run, *names.METRICS, *signals, *_COSTS, names.FPR_CLEAN]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     order = {name: at for at, name in enumerate(results.manifest.scenarios)}
-    rows = [{str(name): value for name, value in row.items()} for row in results.evaluations.to_dict("records")]
+    lost = {at: int(one) for at, one in failed(results.evaluations).items()}
+    runs = zip(results.evaluations.index, results.evaluations.to_dict("records"), strict=True)
+    rows = [{str(name): value for name, value in row.items()} | {"failed_run": lost.get(at)} for at, row in runs]
     judged = sorted(rows, key=lambda row: (row["trial"], order.get(row["scenario"], 0)))
     trials = {int(str(number)): row for number, row in results.trials.to_dict("index").items()}
     for row in judged:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from study.analysis.failed_runs import failure_caveats
 from study.analysis.results import Results
 from study.cli.terminal import table
 from study.report.elements import (
@@ -44,18 +45,20 @@ def headline(results: Results) -> str:
     """The study in a few lines, with what limits all that follows."""
     states = results.trials["state"].value_counts()
     told = ", ".join(f"{count} {state}" for state, count in states.items())
-    scenarios = results.scenarios
+    scenarios = results.over_repeats.scenarios
+    seeds = len(results.seeds)
+    repeats = f", {results.repeats} repeats of each" if results.repeats > 1 else ""
     failed = [str(name) for name in scenarios.index[scenarios["attack_failed"]]]
     lines = [
         f"{results.name}: {results.defense}, {results.goal.words}, sampler {results.config.sampler}; "
-        f"trials: {told}; {len(scenarios)} scenarios, {len(results.seeds)} seed{'s' * (len(results.seeds) != 1)}"
+        f"trials: {told}; {len(scenarios)} scenarios, {seeds} seed{'s' * (seeds != 1)}{repeats}"
     ]
     if failed:
         all_of = "every attack" if len(failed) == len(scenarios) else ", ".join(failed)
         lines.append(f"Attack failed even undefended, so it counts neither way: {all_of}")
     if results.damaged:
         lines.append(f"{len(results.damaged)} files cannot be read and are left out, the first: {results.damaged[0]}")
-    lines.append(BADGE_MEANS)
+    lines += [*failure_caveats(results), BADGE_MEANS]
     return "\n".join(_wrapped(line) for line in lines)
 
 

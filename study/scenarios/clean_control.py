@@ -31,7 +31,8 @@ class ControlRun:
 def clean_scenarios(defense: str, scenarios: Sequence[Scenario]) -> tuple[Scenario, ...]:
     """The controls of a study, one a seed; none for a defense that flags nothing, or that must be told the poison.
 
-    None either where others poisoned the data: the same data without poison are not at hand.
+    Repeats share the control of their seed, which is run once. None either where others poisoned the data: the same
+    data without poison are not at hand.
 
     Args:
         defense: as `find_defense` takes it.
@@ -39,7 +40,7 @@ def clean_scenarios(defense: str, scenarios: Sequence[Scenario]) -> tuple[Scenar
     if defense in ORACLE_DEFENSES or find_defense(defense).flagged is None:
         return ()
     poisoned = [scenario for scenario in scenarios if not scenario.parsed.received]
-    controls = (dataclasses.replace(scenario, attack=CLEAN, poison_rate=0.0) for scenario in poisoned)
+    controls = (dataclasses.replace(scenario, attack=CLEAN, poison_rate=0.0, repeat=0) for scenario in poisoned)
     return tuple({scenario.seed: scenario for scenario in controls}.values())
 
 

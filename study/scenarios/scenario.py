@@ -1,5 +1,6 @@
 """A scenario: one dataset, poisoned by one attack at one rate with one seed, to be defended with one network."""
 
+import dataclasses
 import hashlib
 import random
 import re
@@ -16,7 +17,7 @@ from study.attacks.api import Attack
 from study.datasets.images import Images
 from study.scenarios.poison import COVERS_VERSION, VERSION
 
-_NAME_BYTES = 50  # of the attack in a name: with a rate of 24 bytes and a seed of 19, a name stays below 100
+_NAME_BYTES = 50  # of the attack in a name: with a rate of 24 bytes, a seed of 19 and a repeat, it has at most 100
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,10 @@ class Scenario:
         attack: ``name`` or ``name:option=value``.
         poison_rate: share of the training set, in [0, 0.5]; 0 for the clean control alone.
         target_label: the attacker's class.
-        seed: of the poisoning, of training and of everything drawn for this scenario.
+        seed: of the poisoning, and with the repeat of training and of everything else that is drawn for this scenario.
         preset: sizes what the attack trains; options in `attack` go before it.
+        repeat: which training on the same poisoned data, from 0: what is trained for a scenario has seeds of its own in
+            each repeat, and how the poison was drawn is the same in all.
     """
 
     attack: str
@@ -36,15 +39,30 @@ class Scenario:
     target_label: int
     seed: int
     preset: str = "paper"
+    repeat: int = 0
 
     @property
     def name(self) -> str:
         """For files, runs and tables: ``badnets-0.1-s0``; at most 100 bytes, and different for different scenarios.
 
-        The target label, which all scenarios of a study share, is left out.
+        The target label, which all scenarios of a study share, is left out. The first repeat is called as if it were
+        the only one: ``badnets-0.1-s0``, ``badnets-0.1-s0-r1``, ``badnets-0.1-s0-r2``.
         """
         rate = repr(float(self.poison_rate)).removesuffix(".0")
-        return f"{_attack_name(self.attack)}-{rate}-s{self.seed}"
+        repeat = f"-r{self.repeat}" if self.repeat else ""
+        return f"{_attack_name(self.attack)}-{rate}-s{self.seed}{repeat}"
+
+    @property
+    def first_repeat(self) -> "Scenario":
+        """The same poisoned data, trained on for the first time."""
+        return dataclasses.replace(self, repeat=0)
+
+    def fields(self) -> dict[str, Any]:
+        """Its fields, for keys: the repeat only where it is not the first, as in keys from before there were others."""
+        fields = dataclasses.asdict(self)
+        if not self.repeat:
+            del fields["repeat"]
+        return fields
 
     @property
     def parsed(self) -> Attack:
@@ -112,5 +130,6 @@ def model_spec(name: str, width: int, blocks: tuple[int, ...], images: Images, d
 
 
 def stage_seed(scenario: Scenario) -> int:
-    """The seed that a defense's stages derive theirs from: independent of how the poison was drawn."""
-    return derive_seed("defense", scenario.seed)
+    """The seed that all training on a scenario derives its own from: independent of how the poison was drawn."""
+    repeat = ("repeat", scenario.repeat) if scenario.repeat else ()
+    return derive_seed("defense", scenario.seed, *repeat)

@@ -75,7 +75,13 @@ def _value(rows: Sequence[Mapping[str, Any]], goal: Goal) -> float | None:
 
 
 def _cell(
-    trial: int, attack: str, poison_rate: float = 0.1, seed: int = 0, attack_failed: bool = False, **metrics: float
+    trial: int,
+    attack: str,
+    poison_rate: float = 0.1,
+    seed: int = 0,
+    repeat: int = 0,
+    attack_failed: bool = False,
+    **metrics: float,
 ) -> dict[str, Any]:
     known = {
         **dict.fromkeys(names.METRICS, float("nan")),
@@ -83,11 +89,13 @@ def _cell(
     }
     return {
         "trial": trial,
-        "scenario": f"{attack}-{poison_rate:g}-s{seed}",
+        "scenario": f"{attack}-{poison_rate:g}-s{seed}{f'-r{repeat}' * bool(repeat)}",
         "attack": attack,
         "poison_rate": poison_rate,
         "seed": seed,
+        "repeat": repeat,
         "stratum": f"{attack}-{poison_rate:g}",
+        "poisoning": f"{attack}-{poison_rate:g}-s{seed}",
         "attack_failed": attack_failed,
         **known,
         "built_seconds": 1.0,

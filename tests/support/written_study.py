@@ -16,11 +16,13 @@ from study.ledger.pruning import Stopped
 from study.ledger.records import write_record
 
 Metrics = Mapping[str, float | None]
+Run = tuple[Any, ...]
+"""Attack, rate and seed, and which repeat where it is not the first."""
 UNDEFENDED = {"ca_undefended": 0.95, "asr_undefended": 1.0}
 
 
-def scenario_name(attack: str, rate: float, seed: int) -> str:
-    return f"{attack}-{rate:g}-s{seed}"
+def scenario_name(attack: str, rate: float, seed: int, repeat: int = 0) -> str:
+    return f"{attack}-{rate:g}-s{seed}{f'-r{repeat}' if repeat else ''}"
 
 
 def key_of(point: Mapping[str, Any]) -> str:
@@ -29,9 +31,9 @@ def key_of(point: Mapping[str, Any]) -> str:
 
 def write_study(
     folder: Path,
-    trials: Sequence[tuple[float | None, Mapping[tuple[str, float, int], Metrics]]],
+    trials: Sequence[tuple[float | None, Mapping[Run, Metrics]]],
     space: str = "pipd",
-    failed: Sequence[tuple[str, float, int]] = (),
+    failed: Sequence[Run] = (),
     fingerprint: str = "f" * 64,
     points: Mapping[int, Mapping[str, Any]] | None = None,
     default: bool = True,
@@ -40,7 +42,7 @@ def write_study(
     epochs: float | None = None,
     **options: Any,
 ) -> Path:
-    """Trials, each with its objective (None: it failed) and its metrics by (attack, rate, seed).
+    """Trials, each with its objective (None: it failed) and its metrics by run.
 
     Args:
         failed: scenarios whose attack does not work undefended.
@@ -59,7 +61,8 @@ def write_study(
         "objective": config.objective or "overall_score",
         "scenarios": [scenario_name(*cell) for cell in cells],
         "parts": [
-            {"name": scenario_name(*cell), "attack": cell[0], "poison_rate": cell[1], "seed": cell[2]} for cell in cells
+            {"name": scenario_name(*cell), **dict(zip(("attack", "poison_rate", "seed", "repeat"), cell, strict=False))}
+            for cell in cells
         ],
         "code_version": "0",
     }

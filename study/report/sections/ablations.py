@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from search_spaces import SEARCH_SPACES
+from study.analysis.failed_runs import FAILED_RUNS, count_failed, shows_failed
 from study.analysis.fixed_fields import load_changes
+from study.analysis.repeats import spread_of_runs
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_value
 from study.config.objectives import in_words
 from study.config.paper_deviations import changes_line
 from study.report.elements import Cell, Curves, Item, Line, Note, Section, Table, slug
-from study.report.formatting import spread
+from study.report.formatting import over_what, spread_cell
 from study.scenarios.oracle_defenses import ORACLE_DEFENSES
 from tracking import names
 
@@ -93,11 +95,11 @@ def sections(results: Results) -> list[Section]:
     view = VIEWS.get(results.space)
     if view is None:
         return []
-    cells = _cells(results)
+    runs, cells = _cells(results), _cells(results.over_repeats)
     items: list[Item] = []
     working = cells[~cells["attack_failed"]]
     if not working.empty:
-        items += [_table(results, view, cells), *_over(results, view, working)]
+        items += [_table(results, view, runs), *_over(results, view, working)]
         items += _figures(results, view, working)
     items += _notes(results)
     title = f"{SEARCH_SPACES[results.space].paper}: {SEARCH_SPACES.describe(results.space)}"
@@ -159,8 +161,11 @@ def _bare(attack: str) -> str:
 
 
 def _table(results: Results, view: View, cells: "pandas.DataFrame") -> Table:
-    header = ["attack", _varied(results), *map(in_words, view.metrics)]
+    own = [part for _, part in cells.groupby("trial")]
+    told = names.TPR in view.metrics and shows_failed(results, own)
+    header = ["attack", _varied(results), *map(in_words, view.metrics), *((FAILED_RUNS,) if told else ())]
     rows: list[tuple[Cell, ...]] = []
+    seeds = len(results.seeds)
     for attack, of_attack in cells.groupby("attack_name", sort=False):
         groups: list[tuple[str, pandas.DataFrame, Mapping[str, str]]] = [
             (str(setting), rows_of_setting, {}) for setting, rows_of_setting in of_attack.groupby("setting", sort=False)
@@ -170,10 +175,12 @@ def _table(results: Results, view: View, cells: "pandas.DataFrame") -> Table:
             groups.insert(0, ("no_defense", first, _UNDEFENDED))
         for setting, rows_of_setting, columns in groups:
             counted = rows_of_setting[~rows_of_setting["attack_failed"]]
-            values = [spread(counted[columns.get(metric, metric)]) for metric in view.metrics]
-            rows.append((str(attack), setting, *values))
-    seeds = len(results.seeds)
-    caption = f"{SEARCH_SPACES[results.space].paper}. {_over_seeds(seeds)}; shares in [0, 1]"
+            spreads = [spread_of_runs(counted, columns.get(metric, metric)) for metric in view.metrics]
+            values = [spread_cell(one.mean, one.poisonings, one.repeats, seeds > 1) for one in spreads]
+            lost = (None if columns else count_failed(counted).text,) if told else ()
+            rows.append((str(attack), setting, *values, *lost))
+    over = _over_seeds(seeds) if results.repeats == 1 else over_what(seeds, results.repeats)
+    caption = f"{SEARCH_SPACES[results.space].paper}. {over}; shares in [0, 1]"
     return Table(f"{slug(results.space)}-table", caption, tuple(header), tuple(rows), left=2)
 
 

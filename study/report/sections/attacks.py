@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING
 
 from search_spaces import SEARCH_SPACES
 from study.analysis.compared import DEFAULT, OWN_BEST, UNDEFENDED, compared_configurations, own_best
+from study.analysis.failed_runs import FAILED_RUNS, count_failed, shows_failed
+from study.analysis.repeats import spread_of_runs
 from study.analysis.results import Results
 from study.config.objectives import in_words
 from study.planning.clean_reserve import needs_text
 from study.report.elements import Cell, Item, Note, Section, Table
-from study.report.formatting import format_cell, spread
+from study.report.formatting import format_cell, spread_cell
 from tracking import names
 
 if TYPE_CHECKING:
@@ -26,10 +28,15 @@ def section(studies: Sequence[Results]) -> Section:
 
     As in the heat maps, a seed whose attack does not work is left out; where none works, the means are in brackets.
     """
-    header = ("attack and rate", "model", *map(in_words, names.HEADLINE))
-    blocks = _blocks(_join_scenarios(studies))
+    joined = _join_scenarios(studies)
+    of_models = [cells for models in joined.values() for label, cells in models.items() if label != UNDEFENDED]
+    told = any(shows_failed(results, of_models) for results in studies)
+    header = ("attack and rate", "model", *map(in_words, names.HEADLINE), *((FAILED_RUNS,) if told else ()))
+    blocks = _blocks(joined, told)
     rows = tuple(row for of_attack in blocks.values() for head, models in of_attack.items() for row in (head, *models))
-    caption = "By attack and rate, mean ± standard deviation (n - 1) over the seeds whose attack works"
+    repeated = any(results.repeats > 1 for results in studies)
+    over = " / over the repeats of a seed" * repeated
+    caption = f"By attack and rate, mean ± standard deviation (n - 1) over the seeds whose attack works{over}"
     return Section(
         "attacks",
         "Every attack and every defense",
@@ -72,21 +79,25 @@ def _models(results: Results) -> "Iterator[tuple[str, pandas.DataFrame]]":
         yield OWN_BEST + beside, own
 
 
-def _blocks(studies: Mapping[str, _Models]) -> dict[str, dict[_Row, list[_Row]]]:
+def _blocks(studies: Mapping[str, _Models], told: bool) -> dict[str, dict[_Row, list[_Row]]]:
     """Attack and rate -> the undefended model's row -> rows of the studies that judged beside just that model.
 
     Studies at other scales or with other seeds have undefended models of their own, and so a block of their own.
+
+    Args:
+        told: a row ends with how many runs failed.
     """
     blocks: dict[str, dict[_Row, list[_Row]]] = {}
     for name, models in studies.items():
         undefended = models[UNDEFENDED].sort_values(["attack", "poison_rate"], kind="stable")
         for stratum, cells in undefended.groupby("stratum", sort=False):
-            head = (_label(str(stratum), cells), UNDEFENDED, *_means(cells))
+            head = (_label(str(stratum), cells), UNDEFENDED, *_means(cells), *((None,) if told else ()))
             rows = blocks.setdefault(str(stratum), {}).setdefault(head, [])
             for label, judged in models.items():
                 of_stratum = judged[judged["stratum"] == stratum]
                 if label != UNDEFENDED and not of_stratum.empty:
-                    rows.append(("", f"{name}: {label}", *_means(of_stratum)))
+                    lost = (count_failed(of_stratum).text,) if told else ()
+                    rows.append(("", f"{name}: {label}", *_means(of_stratum), *lost))
     return blocks
 
 
@@ -97,9 +108,11 @@ def _label(stratum: str, cells: "pandas.DataFrame") -> str:
 
 def _means(cells: "pandas.DataFrame") -> tuple[Cell, ...]:
     working = cells[~cells["attack_failed"]]
+    used = cells if working.empty else working
+    spreads = [spread_of_runs(used, name) for name in names.HEADLINE]
+    reached = [spread_cell(one.mean, one.poisonings, one.repeats, cells["seed"].nunique() > 1) for one in spreads]
     if not working.empty:
-        return tuple(spread(working[name]) for name in names.HEADLINE)
-    reached = [spread(cells[name]) for name in names.HEADLINE]
+        return tuple(reached)
     return tuple(None if one is None else f"({format_cell(one)})" for one in reached)
 
 
@@ -115,9 +128,10 @@ def _lead(studies: Sequence[Results], attacks: int) -> str:
 def _notes(studies: Sequence[Results], blocks: Mapping[str, Mapping[_Row, object]]) -> list[Item]:
     notes: list[Item] = []
     if any(results.scenarios["attack_failed"].any() for results in studies):
+        of = "seeds" if all(results.repeats == 1 for results in studies) else "runs"
         notes.append(
             Note(
-                f"{_FAILED} k/n: in k of n seeds the attack does not work even undefended. Those are left out of the "
+                f"{_FAILED} k/n: in k of n {of} the attack does not work even undefended. Those are left out of the "
                 "mean; where all failed, the numbers stand in brackets, and count neither for nor against a defense.",
                 "footnote",
             )

@@ -4,21 +4,24 @@ The tables are sections of the same results that analyze, report and compare rea
 """
 
 import dataclasses
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_spaces import SEARCH_SPACES
+from study.analysis.failed_runs import FAILED_RUNS, count_failed, shows_failed
 from study.analysis.finding import find
 from study.analysis.fixed_fields import load_changes, load_fields
+from study.analysis.repeats import spread_of_runs
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective, format_value
 from study.config.objectives import aggregate, direction, in_words
 from study.config.paper_deviations import changes_line
 from study.ledger.snapshot import LOST
 from study.report.elements import Cell, Table
-from study.report.formatting import format_cell
+from study.report.formatting import format_cell, over_what, spread_cell
 from study.report.screen import legend, without_empty_columns, wrapped
 from study.report.sections import ablations, against_papers, control_and_cost
 from study.report.sections.summary import untold_lines
@@ -80,13 +83,16 @@ class Closing:
         return [
             *([settings] if settings else []),
             table_lines(table),
-            legend(table.header),
+            "\n".join(filter(None, (wrapped(table.caption), legend(table.header)))),
             *beside_text({"": self.results}),
         ]
 
     def _paper_tables(self) -> list[str]:
         """Of a study that makes a paper's table or figure anew: that table, then the paper's numbers beside ours."""
-        sections = [*ablations.sections(self.results), against_papers.section(self.results, self.results.space)]
+        sections = [
+            *ablations.sections(self.results),
+            against_papers.section(self.results.over_repeats, self.results.space),
+        ]
         tables = [item for section in sections if section for item in section.items if isinstance(item, Table)]
         shown = [f"{wrapped(table.caption)}\n{table_lines(_without_footnotes(table))}" for table in tables]
         words = tuple(word for table in tables for name in table.header for word in name.split())
@@ -151,27 +157,60 @@ class Closing:
 
     def _scenario_table(self) -> Table:
         rows = self.scenario_rows()
-        if len(self.scenarios) > 1:
+        if len(self.results.over_repeats.scenarios) > 1:
             label = "mean of all" if self.results.goal.how == "mean" else "worst of each"
-            rows += _block(label, [(name, _cells(self.together(trial))) for name, trial in self.compared])
-        seeds = len(self.results.seeds) > 1
-        header = ("attack and rate" if seeds else "scenario", *HEADER[1:])
-        return without_empty_columns(Table("scenarios", "", header, tuple(rows), left=2))
+            every = [(name, trial, _cells(self.together(trial))) for name, trial in self.compared]
+            told = [(name, [*cells, *self._failed_cell(trial, self.scenarios)]) for name, trial, cells in every]
+            rows += _block(label, told)
+        return without_empty_columns(Table("scenarios", self.spread_words, self.header, tuple(rows), left=2))
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Of the lines that `scenario_rows` gives."""
+        first = "attack and rate" if self._share_lines else "scenario"
+        return (first, *HEADER[1:], *((FAILED_RUNS,) if self._tells_failed else ()))
+
+    @property
+    def _share_lines(self) -> bool:
+        """Whether a line is the mean over several runs: seeds, repeats or both."""
+        return len(self.results.seeds) > 1 or self.results.repeats > 1
+
+    @property
+    def spread_words(self) -> str:
+        """What stands behind ± where there are repeats."""
+        return f"{over_what(len(self.results.seeds), self.results.repeats)}." if self.results.repeats > 1 else ""
+
+    @functools.cached_property
+    def _tells_failed(self) -> bool:
+        return shows_failed(self.results, [self._runs(trial, self.scenarios) for _, trial in self.compared])
+
+    def _runs(self, trial: int, scenarios: Sequence[str]) -> "pandas.DataFrame":
+        runs = self.results.evaluations
+        return runs[(runs["trial"] == trial) & runs["scenario"].isin(scenarios)]
+
+    def _failed_cell(self, trial: int | None, scenarios: Sequence[str]) -> list[Cell]:
+        """How many runs failed, where the table tells that; of the undefended model a dash."""
+        if not self._tells_failed:
+            return []
+        return [None if trial is None else count_failed(self._runs(trial, scenarios)).text]
 
     def scenario_rows(self) -> list[_Row]:
         """A line for each attack, rate and model that is compared on it, the trial that is best there among them.
 
-        Several seeds share a line: their mean and standard deviation.
+        Several seeds and repeats share a line: their mean and standard deviation.
         """
         rows: list[_Row] = []
         for label, scenarios in self._groups():
             working = [name for name in scenarios if name not in self.attack_failures()]
             own = None if self._several else self.results.best_on(scenarios)
             numbers = {trial for _, trial in self.compared}
-            models = [("undefended", self._spread([self._undefended(name) for name in working or scenarios]))]
+            used = working or scenarios
+            undefended = self._spread(used, [self._undefended(name) for name in used])
+            models = [("undefended", [*undefended, *self._failed_cell(None, used)])]
             shown = [*self.compared, *([("", own)] if own is not None and own not in numbers else [])]
             for name, trial in shown:
-                reached = self._spread([self._evaluation(trial, scenario) for scenario in working or scenarios])
+                reached = self._spread(used, [self._evaluation(trial, scenario) for scenario in used])
+                reached += self._failed_cell(trial, used)
                 if name or reached not in [cells for _, cells in models]:
                     models.append((name or f"best here (#{trial})", reached))
             rows += _block(label, models)
@@ -180,14 +219,15 @@ class Closing:
     def _groups(self) -> list[tuple[str, list[str]]]:
         """The scenarios that share lines, with what the lines are called."""
         scenarios, failed = self.results.scenarios, self.attack_failures()
-        if len(self.results.seeds) < 2:
+        if not self._share_lines:
             return [(name + (" (attack fails)" if name in failed else ""), [name]) for name in self.scenarios]
         known = scenarios.loc[[name for name in self.scenarios if name in scenarios.index]]
         groups = []
         for stratum, part in known.groupby("stratum", sort=False):
             names_of = list(map(str, part.index))
             broken = sum(name in failed for name in names_of)
-            of = "" if broken == len(names_of) else f" on {broken} of {len(names_of)} seeds"
+            runs = "seeds" if self.results.repeats == 1 else "runs"
+            of = "" if broken == len(names_of) else f" on {broken} of {len(names_of)} {runs}"
             groups.append((f"{stratum}{f' (attack fails{of})' if broken else ''}", names_of))
         return groups
 
@@ -195,11 +235,25 @@ class Closing:
         reached = self._reached.get((trial, scenario))
         return reached.metrics if reached else {}
 
-    def _spread(self, reached: Sequence[Mapping[str, float | None]]) -> list[Cell]:
-        """The headline metrics, over seeds where there are several."""
-        if len(self.results.seeds) < 2:
+    def _spread(self, scenarios: Sequence[str], reached: Sequence[Mapping[str, float | None]]) -> list[Cell]:
+        """The headline metrics, over seeds and repeats where there are several.
+
+        Args:
+            reached: on each of the scenarios.
+        """
+        if not self._share_lines:
             return _cells(reached[0])
-        return [_mean_and_deviation([metrics.get(name) for metrics in reached]) for name in names.HEADLINE]
+        if self.results.repeats == 1:
+            return [_mean_and_deviation([metrics.get(name) for metrics in reached]) for name in names.HEADLINE]
+        import pandas
+
+        poisonings = self.results.scenarios.loc[list(scenarios), "poisoning"].tolist()
+        rows = [{name: metrics.get(name) for name in names.HEADLINE} for metrics in reached]
+        runs = pandas.DataFrame(rows, dtype=float).assign(poisoning=poisonings)
+        spreads = [spread_of_runs(runs, name) for name in names.HEADLINE]
+        seeds = len(self.results.seeds) > 1
+        cells = [spread_cell(one.mean, one.poisonings, one.repeats, seeds) for one in spreads]
+        return [cell.replace(" ", "") if isinstance(cell, str) else cell for cell in cells]  # as wide as a screen
 
     def _undefended(self, scenario: str) -> Mapping[str, float | None]:
         """CA and ASR without a defense, on which all trials agree."""

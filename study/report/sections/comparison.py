@@ -11,6 +11,7 @@ from study.cli.numbers import format_number, format_value
 from study.config.objectives import in_words
 from study.report.elements import Bars, Cell, Item, Note, Section, Table
 from study.report.formatting import format_difference
+from study.report.sections.compared_runs import REPEATS_FIRST, has_repeats, runs_of_both
 
 _COMPARED_SETTINGS = (
     "preset",
@@ -47,6 +48,7 @@ def section(
         items.append(_table("differences", f"A minus B over {_scenarios(pairs)}", overall))
     items += [Note(text, "warning") for text in _about_balance(pairs, overall)]
     items += [Note(text) for text in (*_about_tests(differences), *_about_intervals(differences))]
+    items += runs_of_both(a, b, pairs, [one.metric for one in overall])
     if strata:
         items.append(_table("differences-by-stratum", "A minus B on each attack and rate", strata))
     items += [_bars(differences), _method(pairs, differences)]
@@ -290,6 +292,6 @@ def _method(pairs: Pairs, differences: Sequence[Difference]) -> Note:
         "rate, then over these. Interval: Student's t over seeds. Test: exact sign-flip permutation test of the paired "
         "differences, which takes pairs of one seed as independent although they share their initial weights; with n "
         f"pairs that differ p cannot fall below 2^(1-n), and what cannot reach {ALPHA:g} is not tested. Correction: "
-        f"Holm, over {_count(tests, 'test')}.",
+        f"Holm, over {_count(tests, 'test')}.{REPEATS_FIRST * has_repeats(pairs)}",
         "footnote",
     )

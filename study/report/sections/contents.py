@@ -27,21 +27,23 @@ from study.report.sections.curves import curves_section
 from study.report.sections.importance import importance_section, importances
 from study.report.sections.interactions import interactions_section
 from study.report.sections.region import region_section
+from study.report.sections.repeat_noise import noise_notes
 from study.report.sections.robustness import robustness_section
 
 
 def sections(results: Results) -> list[Section]:
     """Everything, for the report. The first is the front page.
 
-    An ablation asks one question: its own table is the front page's, and nothing is told of a search.
+    What compares settings reads the means over repeats; the front page, and what tells of runs, reads each of them. An
+    ablation asks one question: its own table is the front page's, and nothing is told of a search.
     """
     asked = [*unseen(results), *papers(results)]
     front = summary.sections(results, asked[0] if asked else None)
     asked[:1] = [rest for section in asked[:1] if (rest := _beside_front(results, section)).items]
     if results.space in ablations.VIEWS:
-        body = [*asked, trials.section(results), *pictures.sections(results)]
+        body = [*asked, trials.section(results), *pictures.sections(results.over_repeats)]
     else:
-        beside = reported_elsewhere.section([results])
+        beside = reported_elsewhere.section([results.over_repeats])
         body = [*asked, *_trials(results), *_looks(results), *answers(results), *([beside] if beside else [])]
     return [*front, *body, *_ends(results)]
 
@@ -58,16 +60,17 @@ def answers(results: Results) -> list[Section]:
 
     An ablation asks one question, and its own table is the answer: its few points are not asked what matters.
     """
-    told = label_free.section(results)
+    merged = results.over_repeats
+    told = label_free.section(merged)
     chosen = [robustness_section(results), *([told] if told else [])]
     if results.space in ablations.VIEWS:
         return [*chosen, region_section(results)]
-    computed = importances(results)
+    computed = importances(merged)
     return [
         *chosen,
-        importance_section(results, computed),
-        curves_section(results),
-        interactions_section(results, computed),
+        importance_section(merged, computed, noise_notes(results)),
+        curves_section(merged),
+        interactions_section(merged, computed),
         region_section(results),
     ]
 
@@ -82,7 +85,7 @@ def papers(results: Results) -> list[Section]:
     """An ablation's table or figure, and the paper's numbers beside ours; of any other study nothing."""
     if results.space not in ablations.VIEWS:
         return []
-    beside = against_papers.section(results, results.space)
+    beside = against_papers.section(results.over_repeats, results.space)
     return [*ablations.sections(results), *([beside] if beside else [])]
 
 
@@ -96,7 +99,8 @@ def _trials(results: Results) -> list[Section]:
 
 
 def _looks(results: Results) -> list[Section]:
-    return [*pictures.sections(results), *heatmap.sections(results), *pareto.sections(results)]
+    merged = results.over_repeats
+    return [*pictures.sections(merged), *heatmap.sections(merged), *pareto.sections(merged)]
 
 
 def _ends(results: Results) -> list[Section]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from search_spaces import SEARCH_SPACES
 from study.analysis.compared import DEFAULT, UNDEFENDED, shown_trials
-from study.analysis.results import COSTS, Results
+from study.analysis.result_tables import COSTS
+from study.analysis.results import Results
 from study.cli.numbers import format_number
 from study.config.objectives import in_words
 from study.planning.clean_reserve import needs_text

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from study.analysis.failed_runs import FAILED_RUNS, count_failed, shows_failed
 from study.analysis.results import Results
 from study.cli.numbers import format_number
 from study.config.objectives import direction, in_words
@@ -58,6 +59,7 @@ def build_groups(scenarios: "pandas.DataFrame", by: By) -> "pandas.Series":
 
 def folds(search: Results, by: By) -> list[Fold]:
     """Every group held out once, in the order of the study."""
+    search = search.over_repeats
     groups = build_groups(search.scenarios, by)
     held_out = []
     for group in groups.unique():
@@ -86,6 +88,7 @@ def section(search: Results, judged: Results, by: By) -> Section:
     strong.append(len(rows))
     rows += [(f"mean of {len(table.counted(held))}" if not place else "", *row) for place, row in enumerate(means)]
     objective = search.goal.objectives[0]
+    lost = (FAILED_RUNS,) if table.tells_failed else ()
     return Section(
         "holdout",
         {"attack": "An attack it never saw", "rate": "A poison rate it never saw", "seed": "Seeds it never saw"}[by],
@@ -97,7 +100,7 @@ def section(search: Results, judged: Results, by: By) -> Section:
                 f"over scenarios whose attack works{_spread_note(judged)}. Seen: {in_words(objective)} of the same "
                 "setting on the groups it was tuned on, with the new seeds. Gap: seen minus unseen, turned so that "
                 "more is worse",
-                ("held out", "setting", *map(in_words, (*table.metrics, objective)), "seen", "gap"),
+                ("held out", "setting", *map(in_words, table.metrics), *lost, in_words(objective), "seen", "gap"),
                 tuple(rows),
                 left=2,
                 strong=tuple(strong),
@@ -115,8 +118,11 @@ class _Judgement:
     def __init__(self, search: Results, judged: Results, by: By) -> None:
         self.objective = search.goal.objectives[0]
         self.sign = 1.0 if direction(self.objective) == "maximize" else -1.0
-        self.scenarios = judged.scenarios.assign(group=build_groups(judged.scenarios, by))
-        self._cells = judged.compared.assign(group=judged.compared["scenario"].map(self.scenarios["group"]))
+        merged, runs = judged.over_repeats, judged.compared
+        self.scenarios = merged.scenarios.assign(group=build_groups(merged.scenarios, by))
+        self._cells = merged.compared.assign(group=merged.compared["scenario"].map(self.scenarios["group"]))
+        self._runs = runs.assign(group=runs["poisoning"].map(self.scenarios["group"]))
+        self.tells_failed = shows_failed(judged, [part for _, part in runs.groupby("trial")])
         self._number = _numbers(search, judged)
         self._default = search.default
         self._by = by
@@ -139,6 +145,13 @@ class _Judgement:
         of_trial = self._cells[self._cells["trial"] == self._number.get(trial, -1)]
         return of_trial[(of_trial["group"] != fold.held_out) == seen]
 
+    def failed(self, chosen: Sequence[tuple[Fold, int | None]]) -> tuple[Cell, ...]:
+        """How many runs failed of the settings on the groups that are held out; nothing where no table tells it."""
+        if not self.tells_failed:
+            return ()
+        numbers = {fold.held_out: self._number.get(trial, -1) for fold, trial in chosen}
+        return (count_failed(self._runs[self._runs["trial"] == self._runs["group"].map(numbers)]).text,)
+
     def value(self, trial: int | None, fold: Fold, seen: bool = False) -> float | None:
         """The objective on the held-out group; seen: the mean over the others."""
         cells = self.cells(trial, fold, seen)
@@ -154,11 +167,13 @@ class _Judgement:
         label = f"{fold.held_out}{' ATTACK FAILED' if failed else ''}"
         asr = _mean(own[names.ASR_UNDEFENDED].dropna())
         plain = "undefended" if names.ASR in self.metrics else f"undefended (ASR {format_number(asr)})"
-        lines: list[tuple[Cell, ...]] = [(label, plain, *cells, None, None, None)]
+        untold: tuple[Cell, ...] = (None,) if self.tells_failed else ()
+        lines: list[tuple[Cell, ...]] = [(label, plain, *cells, *untold, None, None, None)]
         for name, trial in self.settings(fold).items():
             if failed or trial is None:
                 continue
             cells = [spread(self.cells(trial, fold)[metric]) for metric in self.metrics]
+            cells += self.failed([(fold, trial)])
             lines.append(("", f"{name} (#{trial})", *cells, self.value(trial, fold), *self._gap(name, trial, fold)))
         return lines
 
@@ -180,7 +195,7 @@ class _Judgement:
             values = [self.value(trial, fold) for fold, trial in chosen]
             gaps = [self._gap(name, trial, fold) for fold, trial in chosen]
             seen, gap = (_mean([pair[side] for pair in gaps]) for side in (0, 1))
-            rows.append((name, *metrics, _mean(values), seen, gap))
+            rows.append((name, *metrics, *self.failed(chosen), _mean(values), seen, gap))
         return rows
 
     def lead(self, held: Sequence[Fold]) -> str:

@@ -91,8 +91,12 @@ def _ped(study: "optuna.Study", fields: Sequence[str], losses: Numbers) -> Numbe
     return raw / raw.sum() if raw.sum() > 0 else None
 
 
-def importance_section(results: Results, computed: Importances) -> Section:
-    """The answer."""
+def importance_section(results: Results, computed: Importances, beside: Sequence[Note] = ()) -> Section:
+    """The answer.
+
+    Args:
+        beside: what else limits the shares.
+    """
     command = results.command_for("analyze")
     title = "Which hyperparameters matter"
     if computed.why_none:
@@ -113,6 +117,7 @@ def importance_section(results: Results, computed: Importances) -> Section:
         *([_bars(computed, first)] if drawn is not None and drawn.shares is not None else []),
         _heat(computed, first),
         *(_by_scenario(computed, metric) for metric in metrics),
+        *beside,
         *_notes(computed, [metric for metric in known if computed.of(metric)], metrics),
         *_grouped_note(results),
     )

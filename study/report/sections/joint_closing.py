@@ -27,14 +27,14 @@ def joint_text(closings: Sequence[Closing]) -> str:
     symbols, goal = finished[0].symbols(), finished[0].results.goal
     header = ("scenario", "trial", *map(in_words, goal.objectives), *(symbol.split()[0] for symbol in symbols))
     rows = tuple(row for closing in finished for row in closing.scenario_rows())
-    reached = without_empty_columns(Table("scenarios", "", HEADER, rows, left=2))
+    reached = without_empty_columns(Table("scenarios", "", finished[0].header, rows, left=2))
     findings = {closing.scenarios[0]: find(closing.results) for closing in closings}
     parts = [
         "\n".join(wrapped(f"{name}: {one.sentence}") for name, one in findings.items()),
         table_lines(Table("settings", "", header, settings, left=2)),
         *([wrapped(f"The hyperparameters: {', '.join(symbols)}.")] if symbols else []),
         table_lines(reached),
-        legend(reached.header),
+        "\n".join(filter(None, (wrapped(finished[0].spread_words), legend(reached.header)))),
         *beside_text({f"{closing.scenarios[0]}: ": closing.results for closing in finished}),
     ]
     told = {closing.scenarios[0]: closing.notes() for closing in closings}

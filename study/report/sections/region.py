@@ -167,8 +167,9 @@ def region_section(results: Results, min_tpr: float = 0.99, max_fpr: float = 0.0
     fields = bounded_fields(results)
     if not fields:
         return unanswered("This study varies no hyperparameter that TPR and FPR can depend on.")
-    scenarios = results.compared["scenario"].nunique()
-    where = f"on all {scenarios} scenarios whose attack works" if scenarios > 1 else "on the one scenario that counts"
+    scenarios = results.compared["poisoning"].nunique()
+    which = f"all {scenarios} scenarios whose attack works" if scenarios > 1 else "the one scenario that counts"
+    where = f"on {which}" if results.repeats == 1 else f"in every repeat of {which}"
     if not region.good:
         return unanswered(f"None of {several(region.trials, 'complete trial')} keeps {limits} {where}.")
     if not region.inside:

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from study.analysis.failed_runs import FAILED_RUNS, count_failed, shows_failed
+from study.analysis.repeats import spread_of_runs
 from study.analysis.results import Results
 from study.cli.numbers import format_number
 from study.config.objectives import direction, in_words
 from study.ledger.selection import Candidate, best_per_scenario
 from study.report.elements import Cell, Item, Note, Section, Table
-from study.report.formatting import sentence, spread
+from study.report.formatting import over_what, sentence, spread_cell
 from tracking import names
 
 if TYPE_CHECKING:
@@ -21,8 +23,8 @@ def robustness_section(results: Results) -> Section:
     """The answer. Needs no trials that fill the space: any sampler will do."""
     title = "One configuration for all attacks, and what that costs"
     command = results.command_for("analyze")
-    objective = results.goal.objectives[0]
-    cells = results.compared[results.compared[objective].notna()]
+    objective, merged = results.goal.objectives[0], results.over_repeats
+    cells = merged.compared[merged.compared[objective].notna()]
     if cells.empty:
         undefined = f"{sentence(in_words(objective))} is defined on no scenario whose attack works."
         no_attack = f"No attack works, so no {in_words(objective)} counts."
@@ -36,18 +38,27 @@ def robustness_section(results: Results) -> Section:
     assert single is not None  # some cell of a complete trial counts, so some trial has a value
     label = "best single" if len(results.goal.objectives) == 1 else results.best_name
     shown = [*((at, "paper default") for at in (default,) if at is not None), (single, f"{label} (#{single})")]
+    runs, seeds = results.compared, len(results.seeds)
+    own_bests = _own_bests(results, cells)
+    numbers = {trial for trial, _ in shown} | {own for own, _ in own_bests.values()}
+    told = shows_failed(results, [runs[runs["trial"] == trial] for trial in numbers])
     rows: list[tuple[Cell, ...]] = []
     costs: dict[str, float] = {}
-    for stratum, (own, given_up) in _own_bests(results, cells).items():
+    for stratum, (own, given_up) in own_bests.items():
         costs[stratum] = given_up.get(single, 0.0)
         if single in given_up and abs(given_up[single]) <= _SAME:
             own = single  # another trial that reaches the same is no better
         for trial, configuration in [*shown, (own, f"its own best (#{own})")]:
-            part = cells[(cells["stratum"] == stratum) & (cells["trial"] == trial)]
-            reached = [spread(part[name]) for name in (objective, *_columns(objective))]
-            rows.append((stratum, configuration, *reached, given_up.get(trial)))
-    caption = f"By attack and rate, mean over seeds{' ± standard deviation' if len(results.seeds) > 1 else ''}"
-    header = ("attack and rate", "configuration", *map(in_words, (objective, *_columns(objective))), "cost")
+            part = runs[(runs["stratum"] == stratum) & (runs["trial"] == trial)]
+            spreads = [spread_of_runs(part, name) for name in (objective, *_columns(objective))]
+            reached = [spread_cell(one.mean, one.poisonings, one.repeats, seeds > 1) for one in spreads]
+            lost = (count_failed(part).text,) if told else ()
+            rows.append((stratum, configuration, *reached, *lost, given_up.get(trial)))
+    over = over_what(seeds, results.repeats)
+    usual = f"mean over seeds{' ± standard deviation' if seeds > 1 else ''}"
+    caption = f"By attack and rate, {usual if results.repeats == 1 else over[:1].lower() + over[1:]}"
+    shown_metrics = map(in_words, (objective, *_columns(objective)))
+    header = ("attack and rate", "configuration", *shown_metrics, *((FAILED_RUNS,) if told else ()), "cost")
     items: tuple[Item, ...] = (Table("robustness", caption, header, tuple(rows), 2), *_notes(results))
     return Section("robustness", title, _lead(results, single, costs), items, command, uses_labels=True)
 

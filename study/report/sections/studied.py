@@ -45,6 +45,7 @@ def _table(results: Results) -> Table:
         ("poison rates", ", ".join(f"{rate:g}" for rate in sorted(scenarios["poison_rate"].dropna().unique()))),
         ("target class", results.manifest.target),
         ("seeds", ", ".join(map(str, results.seeds))),
+        *((("repeats", f"{results.repeats} trainings on each poisoned set"),) if results.repeats > 1 else ()),
         ("preset", f"{config.preset}: {config.dataset}, width {config.width}"),
         ("trials", counts),
         ("sampler", f"{config.sampler}: {spread}"),

@@ -4,9 +4,11 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from search_spaces import SEARCH_SPACES
 from study.analysis.compared import ComparedConfiguration, compared_configurations
+from study.analysis.failed_runs import FAILED_RUNS, RULE, count_failed, shows_failed
 from study.analysis.finding import find
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective
@@ -14,13 +16,16 @@ from study.config.objectives import in_words, meaning
 from study.ledger.lock import holder
 from study.planning.clean_reserve import needs_text
 from study.report.elements import Cell, Fact, Facts, Item, Note, Section, Table
-from study.report.formatting import mean_with_deviation
+from study.report.formatting import spread_cell
 from study.report.screen import without_empty_columns
 from study.report.sections import control_and_cost
 from study.report.sections.front_table import front_table, shown_metrics
 from study.report.sections.trade_off import trade_off
 from study.scenarios.untold import untold
 from tracking import names
+
+if TYPE_CHECKING:
+    import pandas
 
 _NAMED = 4  # attacks that are named beside their number
 TERMS = {
@@ -63,22 +68,30 @@ def overview(studies: Sequence[Results]) -> Section:
     """Several studies, a row each."""
     metrics = tuple(map(in_words, names.HEADLINE))
     beside = (in_words(names.FPR_CLEAN), *control_and_cost.COST_HEADER)
-    header = ("study", "configuration", *metrics, *beside, "trials", "attack works", "defense", "preset")
+    told = any(shows_failed(results, _runs_of_trials(results)) for results in studies)
+    lost = (FAILED_RUNS,) if told else ()
+    over = " / over repeats on the same poisoned data" * any(results.repeats > 1 for results in studies)
+    header = ("study", "configuration", *metrics, *lost, *beside, "trials", "attack works", "defense", "preset")
     rows: list[tuple[Cell, ...]] = []
     for results in studies:
-        working = int((~results.scenarios["attack_failed"]).sum())
-        works = f"{working} of {len(results.scenarios)}"
+        scenarios = results.over_repeats.scenarios
+        works = f"{int((~scenarios['attack_failed']).sum())} of {len(scenarios)}"
         needs = needs_text(SEARCH_SPACES[results.space], results.config)
         defense = f"{results.defense} ({needs})" if needs else results.defense
         about = (len(results.complete), works, defense, str(results.config.preset))
         for one in compared_configurations(results):
             if one.trial is not None:
-                cells = (mean_with_deviation(one.mean(metric), one.deviation(metric)) for metric in names.HEADLINE)
+                cells = [
+                    spread_cell(one.mean(name), one.deviation(name), one.repeat_deviation(name), len(results.seeds) > 1)
+                    for name in names.HEADLINE
+                ]
+                cells += [count_failed(one.counted).text] if told else []
                 rows.append((results.name, one.label, *cells, *control_and_cost.cells(results, one.trial), *about))
     return Section(
         "overview",
         "Side by side",
-        f"{len(studies)} studies: means over the scenarios whose attack works, ± the standard deviation over seeds. "
+        f"{len(studies)} studies: means over the scenarios whose attack works, ± the standard deviation over "
+        f"seeds{over}. "
         "Studies with other scenarios or presets do not compare.",
         (
             Table("overview", "", header, tuple(rows), left=2),
@@ -90,14 +103,21 @@ def overview(studies: Sequence[Results]) -> Section:
 
 def _facts(results: Results, gain: float | None) -> Facts:
     """Three numbers: what was reached, where it counts, and how much was tried."""
-    scenarios, config = results.scenarios, results.config
+    scenarios, config = results.over_repeats.scenarios, results.config
     working = int((~scenarios["attack_failed"]).sum())
     states = results.trials["state"].value_counts()
     others = [f"{int(states[state])} {word}" for state, word in _OTHER_STATES.items() if state in states]
     attacks = list(dict.fromkeys(str(name).partition(":")[0] for name in scenarios["attack"]))
     named = ", ".join(attacks) if len(attacks) <= _NAMED else f"{len(attacks)} attacks"
     seeds = len(results.seeds)
-    tried = [f"{seeds} seed{'s' * (seeds != 1)}", f"sampler {config.sampler}", f"preset {config.preset}", *others]
+    repeats = [f"{results.repeats} repeats"] if results.repeats > 1 else []
+    tried = [
+        f"{seeds} seed{'s' * (seeds != 1)}",
+        *repeats,
+        f"sampler {config.sampler}",
+        f"preset {config.preset}",
+        *others,
+    ]
     return Facts(
         (
             _best_fact(results, gain),
@@ -136,8 +156,19 @@ def _terms(results: Results, compared: Sequence[ComparedConfiguration]) -> str:
     return (
         f"{_words(shown_metrics(compared))}{''.join(scores)} A scenario is one attack at one poison rate with one "
         "seed; a trial is one setting of the hyperparameters on all scenarios; the preset sets the scale (here "
-        f"{results.config.dataset})."
+        f"{results.config.dataset}).{_repeat_terms(results)}"
     )
+
+
+def _runs_of_trials(results: Results) -> "list[pandas.DataFrame]":
+    """The runs of each trial that is compared."""
+    return [one.counted for one in compared_configurations(results) if one.trial is not None]
+
+
+def _repeat_terms(results: Results) -> str:
+    """What a repeat and a failed run are, where the page tells of them."""
+    told = f" A run has failed with {RULE}." if shows_failed(results, _runs_of_trials(results)) else ""
+    return " A repeat is one more training on the same poisoned data, with other seeds." * (results.repeats > 1) + told
 
 
 def _words(metrics: Sequence[str]) -> str:

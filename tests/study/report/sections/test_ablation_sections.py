@@ -44,6 +44,7 @@ def told(
         rate = cell.get("poison_rate", 0.05)
         scenario = f"{cell['attack']}-{rate}-s{cell.get('seed', 0)}"
         of_cell = {"poison_rate": rate, "seed": 0, "scenario": scenario, "attack_failed": False, **cell}
+        of_cell |= {"repeat": 0, "poisoning": scenario}
         rows.append({**dict.fromkeys(names.METRICS, float("nan")), "stratum": scenario.rpartition("-s")[0], **of_cell})
     trials = pandas.DataFrame(
         [
@@ -101,12 +102,12 @@ def test_means_and_deviations_over_seeds_in_the_order_of_the_options() -> None:
     # Trial 0 has the second option: rows follow the options, and not the order in which trials ran.
     section = only(sections(told("pipd.clustering", [{"clustering": "kmeans"}, {"clustering": "fisher_jenks"}], cells)))
     table = table_of(section)
-    assert table.header == ("attack", "clustering", "TPR", "FPR")
+    assert table.header == ("attack", "clustering", "TPR", "FPR", "failed runs")
     assert table.rows == (
-        ("badnets", "fisher_jenks", "0.500 ± 0.354", "0.000 ± 0.000"),
-        ("badnets", "kmeans", "0.750 ± 0.354", "0.000 ± 0.000"),
-        ("trojan_square", "fisher_jenks", 0.0, 0.0),
-        ("trojan_square", "kmeans", 1.0, 0.0),
+        ("badnets", "fisher_jenks", "0.500 ± 0.354", "0.000 ± 0.000", "1 of 2"),
+        ("badnets", "kmeans", "0.750 ± 0.354", "0.000 ± 0.000", "0 of 2"),
+        ("trojan_square", "fisher_jenks", 0.0, 0.0, "1 of 1"),
+        ("trojan_square", "kmeans", 1.0, 0.0, "0 of 1"),
     )
     assert "fisher_jenks: TPR 0.333, FPR 0.000; kmeans: TPR 0.833, FPR 0.000" in section.lead
     assert section.name == "pipd-clustering"

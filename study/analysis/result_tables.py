@@ -1,0 +1,139 @@
+"""The tables of `study.analysis.results`: rows of trials, of what each gave on each scenario, and of stages."""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.config.objectives import Goal, scores
+from study.ledger.manifest import Manifest, ScenarioParts
+from study.ledger.method_cost import MethodCost, method_cost
+from study.ledger.records import ScenarioRecord, read_scenario, scenario_paths
+from study.ledger.snapshot import SnapshotTrial
+from study.ledger.study_folder import POINTS
+from study.scenarios.oracle_defenses import find_defense
+from tracking import names
+
+if TYPE_CHECKING:
+    import pandas
+
+_STAGE = ("trial", "scenario", "stage", "key", "hit", "wall_seconds", "built_seconds", "epoch_equivalents")
+COSTS = tuple(f"defense_{field.name}" for field in fields(MethodCost))
+"""Columns of evaluations: epoch-equivalents and seconds of the defense's own stages, built and spent."""
+_NAME = re.compile(r"(.*)-([0-9.]+(?:e-?[0-9]+)?)-s(-?[0-9]+)(?:-r([0-9]+))?")
+_EVALUATION = (
+    *("trial", "scenario", "attack", "poison_rate", "seed", "repeat", "stratum", "poisoning"),
+    *("attack_failed", "computed_on"),
+    *names.METRICS,
+    *scores({}),
+    *("built_seconds", "wall_seconds"),
+    *COSTS,
+)
+"""Columns of evaluations; signals come with the rows."""
+
+
+def trial_table(trials: list[SnapshotTrial], goal: Goal) -> "pandas.DataFrame":
+    """`Results.trials` of the trials that were started."""
+    import pandas
+
+    labels = goal.labels if len(goal.objectives) > 1 else ()
+    rows = [
+        {
+            **trial.point,
+            "number": trial.number,
+            "key": trial.key,
+            "state": trial.state,
+            "paper_default": trial.paper_default,
+            "calibrated": trial.calibrated,
+            "value": trial.values[0] if trial.values else None,
+            "reason": trial.reason,
+            **dict(zip(labels, trial.values or (None,) * len(labels), strict=False)),  # none for one objective
+        }
+        for trial in trials
+    ]
+    columns = ("number", "key", "state", "paper_default", "calibrated", "value", "reason", *labels)
+    frame = (pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=columns)).set_index("number")
+    return frame.astype({"paper_default": bool, "calibrated": bool, **dict.fromkeys(("value", *labels), float)})
+
+
+def read_evaluations(
+    folder: Path, trials: list[SnapshotTrial], manifest: Manifest, defense: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Rows of cells and of their stages, and the files that cannot be read."""
+    cells: list[dict[str, Any]] = []
+    stages: list[dict[str, Any]] = []
+    damaged: list[str] = []
+    for trial in trials:
+        for path in scenario_paths(folder / POINTS / trial.key) if trial.key else ():
+            record = read_scenario(path)
+            if record is None:
+                damaged.append(str(path))
+                continue
+            said = all("of_defense" in stage for stage in record.stages)
+            cost = method_cost(record.stages, () if said else _own_stages(defense))
+            cells.append(_evaluation(trial.number, record, manifest.scenario_parts(record.scenario), cost))
+            stages += [_stage(trial.number, record.scenario, stage) for stage in record.stages]
+    return cells, stages, damaged
+
+
+def evaluation_table(rows: list[dict[str, Any]]) -> "pandas.DataFrame":
+    """`Results.evaluations` of the rows that `read_evaluations` gives."""
+    return _frame(rows, _EVALUATION)
+
+
+def stage_table(rows: list[dict[str, Any]]) -> "pandas.DataFrame":
+    """`Results.stages` of the rows that `read_evaluations` gives."""
+    return _frame(rows, _STAGE)
+
+
+@functools.cache
+def _own_stages(defense: str) -> frozenset[str]:
+    """Names of a defense's stages, for records that do not say which are its own. Loads torch."""
+    return frozenset(stage.name for stage in find_defense(defense).stages)
+
+
+def _stage(trial: int, scenario: str, stage: Mapping[str, Any]) -> dict[str, Any]:
+    return {"trial": trial, "scenario": scenario, "epoch_equivalents": None, **stage}
+
+
+def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None, cost: MethodCost) -> dict[str, Any]:
+    parts = known or _parse_scenario_name(record.scenario)
+    return {
+        "trial": trial,
+        "scenario": record.scenario,
+        "attack": parts.attack,
+        "poison_rate": parts.poison_rate,
+        "seed": parts.seed,
+        "repeat": parts.repeat,
+        "stratum": record.scenario.rpartition("-s")[0],
+        "poisoning": record.scenario.removesuffix(f"-r{parts.repeat}") if parts.repeat else record.scenario,
+        "attack_failed": record.attack_failed,
+        "computed_on": str(record.meta.get(names.COMPUTED_ON, "")),
+        **dict.fromkeys(names.METRICS),
+        **scores(record.metrics),
+        "built_seconds": record.built_seconds,
+        "wall_seconds": record.wall_seconds,
+        **{f"defense_{name}": value for name, value in asdict(cost).items()},
+    }
+
+
+def _parse_scenario_name(name: str) -> ScenarioParts:
+    """The parts of a scenario of a study that is too old to tell them."""
+    match = _NAME.fullmatch(name)
+    attack, rate, seed, repeat = match.groups(default="0") if match else (name, "nan", "0", "0")
+    return ScenarioParts(name, attack, float(rate), int(seed), repeat=int(repeat))
+
+
+def _frame(rows: list[dict[str, Any]], columns: Sequence[str]) -> "pandas.DataFrame":
+    """A table of the rows; one without rows has the columns."""
+    import pandas
+
+    frame = pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=list(columns))
+    numeric = [
+        name
+        for name in frame.columns
+        if name in names.METRICS or name.endswith(("_score", "_seconds", "_epochs", "_equivalents"))
+    ]
+    return frame.astype(dict.fromkeys(numeric, float))
