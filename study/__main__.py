@@ -12,6 +12,7 @@ from study.cli.terminal import print_line, table
 COMMANDS = {
     "run": ("study.run", "search a defense's hyperparameters across attacks, poison rates and seeds"),
     "evaluate": ("study.evaluate", "run one configuration of a defense on one attack"),
+    "clean": ("study.clean", "is a dataset of your own poisoned, what exactly, and a clean one"),
     "attacks": ("study.attacks.__main__", "list the attacks, or draw what they do"),
     "status": ("study.status", "where a study stands, while it runs or after"),
     "report": ("study.report.__main__", "make a page of a study, or of several"),

@@ -115,7 +115,8 @@ def _metrics(**_: object) -> Iterable[str]:
 
 def _searched(parsed_args: argparse.Namespace, **_: object) -> Iterable[str]:
     """The fields that a space searches, each to be fixed."""
-    space = getattr(parsed_args, "space", None) or getattr(parsed_args, "defense", None) or "pipd"
+    named = getattr(parsed_args, "space", None) or getattr(parsed_args, "defense", None) or "pipd"
+    space = named[0] if isinstance(named, list) else named  # a command that takes several
     return [f"{name}=" for name in SEARCH_SPACES[space].ranges] if space in SEARCH_SPACES else []
 
 
@@ -139,5 +140,6 @@ _COMPLETERS: dict[str, Completer] = {
     "metric": _metrics,
     "set": _searched,
     "config": _files,
+    "from_study": _studies,
 }
 """Where an option's value, or an argument, has names of ours -> what they are."""

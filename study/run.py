@@ -12,13 +12,12 @@ import time
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace
-from study.cli.bar import working
 from study.cli.command import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED, run_command
 from study.cli.numbers import format_value
 from study.cli.options import Parser, add_options, given_options
@@ -27,10 +26,8 @@ from study.cli.terminal import duration, print_error, print_exception, print_lin
 from study.config.config import StudyConfig, resolve
 from study.config.option_groups import OPTION_GROUPS
 from study.driver.head import LostCluster, check_address
+from study.planning.whole_plan import plan_study
 from tracking.destination import tracking_target
-
-if TYPE_CHECKING:
-    from study.planning.plan import Plan
 
 _FLUSH_SECONDS = 30.0
 _FLUSH_SECONDS_INTERRUPTED = 3.0
@@ -125,38 +122,15 @@ def _range_text(field: "dataclasses.Field[Any]", space: SearchSpace) -> str:
     return f"(at least {low:g})" if high is None else f"(at most {high:g})" if low is None else f"({low:g} to {high:g})"
 
 
-def _plan(config: StudyConfig) -> "Plan":
-    with working("loading torch and the images"):
-        import torch
-
-        from study.planning.devices import check_cpus, settle_device, settle_precision
-        from study.planning.idle_options import idle_options
-        from study.planning.plan import make_plan
-        from study.planning.several_defenses import child_configs
-        from study.planning.state_room import check_state_room
-
-        torch.set_num_threads(config.threads)  # what is in the store is asked for as the workers will ask for it
-        check_cpus(config.cpus, remote=config.address is not None)
-        device, gpus = settle_device(config.gpus_per_trial, remote=config.address is not None)
-        precision = settle_precision(config.precision, device)
-        configs = child_configs(config) if config.defenses else (config,)
-        plans = [make_plan(own, device, gpus, precision) for own in configs]  # all, before the first is started
-    for plan in plans:
-        check_state_room(plan)
-        for note in idle_options(plan.config, plan.defense):
-            print_error(f"warning: {note}")
-    return dataclasses.replace(plans[0], config=config) if config.defenses else plans[0]
-
-
 def _dry_run(config: StudyConfig) -> int:
     from study.planning.dry_run import describe
 
     if not config.defenses:
-        print_line(describe(_plan(config)))
+        print_line(describe(plan_study(config)))
         return 0
     from study.planning.several_defenses import child_configs
 
-    print_line("\n\n\n".join(describe(_plan(own)) for own in child_configs(config)))
+    print_line("\n\n\n".join(describe(plan_study(own)) for own in child_configs(config)))
     return 0
 
 
@@ -172,7 +146,7 @@ def _study(config: StudyConfig) -> int:
 
     out = check_places(config)
     started = time.perf_counter()
-    plan = _plan(config)
+    plan = plan_study(config)
     signal.signal(signal.SIGTERM, _terminate)
 
     from study.driver.library_env import before_imports

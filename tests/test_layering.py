@@ -40,6 +40,7 @@ PLACES = {
 }
 ROOMS = (
     "commands",
+    "cleaning",
     "driver",
     "report",
     "analysis",

@@ -48,6 +48,7 @@ Refuse = Callable[..., str]
 COMMANDS = (
     "study.run",
     "study.evaluate",
+    "study.clean",
     "study.attacks",
     "study.status",
     "study.sync",

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
 from defenses.registry import UserError, nearest
 
@@ -20,7 +21,7 @@ _SHOWN = 200  # characters of a wrong value
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a validation as one line: the option, the rule, the value."""
     first = error.errors()[0]
-    option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else model.__name__
+    option = option_name(str(first["loc"][0])) if first["loc"] else model.__name__
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] in ("value_error",):
         return f"{option}: {message}"
@@ -58,7 +59,7 @@ def _plain_type(annotation: Any) -> Any:
 
 def _default_text(default: Any) -> str:
     """What an option that is left out means in the smoke preset, whose values the defaults are."""
-    if default is None or default is False or default in ({}, ()):
+    if default is None or default is False or default is PydanticUndefined or default in ({}, ()):
         return ""
     return f" [{','.join(map(str, default)) if isinstance(default, tuple) else default}]"
 
@@ -99,24 +100,33 @@ def add_options(
                 _add_option(group, name, fields[name])
 
 
+_SPELLED = {"from_study": "from", "copy_files": "copy"}
+"""Fields whose option has a word that no field can have -> the word."""
+
+
+def option_name(field: str) -> str:
+    """How the option of a field is written."""
+    return "--" + _SPELLED.get(field, field).replace("_", "-")
+
+
 def _add_option(group: argparse._ArgumentGroup, name: str, declared: FieldInfo) -> None:
-    option = "--" + name.replace("_", "-")
+    option = option_name(name)
     kind = _plain_type(declared.annotation)
     text = (declared.description or "").replace("%", "%%") + _default_text(declared.default)
     if _is_dict(declared.annotation):
         metavar = f"FIELD={'VALUE' if name == 'set' else 'N'}"
-        group.add_argument(option, nargs="+", action="extend", metavar=metavar, help=text)
+        group.add_argument(option, dest=name, nargs="+", action="extend", metavar=metavar, help=text)
     elif name == _COUNTED:
         group.add_argument("-" + name[0], option, action="count", help=declared.description)
     elif kind is bool:
-        group.add_argument(option, action="store_true", default=None, help=text)
+        group.add_argument(option, dest=name, action="store_true", default=None, help=text)
     elif typing.get_origin(kind) is Literal:
-        group.add_argument(option, metavar="|".join(typing.get_args(kind)), help=text)
+        group.add_argument(option, dest=name, metavar="|".join(typing.get_args(kind)), help=text)
     else:
         several = is_tuple(declared.annotation)
         one = name.split("_")[-1].upper()
         metavar = _CHOICES.get(name) or _METAVARS.get(kind, one.removesuffix("S") if several else one)
-        group.add_argument(option, nargs="+" if several else None, metavar=metavar, help=text)
+        group.add_argument(option, dest=name, nargs="+" if several else None, metavar=metavar, help=text)
 
 
 def given_options(namespace: argparse.Namespace, model: type[BaseModel]) -> dict[str, Any]:

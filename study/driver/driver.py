@@ -115,14 +115,16 @@ class StudyDriver:
         plan: what to do.
         folder: the study's.
         out: the folder of all studies, where the default MLflow database lies.
+        headline: the first line that is shown; by default what is searched.
 
     Raises:
         UserError: the folder belongs to another study.
     """
 
-    def __init__(self, plan: Plan, folder: Path, out: Path) -> None:
+    def __init__(self, plan: Plan, folder: Path, out: Path, headline: str = "") -> None:
         claim_folder(plan, folder)
         self.plan, self.folder = plan, folder
+        self._headline = headline
         config = plan.config
         target = tracking_target(config.tracking_uri, config.space, out)
         self.uri = target.uri
@@ -171,7 +173,8 @@ class StudyDriver:
                     self._run_controls(missing)
             return reason
         print_line(
-            f"{config.study_name}: {self.plan.scenarios_text}, {config.trials} trials "
+            self._headline
+            or f"{config.study_name}: {self.plan.scenarios_text}, {config.trials} trials "
             f"({config.trials - remaining} done), target class {self.plan.target}, results in {shown_path(self.folder)}"
         )
         for note in filter(None, (self.plan.points_note, self.plan.trials_note)):

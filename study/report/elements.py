@@ -286,6 +286,7 @@ class Section:
         command: what makes it anew.
         answered: whether the study can tell; of one that cannot, the lead says why, and pages give it one line.
         uses_labels: what it tells takes ground truth, which a defender does not have; shown as a badge.
+        unfolded: pages show it open, as what a reader came for.
     """
 
     name: str
@@ -295,6 +296,7 @@ class Section:
     command: str = ""
     answered: bool = True
     uses_labels: bool = False
+    unfolded: bool = False
 
     def figures(self) -> Iterator[Figure]:
         """Its figures."""

@@ -25,6 +25,7 @@ USES_LABELS = "uses labels that say which images are poisoned; a defender does n
 """What the badge of a section means, told once a page."""
 _AXIS_WIDTH = 84  # px that one of several axes needs; a narrow screen scrolls the figure
 _SHORT, _LONG = 26, 60  # characters of a cell that stays on one line, and of one that needs a wide column
+_PLACES = (("facts", Facts), ("pictures", Picture), ("tables", Table), ("after", Note), ("figures", Figure))
 _SCRIPTS = ("page.js", "drawing.js")  # what is printed is unfolded before it is drawn
 
 
@@ -107,7 +108,7 @@ def _front(section: Section) -> dict[str, list[Item]]:
     """The items of a front page by their place: notes before everything else and behind it, tables beside figures."""
     rest = list(itertools.dropwhile(lambda item: isinstance(item, Note), section.items))
     parts: dict[str, list[Item]] = {"before": list(section.items[: len(section.items) - len(rest)])}
-    for name, kinds in (("facts", Facts), ("tables", Table), ("after", Note), ("figures", Figure)):
+    for name, kinds in _PLACES:
         parts[name] = [item for item in rest if isinstance(item, kinds)]
     return parts
 

@@ -18,34 +18,54 @@ POISONED, BENIGN = SERIES[1], SERIES[0]
 """Colours of the frames."""
 
 _SIDE, _FRAME, _GAP, _LINE = 64, 3, 6, 14  # px: of an image, its frame, between two, a line of text
+_TILE = 144  # px of a single picture
 _COLUMNS = 8
 _GREY = (125, 133, 144, 255)  # text that can be read on a light and on a dark page
 _LARGE = 40_000  # bytes of a file; above it colours are reduced
 
 
 def draw_sheet(
-    images: NDArray[np.uint8], labels: Sequence[str], poisoned: Sequence[bool | None]
+    images: NDArray[np.uint8], labels: Sequence[str], poisoned: Sequence[bool | None], columns: int = _COLUMNS
 ) -> tuple[bytes, int, int]:
     """A PNG file on a transparent ground, with its width and height in px.
 
     Args:
-        images: uint8 [n, h, w, 3], n from 1 to `MOST`; small ones are enlarged so that pixels can be seen.
+        images: uint8 [n, h, w, 3], n from 1; small ones are enlarged so that pixels can be seen.
         labels: a short text below each.
         poisoned: what each is; None where nobody knows, which has no frame.
+        columns: images beside each other, where there are as many.
     """
     from PIL import Image, ImageDraw
 
     cell = _SIDE + 2 * _FRAME + _GAP
-    columns, lines = min(_COLUMNS, len(images)), -(-len(images) // _COLUMNS)
+    columns, lines = min(columns, len(images)), -(-len(images) // columns)
     sheet = Image.new("RGBA", (columns * cell, lines * (cell + _LINE)))
     draw = ImageDraw.Draw(sheet)
     for at, (image, label, known) in enumerate(zip(images, labels, poisoned, strict=True)):
-        x, y = at % _COLUMNS * cell, at // _COLUMNS * (cell + _LINE)
+        x, y = at % columns * cell, at // columns * (cell + _LINE)
         if known is not None:
             end = _SIDE + 2 * _FRAME - 1
             draw.rectangle((x, y, x + end, y + end), fill=POISONED if known else BENIGN)
         sheet.paste(_thumbnail(image), (x + _FRAME, y + _FRAME))
         draw.text((x + _FRAME + _SIDE // 2, y + _SIDE + 2 * _FRAME + 1), label, fill=_GREY, anchor="ma")
+    return _png(sheet), sheet.width, sheet.height
+
+
+def draw_tiles(images: Sequence[NDArray[np.uint8]], labels: Sequence[str]) -> tuple[bytes, int, int]:
+    """Pictures side by side, larger than those of a sheet, as a PNG file with its width and height in px.
+
+    Args:
+        images: uint8 [h, w, 3] each, all of one size.
+        labels: a short text below each.
+    """
+    from PIL import Image, ImageDraw
+
+    cell = _TILE + _GAP
+    sheet = Image.new("RGBA", (len(images) * cell - _GAP, _TILE + _LINE))
+    draw = ImageDraw.Draw(sheet)
+    for at, (image, label) in enumerate(zip(images, labels, strict=True)):
+        sheet.paste(_thumbnail(image, _TILE), (at * cell, 0))
+        draw.text((at * cell + _TILE // 2, _TILE + 1), label, fill=_GREY, anchor="ma")
     return _png(sheet), sheet.width, sheet.height
 
 
@@ -78,12 +98,12 @@ def read_picture(content: bytes) -> NDArray[np.uint8] | None:
         return None
 
 
-def _thumbnail(image: NDArray[np.uint8]) -> "Image":
+def _thumbnail(image: NDArray[np.uint8], side: int = _SIDE) -> "Image":
     from PIL import Image
 
     picture = Image.fromarray(np.ascontiguousarray(image))
-    larger = max(picture.size) <= _SIDE
-    return picture.resize((_SIDE, _SIDE), Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS)
+    larger = max(picture.size) <= side
+    return picture.resize((side, side), Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS)
 
 
 def _png(picture: "Image") -> bytes:

@@ -65,7 +65,9 @@ def test_the_last_screens(path: Path) -> None:
     assert inside_words(path.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("command", ["run", "status", "report", "analyze", "compare", "evaluate", "attacks", "sync"])
+@pytest.mark.parametrize(
+    "command", ["run", "status", "report", "analyze", "compare", "evaluate", "clean", "attacks", "sync"]
+)
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         overview.main([command, "--help"])

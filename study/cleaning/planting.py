@@ -1,0 +1,146 @@
+"""Plants canaries: the studies that do so, what they cost, and what became of each planting."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from defenses.registry import UserError
+from defenses.seeds import derive_seed
+from study.cleaning.canaries import ATTACKS, RATES, Canaries, Planted
+from study.cleaning.options import CleanConfig
+from study.cleaning.source import StudyData
+from study.cleaning.studies import study_config
+from study.cleaning.verdict import LEAST, shared_classes
+from study.cleaning.votes import Vote, Votes
+from study.config.config import StudyConfig
+from study.config.objectives import CLEAN
+from tracking import names
+
+if TYPE_CHECKING:
+    from study.analysis.results import Results
+
+
+def planting_rates(samples: int) -> tuple[float, ...]:
+    """The rates that plant enough images to tell anything, of so many; a larger one where none of the usual does."""
+    rates = tuple(rate for rate in RATES if rate * samples >= LEAST)
+    return rates or (min(0.5, math.ceil(1000 * LEAST / samples) / 1000),)
+
+
+def target_of(seed: int, labels: NDArray[np.int64]) -> int:
+    """The class that the planting of a seed wants, drawn from those that there are.
+
+    Args:
+        labels: int64 [N], of the images into which is planted.
+    """
+    present = np.unique(labels)
+    return int(present[derive_seed("canary target", seed) % len(present)])
+
+
+def planting_configs(
+    config: CleanConfig,
+    spaces: Sequence[str],
+    data: StudyData,
+    options: Mapping[str, Any],
+) -> list[list[StudyConfig]]:
+    """For each planting seed the studies of all methods, which are all given the same planted images.
+
+    Args:
+        data: without what is suspected.
+        options: of all studies.
+    """
+    seeds = config.seeds[: config.plantings]
+    own = {"until": "isolate", "clean_control": "none", "poison_rates": planting_rates(len(data.labels))}
+    attacks = (CLEAN, *ATTACKS)
+    return [
+        [
+            study_config(
+                config,
+                space,
+                data,
+                options,
+                name=f"canaries-{seed}-{space}",
+                attacks=attacks,
+                seeds=(seed,),
+                target_label=target_of(seed, data.labels),
+                **own,
+            )
+            for space in spaces
+        ]
+        for seed in seeds
+    ]
+
+
+def planting_minutes(runs: Sequence["Results"], scenarios: int, lanes: int) -> float:
+    """What planting will take, by what the data themselves took.
+
+    Args:
+        runs: the studies of the data as they are, one a method.
+        scenarios: of each method.
+        lanes: how many run at once.
+    """
+    each = sum(float(run.evaluations["built_seconds"].mean()) for run in runs)
+    return scenarios * each / lanes / 60
+
+
+def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, classes: Sequence[str]) -> Canaries:
+    """What became of every planting; several methods vote, as on the data themselves.
+
+    Args:
+        studies: for each planting seed those of all methods.
+        classes: names of the classes.
+
+    Raises:
+        UserError: some of it cannot be read.
+    """
+    planted: list[Planted] = []
+    shares: list[float] = []
+    shared: dict[str, None] = {}
+    for runs in studies:
+        for scenario, row in runs[0].scenarios.iterrows():
+            votes, truth = _ballot(runs, str(scenario), int(row["seed"]), agreement)
+            flagged = votes.flagged
+            if row["attack"] == CLEAN:
+                shares.append(float(flagged.mean()))
+                shared |= dict.fromkeys(classes[at] for at in shared_classes(flagged, votes.labels, len(classes)))
+                continue
+            parts = runs[0].manifest.scenario_parts(str(scenario))
+            asr = float(row[names.ASR_UNDEFENDED])
+            planted.append(
+                Planted(
+                    attack=str(row["attack"]),
+                    rate=float(row["poison_rate"]),
+                    seed=int(row["seed"]),
+                    target="" if parts is None else parts.target,
+                    asr=None if math.isnan(asr) else asr,
+                    took=not bool(row["attack_failed"]) and not math.isnan(asr),
+                    hits=int((flagged & truth).sum()),
+                    planted=int(truth.sum()),
+                    alarms=int((flagged & ~truth).sum()),
+                    others=int((~truth).sum()),
+                )
+            )
+    order = {attack: at for at, attack in enumerate(ATTACKS)}
+    planted.sort(key=lambda one: (one.rate, order.get(one.attack, len(order)), one.seed))
+    return Canaries(tuple(planted), float(np.mean(shares)) if shares else None, tuple(shared))
+
+
+def _ballot(runs: Sequence["Results"], scenario: str, seed: int, agreement: float) -> tuple[Votes, NDArray[np.bool_]]:
+    """The votes of all methods on one planting, and which images were planted, bool [N]."""
+    from study.report.run_files import RunFiles
+
+    votes: list[Vote] = []
+    labels, truth = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
+    for run in runs:
+        trial = int(run.complete.index[0]) if len(run.complete) else None
+        flags = None if trial is None else RunFiles(run).flags(trial, scenario)
+        if flags is None or flags.is_poison is None:
+            raise UserError(
+                f"what {run.space} flagged of the canaries must lie in {run.folder} or in its MLflow, and cannot be "
+                f"read there: remove {run.folder} and give the same command again"
+            )
+        votes.append(Vote(run.defense, seed, np.asarray(flags.flagged), flags.scores))
+        labels, truth = flags.labels, flags.is_poison
+    return Votes(tuple(votes), labels, agreement), truth

@@ -1,0 +1,90 @@
+"""What is read of plantings: who was planted is known, several methods vote, and one has nothing planted."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+from cleaning_parts import CLASSES, LABELS, POISON, vote
+
+from defenses.registry import UserError
+from study.cleaning.planting import planting_minutes, read_plantings
+from study.report import run_files
+from tracking.artifacts import Flags
+
+SCENARIOS = {
+    "clean-0-s3": ("clean", 0.0, None, False),
+    "badnets-0.05-s3": ("badnets", 0.05, 1.0, False),
+    "wanet-0.05-s3": ("wanet", 0.05, 0.2, True),
+    "badnets-0.01-s3": ("badnets", 0.01, 0.95, False),
+}
+
+
+def study(defense: str, flagged: np.ndarray) -> Any:
+    """Stands for a study of one method that flags the same images in every scenario."""
+    rows = {
+        name: {"attack": attack, "poison_rate": rate, "seed": 3, "attack_failed": failed, "asr_undefended": asr}
+        for name, (attack, rate, asr, failed) in SCENARIOS.items()
+    }
+    return SimpleNamespace(
+        scenarios=pandas.DataFrame.from_dict(rows, orient="index"),
+        complete=pandas.DataFrame({"key": ["a"]}),
+        manifest=SimpleNamespace(scenario_parts=lambda _: SimpleNamespace(target="2 (stop)")),
+        defense=defense,
+        space=defense,
+        folder="folder",
+        rows=flagged,
+        evaluations=pandas.DataFrame({"built_seconds": [30.0, 90.0]}),
+    )
+
+
+@pytest.fixture
+def files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags as the studies left them; of every scenario but the clean one the same images were planted."""
+
+    class Files:
+        def __init__(self, results: Any) -> None:
+            self.flagged = vote(results.rows)
+
+        def flags(self, _trial: int, scenario: str) -> Flags | None:
+            truth = np.isin(np.arange(len(LABELS)), POISON) & (not scenario.startswith("clean"))
+            return Flags(self.flagged.flagged, self.flagged.scores, LABELS, truth, "fingerprint")
+
+    monkeypatch.setattr(run_files, "RunFiles", Files)
+
+
+@pytest.mark.usefixtures("files")
+def test_what_became_of_each_planting() -> None:
+    canaries = read_plantings([[study("pipd", np.append(POISON[:27], [0, 1]))]], 0.5, CLASSES)
+    assert [(one.attack, one.rate) for one in canaries.planted] == [
+        ("badnets", 0.01),
+        ("badnets", 0.05),
+        ("wanet", 0.05),
+    ]
+    first = canaries.planted[0]
+    assert (first.hits, first.planted, first.alarms, first.others) == (27, 30, 2, 370)
+    assert [one.took for one in canaries.planted] == [True, True, False]
+    assert [rate.tpr for rate in canaries.counted] == [0.9, 0.9]
+    assert canaries.null == pytest.approx(29 / 400)
+    assert canaries.null_classes == ("stop",)
+    assert "without the flagged images, and with nothing planted, a run finds images of class stop" in canaries.caution
+
+
+@pytest.mark.usefixtures("files")
+def test_several_methods_vote_on_each_planting() -> None:
+    both = [[study("pipd", POISON), study("flare", POISON[:12])]]
+    assert [one.hits for one in read_plantings(both, 0.5, CLASSES).planted] == [12, 12, 12]
+    assert [one.hits for one in read_plantings(both, 0.0, CLASSES).planted] == [30, 30, 30]
+
+
+def test_flags_that_cannot_be_read_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_files, "RunFiles", lambda _: SimpleNamespace(flags=lambda *_: None))
+    with pytest.raises(UserError, match="what pipd flagged of the canaries must lie in folder"):
+        read_plantings([[study("pipd", POISON)]], 0.5, CLASSES)
+
+
+def test_the_cost_is_that_of_the_search() -> None:
+    run = study("pipd", POISON)
+    assert planting_minutes([run], scenarios=7, lanes=2) == pytest.approx(3.5)
+    assert planting_minutes([run, run], scenarios=7, lanes=1) == pytest.approx(14.0)
