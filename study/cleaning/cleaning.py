@@ -1,6 +1,5 @@
 """What `python -m study.clean` does, and `study.clean` from Python: the same, with the result as an object."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +137,3 @@ def _apply(config: CleanConfig, of_studies: Mapping[str, Any]) -> Applied:
     options, _ = study_options(config, Settings((), ""), of_studies, len(data.train.labels))
     retrained = retrain(config, data, kept, options) if config.retrain else None
     return Applied(config.folder, data, kept, manifest, retrained)
-
-
-def command_text(words: "list[str]") -> str:
-    """A command as it was typed, to copy."""
-    return shlex.join(["python", "-m", "study.clean", *words])

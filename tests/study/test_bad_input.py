@@ -48,7 +48,10 @@ def refused(dataset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--space", "pipdd"], ["unknown space 'pipdd'", "did you mean 'pipd'?", "no_defense, none, pipd, pipd."]),
+        (
+            ["--space", "pipdd"],
+            ["unknown space 'pipdd'", "did you mean 'pipd'?", "no_defense, none, none_wide, pipd, pipd."],
+        ),
         (["--attacks", "badnets", "blend_random"], ["unknown attack 'blend_random'", "did you mean 'blended_random'?"]),
         (["--attacks", "badnets:varient=white3"], ["'varient'", "did you mean 'variant'?"]),
         (["--attacks", "badnets:variant=grid4"], ["variant must be one of", "'grid4'", "did you mean 'grid3'?"]),

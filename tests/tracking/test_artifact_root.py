@@ -97,7 +97,7 @@ def test_a_database_without_its_files_is_refused(
     shutil.copy(old / "mlflow.db", new)
     with pytest.raises(UserError, match=f"files of 1 runs lie in {old / 'mlflow-artifacts'} alone: copy that folder"):
         opened(new)
-    monkeypatch.setattr(run, "_plan", None)
+    monkeypatch.setattr(run, "plan_study", None)
     assert run.main(["--out", str(new)]) == 2, "before a study starts"
     assert "copy that folder to" in capsys.readouterr().err
     shutil.copytree(old / "mlflow-artifacts", new / "mlflow-artifacts")

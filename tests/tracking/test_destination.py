@@ -115,7 +115,7 @@ def test_a_study_is_refused_before_it_starts(
     uri: str, also: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "_plan", None)
+    monkeypatch.setattr(run, "plan_study", None)
     assert run.main(["--out", str(tmp_path / "runs"), "--tracking-uri", uri, *also]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: MLflow's address ")
@@ -128,7 +128,7 @@ def test_a_name_that_is_no_text_is_refused(
     options: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "_plan", None)
+    monkeypatch.setattr(run, "plan_study", None)
     out = () if "--out" in options else ("--out", "runs")
     assert run.main([*out, *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
