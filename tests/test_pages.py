@@ -81,9 +81,10 @@ def test_readme_has_the_test_command_as_ci_reads_it() -> None:
     assert "-m pytest" in command
 
 
-def test_the_picture_of_a_report_is_shown_and_small() -> None:
-    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+\.png)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
-    assert (ROOT / picture).stat().st_size <= LARGEST_PICTURE
+def test_the_pictures_of_a_report_and_of_a_verdict_are_shown_and_small() -> None:
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+\.png)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert pictures == ["study/report/example.png", "study/cleaning/example.png"]
+    assert all((ROOT / picture).stat().st_size <= LARGEST_PICTURE for picture in pictures)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
