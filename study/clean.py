@@ -3,7 +3,6 @@
 From Python: ``from study import clean; result = clean("DATA", out="DIR")``.
 """
 
-import os
 import shlex
 import signal
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from study.cleaning.options import OF_STUDIES, OPTION_GROUPS, CleanConfig, parse_clean
-from study.cli.command import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, run_command
+from study.cli.command import EXIT_DONE, EXIT_INTERRUPTED, EXIT_TERMINATED, leave_at_once, run_command
 from study.cli.options import Parser, add_options, given_options
 from study.cli.printed_commands import shown_path
 from study.cli.terminal import print_line, show_logs, wrap
@@ -50,15 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if code == EXIT_INTERRUPTED and terminated:
         code = EXIT_TERMINATED
     if code in (EXIT_INTERRUPTED, EXIT_TERMINATED) and "ray" in sys.modules:
-        _leave_at_once(code)
+        leave_at_once(code)
     return code
-
-
-def _leave_at_once(code: int) -> None:
-    # Ray's and MLflow's threads may still be waiting for something; nothing of ours is left to be written.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 def _parser() -> Parser:

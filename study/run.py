@@ -4,7 +4,6 @@ Nothing heavy is imported before the command line is understood.
 """
 
 import dataclasses
-import os
 import signal
 import sys
 import threading
@@ -18,7 +17,7 @@ from defenses import DEFENSES
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import SearchSpace
-from study.cli.command import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED, run_command
+from study.cli.command import EXIT_BAD_INPUT, EXIT_BROKEN, EXIT_INTERRUPTED, EXIT_TERMINATED, leave_at_once, run_command
 from study.cli.numbers import format_value
 from study.cli.options import Parser, add_options, given_options
 from study.cli.paths import expand_home
@@ -168,7 +167,7 @@ def _study(config: StudyConfig) -> int:
         code = _drive(session, config)
         print_line(f"\n{session.closing_lines(duration(time.perf_counter() - started))}")
     if code in (EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_TERMINATED):
-        _leave_at_once(code)
+        leave_at_once(code)
     return code
 
 
@@ -215,13 +214,6 @@ def _terminate(_signal: int, _frame: object) -> None:
 
 def _stop_code() -> int:
     return EXIT_TERMINATED if _terminated.is_set() else EXIT_INTERRUPTED
-
-
-def _leave_at_once(code: int) -> None:
-    # Ray's and MLflow's threads may still be waiting for something; nothing of ours is left to be written.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ _CUTS = (-2.0, -1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
-class Told:
+class CleaningPage:
     """All that the page is made of.
 
     Attributes:
@@ -47,7 +47,7 @@ class Told:
     command: str
 
 
-def build_page(told: Told) -> str:
+def build_page(told: CleaningPage) -> str:
     """The page, as HTML that needs nothing else."""
     sections = (front(told), pictures(told), scores(told), canaries_section(told), untold(told), done(told))
     title = f"Is {told.name} poisoned?"
@@ -57,7 +57,7 @@ def build_page(told: Told) -> str:
     return page(title, subtitle, [Chapter(told.name, sections)])
 
 
-def front(told: Told) -> Section:
+def front(told: CleaningPage) -> Section:
     """The verdict, its evidence, and the pictures that show it."""
     votes, verdict = told.votes, told.verdict
     quoted = [told.canaries.sentence] if told.canaries is not None else [told.without_canaries]
@@ -74,7 +74,7 @@ def front(told: Told) -> Section:
     return Section("verdict", "Verdict", verdict.sentence, tuple(items))
 
 
-def _facts(told: Told) -> Facts:
+def _facts(told: CleaningPage) -> Facts:
     votes, verdict = told.votes, told.verdict
     runs = len(votes.votes)
     facts = [
@@ -96,7 +96,7 @@ def _facts(told: Told) -> Facts:
     return Facts(tuple(facts))
 
 
-def _class_table(told: Told) -> Table:
+def _class_table(told: CleaningPage) -> Table:
     votes = told.votes
     rows = concerned(votes.flagged, votes.labels, len(told.classes))
     strong = tuple(at for at, row in enumerate(rows[:_MOST_CLASSES]) if row.label in told.verdict.classes)
@@ -118,7 +118,7 @@ def _lift(row: Concerned, votes: Votes) -> str | None:
     return f"{row.lift:.1f}" if row.flagged < int(votes.flagged.sum()) else None
 
 
-def pictures(told: Told) -> Section:
+def pictures(told: CleaningPage) -> Section:
     """Contact sheets: flagged, kept and borderline."""
     votes, sheets = told.votes, told.sheets
     rows = concerned(votes.flagged, votes.labels, len(told.classes))
@@ -140,7 +140,7 @@ def pictures(told: Told) -> Section:
     return Section("pictures", "In pictures", lead, (frames, *shown), unfolded=True)
 
 
-def scores(told: Told) -> Section:
+def scores(told: CleaningPage) -> Section:
     """The histogram of scores, and what other cuts would flag."""
     votes = told.votes
     middles, kept, hits = histogram(votes.scores, votes.flagged)
@@ -172,7 +172,7 @@ def scores(told: Told) -> Section:
 _CUT_HEADER = ("cut", "images above it", "share", "class with most of them", "its share of them")
 
 
-def _cut_rows(told: Told) -> list[tuple[str | float | int | None, ...]]:
+def _cut_rows(told: CleaningPage) -> list[tuple[str | float | int | None, ...]]:
     votes = told.votes
     rows: list[tuple[str | float | int | None, ...]] = []
     for cut in _CUTS:
@@ -183,7 +183,7 @@ def _cut_rows(told: Told) -> list[tuple[str | float | int | None, ...]]:
     return rows
 
 
-def canaries_section(told: Told) -> Section:
+def canaries_section(told: CleaningPage) -> Section:
     """What would have been found here, and what was flagged that nobody planted."""
     title = "Would it have been found? Known attacks, planted into these data"
     if told.canaries is None:
@@ -191,7 +191,7 @@ def canaries_section(told: Told) -> Section:
     return Section("canaries", title, told.canaries.sentence, told.canaries.items(), unfolded=True)
 
 
-def untold(told: Told) -> Section:
+def untold(told: CleaningPage) -> Section:
     """What no such look can tell."""
     notes = [
         "No method sees every backdoor. “Nothing found” says that these methods, with these settings, see none; the "
@@ -205,7 +205,7 @@ def untold(told: Told) -> Section:
     return Section("untold", "What this cannot tell", lead, tuple(map(Note, notes)))
 
 
-def done(told: Told) -> Section:
+def done(told: CleaningPage) -> Section:
     """What was read and run."""
     items: list[Item] = [Table("done", "", ("what", "how"), told.done, left=2), *map(Note, told.notes)]
     if told.left_out:

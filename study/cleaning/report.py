@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from defenses.storage.atomic_files import disk_errors, write_atomic
-from study.cleaning.page import Told, build_page
+from study.cleaning.page import CleaningPage, build_page
 from study.cleaning.pictures import Sheets
 from study.cleaning.tables import DECISIONS_CSV, FLAGGED_CSV, SCORES_PARQUET
 from study.cli.numbers import format_number
@@ -27,7 +27,7 @@ def write_report(work: "Work", look: "Look", manifest: "Manifest", retrained: "R
         command: that asked for it.
     """
     data = work.data
-    told = Told(
+    told = CleaningPage(
         name=data.spec.path.name,
         classes=data.classes,
         votes=look.votes,

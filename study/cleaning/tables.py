@@ -97,17 +97,17 @@ def read_decisions(path: Path, ids: Sequence[str]) -> NDArray[np.bool_]:
         name, word = cells
         if name not in place:
             raise UserError(
-                f"{path}, line {line}: an id must be one of the data's, got {_shown(name)}: "
+                f"{path}, line {line}: an id must be one of the data's, got {_quoted(name)}: "
                 f"{nearest(name, place) if len(place) < 20_000 else ''}take it from {FLAGGED_CSV}, or remove the line"
             )
         row, decision = place[name], word.strip().lower()
         if decision not in (KEEP, DROP):
             raise UserError(
-                f"{path}, line {line}: a decision must be {KEEP} or {DROP}, got {_shown(word)}: write one of the two"
+                f"{path}, line {line}: a decision must be {KEEP} or {DROP}, got {_quoted(word)}: write one of the two"
             )
         if named[row]:
             raise UserError(
-                f"{path}, line {line}: an id stands once, got {_shown(name)} again: remove one of the lines"
+                f"{path}, line {line}: an id stands once, got {_quoted(name)} again: remove one of the lines"
             )
         named[row], kept[row] = True, decision == KEEP
     if not kept.any():
@@ -153,6 +153,6 @@ def _rows(path: Path) -> list[tuple[int, tuple[str, str]]]:
     return rows
 
 
-def _shown(text: str) -> str:
+def _quoted(text: str) -> str:
     text = printable(text).replace("\n", "\\n")
     return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")

@@ -1,6 +1,7 @@
 """How every command ends: its exit codes, and what a person is told when it is refused or stopped."""
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -43,3 +44,10 @@ def run_command(work: Callable[[], int], stopped: str = "stopped", warnings: boo
     except KeyboardInterrupt:
         print_error(stopped)
         return EXIT_INTERRUPTED
+
+
+def leave_at_once(code: int) -> None:
+    """Ends the process: Ray's and MLflow's threads may wait for something, and all of ours is written."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -4,12 +4,13 @@ By what stages declare (`defenses.cost`): the epoch-equivalents of all stages wh
 paper's default. A value that another trial has had, with all else alike that those stages read, costs nothing.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from defenses.api import Defense, Stage, stage_params
 from defenses.config import Config
 from defenses.cost import stage_cost
+from defenses.runner import needed_stages
 from search_spaces.space import SearchSpace
 
 TRAINING = 1.0
@@ -75,18 +76,11 @@ def expensive_fields(searched: Iterable[str], defense: type[Defense], until: str
     trainings = {stage.name for stage in stages if stage_cost(stage, stage_params(stage, config), 1) >= TRAINING}
     followed = {parent for stage in stages for parent in stage.parents}
     first = [
-        stage for stage in stages if stage.name in trainings & followed and not _ancestors(stage, stages) & trainings
+        stage
+        for stage in stages
+        if stage.name in trainings & followed
+        and all(before is stage or before.name not in trainings for before in needed_stages(defense, stage.name))
     ]
     read = {stage.trajectory.read for stage in first if stage.trajectory is not None}
     hang = {name for stage in first for name in stage.reads} - read
     return tuple(name for name in searched if name in hang)
-
-
-def _ancestors(stage: Stage, stages: Sequence[Stage]) -> set[str]:
-    waiting, seen = list(stage.parents), set[str]()
-    while waiting:
-        name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            waiting += next(other for other in stages if other.name == name).parents
-    return seen

@@ -1,8 +1,7 @@
 """The stages that all trials of a study share: which there are, in which variants, and what each needs first."""
 
 import itertools
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,18 +80,22 @@ def shared_builds(
         undefended = add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
         made: dict[tuple[str, str], int] = {}
         for stage in defense.stages:
+            whole: dict[str | None, int] = {}  # what reads the end of a training: the others then need not wait for it
             for variant in _longest_first(stage, shared_variants(stage, defense, space) or []):
                 if _trains_the_undefended(stage, defense, {**base, **variant}, environment):
                     made[stage.name, canonical(variant)] = undefended
+                    whole.setdefault(_but_for_read(stage, variant), undefended)
                     continue
                 parents = [made[name, _part(name, variant, defense, space)] for name in stage.parents]
-                parents += _whole_training(stage, variant, made)
+                training = _but_for_read(stage, variant)
+                parents += [whole[training]] if training is not None and training in whole else []
                 needs, text = (
                     (poison, *sorted(parents)),
                     ", ".join(f"{name}={value}" for name, value in variant.items()),
                 )
                 position = add(Build(scenario, space.defense, {**base, **variant}, stage.name, needs, text))
                 made[stage.name, canonical(variant)] = position
+                whole.setdefault(training, position)
     return tuple(builds)
 
 
@@ -137,35 +140,19 @@ def shared_variants(stage: Stage, defense: type[Defense], space: SearchSpace) ->
 
 
 def _longest_first(stage: Stage, variants: list[dict[str, Value]]) -> list[dict[str, Value]]:
-    """The variants of a training in the order in which each finds the states that it is read from."""
-    if not _is_read(stage, variants):
+    """The variants of a training that is read at several epochs: the last read first, whose states the others find."""
+    if not variants or _but_for_read(stage, variants[0]) is None:
         return variants
     assert stage.trajectory is not None
     read = stage.trajectory.read
     return sorted(variants, key=lambda variant: -int(variant[read]))
 
 
-def _is_read(stage: Stage, variants: Sequence[Mapping[str, Value]]) -> bool:
-    """Whether variants differ in the epoch after which one training is read."""
-    return stage.trajectory is not None and any(stage.trajectory.read in variant for variant in variants)
-
-
-def _whole_training(stage: Stage, variant: Mapping[str, Value], made: Mapping[tuple[str, str], int]) -> list[int]:
-    """Where the build is that trains furthest of those that differ from this one in the read epoch alone, if any.
-
-    Once it is done the others read what it kept, at the same time and without training; until then they would wait.
-    """
-    if not _is_read(stage, [variant]):
-        return []
-    assert stage.trajectory is not None
-    read = stage.trajectory.read
-    others = {name: value for name, value in variant.items() if name != read}
-    alike = [
-        (json.loads(text)[read], position)
-        for (name, text), position in made.items()
-        if name == stage.name and {key: value for key, value in json.loads(text).items() if key != read} == others
-    ]
-    return [max(alike)[1]] if alike else []
+def _but_for_read(stage: Stage, variant: Mapping[str, Value]) -> str | None:
+    """What variants have in common that are read from one training; None where the read epoch is not searched."""
+    if stage.trajectory is None or stage.trajectory.read not in variant:
+        return None
+    return canonical({name: value for name, value in variant.items() if name != stage.trajectory.read})
 
 
 def _part(name: str, variant: Mapping[str, Value], defense: type[Defense], space: SearchSpace) -> str:

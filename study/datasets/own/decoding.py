@@ -112,7 +112,7 @@ def decode(
     facts = Facts()
     threads = os.cpu_count() or 1
     waiting: deque[Future[tuple[int, Facts]]] = deque()
-    with quiet_decoders(), ThreadPoolExecutor(threads) as pool, _Shown(label, len(rows), progress) as shown:
+    with quiet_decoders(), ThreadPoolExecutor(threads) as pool, _LateBar(label, len(rows), progress) as shown:
         start = 0
         for batch in samples.batches(rows):
             while len(waiting) > threads + 1:  # what is read and not decoded yet lies in memory
@@ -124,13 +124,13 @@ def decode(
     return facts
 
 
-def _collect(waiting: "deque[Future[tuple[int, Facts]]]", facts: Facts, shown: "_Shown") -> None:
+def _collect(waiting: "deque[Future[tuple[int, Facts]]]", facts: Facts, shown: "_LateBar") -> None:
     done, part = waiting.popleft().result()
     facts.merge(part)
     shown.advance(done)
 
 
-class _Shown:
+class _LateBar:
     """A bar that comes once it has taken more than a moment."""
 
     def __init__(self, label: str, total: int, wanted: bool) -> None:
@@ -138,7 +138,7 @@ class _Shown:
         self._started, self._done = time.monotonic(), 0
         self._bar: Bar | None = None
 
-    def __enter__(self) -> "_Shown":
+    def __enter__(self) -> "_LateBar":
         return self
 
     def __exit__(self, *_: object) -> None:

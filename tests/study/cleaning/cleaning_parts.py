@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.cleaning.canaries import Canaries, Planted
-from study.cleaning.page import Told
+from study.cleaning.page import CleaningPage
 from study.cleaning.pictures import Sheets
 from study.cleaning.verdict import decide
 from study.cleaning.votes import Vote, Votes
@@ -55,7 +55,7 @@ def canaries() -> Canaries:
     return Canaries((planted(), planted("blended_random", hits=4), planted("wanet", asr=0.3)), 0.05)
 
 
-def told(ballot: Votes, planted_too: bool = True, **changes: Any) -> Told:
+def told(ballot: Votes, planted_too: bool = True, **changes: Any) -> CleaningPage:
     values: dict[str, Any] = {
         "name": "signs",
         "classes": CLASSES,
@@ -69,7 +69,7 @@ def told(ballot: Votes, planted_too: bool = True, **changes: Any) -> Told:
         "left_out": (("stop/empty.png", "it is empty"),),
         "command": "python -m study.clean signs --out DIR",
     }
-    return Told(**{**values, **changes})
+    return CleaningPage(**{**values, **changes})
 
 
 def written(folder: Path, text: str) -> Path:
