@@ -273,7 +273,7 @@ def session(monkeypatch: pytest.MonkeyPatch, images: Images, tmp_path: Path) -> 
     def leave(code: int) -> None:
         raise SystemExit(code)
 
-    monkeypatch.setattr(run, "_leave_at_once", leave)
+    monkeypatch.setattr(run, "leave_at_once", leave)
     dataset = save_npz(tmp_path / "data.npz", images)
 
     def call(act: Callable[[], str]) -> int:
