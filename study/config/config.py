@@ -221,11 +221,17 @@ class StudyConfig(CommonConfig):
         ge=1,
     )
     pruner: Literal["none", "asha", "median"] = Field(
-        "none", description="stop a trial early that has fallen behind others after the same number of scenarios"
+        "none", description="stop a trial early that has fallen behind others that had come as far"
+    )
+    pruner_over: Literal["scenarios", "epochs"] = Field(
+        "scenarios",
+        description="compare trials after the same number of scenarios, or on all scenarios after the same epochs of "
+        "their training, read early: one that is hopeless then is not trained to the end",
     )
     pruner_grace: int | None = Field(
         None,
-        description="scenarios that count before a trial may be stopped; by default 2, or 1 of 2",
+        description="scenarios that count, or epochs that are trained, before a trial may be stopped; by default 2 "
+        "scenarios, or 1 of 2, and an eighth of the training",
         ge=1,
     )
     pruner_factor: float = Field(

@@ -40,6 +40,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
         "reuse",
         "search_seed",
         "pruner",
+        "pruner_over",
         "pruner_grace",
         "pruner_factor",
         "holdout",

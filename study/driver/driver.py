@@ -129,7 +129,7 @@ class StudyDriver:
         target = tracking_target(config.tracking_uri, config.space, out)
         self.uri = target.uri
         self.outbox = Outbox(folder / OUTBOX)
-        self.reader = ResultReader(folder / POINTS, plan.scenarios, plan.goal)
+        self.reader = ResultReader(folder / POINTS, plan.scenarios, plan.goal, plan.reads)
         self.records = MlflowRecords(plan, self.reader.points, self.outbox)
         self.ledger = Ledger(
             folder / LEDGER,

@@ -62,6 +62,8 @@ class Settlement:
         if self._records.knows_trial(row.key):
             return
         judged = list(self._reader.readable(row.key).values())
+        if row.stopped_early and self._reader.reads:  # what it took to come that far is part of what the study cost
+            judged = next(reversed(self._reader.read_early(row.key).values()), [])
         whole = row.stopped_early or len(judged) == len(self._plan.scenarios)
         steps = self._reader.steps(row.key) if self._plan.pruning is not None else ()
         self._records.trial_finished(row, judged if whole else [], steps)

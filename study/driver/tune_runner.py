@@ -24,6 +24,7 @@ from study.driver.worker import (
     KEY,
     MEASURED,
     BoardReader,
+    EarlyReads,
     ProgressBoard,
     TrialRunner,
     TrialTask,
@@ -108,7 +109,8 @@ def run_trials(
         return
     studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, plan.config.until)
     drawn = frozenset({plan.point_key(plan.default_point)})
-    task = TrialTask(*studied, points, plan.config.threads, code_hash(), drawn)
+    early = EarlyReads(plan.pruning.field, plan.reads) if plan.pruning is not None and plan.reads else None
+    task = TrialTask(*studied, points, plan.config.threads, code_hash(), drawn, early)
     images = cached_images(plan.environment.dataset)
     if plan.config.gpus_per_trial == "auto":
         plan = dataclasses.replace(plan, gpus=_measure(plan, task))

@@ -5,7 +5,7 @@ import json
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from study.ledger.records import (
     ScenarioRecord,
     TrialRecord,
     build_record,
+    read_path,
     read_scenario,
     scenario_path,
     trial_path,
@@ -42,12 +43,13 @@ from study.scenarios.evaluation import (
     prepare,
     train_trigger,
 )
-from study.scenarios.oracle_defenses import make_defense
+from study.scenarios.oracle_defenses import find_defense, make_defense
 from study.scenarios.scenario import Scenario, scenario_order
 from tracking import artifacts
 
 # The point travels as text: of every number in a configuration Ray Tune keeps averages, for every trial, to the end.
 POINT, KEY, GPUS, TRIES = "point", "key", "gpus", "tries"
+READ = "read"  # in a result: the epoch after which a training was read; 0 where a trial's own says so
 OOM, DISK_FULL = "oom", "no_room"
 MEASURED = "the trial that is measured"
 
@@ -151,6 +153,19 @@ def _build(
 
 
 @dataclasses.dataclass(frozen=True)
+class EarlyReads:
+    """Before which epochs of its training a trial is compared with others.
+
+    Attributes:
+        field: of the defense's Config, which says after which epoch the training is read.
+        epochs: rising.
+    """
+
+    field: str
+    epochs: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class TrialTask:
     """What all trials of a study share. Small and picklable.
 
@@ -161,6 +176,7 @@ class TrialTask:
         threads: torch threads a trial.
         code: hash of the driver's.
         drawn: keys of the points whose flags are drawn at once.
+        early: None where trials are not compared after epochs.
     """
 
     defense: str
@@ -172,6 +188,15 @@ class TrialTask:
     threads: int
     code: str
     drawn: frozenset[str] = frozenset()
+    early: EarlyReads | None = None
+
+    def reads(self, point: Mapping[str, Any]) -> list[int]:
+        """The epochs after which a trial is read before its own, or at it: none of them is trained twice."""
+        if self.early is None:
+            return []
+        config = find_defense(self.defense).config_type.from_mapping({**self.base, **point})
+        own = getattr(config, self.early.field)
+        return [epoch for epoch in self.early.epochs if own is None or epoch <= own]
 
 
 @ray.remote(max_retries=3)
@@ -197,6 +222,9 @@ def measure_share(task: TrialTask, point: dict[str, Any], own_stages: set[str], 
 class TrialRunner(tune.Trainable):
     """Steps through the scenarios. A process is used again for the next trial: it has torch and the data loaded.
 
+    Where trials are compared after epochs, it goes through all scenarios at each of them first: their trainings go on
+    from there, and never do where a trial is stopped.
+
     A scenario that an earlier process finished is read back, not run again. A failure is reported, not raised: Ray
     would throw away the process, and retry what would fail again.
     """
@@ -219,25 +247,28 @@ class TrialRunner(tune.Trainable):
         self.tries = config[TRIES]
         self.folder = self.task.points / self.key
         self.scenarios = scenario_order(self.task.scenarios, self.key)
+        reads = [*self.task.reads(self.point), 0]
+        self.steps = [(scenario, read) for read in reads for scenario in self.scenarios]
         self.position = 0
 
     def step(self) -> dict[str, Any]:
-        """Judges the next scenario."""
-        scenario = self.scenarios[self.position]
+        """Judges the next scenario, or what an early read of its training gives."""
+        scenario, read = self.steps[self.position]
+        told = {"scenario": scenario.name, READ: read, "objective": None}
         try:
             with full_disk_errors(self.folder):
-                return self._judge(scenario)
+                return told | self._judge(scenario, read)
         except DiskFull as error:  # no failure of this point, which is run again once there is room
-            return {"done": True, "scenario": scenario.name, "failure": str(error), DISK_FULL: True, "objective": None}
+            return told | {"done": True, "failure": str(error), DISK_FULL: True}
 
-    def _judge(self, scenario: Scenario) -> dict[str, Any]:
+    def _judge(self, scenario: Scenario, read: int) -> dict[str, Any]:
         self.position += 1
-        last = self.position == len(self.scenarios)
+        last = self.position == len(self.steps)
         failure, out_of_memory = "", False
         try:
             self.place.enter(self.task.environment, self.images)
             with full_disk_errors(self.folder):
-                self._scenario(scenario)
+                self._scenario(scenario, read)
         except DiskFull:
             raise
         except Exception as error:
@@ -249,17 +280,29 @@ class TrialRunner(tune.Trainable):
         if (failure or last) and not (out_of_memory and gpu_memory.larger(self.place.gpus, self.tries)):
             self._finish(failure)
         done = last or bool(failure)
-        return {"done": done, "scenario": scenario.name, "failure": failure, OOM: out_of_memory, "objective": None}
+        return {"done": done, "failure": failure, OOM: out_of_memory}
 
-    def _scenario(self, scenario: Scenario) -> ScenarioRecord:
+    def _scenario(self, scenario: Scenario, read: int) -> ScenarioRecord:
         """Judges a scenario, or reads what another worker wrote of it.
 
         One writes, as in the store: a worker that a driver lost sight of may still be at it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / f"{scenario.name}.lock"):
+            if read:
+                path = read_path(self.folder, scenario.name, read)
+                return read_scenario(path) or self._read_early(scenario, read, path)
             path = scenario_path(self.folder, scenario.name)
             return read_scenario(path) or self._judged(scenario, path)
+
+    def _read_early(self, scenario: Scenario, read: int, path: Path) -> ScenarioRecord:
+        """What is flagged after some epochs of the training, for the pruner alone: no result, so nothing is drawn."""
+        assert self.task.early is not None
+        fields = {**self.task.base, **self.point, self.task.early.field: read}
+        result = evaluate_scenario(self.task.defense, fields, scenario, self.task.environment, "isolate")
+        record = dataclasses.replace(build_record(result, Path()), artifacts="")
+        write_record(path, record)
+        return record
 
     def _judged(self, scenario: Scenario, path: Path) -> ScenarioRecord:
         result = evaluate_scenario(

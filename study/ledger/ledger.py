@@ -206,7 +206,7 @@ class Ledger:
         trial = self._trial(number)
         if trial.state == TrialState.RUNNING:
             for step in outcome.steps:
-                self._storage.set_trial_intermediate_value(trial._trial_id, step.scenarios, step.value)
+                self._storage.set_trial_intermediate_value(trial._trial_id, step.at, step.value)
             self._study.tell(number, state=TrialState.PRUNED)
 
     def _fail(self, number: int, reason: str) -> None:

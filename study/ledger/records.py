@@ -63,6 +63,7 @@ class TrialRecord:
 
     Attributes:
         stopped: it was stopped early, after the scenarios that stand here.
+        read: or after its training was read at this epoch on every scenario; 0 where no epochs are compared.
     """
 
     key: str
@@ -70,6 +71,7 @@ class TrialRecord:
     scenarios: list[str] = field(default_factory=list)
     failure: str = ""
     stopped: bool = False
+    read: int = 0
 
 
 R = TypeVar("R", ScenarioRecord, TrialRecord)
@@ -79,6 +81,11 @@ _TRIAL = "result.json"
 def scenario_path(point: Path, scenario: str) -> Path:
     """Where the record of a scenario lies in the folder of a point."""
     return point / f"{scenario}.json"
+
+
+def read_path(point: Path, scenario: str, epoch: int) -> Path:
+    """Where the record of a scenario lies whose training was read after an epoch that is not a trial's own."""
+    return scenario_path(point / f"read-{epoch}", scenario)
 
 
 def trial_path(point: Path) -> Path:

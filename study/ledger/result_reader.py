@@ -5,8 +5,8 @@ from pathlib import Path
 
 from study.config.objectives import Goal
 from study.ledger.dashboard import trial_attributes
-from study.ledger.pruning import Step, Stopped, build_steps
-from study.ledger.records import ScenarioRecord, read_scenario, read_trial, scenario_path, trial_path
+from study.ledger.pruning import Step, Stopped, build_read_steps, build_steps
+from study.ledger.records import ScenarioRecord, read_path, read_scenario, read_trial, scenario_path, trial_path
 from study.ledger.trial_row import Outcome
 from study.scenarios.scenario import Scenario, scenario_order
 
@@ -21,16 +21,19 @@ class ResultReader:
         points: folder in which each point has one of its own.
         scenarios: of the study, in its order.
         goal: what it searches for.
+        reads: epochs after which trials are compared; none where they are between scenarios.
     """
 
-    def __init__(self, points: Path, scenarios: Sequence[Scenario], goal: Goal) -> None:
-        self.points = points
+    def __init__(self, points: Path, scenarios: Sequence[Scenario], goal: Goal, reads: Sequence[int] = ()) -> None:
+        self.points, self.reads = points, tuple(reads)
         self._scenarios, self._goal = scenarios, goal
         self._known: dict[tuple[object, ...], ScenarioRecord] = {}  # a trial's are asked for four times while it ends
 
     def scenario(self, key: str, name: str) -> ScenarioRecord | None:
         """One scenario of a point; None when it is missing or cannot be read."""
-        path = scenario_path(self.points / key, name)
+        return self._record(scenario_path(self.points / key, name))
+
+    def _record(self, path: Path) -> ScenarioRecord | None:
         try:
             file = path.stat()
         except OSError:
@@ -62,8 +65,25 @@ class ResultReader:
         order = [scenario.name for scenario in scenario_order(self._scenarios, key)]
         return order[: order.index(last) + 1]
 
-    def steps(self, key: str, last: str | None = None) -> tuple[Step, ...]:
-        """What a trial of one objective had reached after each scenario, up to the last one that is asked for."""
+    def read_early(self, key: str, last: int | None = None) -> dict[int, list[ScenarioRecord]]:
+        """All scenarios of a point as they were after each epoch that trials are compared at, up to one of them."""
+        early: dict[int, list[ScenarioRecord]] = {}
+        for epoch in self.reads:
+            paths = [read_path(self.points / key, scenario.name, epoch) for scenario in self._scenarios]
+            records = [record for path in paths if (record := self._record(path)) is not None]
+            if len(records) < len(paths) or (last is not None and epoch > last):
+                break
+            early[epoch] = records
+        return early
+
+    def steps(self, key: str, last: str | None = None, read: int = 0) -> tuple[Step, ...]:
+        """What a trial of one objective had reached after each scenario, up to the last one that is asked for.
+
+        Args:
+            read: where trials are compared after epochs, the last of them; 0 for all.
+        """
+        if self.reads:
+            return build_read_steps(self.read_early(key, read or None), self._goal)
         judged: list[ScenarioRecord] = []
         for scenario in scenario_order(self._scenarios, key):
             record = self.scenario(key, scenario.name)
@@ -83,7 +103,9 @@ class ResultReader:
             return None, trial.failure
         if trial.stopped:
             whole = set(trial.scenarios) <= self.readable(key).keys()
-            return Stopped(self.steps(key, trial.scenarios[-1])) if whole else None
+            whole = whole and (trial.read == 0 or trial.read in self.read_early(key))
+            last = trial.scenarios[-1] if trial.scenarios else None
+            return Stopped(self.steps(key, last, trial.read)) if whole else None
         records = self.complete(key)
         if records is None:
             return None

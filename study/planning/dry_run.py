@@ -110,7 +110,8 @@ def _trials(plan: Plan, own: Sequence[str]) -> str:
     """How many trials there are, how they are chosen, and what each runs."""
     config, goal = plan.config, plan.goal
     made_of = meaning(goal.objectives[0]) if len(goal.objectives) == 1 else ""
-    stopped = "none is stopped early" if config.pruner == "none" else f"pruner {config.pruner} stops some early"
+    at = f", after {' and '.join(map(str, plan.reads))} epochs of training" if plan.reads else ""
+    stopped = "none is stopped early" if config.pruner == "none" else f"pruner {config.pruner} stops some early{at}"
     return (
         f"Trials: {config.trials} x {plan.scenarios_text}, chosen by {config.sampler}, {stopped}\n"
         f"Searched for: the best {goal.words}{f' ({made_of})' if made_of else ''}\n"

@@ -29,6 +29,7 @@ from study.planning.field_costs import expensive_fields
 from study.planning.holdout_rules import check_holdout
 from study.planning.idle_options import check_options_act, fields_read
 from study.planning.measurable import check_objective, measurable
+from study.planning.own_training import own_training
 from study.planning.scenario_checks import check_scenarios, tell_misread
 from study.planning.searched_space import load_space
 from study.planning.shared_stages import Build, shared_builds
@@ -76,6 +77,11 @@ class Plan:
         """How many scenarios a trial is run on, and how often on each: ``3 scenarios x 2 repeats``."""
         repeats = f" x {self.config.repeats} repeats" if self.config.repeats > 1 else ""
         return f"{len({scenario.first_repeat for scenario in self.scenarios})} scenarios{repeats}"
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The epochs after which trials are compared; none where no pruner asks, or it does between scenarios."""
+        return self.pruning.reads if self.pruning is not None else ()
 
     @property
     def points_note(self) -> str:
@@ -302,10 +308,11 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     for scenario in scenarios if config.per_scenario else ():  # each has a search of its own, for what it tells
         build_goal(config, defense, measurable((scenario,), images))
     check_truth(space.defense, [s.name for s in scenarios if names.TPR not in measurable((s,), images)])
-    pruning = parse_pruning(config, goal, len(scenarios))
     check_reuse(config, space, defense)
     check_holdout(config, goal, scenarios)
     builds = shared_builds(scenarios, defense, *_planned(config, space, base), environment)
+    training = own_training(config, defense, base, goal, builds)
+    pruning = parse_pruning(config, goal, len(scenarios), training)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
     grid = build_grid(config, space)
     # A grid without a number asked for is whole; the preset's number is no wish.

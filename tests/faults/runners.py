@@ -29,7 +29,7 @@ ODD: dict[int, dict[str, Any]] = {
 class Odd(Fake):
     """Writes metrics that make no objective."""
 
-    def _scenario(self, scenario: Scenario) -> ScenarioRecord:
+    def _scenario(self, scenario: Scenario, read: int = 0) -> ScenarioRecord:
         record = scenario_record(scenario.name, ODD.get(self.role(), GOOD))
         write_record(self.folder / f"{scenario.name}.json", record)
         return record
@@ -45,8 +45,8 @@ class Sleeper(Fake):
 class Mortal(TrialRunner):
     """Trains for real, but one point's worker is killed three times, and another's every time."""
 
-    def _scenario(self, scenario: Scenario) -> ScenarioRecord:
+    def _scenario(self, scenario: Scenario, read: int = 0) -> ScenarioRecord:
         deaths = {0: 3, 1: 99}.get(Fake.role(self), 0)  # type: ignore[arg-type]  # all it needs is the task and the key
         if Fake.note(self, "attempts") <= deaths:  # type: ignore[arg-type]
             os.kill(os.getpid(), signal.SIGKILL)
-        return super()._scenario(scenario)
+        return super()._scenario(scenario, read)

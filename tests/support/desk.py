@@ -42,7 +42,7 @@ class Desk:
         if not path.exists():
             path.write_bytes(empty_ledger(self.plan.goal.directions))
         self.outbox = Outbox(self.folder / "outbox.jsonl")
-        self.reader = ResultReader(self.folder / "points", self.plan.scenarios, self.plan.goal)
+        self.reader = ResultReader(self.folder / "points", self.plan.scenarios, self.plan.goal, self.plan.reads)
         self.told = MlflowRecords(self.plan, self.reader.points, self.outbox)
         self.ledger = Ledger(
             path,

@@ -44,7 +44,7 @@ class Fake(TrialRunner):
                     return number
         raise AssertionError
 
-    def _scenario(self, scenario: Scenario) -> ScenarioRecord:
+    def _scenario(self, scenario: Scenario, read: int = 0) -> ScenarioRecord:
         self.note("started")
         self.before(scenario)
         record = scenario_record(scenario.name, {"tpr": 1.0, "fpr": 0.25, "ca": 0.5, "asr": 0.0})
@@ -92,7 +92,7 @@ class Graded(Fake):
 
     GRADES = (0.5, 0.25, 0.75, 0.375, 0.5, 1.0)
 
-    def _scenario(self, scenario: Scenario) -> ScenarioRecord:
+    def _scenario(self, scenario: Scenario, read: int = 0) -> ScenarioRecord:
         grade = self.GRADES[self.role()]
         self.note("started")
         record = scenario_record(scenario.name, {"tpr": grade, "fpr": 0.0, "ca": grade, "asr": 0.0})

@@ -22,7 +22,7 @@ from study.config.config import StudyConfig, resolve
 from study.config.objectives import Goal
 from study.driver.driver import claim_folder
 from study.driver.pruner import Pruner
-from study.driver.worker import KEY, POINT
+from study.driver.worker import KEY, POINT, READ
 from study.ledger.pruning import Pruning, Step, Stopped, build_steps, parse_pruning
 from study.ledger.records import TrialRecord, read_trial, write_record
 from study.ledger.selection import front
@@ -72,7 +72,7 @@ def judge(desk: Desk, key: str, position: int, value: float, attack_failed: bool
     metrics: dict[str, float | None] = {"tpr": value, "asr": 1.0 - value, "ca": 0.5, "fpr": 0.0}
     record = scenario_record(scenario.name, metrics, attack_failed=attack_failed)
     write_record(desk.reader.points / key / f"{scenario.name}.json", record)
-    return {"scenario": scenario.name, "failure": "", "config/key": key}
+    return {"scenario": scenario.name, READ: 0, "failure": "", "config/key": key}
 
 
 def go(desk: Desk, pruners: list[Pruner], *values: float, asked: Asked | None = None) -> int:
@@ -144,9 +144,9 @@ def test_what_is_not_finite_is_compared_with_nobody(broken: float, how: Any) -> 
     ("options", "scenarios", "expected"),
     [
         ({}, 1, None),
-        ({"pruner": "asha"}, 2, Pruning("asha", 1, 2.0)),
-        ({"pruner": "median"}, 9, Pruning("median", 2, 2.0)),
-        ({"pruner": "asha", "pruner_grace": 3, "pruner_factor": 4}, 4, Pruning("asha", 3, 4.0)),
+        ({"pruner": "asha"}, 2, Pruning("asha", 1, 2.0, 2)),
+        ({"pruner": "median"}, 9, Pruning("median", 2, 2.0, 9)),
+        ({"pruner": "asha", "pruner_grace": 3, "pruner_factor": 4}, 4, Pruning("asha", 3, 4.0, 4)),
     ],
 )
 def test_how_trials_are_stopped(options: dict[str, Any], scenarios: int, expected: Pruning | None) -> None:
@@ -285,7 +285,7 @@ def test_a_trial_that_failed_disturbs_nobody(make: MakeDesk) -> None:
     failed = made_up(desk)
     trial = SimpleNamespace(config={KEY: failed[2], POINT: json.dumps(failed[1])})
     scenario = scenario_order(desk.plan.scenarios, failed[2])[0].name
-    pruner.on_trial_complete(PENDING, trial, {"scenario": scenario, "failure": "it broke"})
+    pruner.on_trial_complete(PENDING, trial, {"scenario": scenario, READ: 0, "failure": "it broke"})
     pruner.on_trial_complete(PENDING, trial, {})  # as when the whole study is being stopped
     assert [go(desk, [pruner], value) for value in (0.5, 0.25, 0.75, 0.0)] == [4, 4, 4, 1]
 
@@ -404,7 +404,7 @@ def test_the_same_point_again_is_stopped_at_once(make: MakeDesk) -> None:
     trial = SimpleNamespace(config={KEY: row.key, POINT: json.dumps(row.point)})
     for pruner in (pruner_of(desk), pruner_of(make())):
         scenario = scenario_order(desk.plan.scenarios, row.key)[0].name
-        assert pruner.on_trial_result(PENDING, trial, {"scenario": scenario}) == TrialScheduler.STOP
+        assert pruner.on_trial_result(PENDING, trial, {"scenario": scenario, READ: 0}) == TrialScheduler.STOP
 
 
 def test_without_a_pruner_nothing_is_told_of_it(make: MakeDesk) -> None:
