@@ -15,6 +15,10 @@ DEFENSES: "Registry[type[Defense]]" = Registry(
     {
         "no_defense": ("defenses.methods.no_defense:NoDefense", "plain training on the data as received"),
         "pipd": ("defenses.methods.pipd.pipd:PIPD", "progressive isolation of poisoned data (Chen et al., AAAI 2024)"),
+        "pipd_of_three": (
+            "defenses.methods.pipd.of_three:PIPDOfThree",
+            "PIPD on three pre-isolations, of which one is believed by what it flags (ours)",
+        ),
         "pipd_cleaning": (
             "defenses.methods.pipd.cleaning:PIPDCleaning",
             "PIPD, cleaned by selective training or by ABL's unlearning (PIPD, Fig. 5)",

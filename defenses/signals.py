@@ -28,6 +28,16 @@ The flagged share is one too; it stands among the metrics, since it is told of e
 """
 
 
+def class_focus(labels: NDArray[np.int64], flagged: Mask) -> float | None:
+    """The signal of this name; None where nothing is flagged.
+
+    Args:
+        labels: int64 [N], as received.
+        flagged: bool [N].
+    """
+    return float(np.bincount(labels[flagged]).max() / flagged.sum()) if flagged.any() else None
+
+
 def signals(result: DefenseResult, labels: NDArray[np.int64], num_classes: int) -> dict[str, float | None]:
     """Every signal of a result; None where it is undefined (nothing flagged, all flagged, no scores, one round).
 
@@ -44,8 +54,7 @@ def signals(result: DefenseResult, labels: NDArray[np.int64], num_classes: int) 
     counts = np.bincount(labels[flagged], minlength=num_classes)
     sizes = np.bincount(labels, minlength=num_classes)
     values["class_share"] = float((counts / np.maximum(sizes, 1)).max())
-    if flagged.any():
-        values["class_focus"] = float(counts.max() / counts.sum())
+    values["class_focus"] = class_focus(labels, flagged)
     if flagged.any() and not flagged.all():
         if result.scores is not None:
             values["cut_gap"] = cut_gap(result.scores, flagged)

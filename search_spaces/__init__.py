@@ -17,6 +17,10 @@ SEARCH_SPACES: Registry[SearchSpace] = Registry(
             "search_spaces.pipd:PIPD_WIDE_SPACE",
             "pipd and all that decides pre-isolation: read epoch, rate, gamma ...",
         ),
+        "pipd_of_three": (
+            "search_spaces.pipd:PIPD_OF_THREE_SPACE",
+            "pipd on three pre-isolations, and which one is believed",
+        ),
         "qt": ("search_spaces.quarantine:QT_SPACE", "Quarantine Training: epsilon, step, ratio, phases, release"),
         "qt_wide": (
             "search_spaces.quarantine:QT_WIDE_SPACE",

@@ -45,6 +45,18 @@ _PRESETS = {
 
 PIPD_SPACE = SearchSpace(name="pipd", defense="pipd", ranges=_RANGES, presets=_PRESETS)
 
+PIPD_OF_THREE_SPACE = SearchSpace(
+    name="pipd_of_three",
+    defense="pipd_of_three",
+    ranges={
+        **_RANGES,
+        "choice": Choice(
+            ("focus", "variance", "agreement"), "flags of a failed pre-isolation are spread over classes, or not shared"
+        ),
+    },
+    presets=_PRESETS,
+)
+
 # Read epochs: few, so that trials share what follows from them, and all but the last on the grid on which a training's
 # states are kept (`defenses.storage.trajectory`), so that whatever their order none is trained for twice.
 READS = {

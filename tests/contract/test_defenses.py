@@ -59,6 +59,18 @@ ROWS = {
         },
         floor=0.99,
     ),
+    "pipd_of_three": Row(
+        {
+            "pre_isolation_epochs": 10,
+            "pre_isolation_lr": 0.05,
+            "pre_isolation_schedule": "one_cycle",
+            "gamma": 0.2,
+            "batch_size": 32,
+            "isolation_rate": 0.02,
+            "selective_epochs": 2,
+        },
+        floor=0.99,
+    ),
     # The isolation is PIPD's; what differs is how the model is cleaned.
     "pipd_cleaning": Row(
         {

@@ -17,6 +17,10 @@ DEFENSE_ROWS: dict[str, tuple[str, dict[str, Any]]] = {
             "selective_clip_norm": 1.0,
         },
     ),
+    "pipd_of_three": (
+        "pipd_of_three",
+        {"pre_isolation_epochs": 2, "batch_size": 32, "isolation_rate": 0.1, "selective_epochs": 4},
+    ),
     "pipd_cleaning, selective": (
         "pipd_cleaning",
         {

@@ -84,7 +84,8 @@ class PIPDConfig(Config):
         self.check_read_epoch("read_epoch", "pre_isolation_epochs")
 
 
-def _isolate(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+def isolate_by_loss(context: StageContext, inputs: Outputs, params: Params) -> dict[str, Any]:
+    """The stage `isolate`: P_p is the lowest losses."""
     losses = inputs["sample_losses"]
     return isolate_from(
         lowest_mask(losses, count_from_share(params.isolation_rate, len(losses))), context, inputs, params
@@ -160,7 +161,8 @@ def selective_cost(params: Params) -> float:
     return float(params.selective_epochs * share)
 
 
-def _selective_training(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+def selective_training_of(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+    """The stage `selective_training`: the model of `weights`, cleaned of what is `flagged`."""
     model = load_model(context.model, inputs["weights"]).to(context.device)
     losses = train_selectively(context, model, inputs["flagged"], Selective.of(params))
     return {"weights": cpu_weights(model), "series": {"loss": losses}}
@@ -218,7 +220,7 @@ def _still_obeyed(model: torch.nn.Module, batches: BatchSource, index: Tensor, l
 
 ISOLATE = Stage(
     name="isolate",
-    run=_isolate,
+    run=isolate_by_loss,
     reads=("isolation_rate", "clean_rate", "beta", "channels_per_tap", "rounds", "clustering"),
     inputs={
         "sample_losses": "pre_isolation.sample_losses",
@@ -230,7 +232,7 @@ ISOLATE = Stage(
 )
 SELECTIVE_TRAINING = Stage(
     name="selective_training",
-    run=_selective_training,
+    run=selective_training_of,
     reads=(
         "selective_epochs",
         "selective_lr",
