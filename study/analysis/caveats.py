@@ -1,10 +1,10 @@
 """What limits a result whatever it says: flags that are none or too many, and epochs that were cut."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from study.analysis.compared import DEFAULT, shown_trials
 from study.analysis.results import Results
-from study.cli.numbers import format_number
+from study.cli.numbers import format_number, listed
 from study.config.objectives import CLEAN
 from tracking import names
 
@@ -67,11 +67,7 @@ def _name(results: Results, trial: int) -> str:
 def _scenarios(where: _Where, shares: bool) -> str:
     named = [f"{name} ({format_number(share)})" if shares else name for name, share in list(where.items())[:_NAMED]]
     more = len(where) - len(named)
-    return _listed([*named, *([f"{more} more"] if more else [])])
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+    return listed([*named, *([f"{more} more"] if more else [])])
 
 
 def budget_caveat(defense: str, fields: Iterable[tuple[str, object]]) -> str:

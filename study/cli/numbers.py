@@ -1,5 +1,7 @@
 """Numbers as a person reads them, one rule each: the same in a terminal, in a page and in a figure."""
 
+from collections.abc import Sequence
+
 OBJECTIVE_DECIMALS = 4  # trials are ranked by it, and two that differ a little must not look equal
 _ROUNDING = 1e-12  # what is smaller is left by the arithmetic where the exact value is zero
 
@@ -31,6 +33,12 @@ def format_value(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{0.0 if is_noise(value) else value:.3g}"
+
+
+def listed(parts: Sequence[object]) -> str:
+    """Several things in a sentence: ``a, b and c``; there is one at least."""
+    *before, last = map(str, parts)
+    return f"{', '.join(before)} and {last}" if before else last
 
 
 def is_noise(value: float) -> bool:

@@ -7,6 +7,7 @@ import torch
 
 from defenses.runner import RunContext, missing_stages
 from defenses.storage.store import Store, open_store
+from study.cli.numbers import listed
 from study.cli.terminal import table, wrap
 from study.cli.terms import METRICS, STUDY
 from study.config.objectives import meaning
@@ -110,7 +111,7 @@ def _trials(plan: Plan, own: Sequence[str]) -> str:
     """How many trials there are, how they are chosen, and what each runs."""
     config, goal = plan.config, plan.goal
     made_of = meaning(goal.objectives[0]) if len(goal.objectives) == 1 else ""
-    at = f", after {' and '.join(map(str, plan.reads))} epochs of training" if plan.reads else ""
+    at = f", after {listed(plan.reads)} epochs of training" if plan.reads else ""
     stopped = "none is stopped early" if config.pruner == "none" else f"pruner {config.pruner} stops some early{at}"
     return (
         f"Trials: {config.trials} x {plan.scenarios_text}, chosen by {config.sampler}, {stopped}\n"

@@ -1,18 +1,19 @@
 """The training of their own that trials are compared within, where a pruner stops them after epochs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from defenses.api import Defense
 from defenses.registry import UserError
+from search_spaces.space import SearchSpace
 from study.config.config import StudyConfig
 from study.config.objectives import Goal
 from study.planning.measurable import check_objective
-from study.planning.shared_stages import Build
+from study.planning.shared_stages import shared_variants
 
 
 def own_training(
-    config: StudyConfig, defense: type[Defense], base: Mapping[str, Any], goal: Goal, builds: Sequence[Build]
+    config: StudyConfig, defense: type[Defense], space: SearchSpace, base: Mapping[str, Any], goal: Goal
 ) -> tuple[str, int] | None:
     """The field that says after which epoch trials' training is read, and how many epochs that has.
 
@@ -20,7 +21,6 @@ def own_training(
 
     Args:
         base: fields of the defense's Config that all trials share.
-        builds: what is built before any trial.
 
     Returns:
         None where the study does not compare trials after epochs.
@@ -31,9 +31,8 @@ def own_training(
     """
     if config.pruner == "none" or config.pruner_over == "scenarios":
         return None
-    shared = {build.stage for build in builds}
     trainings = [stage for stage in defense.stages_until("isolate") if stage.trajectory is not None]
-    own = [stage for stage in trainings if stage.name not in shared]
+    own = [stage for stage in trainings if shared_variants(stage, defense, space) is None]
     asked = "--pruner-over epochs stops a trial within its training"
     if not trainings:
         raise UserError(
@@ -49,7 +48,9 @@ def own_training(
             check_objective(objective, "isolate", defense)
         except UserError as error:
             raise UserError(
-                f"{asked}, by who is flagged then: {error}, or --pruner-over scenarios", about="objective"
+                f"{asked}, by what is flagged then, which does not give the objective {objective!r}: use --objective "
+                "isolation_score, --until isolate, which has that by default, or --pruner-over scenarios",
+                about="objective",
             ) from error
     names = own[-1].trajectory
     assert names is not None

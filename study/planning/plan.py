@@ -311,7 +311,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     check_reuse(config, space, defense)
     check_holdout(config, goal, scenarios)
     builds = shared_builds(scenarios, defense, *_planned(config, space, base), environment)
-    training = own_training(config, defense, base, goal, builds)
+    training = own_training(config, defense, space, base, goal)
     pruning = parse_pruning(config, goal, len(scenarios), training)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
     grid = build_grid(config, space)

@@ -12,6 +12,7 @@ from study.analysis.importances import ALL, ERRORS, Importance, Importances, com
 from study.analysis.ped_anova import QUANTILE
 from study.analysis.results import Results
 from study.analysis.reused_settings import SETTINGS, group_reused, grouped_fields
+from study.cli.numbers import listed
 from study.config.objectives import in_words
 from study.config.sampling import LEAST_TRIALS
 from study.report.elements import Bars, Cell, Heat, Item, Note, Section, Table
@@ -147,11 +148,7 @@ def _lead(computed: Importances, metric: str) -> str:
     rest = sum(whole.read) - len(clear)
     others = f" The share of the other {rest if rest > 1 else 'one'} {cannot}." if rest else ""
     more = f" ({len(clear) - 3} more stand below)" if len(clear) > 3 else ""
-    return f"Of the variance of {name} (mean over scenarios) fANOVA gives {_joined(named)}{more}.{others}"
-
-
-def _joined(parts: Sequence[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0]
+    return f"Of the variance of {name} (mean over scenarios) fANOVA gives {listed(named)}{more}.{others}"
 
 
 def _notes(computed: Importances, known: Sequence[str], metrics: Sequence[str]) -> list[Note]:
@@ -178,7 +175,7 @@ def _grouped_note(results: Results) -> list[Note]:
         return []
     needed = LEAST_TRIALS * len(fields)
     text = (
-        f"{SETTINGS} stands for {_joined(fields)} together: trials share {results.config.reuse} settings of them "
+        f"{SETTINGS} stands for {listed(fields)} together: trials share {results.config.reuse} settings of them "
         f"(--reuse), equally often and beside freely drawn values of the others, so that its share is unbiased. Which "
         f"of them it is takes {needed} settings."
     )

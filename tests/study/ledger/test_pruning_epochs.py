@@ -98,7 +98,7 @@ def test_how_trials_are_stopped() -> None:
     [
         ({"pruner": "none"}, ["--pruner-over changes nothing with --pruner none", "--pruner asha"]),
         ({"space": "pipd"}, ["--pruner-over epochs", "space pipd", "share pre_isolation", "pipd_wide"]),
-        ({"space": "scale_up", "set": {}}, ["--pruner-over", "share standard_training", "--pruner-over scenarios"]),
+        ({"space": "ac", "set": {}}, ["--pruner-over", "share standard_training", "--pruner-over scenarios"]),
         (
             {"space": "asd", "set": {"clean_images": "8"}},
             ["--pruner-over epochs", "none that can be read", "over scenarios"],
@@ -114,6 +114,12 @@ def test_what_cannot_be_stopped_is_refused(
         epochs_plan(dataset, tmp_path, **{"pruner_grace": None if "pruner" in options else 2, **options})
     assert all(part in str(refused.value) for part in parts), str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("space", ["ac_wide", "qt_wide", "abl_wide", "none_wide"])
+def test_spaces_that_search_a_training_are_compared_within_it(space: str, dataset: str, tmp_path: Path) -> None:
+    plan = epochs_plan(dataset, tmp_path, space=space, set={}, attacks=("badnets",))
+    assert plan.reads, "though the undefended model's training is shared, trials have one of their own"
 
 
 class Worker:
