@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from defenses.registry import UserError
 from study.config.config import StudyConfig
@@ -159,13 +159,18 @@ def parse_pruning(
     return Pruning(config.pruner, grace, config.pruner_factor, scenarios)
 
 
+_USED_BY = {"pruner_over": ("asha", "median"), "pruner_grace": ("asha", "median"), "pruner_factor": ("asha",)}
+
+
+def without_pruner() -> dict[str, Any]:
+    """The options of a study that stops no trial."""
+    return {"pruner": "none", **{option: StudyConfig.model_fields[option].default for option in _USED_BY}}
+
+
 def _check_used(config: StudyConfig) -> None:
     """Refuses options of a rule that the study does not use: a default that was written out is no harm."""
-    for option, used in {
-        "pruner_over": config.pruner != "none",
-        "pruner_grace": config.pruner != "none",
-        "pruner_factor": config.pruner == "asha",
-    }.items():
+    for option, rules in _USED_BY.items():
+        used = config.pruner in rules
         if not used and getattr(config, option) != StudyConfig.model_fields[option].default:
             name = option.replace("_", "-")
             raise UserError(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from study.analysis.results import Results
 from study.cli.printed_commands import runnable, shown_path
 from study.config.sampling import SPACE_FILLING, least_trials
+from study.ledger.pruning import without_pruner
 from study.ledger.study_folder import out_words, study_command
 from study.report.best_configuration import BEST_YAML
 
@@ -52,6 +53,6 @@ def extensions(results: Results) -> list[Step]:
         steps.append(Step("the same with three seeds, which can tell a gain from chance", seeds))
     if config.sampler not in SPACE_FILLING:
         trials = least_trials(len(results.ranges))
-        spread = manifest.variant_command(out, sampler="qmc", trials=trials, pruner="none")
+        spread = manifest.variant_command(out, sampler="qmc", trials=trials, **without_pruner())
         steps.append(Step("which hyperparameters matter takes trials all over the space", spread))
     return [step for step in steps if step.command]

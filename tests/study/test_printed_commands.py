@@ -15,10 +15,12 @@ from told_study import write_study
 
 from defenses.registry import UserError
 from study import analyze, status
+from study.analysis.results import load_results
 from study.cli.options import Parser, given_options
 from study.config.config import StudyConfig, resolve
 from study.evaluate import EvaluateConfig
 from study.report import __main__ as report
+from study.report.next_steps import extensions
 
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", ".venv-tests"} & set(path.parts))
 CODE = sorted(path for folder in ("study", "tracking", "defenses") for path in (ROOT / folder).rglob("*.py"))
@@ -113,10 +115,11 @@ def test_what_a_file_names_is_understood(path: Path, understood: Callable[[str, 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished study, and one that was stopped and in which a trial failed."""
+    """A finished study, and one in which a trial failed and a pruner has options of its own."""
     folder: Path = tmp_path_factory.mktemp("place") / "runs"
     write_study(folder / "mine", trials=8, attacks=("badnets", "blended_random"), rates=(0.1,), seeds=(0,))
-    write_study(folder / "other", trials=8, attacks=("badnets",), rates=(0.1,), seeds=(0,), failed=(3,), sampler="tpe")
+    pruned: dict[str, Any] = {"sampler": "tpe", "pruner": "asha", "pruner_grace": 1}
+    write_study(folder / "other", 8, ("badnets", "trojan_square"), (0.1,), (0,), failed=(3,), **pruned)
     return folder
 
 
@@ -136,7 +139,8 @@ def test_what_status_analyze_and_report_print_runs(
         assert status.main([study]) == 0
         assert analyze.main([study]) == 0
         assert report.main([study, "-o", "page.html", "--markdown", "page.md"]) == 0
-    printed = capsys.readouterr().out + Path("page.md").read_text(encoding="utf-8")
+    last = [step.command for study in ("mine", "other") for step in extensions(load_results(out / study, out))]
+    printed = "\n".join([capsys.readouterr().out, Path("page.md").read_text(encoding="utf-8"), *last])
     commands = {(module, tuple(words)) for module, words in commands_in(printed)}
     assert {module for module, _ in commands} >= {"study.run", "study.analyze"}
     for module, words in sorted(commands):
