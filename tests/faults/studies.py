@@ -15,7 +15,7 @@ from study.ledger.snapshot import SnapshotTrial, read_ledger
 
 OPTIONS = [
     *["--space", "pipd", "--attacks", "badnets", "--width", "4", "--blocks", "1,1", "--precision", "fp32"],
-    *["--asr-floor", "0", "--until", "isolate", "--clean-control", "none"],
+    *["--asr-floor", "0", "--until", "isolate"],
     *["--set", "pre_isolation_epochs=1", "selective_epochs=1", "batch_size=32"],
 ]
 
@@ -30,7 +30,9 @@ def start(folder: Path, name: str, trials: int, *options: str, hook: str = "", d
     module = ["faults.hooked", hook] if hook else ["study.run"]
     dataset = f"npz:{(data or folder) / 'data.npz'}"
     places = ["--dataset", dataset, "--out", str(folder / "runs"), "--store", str(folder / "store")]
-    command = [sys.executable, "-m", *module, *OPTIONS, *places, "--name", name, "--trials", str(trials), *options]
+    control = [] if "--clean-control" in options else ["--clean-control", "none"]
+    settings = [*OPTIONS, *control, *places, "--name", name, "--trials", str(trials), *options]
+    command = [sys.executable, "-m", *module, *settings]
     return Driver(command, folder / f"{name}.log", {"PYTHONPATH": PYTHONPATH})
 
 

@@ -11,6 +11,7 @@ from study_process import make_workplace, wait_for
 
 from faults.conftest import Measured
 from faults.studies import best_on_disk, complete_keys, fingerprint, finish, results, start, trials_of
+from study.ledger.activity import CONTROL
 
 pytestmark = [pytest.mark.faults, pytest.mark.ray]
 
@@ -70,18 +71,24 @@ def test_ten_kills_lose_nothing(tmp_path: Path, record_property: Measured) -> No
         pytest.param(signal.SIGTERM, 143, "stages", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, "stages", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, "trials", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, "control", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "control", marks=pytest.mark.slow),
     ],
-    ids=["int-trials", "term-stages", "int-stages", "term-trials"],
+    ids=["int-trials", "term-stages", "int-stages", "term-trials", "int-control", "term-control"],
 )
 def test_a_stopped_study_goes_on(
     how: signal.Signals, code: int, moment: str, tmp_path: Path, record_property: Measured
 ) -> None:
-    """F5: Ctrl-C, which every process of the terminal gets, and SIGTERM, during shared stages and during trials."""
+    """F5: Ctrl-C, which every process of the terminal gets, and SIGTERM: in stages, trials and the clean control."""
     folder = make_workplace(tmp_path, train=64, test=16)
     study = folder / "runs" / "stopped"
-    with start(folder, "stopped", 4) as driver:
+    options = ("--clean-control", "run") if moment == "control" else ()
+    with start(folder, "stopped", 4, *options) as driver:
         if moment == "stages":
             driver.wait_for(lambda: "shared stages 1/" in driver.printed)
+        elif moment == "control":
+            activity = study / "activity.json"
+            driver.wait_for(lambda: activity.exists() and f'"{CONTROL}"' in activity.read_text())
         else:
             driver.wait_for(lambda: results(study))
         begun = time.monotonic()
@@ -92,8 +99,9 @@ def test_a_stopped_study_goes_on(
     assert "the same command goes on from here" in driver.printed
     assert "Traceback" not in driver.printed
     kept = results(study)
-    assert bool(kept) == (moment == "trials")
-    finish(folder, "stopped", 4)
+    assert bool(kept) == (moment != "stages")
+    finish(folder, "stopped", 4, *options)
+    assert (study / "clean_control.json").exists() == (moment == "control")
     assert complete_keys(study).total() == 4
     assert not {"running", "waiting"} & {trial.state for trial in trials_of(study)}
     assert kept.items() <= results(study).items(), "what was finished before the stop was not run again"
