@@ -16,7 +16,8 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from defenses.seeds import derive_seed
-from search_spaces.space import SearchSpace, Value
+from search_spaces.conditions import Value
+from search_spaces.space import SearchSpace
 from study.config.objectives import Direction
 from study.ledger import selection
 from study.ledger.dashboard import LOCK_SECONDS, Shown, describe_trials
@@ -104,7 +105,8 @@ class Ledger:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # A trial that was stopped before its first suggestion holds only what it was queued with.
             point = settled_point(trial)
-            if set(point) != set(self._space.ranges):
+            conditions, fields = self._space.conditions, self._space.ranges
+            if not conditions.is_whole(conditions.drop_idle(point), fields):
                 self._fail(trial.number, LOST)
                 continue
             key = trial.user_attrs.get(KEY) or self._key_of(point)
@@ -153,13 +155,14 @@ class Ledger:
             return False
         if any(trial.state == TrialState.WAITING for trial in trials):
             return False
-        fields = list(self._space.ranges)
-        points = [dict(zip(fields, values, strict=True)) for values in tried_points(self._study, fields)]
+        tried = [zip(self._space.ranges, values, strict=True) for values in tried_points(self._study, self._space)]
+        points = [{name: value for name, value in pairs if value is not None} for pairs in tried]
         return sum(point in self._points for point in points) >= self._points.size
 
     def ask(self) -> tuple[int, dict[str, Value], str]:
         """The next point, which no other trial has unless `used_up`: its trial's number, its values and its key."""
-        trial = self._study.ask(self._space.distributions())
+        trial = self._study.ask()
+        self._space.suggest(trial)
         point = dict(trial.params)
         key = self._key_of(point)
         trial.set_user_attr(KEY, key)

@@ -7,6 +7,7 @@ import torch
 
 from defenses.runner import RunContext, missing_stages
 from defenses.storage.store import Store, open_store
+from study.cli.numbers import format_value
 from study.cli.terminal import table, wrap
 from study.cli.terms import METRICS, STUDY
 from study.config.objectives import meaning
@@ -67,7 +68,7 @@ def _ranges(plan: Plan) -> str:
     rows = [
         [
             plan.defense.config_type.symbol(cost.field),
-            str(plan.default_point[cost.field]),
+            format_value(plan.default_point.get(cost.field)),
             str(plan.space.ranges[cost.field]),
             _cost_text(cost),
             plan.space.ranges[cost.field].why,

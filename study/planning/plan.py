@@ -13,7 +13,8 @@ from defenses.config import Config
 from defenses.registry import UserError
 from defenses.storage.atomic_files import canonical
 from search_spaces import SEARCH_SPACES
-from search_spaces.space import SearchSpace, Value
+from search_spaces.conditions import Value
+from search_spaces.space import SearchSpace
 from study.attacks import ATTACKS
 from study.attacks.groups import expand
 from study.cli.paths import expand_home
@@ -291,7 +292,9 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     base = fixed_fields(config, space)
     defense = find_defense(space.defense)
     # A field that no stage reads changes nothing: searching it would waste trials and blur every importance.
+    # Nor does one whose condition the fixed fields do not meet.
     space = space.without((*config.set, *(space.ranges.keys() - fields_read(config, defense))))
+    space = space.settled(defense.config_type.from_mapping(base))
     environment = build_evaluation_context(config, space, device, precision)
     scenarios = build_scenarios(config)
     check_options_act(config, [scenario.attack for scenario in scenarios])

@@ -97,7 +97,9 @@ def draw_parallel(figure: Parallel) -> Json:
             "tickvals": list(positions),
             "ticktext": [plain_text(axis.label).replace(" ", "<br>", 1) for axis in figure.axes],
         },
-        yaxis=axis | {"range": [-0.06, 1.06], "visible": False},
+        yaxis=axis
+        | {"range": [min(0, *(axis.share(None) for axis in figure.axes if axis.absent)) - 0.06, 1.06]}
+        | {"visible": False},
     )
 
 
@@ -150,5 +152,5 @@ def _ticks(at: int, axis: Axis) -> list[Json]:
     """Names of places beside an axis."""
     return [
         {"x": at, "y": axis.share(tick), "text": plain_text(format_value(tick)), "xanchor": "left", "xshift": 3}
-        for tick in axis.ticks
+        for tick in axis.named
     ]

@@ -74,8 +74,10 @@ def _frozen(results: Results, trials: "pandas.DataFrame") -> "optuna.Study":
     ranges = {name: searched.distribution() for name, searched in results.ranges.items()}
     study = optuna.create_study()
     columns = [trials[name].tolist() for name in ranges]
-    points = [dict(zip(ranges, values, strict=True)) for values in zip(*columns, strict=True)]
-    study.add_trials([optuna.trial.create_trial(params=point, distributions=ranges, value=0.0) for point in points])
+    for values in zip(*columns, strict=True):
+        point = {name: value for name, value in zip(ranges, values, strict=True) if value is not None}
+        own = {name: ranges[name] for name in point}
+        study.add_trial(optuna.trial.create_trial(params=point, distributions=own, value=0.0))
     return study
 
 
@@ -119,6 +121,7 @@ def importance_section(results: Results, computed: Importances, beside: Sequence
         *(_by_scenario(computed, metric) for metric in metrics),
         *beside,
         *_notes(computed, [metric for metric in known if computed.of(metric)], metrics),
+        *_conditional_notes(results, drawn),
         *_grouped_note(results),
     )
     return Section("importance", title, _lead(computed, objective), items, command, uses_labels=True)
@@ -136,7 +139,8 @@ def _lead(computed: Importances, metric: str) -> str:
     if whole.shares is None:
         return f"{sentence(name)} is the same in all of {whole.trials} trials but a few: no hyperparameter moves it."
     shares, error = whole.shares.alone, error_of_share(whole.trials, sum(whole.read))
-    clear = [at for at in np.argsort(-shares, kind="stable") if shares[at] > error]
+    errors = [error_of_share(acts, sum(whole.read)) for acts in whole.acts]
+    clear = [at for at in np.argsort(-shares, kind="stable") if shares[at] > errors[at]]
     cannot = f"cannot be told from zero with {whole.trials} trials (a share may be wrong by {error:g})"
     if not clear:
         return (
@@ -185,6 +189,22 @@ def _grouped_note(results: Results) -> list[Note]:
     return [Note(text)]
 
 
+def _conditional_notes(results: Results, one: Importance | None) -> list[Note]:
+    """Of which trials the shares are of hyperparameters that do nothing in some."""
+    trials, whole = results.space_filling_trials, None if one is None else one.trials
+    notes = []
+    for name, own in results.ranges.items():
+        acts = int(trials[name].notna().sum())
+        if not own.when or acts == len(trials) or whole is None:
+            continue
+        text = (
+            f"{name} acts where {' and '.join(map(str, own.when))}, in {acts} of {len(trials)} trials: its share is of "
+            "the variance among those, and a dash stands where they are too few or alike."
+        )
+        notes.append(Note(text))
+    return notes
+
+
 def _has_ped(computed: Importances) -> bool:
     return any(one.ped is not None for one in computed.each)
 
@@ -206,6 +226,8 @@ def _fanova_text(one: Importance, at: int) -> str | None:
         return _NOT_READ
     if one.shares is None:
         return None
+    if not one.acts[at]:
+        return None
     share, low, high = (format_share(of[at]) for of in (one.shares.alone, one.shares.low, one.shares.high))
     return f"{share} [{low}, {high}]"
 
@@ -213,7 +235,7 @@ def _fanova_text(one: Importance, at: int) -> str | None:
 def _ped_text(one: Importance, at: int) -> str | None:
     if not one.read[at]:
         return _NOT_READ
-    return None if one.ped is None else format_share(one.ped[at])
+    return None if one.ped is None or not one.acts[at] or np.isnan(one.ped[at]) else format_share(one.ped[at])
 
 
 def _evaluators(computed: Importances) -> dict[str, Callable[[Importance, int], str | None]]:
@@ -248,7 +270,7 @@ def _bars(computed: Importances, metric: str) -> Bars:
     one = computed.of(metric)
     assert one is not None
     assert one.shares is not None
-    read = np.array(one.read)
+    read = np.array(one.read) & (np.array(one.acts) > 0)
 
     def known(shares: Numbers) -> tuple[tuple[float | None, ...], ...]:
         return (tuple(float(share) if is_read else None for share, is_read in zip(shares, read, strict=True)),)
@@ -269,7 +291,10 @@ def _bars(computed: Importances, metric: str) -> Bars:
 def _heat(computed: Importances, metric: str) -> Heat:
     of = [one for one in computed.each if one.metric == metric]
     values = tuple(
-        tuple(None if one.shares is None or not one.read[at] else float(one.shares.alone[at]) for one in of)
+        tuple(
+            None if one.shares is None or not one.read[at] or not one.acts[at] else float(one.shares.alone[at])
+            for one in of
+        )
         for at in range(len(computed.axes))
     )
     caption = (
