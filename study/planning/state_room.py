@@ -112,7 +112,7 @@ def _last_epoch(stage: Stage, plan: Plan) -> int | None:
         asked = [] if fixed is None else [int(fixed)]
     lasts = plan.space.ranges.get(stage.trajectory.epochs)
     default = plan.defense.config_type.from_mapping(plan.base)
-    epochs = lasts.high if isinstance(lasts, Int) else int(getattr(default, stage.trajectory.epochs))
+    epochs = lasts.high if isinstance(lasts, Int) else stage.trajectory.length(default)
     return min(max(asked), epochs) if asked else None
 
 

@@ -35,6 +35,19 @@ ROWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         {"pre_epochs": 2, "quarantine_epochs": 6, "batch_size": 32, "release_epochs": (2,), "release_threshold": 0.1},
         "quarantine_read_epoch",
     ),
+    # Two phases, of 3 epochs each: the budget runs a half of what is declared.
+    "dst": (
+        "dst",
+        "distinguishing",
+        {"label_epochs": 6, "centre_epochs": 6, "budget_fraction": 0.5, "first_batch_size": 32},
+        "read_epoch",
+    ),
+    "dbd": (
+        "dbd",
+        "contrastive_pretraining",
+        {"contrastive_epochs": 12, "budget_fraction": 0.5, "contrastive_batch_size": 48, "contrastive_lr": 0.01},
+        "contrastive_read_epoch",
+    ),
 }
 
 
@@ -126,6 +139,24 @@ def test_what_was_stored_before_is_still_found(tmp_path: Path) -> None:
     assert stage_key(at_end) == stage_key(identity) != stage_key(early)
 
 
+@pytest.mark.parametrize("row", ["dst", "dbd"])
+def test_a_training_of_which_a_budget_runs_a_part_keeps_its_key_but_where_it_is_read_early(
+    row: str, tmp_path: Path
+) -> None:
+    """A constant rate makes no shorter training of it: no field says how many epochs were run."""
+    name, stage_name, fields, read = ROWS[row]
+    stage = next(stage for stage in DEFENSES[name].stages if stage.name == stage_name)
+    context = RunContext(Store(tmp_path), SPEC, 5, torch.device("cpu"), "fp32")
+
+    def identity(**own: Any) -> Mapping[str, Any]:
+        config = DEFENSES[name].config_type.from_mapping(fields | own)
+        return stage_identity(stage, config, "0" * 64, context, {})
+
+    assert identity()["params"].keys() == set(stage.reads) - {read}
+    assert identity(**{read: 6}) == identity()
+    assert identity(**{read: 5})["params"] == identity()["params"] | {read: 5}
+
+
 def test_a_damaged_state_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     name, stage, fields, read = ROWS["pipd"]
     run(tmp_path, name, stage, fields | {read: 4})
@@ -151,6 +182,15 @@ def test_nothing_is_read_after_the_last_epoch(name: str, fields: dict[str, int])
     epochs, read = fields
     with pytest.raises(UserError, match=f"{read} must be at most {epochs} = 5, got 6: read it earlier"):
         DEFENSES[name].config_type.from_mapping(fields)
+
+
+@pytest.mark.parametrize("row", ["dst", "dbd"])
+def test_nothing_is_read_after_the_last_epoch_that_a_budget_runs(row: str) -> None:
+    name, _, fields, read = ROWS[row]
+    config_type = DEFENSES[name].config_type
+    assert getattr(config_type.from_mapping(fields | {read: 6}), read) == 6
+    with pytest.raises(UserError, match=rf"^{read} must be at most .* x budget_fraction = 6, got 7: read it earlier"):
+        config_type.from_mapping(fields | {read: 7})
 
 
 def test_the_grid_is_geometric_and_holds_the_early_epochs() -> None:
