@@ -19,8 +19,9 @@ class Condition:
 
     Attributes:
         field: the other one: searched as well, or fixed for all trials.
-        values: those at which it acts; empty where `above` says it.
-        above: it acts where the other one is larger than this; one that is None (the end of a training) is.
+        values: those at which it acts; empty where a bound says it.
+        above, below: it acts where the other one is larger than the one or smaller than the other; one that is None
+            (the end of a training) is.
         assumes: a third field and its value, without which nothing is said: where somebody sets it otherwise, the
             field acts everywhere.
     """
@@ -28,18 +29,20 @@ class Condition:
     field: str
     values: tuple[Value, ...] = ()
     above: float | None = None
+    below: float | None = None
     assumes: tuple[str, Any] | None = None
 
     def holds(self, value: Any) -> bool:
         """Whether the field acts at a value of the other one."""
-        if self.above is None:
+        if self.values:
             return value in self.values
-        return value is None or value > self.above
+        low, high = -math.inf if self.above is None else self.above, math.inf if self.below is None else self.below
+        return value is None or low < value < high
 
     def __str__(self) -> str:
-        if self.above is not None:
-            return f"{self.field} > {self.above:g}"
-        return f"{self.field} {' or '.join(map(str, self.values))}"
+        bounds = {">": self.above, "<": self.below}
+        told = [f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None]
+        return f"{self.field} {' and '.join(told) or ' or '.join(map(str, self.values))}"
 
 
 def where(other: str, *values: Value) -> tuple[Condition, ...]:
@@ -50,6 +53,11 @@ def where(other: str, *values: Value) -> tuple[Condition, ...]:
 def where_above(other: str, bound: float, assumes: tuple[str, Any] | None = None) -> tuple[Condition, ...]:
     """The condition that another field is larger than a number."""
     return (Condition(other, above=bound, assumes=assumes),)
+
+
+def where_below(other: str, bound: float, assumes: tuple[str, Any] | None = None) -> tuple[Condition, ...]:
+    """The condition that another field is smaller than a number."""
+    return (Condition(other, below=bound, assumes=assumes),)
 
 
 @dataclass(frozen=True)

@@ -171,12 +171,12 @@ class SearchSpace:
     @functools.cached_property
     def conditions(self) -> Conditions:
         """Of its fields on each other; one on a field that is not searched says nothing here, see `settled`."""
-        return Conditions(
-            {
-                name: tuple(one for one in searched.when if one.field in self.ranges)
-                for name, searched in self.ranges.items()
-            }
-        )
+        return Conditions({name: self._open(searched.when) for name, searched in self.ranges.items()})
+
+    def _open(self, when: tuple[Condition, ...]) -> tuple[Condition, ...]:
+        """The conditions that hold at some points of this space and not at others, or at none."""
+        searched = [(one, self.ranges.get(one.field)) for one in when]
+        return tuple(one for one, own in searched if own is not None and not _must_hold(one, own))
 
     @property
     def size(self) -> int | None:
@@ -206,15 +206,11 @@ class SearchSpace:
         return replace(self, ranges=ranges)
 
     def only(self, fields: Iterable[str]) -> "SearchSpace":
-        """The space of some of its fields, in its order; conditions on others count as met."""
+        """The space of some of its fields, in its order; conditions on others count as met, and are left out."""
         wanted = set(fields)
+        part = replace(self, ranges={name: own for name, own in self.ranges.items() if name in wanted})
         return replace(
-            self,
-            ranges={
-                name: replace(own, when=tuple(one for one in own.when if one.field in wanted))
-                for name, own in self.ranges.items()
-                if name in wanted
-            },
+            part, ranges={name: replace(own, when=part._open(own.when)) for name, own in part.ranges.items()}
         )
 
     def settled(self, config: Config) -> "SearchSpace":
@@ -275,12 +271,22 @@ def without_searched(
 
 
 def _may_hold(condition: Condition, searched: Range) -> bool:
-    """Whether a condition may hold for some value of the range of its field, as not where a training was cut short."""
+    """Whether a condition holds for some value of the range of its field, as not where a training was cut short."""
     if isinstance(searched, Choice):
         return any(condition.holds(value) for value in searched.options)
-    if condition.above is not None:
-        return searched.high > condition.above
-    return any(value in searched for value in condition.values)
+    if condition.values:
+        return any(value in searched for value in condition.values)
+    above, below = condition.above, condition.below
+    return (above is None or searched.high > above) and (below is None or searched.low < below)
+
+
+def _must_hold(condition: Condition, searched: Range) -> bool:
+    """Whether a condition holds for all values of the range of its field."""
+    if isinstance(searched, Choice):
+        return all(condition.holds(value) for value in searched.options)
+    if condition.values:
+        return all(condition.holds(value) for value in all_values(searched) or (None,))
+    return condition.holds(searched.low) and condition.holds(searched.high)
 
 
 def _in_force(when: tuple[Condition, ...], config: Config) -> tuple[Condition, ...]:

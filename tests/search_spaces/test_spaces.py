@@ -93,7 +93,7 @@ def test_a_training_is_read_where_its_state_is_kept_or_at_its_end(
     reads = space.ranges[trajectory.read]
     assert isinstance(reads, Choice)
     *early, last = reads.options
-    assert last == getattr(config_type(space).from_mapping(space.preset(preset)), trajectory.epochs)
+    assert last == trajectory.length(config_type(space).from_mapping(space.preset(preset)))
     assert set(early) <= set(GRID)
     assert [*early, last] == sorted({*early, last})
 
