@@ -96,6 +96,16 @@ class Conditions:
             left.remove(first)
         return ordered
 
+    def above(self, name: str) -> tuple[str, ...]:
+        """The fields that one hangs on, and those that these hang on."""
+        known: dict[str, None] = {}
+        waiting = [name]
+        while waiting:
+            others = [one.field for one in self.when.get(waiting.pop(), ()) if one.field not in known]
+            known |= dict.fromkeys(others)
+            waiting += others
+        return tuple(known)
+
     def idle(self, point: Mapping[str, Any]) -> frozenset[str]:
         """The fields that do nothing at a point. One whose other field is not known there counts as acting.
 

@@ -1,6 +1,7 @@
 """Ranges of hyperparameters. The only file that speaks Optuna's language of distributions."""
 
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,7 @@ class Choice:
 
 
 Range = Float | Int | Choice
+_SPREAD = 32  # values that stand for a range of real numbers
 
 
 def _where(when: tuple[Condition, ...]) -> str:
@@ -318,6 +320,29 @@ def _count(field_range: Range) -> int | None:
         return field_range.high - field_range.low + 1
     values = all_values(field_range)
     return None if values is None else len(values)
+
+
+def acting_shares(ranges: Mapping[str, Range]) -> dict[str, float]:
+    """In which share of points drawn over a space each field with conditions acts."""
+    conditions = Conditions({name: own.when for name, own in ranges.items()})
+    shares = {}
+    for name in conditions.conditional:
+        above = [one for one in conditions.above(name) if one in ranges]
+        points = [
+            dict(zip(above, values, strict=True)) for values in itertools.product(*map(_spread, map(ranges.get, above)))
+        ]
+        shares[name] = sum(name not in conditions.idle(point) for point in points) / len(points)
+    return shares
+
+
+def _spread(searched: Range | None) -> tuple[Value, ...]:
+    """The values of a range, of real numbers some that are spread evenly."""
+    assert searched is not None
+    values = all_values(searched)
+    if values is not None or isinstance(searched, Choice):
+        return values or ()
+    width = searched.high - searched.low
+    return tuple(searched.low + (at + 0.5) * width / _SPREAD for at in range(_SPREAD))
 
 
 def finite_values(field_range: Range) -> tuple[Value, ...] | None:

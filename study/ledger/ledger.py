@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import check_distribution_compatibility
 from optuna.trial import FrozenTrial, TrialState
 
+from defenses.registry import UserError
 from defenses.seeds import derive_seed
 from search_spaces.conditions import Value
 from search_spaces.space import SearchSpace
@@ -43,6 +45,9 @@ class Ledger:
         grid: what the sampler ``grid`` goes through.
         shown: to those who open it with other tools; by default what Optuna keeps itself.
         reused: fields that take few settings, and how many; see `study.ledger.samplers.ReusingSampler`.
+
+    Raises:
+        UserError: an earlier version searched a field among other values.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Ledger:
             describe_trials(path, KEY, shown.attributes_of, None)  # of a study that an earlier version began
             self._name_metrics([*shown.metric_names])
         trials = self._study.get_trials(deepcopy=False)
+        _check_values(name, space, trials)
         self._front: list[TrialRow] = []
         self._unranked = [self._row(trial) for trial in trials if trial.state == TrialState.COMPLETE]
         self._numbers = {trial.user_attrs[KEY]: trial.number for trial in trials if KEY in trial.user_attrs}
@@ -249,6 +255,24 @@ class Ledger:
             self._front = selection.front([*self._front, *self._unranked], self._directions)
             self._unranked = []
         return [*self._front]
+
+
+def _check_values(name: str, space: SearchSpace, trials: Sequence[FrozenTrial]) -> None:
+    """Refuses a study of an earlier version whose space had other options of a field: Optuna would stop at one of them.
+
+    Raises:
+        UserError: the field, and the way out.
+    """
+    distributions = space.distributions()
+    for trial in trials:
+        for field in trial.distributions.keys() & distributions.keys():
+            try:
+                check_distribution_compatibility(trial.distributions[field], distributions[field])
+            except ValueError as error:
+                raise UserError(
+                    f"study {name!r} was begun by a version in which {field} was searched among other values than "
+                    f"{space.ranges[field]}: it can be read, and a new one takes another --name"
+                ) from error
 
 
 def _row(trial: FrozenTrial, reason: str) -> TrialRow:

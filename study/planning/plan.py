@@ -21,11 +21,12 @@ from study.cli.paths import expand_home
 from study.config.config import CommonConfig, StudyConfig
 from study.config.objectives import Goal, parse_objectives
 from study.config.paper_deviations import Change, preset_changes
-from study.config.sampling import DESIGNS, least_trials
+from study.config.sampling import DESIGNS
 from study.datasets import DATASETS, DatasetSpec
 from study.ledger.grid import Grid, Points, make_grid
 from study.ledger.pruning import Pruning, parse_pruning
 from study.planning.clean_reserve import reserve_size
+from study.planning.few_trials import few_trials
 from study.planning.field_costs import expensive_fields
 from study.planning.holdout_rules import check_holdout
 from study.planning.idle_options import check_options_act, fields_read
@@ -87,13 +88,7 @@ class Plan:
     @property
     def trials_note(self) -> str:
         """That trials which are spread over the space are too few for what they are good for; empty where not."""
-        fields, config = len(self.space.ranges), self.config
-        if config.holdout or config.sampler not in ("qmc", "random") or config.trials >= least_trials(fields):
-            return ""
-        return (
-            f"{config.trials} trials are too few to compute which of {fields} hyperparameters matter: study.analyze "
-            f"does so from {least_trials(fields)} on (--trials {least_trials(fields)})."
-        )
+        return few_trials(self.space, self.config)
 
     @property
     def target(self) -> str:

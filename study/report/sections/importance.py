@@ -147,11 +147,16 @@ def _lead(computed: Importances, metric: str) -> str:
             f"No hyperparameter stands out: each explains {format_share(shares.max())} or less of the variance of "
             f"{name}, which {cannot}."
         )
-    named = [f"{computed.fields[at]} {format_share(shares[at])}" for at in clear[:3]]
+    named = [f"{computed.fields[at]} {format_share(shares[at])}{_of_whom(whole, at)}" for at in clear[:3]]
     rest = sum(whole.read) - len(clear)
     others = f" The share of the other {rest if rest > 1 else 'one'} {cannot}." if rest else ""
     more = f" ({len(clear) - 3} more stand below)" if len(clear) > 3 else ""
     return f"Of the variance of {name} (mean over scenarios) fANOVA gives {_joined(named)}{more}.{others}"
+
+
+def _of_whom(one: Importance, at: int) -> str:
+    """That a share is of a part of the trials; nothing where it is of all."""
+    return "" if one.acts[at] == one.trials else f" (of the {one.acts[at]} trials in which it acts)"
 
 
 def _joined(parts: Sequence[str]) -> str:
