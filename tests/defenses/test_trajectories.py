@@ -19,7 +19,7 @@ from defenses.registry import UserError
 from defenses.runner import RunContext, StageOutputs, run_stages, stage_identity, stage_key
 from defenses.shared_stages import PRE_ISOLATION
 from defenses.storage.store import Store
-from defenses.storage.trajectory import GRID
+from defenses.storage.trajectory import GRID, KeptStates
 
 torch.set_num_threads(1)
 SPEC = ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE)
@@ -52,10 +52,10 @@ ROWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
 
 
 def run(
-    folder: Path, name: str, stage: str, fields: Mapping[str, Any], progress: Progress = silent
+    folder: Path, name: str, stage: str, fields: Mapping[str, Any], progress: Progress = silent, keep: str = "grid"
 ) -> dict[str, StageOutputs]:
-    store = Store(folder, checkpoint_seconds=0)
-    context = RunContext(store, SPEC, 5, torch.device("cpu"), "fp32", progress, make_reserve())
+    store, kept = Store(folder, checkpoint_seconds=0), KeptStates(keep)
+    context = RunContext(store, SPEC, 5, torch.device("cpu"), "fp32", progress, make_reserve(), kept=kept)
     defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(fields))
     return run_stages(defense, mislabelled(), context, stop_at=stage)
 
@@ -105,6 +105,38 @@ def test_an_earlier_read_goes_on_from_the_grid(tmp_path: Path) -> None:
     run(tmp_path / "shared", name, stage, fields | {read: 4}, count)
     assert count.epochs == [5]
     assert found.digests == run(tmp_path / "alone", name, stage, fields | {read: 5})[stage].digests
+
+
+@pytest.mark.parametrize(
+    ("keep", "kept", "again"),
+    [("all", {1, 2, 3, 4, 5, 6}, []), ("none", set(), [1, 2, 3, 4, 5]), ("2,5", {2, 5, 6}, [])],
+)
+def test_what_is_kept_is_a_setting(keep: str, kept: set[int], again: list[int], tmp_path: Path) -> None:
+    """A read gives the same whatever was kept of an earlier one, under the same key."""
+    name, stage, fields, read = ROWS["pipd"]
+    run(tmp_path / "shared", name, stage, fields | {read: 6}, keep=keep)
+    assert states(tmp_path / "shared") == kept
+    count = Count(stage)
+    found = run(tmp_path / "shared", name, stage, fields | {read: 5}, count, keep)[stage]
+    assert count.epochs == again
+    alone = run(tmp_path / "alone", name, stage, fields | {read: 5})[stage]
+    assert (found.run.key, found.digests) == (alone.run.key, alone.digests)
+
+
+def test_a_kill_loses_nothing_where_no_state_stays(tmp_path: Path) -> None:
+    name, stage, fields, read = ROWS["pipd"]
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", name, stage, fields | {read: 5}, Count(stage, 4), "none")
+    assert states(tmp_path / "killed") == {3}, "which the next run goes on from"
+    count = Count(stage)
+    run(tmp_path / "killed", name, stage, fields | {read: 5}, count, "none")
+    assert count.epochs == [4, 5]
+    assert states(tmp_path / "killed") == {3}, "who kept it is not known: it may be another study's"
+
+
+def states(folder: Path) -> set[int]:
+    """Epochs whose state lies in a store."""
+    return {int(file.stem.removeprefix("epoch-")) for file in folder.rglob("epoch-*.json")}
 
 
 def test_a_kill_in_the_middle_loses_no_epoch(tmp_path: Path) -> None:
