@@ -120,6 +120,8 @@ def _trials(plan: Plan, own: Sequence[str]) -> str:
 
 
 def _variant(build: Build, plan: Plan) -> str:
+    if build.defense != plan.space.defense:  # the undefended model has fields of its own with the same names
+        return ""
     searched = {name: value for name, value in build.config.items() if name in plan.space.ranges}
     return ", ".join(f"{name}={value}" for name, value in searched.items())
 
