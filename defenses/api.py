@@ -221,14 +221,25 @@ class Trajectory:
     """The fields by which a stage's training is read before its end: each epoch of one training is a result.
 
     Attributes:
-        epochs: how long the training is, which its schedule is over.
+        epochs: how long the training is, which its schedule is over; of several fields that say so the last phase's.
         read: the epoch after which it is read, at most that; None for the end.
         schedule: its learning rate; where that has no end, a training that is read early is a shorter one.
+        counted: fields -> how many epochs are run, where that is not what `epochs` says: a training of several phases,
+            or one of which a budget runs a part. Its states are then those of one such training alone.
     """
 
     epochs: str
     read: str
     schedule: str
+    counted: Callable[[Any], int] | None = None
+
+    def length(self, fields: Any) -> int:
+        """How many epochs a training has, which is the last that can be read.
+
+        Args:
+            fields: a config, or those fields of it that the stage reads.
+        """
+        return int(getattr(fields, self.epochs) if self.counted is None else self.counted(fields))
 
 
 Params = types.SimpleNamespace

@@ -55,19 +55,20 @@ class Config:
             for element in value if isinstance(value, tuple) else (value,):
                 _check_range(declared.name, element, declared.metadata)
 
-    def check_read_epoch(self, read: str, epochs: str) -> None:
+    def check_read_epoch(self, read: str, epochs: str, there: int | None = None) -> None:
         """Refuses to read a training after its last epoch.
 
         Args:
             read, epochs: names of fields: after which epoch it is read, None for the end; and how many it has.
+            there: how many it has, where `epochs` are words for what several fields make.
 
         Raises:
             UserError: the first is larger than the second.
         """
-        wanted, there = getattr(self, read), getattr(self, epochs)
-        if wanted is not None and wanted > there:
+        wanted, last = getattr(self, read), getattr(self, epochs) if there is None else there
+        if wanted is not None and wanted > last:
             raise UserError(
-                f"{read} must be at most {epochs} = {there}, got {wanted}: read it earlier, or train longer",
+                f"{read} must be at most {epochs} = {last}, got {wanted}: read it earlier, or train longer",
                 about=f"field {read}",
             )
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
-from defenses.api import Outputs, Params, Stage, StageContext
+from defenses.api import Outputs, Params, Stage, StageContext, Trajectory
 from defenses.budget import BudgetConfig, scaled_epochs
 from defenses.config import param
 from defenses.models import Normalised, build_model
@@ -25,6 +26,9 @@ class ContrastiveConfig(BudgetConfig):
     """The fields of `CONTRASTIVE_PRETRAINING`, with DBD's defaults (Huang et al., ICLR 2022)."""
 
     contrastive_epochs: int = param(100, "epochs without labels (DBD's code)", low=1)
+    contrastive_read_epoch: int | None = param(
+        None, "the epoch after which its features are read, of those that are run (ours); none for the end", low=1
+    )
     contrastive_lr: float = param(0.4, "their peak learning rate (DBD's code)", low=1e-6, high=10.0)
     contrastive_schedule: str = param(
         "constant", "their learning rate over the epochs (DBD's falls by 2 %: a cosine over 1,000)", choices=SCHEDULES
@@ -37,6 +41,17 @@ class ContrastiveConfig(BudgetConfig):
     smallest_part: float = param(0.2, "the least share of an image that a view shows (DBD's code)", low=1e-3, high=1.0)
     view_flip: bool = param(True, "half of the views are mirrored (DBD's code); a mirrored digit is another one")
     momentum: float = param(0.9, "SGD momentum (DBD's code)", low=0.0, high=1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_read_epoch(
+            "contrastive_read_epoch", "contrastive_epochs x budget_fraction", contrastive_epochs(self)
+        )
+
+
+def contrastive_epochs(fields: Any) -> int:
+    """How many epochs are run without labels, of the fields of a config or of a stage."""
+    return scaled_epochs(fields.contrastive_epochs, fields.budget_fraction)
 
 
 @dataclass(frozen=True)
@@ -90,7 +105,7 @@ def train_contrastively(context: StageContext, model: Normalised, how: Contrast)
 
 def _contrastive_pretraining(context: StageContext, _inputs: Outputs, params: Params) -> Outputs:
     model = build_model(context.model, context.seed).to(context.device)
-    epochs = scaled_epochs(params.contrastive_epochs, params.budget_fraction)
+    epochs = contrastive_epochs(params)
     views = Views(params.smallest_part, flip=0.5 * params.view_flip, blur=0.5, bicubic=True)
     temperature = params.contrastive_temperature
 
@@ -119,14 +134,17 @@ CONTRASTIVE_FIELDS = (
 
 def contrastive_cost(params: Params, _n: int) -> float:
     """Epoch-equivalents of contrastive training: every image is shown in two views."""
-    return 2.0 * scaled_epochs(params.contrastive_epochs, params.budget_fraction)
+    return 2.0 * contrastive_epochs(params)
 
 
 CONTRASTIVE_PRETRAINING = Stage(
     name="contrastive_pretraining",
     run=_contrastive_pretraining,
-    reads=CONTRASTIVE_FIELDS,
+    reads=(*CONTRASTIVE_FIELDS, "contrastive_read_epoch"),
     outputs=("weights", "series"),
-    cost=contrastive_cost,
+    cost=lambda params, n: (
+        2.0 * params.contrastive_read_epoch if params.contrastive_read_epoch else contrastive_cost(params, n)
+    ),
+    trajectory=Trajectory("contrastive_epochs", "contrastive_read_epoch", "contrastive_schedule", contrastive_epochs),
 )
 """SimCLR from a new network, by images alone (DBD); the weights' last layer is as it was initialised."""

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,16 +35,18 @@ from defenses.storage.atomic_files import canonical
 from defenses.storage.checkpoint import Checkpoint
 from defenses.storage.inventory import STATES_KEY
 from defenses.storage.store import Artifact, Store, build_digest
+from defenses.storage.trajectory import KeptStates
 from defenses.trajectories import key_params, read_epoch, shared_params
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where and how a defense runs. Everything but `store`, `progress` and `step` is part of each stage's key.
+    """Where and how a defense runs. Everything but `store`, `progress`, `step` and `kept` is part of each stage's key.
 
     Of the device that is what decides a sum (`defenses.numerics`), torch's threads in this process included. Of the
     clean reserve it is what a stage is handed, in the key of that stage alone. `step` says how training steps are taken
-    (one of `STEP_MODES` of `defenses.training.captured_step`); it is noted beside what they gave.
+    (one of `STEP_MODES` of `defenses.training.captured_step`); it is noted beside what they gave. `kept` says which
+    states trainings leave that are read early.
     """
 
     store: Store
@@ -55,6 +57,7 @@ class RunContext:
     progress: Progress = silent
     reserve: CleanReserve | None = None
     step: str = "auto"
+    kept: KeptStates = field(default_factory=KeptStates)
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def _run_stage(
             return train(context.store.checkpoint(stage.name, key) if stage.cached else Checkpoint())
         about = identity | {"params": shared_params(stage, config), "trajectory": True}
         how[STATES_KEY] = stage_key(about)
-        with context.store.trajectory(stage.name, key, how[STATES_KEY], read, about) as checkpoint:
+        with context.store.trajectory(stage.name, key, how[STATES_KEY], read, about, context.kept) as checkpoint:
             return train(checkpoint)
 
     def train(checkpoint: Checkpoint) -> Outputs:

@@ -7,7 +7,7 @@ epochs of a training, what is needed to go on from some of them; see `defenses.s
 
 from typing import Any
 
-from defenses.api import Stage, stage_params
+from defenses.api import Params, Stage, Trajectory, stage_params
 from defenses.config import Config
 from defenses.models import ModelSpec, build_model
 
@@ -34,18 +34,22 @@ def key_params(stage: Stage, config: Config) -> dict[str, Any]:
         return params
     read, names = read_epoch(stage, config), stage.trajectory
     del params[names.read]
-    if read is None or read == params[names.epochs]:
+    if read is None or read == names.length(Params(**params)):
         return params
-    return params | ({names.epochs: read} if params[names.schedule] in WITHOUT_END else {names.read: read})
+    return params | ({names.epochs: read} if _without_end(names, config) else {names.read: read})
 
 
 def shared_params(stage: Stage, config: Config) -> dict[str, Any]:
     """The fields that trainings to all epochs have in common; `stage` has a trajectory."""
     assert stage.trajectory is not None
     names = stage.trajectory
-    without_end = getattr(config, names.schedule) in WITHOUT_END
-    left_out = {names.read, names.epochs} if without_end else {names.read}
+    left_out = {names.read, names.epochs} if _without_end(names, config) else {names.read}
     return {name: value for name, value in stage_params(stage, config).items() if name not in left_out}
+
+
+def _without_end(names: Trajectory, config: Config) -> bool:
+    """Whether the beginning of a training is itself a training of the stage."""
+    return names.counted is None and getattr(config, names.schedule) in WITHOUT_END
 
 
 def state_bytes(spec: ModelSpec) -> int:

@@ -1,5 +1,6 @@
 """The search spaces of ABL."""
 
+from search_spaces.conditions import where_above
 from search_spaces.pipd import READS
 from search_spaces.space import Choice, Float, Int, Range, SearchSpace, without_searched
 
@@ -58,6 +59,14 @@ _WIDE: dict[str, Range] = {
     ),
     "gamma": Float(
         0.05, 2.0, "where clean samples are held: below the loss of guessing, above that of memorising", log=True
+    ),
+    "finetuning_epochs": Choice((0, 8, 20, 60), "none, or until what was held at gamma is learned; 60 in the code"),
+    "finetuning_lr": Float(
+        0.003,
+        0.3,
+        "low enough to keep what was learned, high enough to learn the rest",
+        log=True,
+        when=where_above("finetuning_epochs", 0),
     ),
     "unlearning_lr": Float(
         1e-5, 2e-2, "the public copies lie between 1e-4 and 2e-2; a saturated loss needs the upper end", log=True

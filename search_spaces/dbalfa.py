@@ -1,5 +1,6 @@
 """The search space of DBALFA."""
 
+from search_spaces.conditions import where_above
 from search_spaces.no_defense import NO_DEFENSE_SPACE
 from search_spaces.space import Choice, Float, SearchSpace
 
@@ -16,7 +17,11 @@ DBALFA_SPACE = SearchSpace(
     ranges={
         "tau": Float(0.5, 4.0, "below the published grid's 0.5 a third of the clean samples go, above 4 poison stays"),
         "layers_used": Choice((1, 2, 3, 4), "one layer may miss the one that tells poison apart; more dilute it"),
-        "weights": Choice(("equal", "gains"), "alike, or more for layers that tell classes apart"),
+        "weights": Choice(
+            ("equal", "gains"),
+            "alike, or more for layers that tell classes apart",
+            when=where_above("layers_used", 1),
+        ),
     },
     presets=_PRESETS,
 )

@@ -1,5 +1,6 @@
 """The search spaces of PIPD."""
 
+from search_spaces.conditions import where_above
 from search_spaces.space import Choice, Float, Int, Range, SearchSpace, without_searched
 
 _RANGES: dict[str, Range] = {
@@ -78,7 +79,11 @@ _WIDE: dict[str, Range] = {
     "gamma": Float(
         0.05, 2.0, "where clean samples are held: below the loss of guessing, above that of memorising", log=True
     ),
-    "granularity": Choice(("batch", "sample"), "a batch's mean below gamma turns all of it, or each sample its own"),
+    "granularity": Choice(
+        ("batch", "sample"),
+        "a batch's mean below gamma turns all of it, or each sample its own",
+        when=where_above("gamma", 0),
+    ),
     "batch_size": Choice((32, 64, 128), "how often the sign may change in an epoch, and how noisy a mean is"),
     "taps": Choice(("convolutions", "blocks"), "channels before the shortcut is added, or after"),
     "clustering": Choice(

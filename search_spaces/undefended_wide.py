@@ -4,7 +4,10 @@ One for each detector that reads its features, its channels or its answers. What
 trained by the same rate, to the end.
 """
 
+from collections.abc import Mapping
+
 from search_spaces.ac import AC_SPACE
+from search_spaces.conditions import where_above
 from search_spaces.dbalfa import DBALFA_SPACE
 from search_spaces.flare import FLARE_SPACE
 from search_spaces.ibd_psc import IBD_PSC_SPACE
@@ -27,23 +30,36 @@ UNDEFENDED_READS: dict[str, dict[str, Range]] = {
 }
 
 
-def widen(space: SearchSpace) -> SearchSpace:
-    """The space with the undefended model's training searched as well."""
-    ranges = {**space.ranges, **UNDEFENDED}
+# What NONE does with the samples that it kept; of the others a model is trained anew.
+_FINETUNING: dict[str, Range] = {
+    "finetuning_epochs": Choice((0, 5, 10, 20), "none, or until the reset channels are learned anew; 20 in the code"),
+    "finetuning_lr": Float(
+        1e-5,
+        0.1,
+        "low enough to keep what was learned, high enough to learn without the reset channels",
+        log=True,
+        when=where_above("finetuning_epochs", 0),
+    ),
+}
+
+
+def widen(space: SearchSpace, own: Mapping[str, Range] | None = None) -> SearchSpace:
+    """The space with the undefended model's training searched as well, and more of its own fields."""
+    ranges = {**space.ranges, **(own or {}), **UNDEFENDED}
     return SearchSpace(
         name=f"{space.name}_wide",
         defense=space.defense,
         ranges=ranges,
         presets=without_searched(space.presets, ranges),
         ranges_by_preset=UNDEFENDED_READS,
-        calibrated=NO_DEFENSE_SPACE.presets,
+        calibrated=space.presets if own else NO_DEFENSE_SPACE.presets,
         model=space.model,
     )
 
 
 AC_WIDE = widen(AC_SPACE)
 SS_WIDE = widen(SS_SPACE)
-NONE_WIDE = widen(NONE_SPACE)
+NONE_WIDE = widen(NONE_SPACE, _FINETUNING)
 FLARE_WIDE = widen(FLARE_SPACE)
 DBALFA_WIDE = widen(DBALFA_SPACE)
 IBD_PSC_WIDE = widen(IBD_PSC_SPACE)

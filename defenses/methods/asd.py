@@ -22,6 +22,10 @@ AUROC.
 Known failure: where the copy's epoch is too short to learn the backdoor, as on few images, poison's loss does not drop,
 and the score says nothing although the loss itself does; `meta_epochs` lengthens it.
 
+No phase is read before its end: each starts from the last epoch of the one before, scores and model are those of the
+last phase, and the clock of the unlabelled loss counts the epochs of all. An earlier read would be another number of
+epochs of a phase, with all that follows trained anew.
+
 Stages: `asd_class_aware`, `asd_class_agnostic`, `asd_meta_split` (up to the last split), `asd_last_epoch`.
 """
 

@@ -20,6 +20,10 @@ and at a poison rate of 5 % the FPR cannot be below 0.474. Compare by AUROC.
 Known failure: the linear layer sees all labels, poisoned ones too, and triggers that contrastive learning keeps apart
 from the classes (blends that a crop does not remove) are learned by it: they then have the lowest loss of all.
 
+Contrastive learning may be read before its last epoch (`contrastive_read_epoch`), and trials share one training. What
+follows may not: it starts from what was read, and the model is that of the last epoch; a phase that ended earlier would
+be another number of its epochs, with all that follows trained anew.
+
 Stages: `contrastive_pretraining`, `dbd_warm_up`, `dbd_split`, `dbd_semi_supervised`.
 """
 

@@ -26,11 +26,15 @@ unequally, and one to three of them are left out unless `per_class` is on. There
 and the default less surely, since a turned digit is another digit; a blend over the whole image moves less than
 what is clean under most transforms (`search_spaces/README.md`).
 
+The first model may be read before its last epoch (`read_epoch`), in either phase, and trials share one training. The
+second network is not read early: its pools are those of one trial, so that no two trials would share what it keeps.
+
 Stages: `distinguishing`, `feature_movement`, `dst_pools` (not cached: it sorts the scores), `dst_contrastive`,
 `dst_head`.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +42,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defenses.api import Defense, Outputs, Params, Stage, StageContext
+from defenses.api import Defense, Outputs, Params, Stage, StageContext, Trajectory
 from defenses.budget import BudgetConfig, scaled_epochs
 from defenses.config import param
 from defenses.contrastive_stage import CONTRASTIVE_FIELDS, Contrast, contrastive_cost, train_contrastively
@@ -65,6 +69,9 @@ class DSTConfig(BudgetConfig):
 
     label_epochs: int = param(2, "epochs of the first model by labels (code)", low=1)
     centre_epochs: int = param(10, "then epochs that part the classes' centres (code); 0 for none", low=0)
+    read_epoch: int | None = param(
+        None, "the epoch after which the first model is read, of all that are run (ours); none for the end", low=1
+    )
     first_lr: float = param(0.01, "the first model's peak learning rate (code)", low=1e-6, high=10.0)
     first_schedule: str = param("constant", "its learning rate over the epochs (code, nearly)", choices=SCHEDULES)
     first_batch_size: int = param(128, "images a step of the first model (code)", low=2)
@@ -102,6 +109,20 @@ class DSTConfig(BudgetConfig):
         0.001, "weight of the flagged samples' cross-entropy, which the last layer raises (code)", low=0.0, symbol="λ_p"
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_read_epoch(
+            "read_epoch", "(label_epochs and centre_epochs) x budget_fraction", sum(first_epochs(self))
+        )
+
+
+def first_epochs(fields: Any) -> tuple[int, int]:
+    """Epochs of the first model by labels and by centres, as the budget has them; of a config or a stage's fields."""
+    return (
+        scaled_epochs(fields.label_epochs, fields.budget_fraction),
+        scaled_epochs(fields.centre_epochs, fields.budget_fraction),
+    )
+
 
 def centre_similarity(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """How alike the classes' centres are in a batch: the mean of their cosines, with 0 for each with itself.
@@ -125,8 +146,7 @@ def _distinguishing(context: StageContext, _inputs: Outputs, params: Params) -> 
     model = build_model(context.model, context.seed).to(context.device)
     labels = to_device(context.dataset.labels, context.device)
     batches = BatchSource.of(context, augment=False)
-    by_label = scaled_epochs(params.label_epochs, params.budget_fraction)
-    by_centres = scaled_epochs(params.centre_epochs, params.budget_fraction)
+    by_label, by_centres = first_epochs(params)
     done: list[int] = []
 
     def loss(index: Tensor) -> Tensor:
@@ -255,6 +275,7 @@ DISTINGUISHING = Stage(
     reads=(
         "label_epochs",
         "centre_epochs",
+        "read_epoch",
         "first_lr",
         "first_schedule",
         "first_batch_size",
@@ -263,10 +284,8 @@ DISTINGUISHING = Stage(
         "budget_fraction",
     ),
     outputs=("weights", "series"),
-    cost=lambda params, _n: float(
-        scaled_epochs(params.label_epochs, params.budget_fraction)
-        + scaled_epochs(params.centre_epochs, params.budget_fraction)
-    ),
+    cost=lambda params, _n: float(params.read_epoch or sum(first_epochs(params))),
+    trajectory=Trajectory("centre_epochs", "read_epoch", "first_schedule", lambda fields: sum(first_epochs(fields))),
 )
 FEATURE_MOVEMENT = Stage(
     name="feature_movement",

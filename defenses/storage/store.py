@@ -35,7 +35,7 @@ from defenses.storage.checkpoint import SECONDS, Checkpoint, remove_checkpoints
 from defenses.storage.inventory import ABOUT, MEASURING_PREFIX
 from defenses.storage.occupancy import enter, entry_lock
 from defenses.storage.remote import Remote, cache_folder, is_url
-from defenses.storage.trajectory import TrajectoryCheckpoint
+from defenses.storage.trajectory import KeptStates, TrajectoryCheckpoint
 from defenses.storage.verification import FORMAT
 from defenses.storage.verification import file_sha256 as _sha256
 from defenses.storage.verification import meta_checksum as _checksum
@@ -138,7 +138,13 @@ class Store:
 
     @contextmanager
     def trajectory(
-        self, stage: str, key: str, shared: str, stop: int, about: Mapping[str, Any] | None = None
+        self,
+        stage: str,
+        key: str,
+        shared: str,
+        stop: int,
+        about: Mapping[str, Any] | None = None,
+        kept: KeptStates | None = None,
     ) -> Iterator[Checkpoint]:
         """For whoever builds an entry that is an early epoch of a training: what other epochs of it left.
 
@@ -149,13 +155,14 @@ class Store:
             shared: the key that all epochs of the training have in common.
             stop: how many epochs the entry is of.
             about: what the shared key was made of, kept beside the states for people.
+            kept: after which epochs its state stays there; by default on the grid.
         """
         self._enter()
         folder = self.folder(stage, shared)
         with entry_lock(folder):
             if about is not None and not (folder / ABOUT).exists():
                 write_atomic(folder / ABOUT, json.dumps(about, indent=1))
-            checkpoint = TrajectoryCheckpoint(folder, stop, self.checkpoint_seconds)
+            checkpoint = TrajectoryCheckpoint(folder, stop, self.checkpoint_seconds, kept)
             self._checkpoints[stage, key] = checkpoint
             yield checkpoint
 

@@ -1,15 +1,17 @@
 """How much each hyperparameter matters, for which metric, on which scenario: fANOVA, and PED-ANOVA where it is defined.
 
 A metric is asked only about the hyperparameters that it can depend on (`study.analysis.upstream_fields`): trials that
-differ in another one differ in this metric by chance alone.
+differ in another one differ in this metric by chance alone. One that does nothing in some trials
+(`search_spaces.conditions`) is judged by the others: its share is of the variance among the trials in which it acts.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from search_spaces.space import Choice, Range
 from study.analysis.discretise import Axis, Numbers, build_axes
 from study.analysis.fanova import (
     LEAF,
@@ -59,6 +61,8 @@ class Importance:
         shares: by axis, zero where it cannot; None where the metric is the same in all trials, or in all but a few.
         ped: by axis, summing to 1, zero where the metric cannot depend on it; None where it is undefined.
         why_no_ped: why not, as the end of a sentence.
+        acts: by axis, of how many trials its share is: of all, or of those in which it acts, and PED-ANOVA's importance
+            as well; 0 where those are too few or have the same metric, and both are then zero.
     """
 
     metric: str
@@ -68,6 +72,7 @@ class Importance:
     shares: Shares | None = None
     ped: Numbers | None = None
     why_no_ped: str = ""
+    acts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class _Work:
 
     def __init__(self, results: Results, axes: Sequence[Axis], ped: Ped) -> None:
         self._results, self._axes, self._ped = results, axes, ped
-        self._designs: dict[tuple[bytes, tuple[int, ...]], Design] = {}
+        self._designs: dict[tuple[bytes, tuple[int, ...], bool], Design] = {}
         self._forests: dict[tuple[str, str], tuple[tuple[int, ...], Forest]] = {}
 
     def importance(self, metric: str, scenario: str, known: "pandas.Series[float]", own: tuple[int, ...]) -> Importance:
@@ -130,32 +135,96 @@ class _Work:
             own: positions of the axes that the metric can depend on.
         """
         read = tuple(at in own for at in range(len(self._axes)))
-        values = np.asarray(known, np.float64)
-        if not own:
-            return Importance(metric, scenario, len(known), read)
-        where = known.index.to_numpy().tobytes()
+        acts = [len(known)] * len(self._axes)
         trials = self._results.space_filling_trials.loc[known.index]
-        if (where, own) not in self._designs:
-            axes = [self._axes[at] for at in own]
-            self._designs[where, own] = build_design(axes, [trials[axis.name] for axis in axes])
-        design = self._designs[where, own]
-        forest = self._sum(metric, scenario, values, own) or grow(design, values)
-        self._forests[metric, scenario] = own, forest
-        alone = build_shares(design, forest) if _varies(values) else None
-        if alone is None:
-            return Importance(metric, scenario, len(known), read)
-        shares = widen_shares(alone, own, len(self._axes))
+        masks = {at: trials[self._axes[at].name].notna() for at in own}
+        always = tuple(at for at in own if masks[at].all())
+        shares = self._shares((metric, scenario), known, always)
+        if shares is None:
+            return Importance(metric, scenario, len(known), read, acts=tuple(acts))
+        ped, why_no_ped = self._importances(metric, known, always)
+        for at in own:
+            if at not in always:
+                acts[at] = self._add_where_it_acts(metric, known[masks[at]], at, own, shares, ped)
+        return Importance(metric, scenario, len(known), read, shares, ped, why_no_ped, tuple(acts))
+
+    def _shares(
+        self, target: tuple[str, str], known: "pandas.Series[float]", own: tuple[int, ...], axes: Sequence[Axis] = ()
+    ) -> Shares | None:
+        """Of all axes, zero but for `own`; None where there are none, or the metric is the same in all but a few.
+
+        Args:
+            target: metric and scenario; empty texts for a part of the trials.
+            axes: in place of the study's, for a part of the trials.
+        """
+        values = np.asarray(known, np.float64)
+        if not own or not _varies(values):
+            if own and target[0]:  # a score may be made of it all the same
+                self._forests[target] = own, grow(self._design(known, own, ()), values)
+            return None
+        design = self._design(known, own, axes)
+        forest = (self._sum(*target, values, own) if target[0] else None) or grow(design, values)
+        if target[0]:
+            self._forests[target] = own, forest
+        alone = build_shares(design, forest)
+        return None if alone is None else widen_shares(alone, own, len(self._axes))
+
+    def _design(self, known: "pandas.Series[float]", own: tuple[int, ...], axes: Sequence[Axis]) -> Design:
+        where = known.index.to_numpy().tobytes(), own, bool(axes)
+        if where not in self._designs:
+            trials = self._results.space_filling_trials.loc[known.index]
+            chosen = axes or [self._axes[at] for at in own]
+            self._designs[where] = build_design(chosen, [trials[axis.name] for axis in chosen])
+        return self._designs[where]
+
+    def _importances(
+        self, metric: str, known: "pandas.Series[float]", own: tuple[int, ...]
+    ) -> tuple[Numbers | None, str]:
+        """PED-ANOVA's of all axes, zero but for `own`; or why there are none."""
+        values = np.asarray(known, np.float64)
         losses = values if direction(metric) == "minimize" else -values  # it takes what is lowest for the best
         why_no_ped = why_undefined(losses)
         if why_no_ped:
-            return Importance(metric, scenario, len(known), read, shares, None, why_no_ped)
-        ped = np.zeros(len(self._axes))
+            return None, why_no_ped
+        trials = self._results.space_filling_trials.loc[known.index]
         of_own = self._ped(trials, [self._axes[at].name for at in own], losses)
         if of_own is None:
-            why_no_ped = "the best tenth is spread as all trials are"
-            return Importance(metric, scenario, len(known), read, shares, None, why_no_ped)
+            return None, "the best tenth is spread as all trials are"
+        ped = np.zeros(len(self._axes))
         ped[list(own)] = of_own
-        return Importance(metric, scenario, len(known), read, shares, ped)
+        return ped, ""
+
+    def _add_where_it_acts(
+        self,
+        metric: str,
+        known: "pandas.Series[float]",
+        at: int,
+        own: tuple[int, ...],
+        shares: Shares,
+        ped: Numbers | None,
+    ) -> int:
+        """Adds to the shares what a hyperparameter explains of the trials in which it acts.
+
+        Returns:
+            How many these are; 0 where they do not tell.
+        """
+        trials = self._results.space_filling_trials.loc[known.index]
+        fields = [self._axes[one].name for one in own]
+        there = {name: self._results.ranges[name] for name in fields if trials[name].notna().all()}
+        axes = build_axes(_met(there, trials, self._results), trials, self._results.config.sampler == "grid")
+        among = tuple(one for one in own if self._axes[one].name in {axis.name for axis in axes})
+        if at not in among or len(known) < LEAST * len(among):
+            return 0
+        part = self._shares(("", ""), known, among, axes)
+        if part is None:
+            return 0
+        for whole, of_part in ((shares.alone, part.alone), (shares.low, part.low), (shares.high, part.high)):
+            whole[at] = of_part[at]
+        shares.pairs[at, list(among)] = shares.pairs[list(among), at] = part.pairs[at, list(among)]
+        if ped is not None:
+            beside, _ = self._importances(metric, known, among)
+            ped[at] = np.nan if beside is None else beside[at]
+        return len(known)
 
     def _sum(self, metric: str, scenario: str, values: Numbers, own: tuple[int, ...]) -> Forest | None:
         """A score's forest, from those of the metrics that it is made of; None where it must be grown."""
@@ -169,6 +238,17 @@ class _Work:
             return None
         total = together(wide[0], wide[1], _FACTORS[metric])
         return total if np.allclose(total.values, values) else None  # their means may be over other scenarios
+
+
+def _met(ranges: Mapping[str, Range], trials: "pandas.DataFrame", results: Results) -> dict[str, Range]:
+    """The ranges, of choices that others hang on those options alone that these trials have: where a field acts."""
+    hung_on = {one.field for own in results.ranges.values() for one in own.when}
+    return {
+        name: replace(own, options=tuple(option for option in own.options if (trials[name] == option).any()))
+        if isinstance(own, Choice) and name in hung_on
+        else own
+        for name, own in ranges.items()
+    }
 
 
 def _varies(values: Numbers) -> bool:

@@ -3,6 +3,9 @@
 Peeling as in PRIM (Friedman & Fisher: Bump hunting in high-dimensional data, Statistics and Computing 9, 1999), from
 the whole space down, restarted so that each of many good trials is kept inside once, and by two rules of what to cut.
 Nothing is drawn: the same trials give the same box.
+
+A hyperparameter that does nothing in a trial bounds nothing there: the trial has no number (NaN) and no option (-1) of
+it, and lies within any wall along it.
 """
 
 from collections.abc import Sequence
@@ -36,14 +39,14 @@ class Box:
         """Which points lie inside.
 
         Args:
-            numbers: float64 [points, numbers].
-            choices: int64 [points, choices], positions of options.
+            numbers: float64 [points, numbers]; NaN where one does nothing.
+            choices: int64 [points, choices], positions of options; -1 where one does nothing.
 
         Returns:
             bool [points].
         """
-        within = (numbers >= self.low) & (numbers <= self.high)
-        known = [options[choices[:, at]] for at, options in enumerate(self.options)]
+        within = np.isnan(numbers) | ((numbers >= self.low) & (numbers <= self.high))
+        known = [(choices[:, at] < 0) | options[choices[:, at]] for at, options in enumerate(self.options)]
         return np.asarray(np.column_stack([within, *known]).all(axis=1), np.bool_)
 
 
@@ -57,8 +60,8 @@ def peel_prim_box(
     """The box with the most good points and no bad one; of equals the larger, then the first.
 
     Args:
-        numbers: float64 [points, numbers], on scales on which volume is even.
-        choices: int64 [points, choices], positions of options.
+        numbers: float64 [points, numbers], on scales on which volume is even; NaN where one does nothing.
+        choices: int64 [points, choices], positions of options; -1 where one does nothing.
         good: bool [points].
         ends: of the numbers' ranges. counts: of the choices' options.
 
@@ -87,7 +90,8 @@ def peel_prim_box(
 
 def _volume(box: Box, ends: Sequence[tuple[float, float]]) -> float:
     lengths = np.array([high - low for low, high in ends])
-    sides = (box.high - box.low) / np.where(lengths > 0, lengths, 1.0)
+    there = box.high >= box.low  # no trial in the box has another number
+    sides = np.where(there, box.high - box.low, 0.0) / np.where(lengths > 0, lengths, 1.0)
     return float(np.prod(sides) * np.prod([known.mean() for known in box.options]))
 
 
@@ -126,13 +130,14 @@ def _cuts(
                 cuts.append(away >= where)
     for at in range(choices.shape[1]):
         for option in np.unique(choices[inside & ~good, at]):
-            if option != choices[start, at]:
+            if option not in (choices[start, at], -1):
                 cuts.append(choices[:, at] == option)
     return cuts
 
 
 def _threshold(bad: Numbers, good: Numbers, rule: Rule) -> float | None:
     """Where to cut one face: at a bad point beyond the start, by the same score that compares faces."""
+    bad, good = bad[~np.isnan(bad)], good[~np.isnan(good)]
     places = np.unique(bad[bad > 0])
     if not len(places):
         return None
@@ -152,11 +157,13 @@ def _grown(
 ) -> Box:
     """The hull of the good points inside; then each side out to the last before a bad one (PRIM's pasting)."""
     kept = inside & good
-    low, high = numbers[kept].min(axis=0, initial=np.inf), numbers[kept].max(axis=0, initial=-np.inf)
+    low = np.fmin.reduce(numbers[kept], axis=0, initial=np.inf)
+    high = np.fmax.reduce(numbers[kept], axis=0, initial=-np.inf)
     options = []
     for at, count in enumerate(counts):
         known = np.zeros(count, bool)
-        known[choices[kept, at]] = True
+        own = choices[kept, at]
+        known[own[own >= 0]] = True
         options.append(known)
     while True:
         box = Box(low, high, tuple(options))

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,13 +34,18 @@ _EVALUATION = (
 """Columns of evaluations; signals come with the rows."""
 
 
-def trial_table(trials: list[SnapshotTrial], goal: Goal) -> "pandas.DataFrame":
-    """`Results.trials` of the trials that were started."""
+def trial_table(trials: list[SnapshotTrial], goal: Goal, searched: Iterable[str] = ()) -> "pandas.DataFrame":
+    """`Results.trials` of the trials that were started.
+
+    Args:
+        searched: fields that have a column even where they act in no trial.
+    """
     import pandas
 
     labels = goal.labels if len(goal.objectives) > 1 else ()
     rows = [
         {
+            **dict.fromkeys(searched),
             **trial.point,
             "number": trial.number,
             "key": trial.key,
@@ -55,6 +60,10 @@ def trial_table(trials: list[SnapshotTrial], goal: Goal) -> "pandas.DataFrame":
     ]
     columns = ("number", "key", "state", "paper_default", "calibrated", "value", "reason", *labels)
     frame = (pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=columns)).set_index("number")
+    for name in searched:
+        own = [trial.point.get(name) for trial in trials]
+        if None in own:  # of whole numbers with gaps pandas would make real ones, and of None no number
+            frame[name] = pandas.Series(own, frame.index, dtype=object)
     return frame.astype({"paper_default": bool, "calibrated": bool, **dict.fromkeys(("value", *labels), float)})
 
 

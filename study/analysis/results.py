@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from defenses.registry import UserError
-from search_spaces.space import Range
+from search_spaces.conditions import Conditions
+from search_spaces.space import Range, SearchSpace
 from study.analysis.clean_fpr import gather_clean_fpr
 from study.analysis.repeats import count_repeats, merge_repeats
 from study.analysis.result_tables import evaluation_table, read_evaluations, stage_table, trial_table
@@ -36,9 +37,10 @@ class Results:
     Attributes:
         manifest: what the study was started with.
         ranges: the searched fields, in the space's order.
-        trials: a row a trial that was started, by its number: the searched fields, ``key``, ``state`` (complete,
-            pruned, fail, running), ``paper_default``, ``calibrated`` (bools), ``value`` (the objective, the first of
-            several), ``reason`` of a failure, and of several objectives a column each (``objective/asr``).
+        trials: a row a trial that was started, by its number: the searched fields (None where one does nothing),
+            ``key``, ``state`` (complete, pruned, fail, running), ``paper_default``, ``calibrated`` (bools), ``value``
+            (the objective, the first of several), ``reason`` of a failure, and of several objectives a column each
+            (``objective/asr``).
         cells: a row a trial and scenario that was judged: ``trial``, ``scenario``, ``attack``, ``poison_rate``,
             ``seed``, ``repeat``, ``stratum`` (the scenario without seed and repeat), ``poisoning`` (the scenario
             without its repeat: the name of the poisoned data), ``attack_failed``, every metric of
@@ -47,7 +49,7 @@ class Results:
             Undefined metrics are NaN.
         stages: a row a stage of a cell: ``trial``, ``scenario``, ``stage``, ``key``, ``hit``, ``wall_seconds``,
             ``built_seconds``, ``epoch_equivalents`` (NaN where the record does not say).
-        points: number of a trial -> its searched fields, as the ledger has them.
+        points: number of a trial -> its searched fields that act there, as the ledger has them.
         clean_fpr: number of a trial -> seed -> the FPR when nothing is poisoned, of the trials that were run on that.
         damaged: files that could not be read; what they held is left out.
         command: what makes the study, or goes on with it; empty where no command of this version can.
@@ -74,6 +76,11 @@ class Results:
     def config(self) -> StudyConfig:
         """The study's options."""
         return self.manifest.config
+
+    @property
+    def conditions(self) -> Conditions:
+        """Of the searched fields on each other."""
+        return Conditions({name: own.when for name, own in self.ranges.items()})
 
     @functools.cached_property
     def complete(self) -> "pandas.DataFrame":
@@ -279,18 +286,21 @@ def load_results(folder: Path, out: Path) -> Results:
     except ValueError as error:
         raise UserError(f"study {folder.name!r} cannot be read: {error}") from error
     space = load_space(manifest.config)
-    started = [trial for trial in ledger.trials if trial.state != "waiting"]
+    begun = [trial for trial in ledger.trials if trial.state != "waiting"]
+    ranges = _searched(space, {name for trial in begun for name in trial.point}, manifest.config)
+    conditions = space.only(ranges).conditions
+    # A study that was begun before a field was conditional has it in points where it does nothing.
+    started = [dataclasses.replace(trial, point=conditions.drop_idle(trial.point)) for trial in begun]
     cells, stages, damaged = read_evaluations(folder, started, manifest, space.defense)
-    searched = {name for trial in started for name in trial.point}
     return Results(
         name=folder.name,
         folder=folder,
         manifest=manifest,
         space=space.name,
         defense=space.defense,
-        ranges={name: range_of for name, range_of in space.ranges.items() if name in searched},
+        ranges=ranges,
         goal=manifest.goal,
-        trials=trial_table(started, manifest.goal),
+        trials=trial_table(started, manifest.goal, ranges),
         evaluations=evaluation_table(cells),
         stages=stage_table(stages),
         damaged=tuple(damaged),
@@ -298,6 +308,16 @@ def load_results(folder: Path, out: Path) -> Results:
         points={trial.number: trial.point for trial in started},
         clean_fpr=gather_clean_fpr(read_clean_control(folder), started, cells),
     )
+
+
+def _searched(space: SearchSpace, drawn: Collection[str], config: StudyConfig) -> Mapping[str, Range]:
+    """The ranges of the fields that trials have, and of those that act in none of them so far."""
+
+    def waits(name: str) -> bool:
+        hangs_on = [one.field for one in space.ranges[name].when if one.field in space.ranges]
+        return name not in config.set and bool(hangs_on) and all(other in drawn for other in hangs_on)
+
+    return space.only(name for name in space.ranges if name in drawn or waits(name)).ranges
 
 
 def _why_empty(results: Results) -> str:

@@ -29,9 +29,12 @@ def format_objective(value: float | None) -> str:
 
 
 def format_value(value: object) -> str:
-    """A hyperparameter's value, a place on an axis or a p-value: three significant digits; else as `str` has it."""
+    """A hyperparameter's value, a place on an axis or a p-value: three significant digits; else as `str` has it.
+
+    A dash for None: a hyperparameter that does nothing in a trial, which then has no value of it.
+    """
     if not isinstance(value, float):
-        return str(value)
+        return "-" if value is None else str(value)
     return f"{0.0 if is_noise(value) else value:.3g}"
 
 

@@ -120,6 +120,11 @@ class CommonConfig(BaseModel):
         description="how a GPU takes training steps: each started by Python (eager), recorded once and replayed "
         "(captured), or compiled as well; auto chooses by how much there is to train, and a CPU is always eager",
     )
+    keep_states: str = Field(
+        "grid",
+        description="epochs whose whole state is kept of a training that is read early, so that another read goes on "
+        "from there: grid (1, 2, 3, 4, 6, 8, 12 ...), all, none, or some (5,10,20); --dry-run says what they take",
+    )
     asr_floor: float = Field(
         0.9,
         description="an attack has failed whose ASR (attack success rate: the share of test images with the trigger "

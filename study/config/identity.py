@@ -11,6 +11,7 @@ NOT_IDENTITY = {
     "cpus_per_trial",
     "gpus_per_trial",
     "step",
+    "keep_states",
     "tracking_uri",
     "address",
     "verbose",

@@ -66,6 +66,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
         "step",
         "address",
         "store",
+        "keep_states",
         "tracking_uri",
         "verbose",
     ),

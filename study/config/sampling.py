@@ -1,5 +1,7 @@
 """Which samplers cover a space, and how many trials it takes to say what matters there."""
 
+import math
+
 SPACE_FILLING = ("qmc", "random", "grid")
 """Samplers whose trials are spread over the space; a search's crowd where it found something good."""
 
@@ -10,6 +12,10 @@ LEAST_TRIALS = 5
 """For each searched hyperparameter, besides the paper's default; with fewer no importance is computed."""
 
 
-def least_trials(fields: int) -> int:
-    """Trials that a study of so many hyperparameters needs before it can tell which of them matter."""
-    return LEAST_TRIALS * fields + 1
+def least_trials(fields: int, acting_share: float = 1.0) -> int:
+    """Trials that a study of so many hyperparameters needs before it can tell which of them matter.
+
+    Args:
+        acting_share: of the trials, in which the hyperparameter that is asked about does something.
+    """
+    return math.ceil(LEAST_TRIALS * fields / acting_share) + 1

@@ -87,9 +87,12 @@ def _check_same_fields(plan: Plan, folder: Path) -> None:
         ended = [trial for trial in read_ledger(folder / LEDGER).trials if trial.finished and trial.point]
     except ValueError:
         return  # there is none yet, or the ledger says itself what is wrong with it
-    searched = set(plan.space.ranges)
-    other = next((set(trial.point) for trial in ended if set(trial.point) != searched), None)
-    if other is not None:
+    # In a study that was begun before a field was conditional, points have it where it does nothing, too.
+    conditions, searched = plan.space.conditions, set(plan.space.ranges)
+    unlike = (trial.point for trial in ended if not conditions.is_whole(conditions.drop_idle(trial.point), searched))
+    point = next(unlike, None)
+    if point is not None:
+        other = set(point) | (searched & conditions.idle(point))
         differ = ", ".join(sorted(other ^ searched))
         raise UserError(
             f"study {plan.config.study_name!r} was begun by a version in which space {plan.config.space} searches "

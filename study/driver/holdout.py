@@ -45,12 +45,15 @@ class HoldOut(CompositeDriver):
 
     def _points(self, search: Results, trials: list[int], name: str) -> Points:
         """The points of the trials; those that an earlier, shorter search had chosen stay in the ledger, and count."""
-        fields = list(self.plan.space.ranges)
+        conditions, fields = self.plan.space.conditions, list(self.plan.space.ranges)
         ledger = self.out / name / LEDGER
         before = [trial.point for trial in read_ledger(ledger).trials] if ledger.exists() else []
         points = {trial.number: trial.point for trial in read_ledger(search.folder / LEDGER).trials}
         chosen = [points[trial] for trial in trials]
-        known = {tuple(point.items()): point for point in (*chosen, *before) if len(point) == len(fields)}
+        acting = [conditions.drop_idle(point) for point in (*chosen, *before)]
+        known = {
+            tuple(point.get(name) for name in fields): point for point in acting if conditions.is_whole(point, fields)
+        }
         return Points(tuple(known.values()))
 
     def results(self) -> list[Results]:

@@ -177,7 +177,9 @@ class MlflowRecords:
         self._told.add(self.trial_run(row.key))
         self._open_trial(row.key, row.number, now_ms())
         self._rename_scenarios(row, records)
-        config = dataclasses.asdict(self._plan.full_config(row.point))
+        idle = self._plan.space.ranges.keys() - row.point.keys()  # what did nothing is not told beside the result
+        whole = dataclasses.asdict(self._plan.full_config(row.point))
+        config = {name: value for name, value in whole.items() if name not in idle}
         label = self._trial_name(row.key, row.number)
         # A part of the scenarios does not compare with all of them, so it gets no metric of the same name.
         together = {} if row.stopped_early else self._read(aggregate(records, self._plan.goal.how).metrics)

@@ -1,13 +1,12 @@
 """Every combination of a few values of each searched field."""
 
-import itertools
-import math
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from defenses.registry import UserError, nearest
-from search_spaces.space import Choice, Float, Int, Range, SearchSpace, Value, all_values
+from search_spaces.conditions import Conditions, Value
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace, all_values
 
 LARGEST = 100_000  # points: more than any study runs, and still listed in a blink
 
@@ -18,23 +17,28 @@ class Grid:
 
     Attributes:
         values: field -> the values that it takes.
+        conditions: of the fields on each other: no two points are the same but for a field that does nothing.
     """
 
     values: Mapping[str, tuple[Value, ...]]
+    conditions: Conditions = field(default_factory=Conditions)
 
     @property
     def size(self) -> int:
         """How many points it has."""
-        return math.prod(len(options) for options in self.values.values())
+        size = self.conditions.count({name: len(options) for name, options in self.values.items()}, self.values.get)
+        assert size is not None
+        return size
 
     def __contains__(self, point: Mapping[str, Value]) -> bool:
-        return all(point[name] in options for name, options in self.values.items())
+        whole = self.conditions.is_whole(point, self.values)
+        return whole and all(value in self.values[name] for name, value in point.items())
 
     def points(self, seed: int) -> Iterator[dict[str, Value]]:
         """All points, in an order drawn from the seed: the first few of them cover the space, too."""
-        points = list(itertools.product(*self.values.values()))
+        points = list(self.conditions.points(self.values))
         random.Random(seed).shuffle(points)
-        return (dict(zip(self.values, point, strict=True)) for point in points)
+        return iter(points)
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,10 @@ class Points:
     """Given points instead of a grid's, in their order.
 
     Attributes:
-        given: each names the same fields.
+        given: each names the fields that act there.
     """
 
     given: tuple[Mapping[str, Value], ...]
-
-    @property
-    def values(self) -> Mapping[str, tuple[Value, ...]]:
-        """Field -> the values that it takes."""
-        return {name: tuple(point[name] for point in self.given) for name in self.given[0]} if self.given else {}
 
     @property
     def size(self) -> int:
@@ -58,7 +57,7 @@ class Points:
         return len(self.given)
 
     def __contains__(self, point: Mapping[str, Value]) -> bool:
-        return any(all(point[name] == known[name] for name in known) for known in self.given)
+        return any(point == known for known in self.given)
 
     def points(self, _seed: int) -> Iterator[dict[str, Value]]:
         """All points."""
@@ -91,7 +90,8 @@ def make_grid(space: SearchSpace, resolution: Mapping[str, int]) -> Grid:
             f"is to have (--resolution {' '.join(f'{name}=4' for name in endless)}), fix it (--set {endless[0]}=VALUE) "
             "or use --sampler qmc, which covers ranges evenly"
         )
-    grid = Grid({name: _values(searched, resolution.get(name)) for name, searched in space.ranges.items()})
+    values = {name: _values(searched, resolution.get(name)) for name, searched in space.ranges.items()}
+    grid = Grid(values, space.conditions)
     if grid.size > LARGEST:
         raise UserError(
             f"a grid has at most {LARGEST} configurations, this one {grid.size}: lower --resolution, fix fields with "

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.distributions import check_distribution_compatibility
 from optuna.trial import FrozenTrial, TrialState
 
+from defenses.registry import UserError
 from defenses.seeds import derive_seed
-from search_spaces.space import SearchSpace, Value
+from search_spaces.conditions import Value
+from search_spaces.space import SearchSpace
 from study.config.objectives import Direction
 from study.ledger import selection
 from study.ledger.dashboard import LOCK_SECONDS, Shown, describe_trials
@@ -42,6 +45,9 @@ class Ledger:
         grid: what the sampler ``grid`` goes through.
         shown: to those who open it with other tools; by default what Optuna keeps itself.
         reused: fields that take few settings, and how many; see `study.ledger.samplers.ReusingSampler`.
+
+    Raises:
+        UserError: an earlier version searched a field among other values.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Ledger:
             describe_trials(path, KEY, shown.attributes_of, None)  # of a study that an earlier version began
             self._name_metrics([*shown.metric_names])
         trials = self._study.get_trials(deepcopy=False)
+        _check_values(name, space, trials)
         self._front: list[TrialRow] = []
         self._unranked = [self._row(trial) for trial in trials if trial.state == TrialState.COMPLETE]
         self._numbers = {trial.user_attrs[KEY]: trial.number for trial in trials if KEY in trial.user_attrs}
@@ -104,7 +111,8 @@ class Ledger:
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             # A trial that was stopped before its first suggestion holds only what it was queued with.
             point = settled_point(trial)
-            if set(point) != set(self._space.ranges):
+            conditions, fields = self._space.conditions, self._space.ranges
+            if not conditions.is_whole(conditions.drop_idle(point), fields):
                 self._fail(trial.number, LOST)
                 continue
             key = trial.user_attrs.get(KEY) or self._key_of(point)
@@ -153,13 +161,14 @@ class Ledger:
             return False
         if any(trial.state == TrialState.WAITING for trial in trials):
             return False
-        fields = list(self._space.ranges)
-        points = [dict(zip(fields, values, strict=True)) for values in tried_points(self._study, fields)]
+        tried = [zip(self._space.ranges, values, strict=True) for values in tried_points(self._study, self._space)]
+        points = [{name: value for name, value in pairs if value is not None} for pairs in tried]
         return sum(point in self._points for point in points) >= self._points.size
 
     def ask(self) -> tuple[int, dict[str, Value], str]:
         """The next point, which no other trial has unless `used_up`: its trial's number, its values and its key."""
-        trial = self._study.ask(self._space.distributions())
+        trial = self._study.ask()
+        self._space.suggest(trial)
         point = dict(trial.params)
         key = self._key_of(point)
         trial.set_user_attr(KEY, key)
@@ -246,6 +255,24 @@ class Ledger:
             self._front = selection.front([*self._front, *self._unranked], self._directions)
             self._unranked = []
         return [*self._front]
+
+
+def _check_values(name: str, space: SearchSpace, trials: Sequence[FrozenTrial]) -> None:
+    """Refuses a study of an earlier version whose space had other options of a field: Optuna would stop at one of them.
+
+    Raises:
+        UserError: the field, and the way out.
+    """
+    distributions = space.distributions()
+    for trial in trials:
+        for field in trial.distributions.keys() & distributions.keys():
+            try:
+                check_distribution_compatibility(trial.distributions[field], distributions[field])
+            except ValueError as error:
+                raise UserError(
+                    f"study {name!r} was begun by a version in which {field} was searched among other values than "
+                    f"{space.ranges[field]}: it can be read, and a new one takes another --name"
+                ) from error
 
 
 def _row(trial: FrozenTrial, reason: str) -> TrialRow:

@@ -1,10 +1,10 @@
 """What proposes the next point: Optuna's samplers or a grid, each point once."""
 
-import itertools
+import copy
 import math
 import random
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -39,9 +39,9 @@ class GridSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The next point."""
-        tried = tried_points(study, self._grid.values, besides=trial.number)
+        tried = tried_points(study, self._space, besides=trial.number)
         points = self._grid.points(self._seed)
-        return next((point for point in points if tuple(point.values()) not in tried), {})
+        return next((point for point in points if place(point, self._space) not in tried), {})
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -57,8 +57,9 @@ class GridSampler(BaseSampler):
 class EachPointOnce(BaseSampler):
     """A sampler whose points no other trial has: trials repeat exactly, so that a copy would tell nothing.
 
-    It draws whole points, each field that the sampler leaves open included, and draws again where a trial has the point
-    already. Where that goes on, as in a small space or once a search has settled, it takes one of those that are left.
+    It draws whole points, each field that the sampler leaves open included, and leaves out those that do nothing there:
+    of a design such as Sobol's the others are then what they were. It draws again where a trial has the point already.
+    Where that goes on, as in a small space or once a search has settled, it takes one of those that are left.
 
     Args:
         base: draws the points, over the whole space from the first one.
@@ -76,12 +77,12 @@ class EachPointOnce(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A point that no trial has or is queued with; any, if there is no other."""
-        tried = tried_points(study, search_space, besides=trial.number)
+        tried = tried_points(study, self._space, besides=trial.number)
         point = self._draw(study, trial, search_space)
         if "fixed_params" in trial.system_attrs:  # it was queued: what is drawn here is not used
             return point
         for _ in range(_DRAWS):
-            if tuple(point.values()) not in tried:
+            if place(point, self._space) not in tried:
                 return point
             point = self._draw(study, trial, search_space)
         return self._left(tried) or point
@@ -90,18 +91,20 @@ class EachPointOnce(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         drawn = self._base.sample_relative(study, trial, search_space) if search_space else {}
-        return {
+        whole = {
             name: drawn[name] if name in drawn else self._base.sample_independent(study, trial, name, distribution)
             for name, distribution in search_space.items()
         }
+        return self._space.conditions.drop_idle(whole)
 
     def _left(self, tried: set[tuple[Any, ...]]) -> dict[str, Any] | None:
         """One of the points that no trial has; None where there are none, or too many to list."""
         if (self._space.size or math.inf) > LARGEST:
             return None
-        values = [all_values(own) or () for own in self._space.ranges.values()]
-        left = [point for point in itertools.product(*values) if point not in tried]
-        return dict(zip(self._space.ranges, self._random.choice(left), strict=True)) if left else None
+        values = {name: all_values(own) or () for name, own in self._space.ranges.items()}
+        points = self._space.conditions.points(values)
+        left = [point for point in points if place(point, self._space) not in tried]
+        return self._random.choice(left) if left else None
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -124,14 +127,21 @@ class EachPointOnce(BaseSampler):
         self._base.after_trial(study, trial, state, values)
 
 
-def tried_points(study: optuna.Study, fields: Collection[str], besides: int | None = None) -> set[tuple[Any, ...]]:
-    """The points that trials have or are queued with, as values in the order of the fields.
+def tried_points(study: optuna.Study, space: SearchSpace, besides: int | None = None) -> set[tuple[Any, ...]]:
+    """The places of the points that trials have or are queued with.
 
     Args:
         besides: the number of a trial that is left out.
     """
-    points = [settled_point(trial) for trial in study.get_trials(deepcopy=False) if trial.number != besides]
-    return {tuple(point[name] for name in fields) for point in points if point.keys() == set(fields)}
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != besides]
+    # A study that was begun before a field was conditional has it in points where it does nothing.
+    points = [space.conditions.drop_idle(settled_point(trial)) for trial in trials]
+    return {place(point, space) for point in points if space.conditions.is_whole(point, space.ranges)}
+
+
+def place(point: Mapping[str, Any], space: SearchSpace) -> tuple[Any, ...]:
+    """A point's values in the order of the space's fields, to be compared; None for one that does nothing there."""
+    return tuple(point.get(name) for name in space.ranges)
 
 
 class ReusingSampler(BaseSampler):
@@ -142,7 +152,7 @@ class ReusingSampler(BaseSampler):
 
     Args:
         base: draws the other fields.
-        settings: each names the same fields.
+        settings: each names those of the fields that act there.
         seed: of the lot.
     """
 
@@ -174,15 +184,17 @@ class ReusingSampler(BaseSampler):
 def draw_settings(name: str, space: SearchSpace, fields: Sequence[str], count: int, seed: int) -> list[dict[str, Any]]:
     """Different settings of some fields of a space, as the sampler `name` draws them; fewer where there are fewer.
 
-    They hang on the seed alone, so that a study which goes on has them again.
+    They hang on the seed alone, so that a study which goes on has them again. A field that does nothing in a setting is
+    no part of it.
     """
+    part = space.only(fields)
     distributions = {field: space.ranges[field].distribution() for field in fields}
     drawn: dict[tuple[Any, ...], dict[str, Any]] = {}
-    sampler = _base_sampler(name, derive_seed(seed, "settings") % 2**32, count)
+    sampler = _base_sampler(name, derive_seed(seed, "settings") % 2**32, count, part)
     asked = optuna.create_study(sampler=sampler)
     for _ in range(count * _DRAWS):
-        point = dict(asked.ask(distributions).params)
-        drawn.setdefault(tuple(point.values()), point)
+        point = part.conditions.drop_idle(asked.ask(distributions).params)
+        drawn.setdefault(place(point, part), point)
         if len(drawn) == count:
             break
     return [*drawn.values()]
@@ -196,13 +208,13 @@ def make_sampler(
     Args:
         settings: of some fields, which trials then share; see `ReusingSampler`.
     """
-    base = _base_sampler(name, seed, planned)
+    base = _base_sampler(name, seed, planned, space)
     if settings:
         base = ReusingSampler(base, settings, seed)
     return EachPointOnce(base, space, derive_seed(seed, "points that are left"))
 
 
-def _base_sampler(name: str, seed: int, planned: int) -> BaseSampler:
+def _base_sampler(name: str, seed: int, planned: int, space: SearchSpace) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if name == "random":
@@ -210,14 +222,55 @@ def _base_sampler(name: str, seed: int, planned: int) -> BaseSampler:
         if name == "qmc":
             return QMCSampler(qmc_type="sobol", scramble=True, seed=seed, warn_independent_sampling=False)
         if name == "nsga2":
-            return NSGAIISampler(population_size=min(50, max(4, planned // _GENERATIONS)), seed=seed)
-        startup = max(4, round(planned * _STARTUP_SHARE))
-        return TPESampler(
+            population = min(50, max(4, planned // _GENERATIONS))
+            return (
+                _WholeParents(space, seed, population)
+                if space.conditions.conditional
+                else NSGAIISampler(population_size=population, seed=seed)
+            )
+        startup = min(max(4, round(planned * _STARTUP_SHARE)), 10)
+        kind = _GroupedTPE if space.conditions.conditional else TPESampler
+        return kind(
             seed=seed,
-            n_startup_trials=min(startup, 10),
+            n_startup_trials=startup,
             multivariate=True,
             constant_liar=True,
+            group=bool(space.conditions.conditional),
         )
+
+
+class _GroupedTPE(TPESampler):
+    """Learns of each group of fields that act together from the trials in which they do."""
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """As Optuna's, which looks for the groups where it is asked what it can draw: `EachPointOnce` does not ask."""
+        self.infer_relative_search_space(study, trial)
+        return super().sample_relative(study, trial, search_space)
+
+
+class _WholeParents(NSGAIISampler):
+    """Crosses points that have all fields: where one does nothing in a parent, it is handed on as drawn at random."""
+
+    def __init__(self, space: SearchSpace, seed: int, population_size: int) -> None:
+        super().__init__(population_size=population_size, seed=seed)
+        self._distributions, self._drawn_by = space.distributions(), seed
+
+    def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
+        """As Optuna's, with the fields that its crossover expects of each."""
+        return [self._whole(study, parent) for parent in super().get_parent_population(study, generation)]
+
+    def _whole(self, study: optuna.Study, parent: FrozenTrial) -> FrozenTrial:
+        missing = [name for name in self._distributions if name not in parent.params]
+        if not missing:
+            return parent
+        # The same whenever it is a parent, as what it had been drawn with would be.
+        drawn_by = RandomSampler(seed=derive_seed(self._drawn_by, "idle fields", parent.number) % 2**32)
+        drawn = {name: drawn_by.sample_independent(study, parent, name, self._distributions[name]) for name in missing}
+        whole = copy.copy(parent)
+        whole.params = {**parent.params, **drawn}
+        return whole
 
 
 def settled_point(trial: FrozenTrial) -> dict[str, Any]:

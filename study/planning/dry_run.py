@@ -7,7 +7,7 @@ import torch
 
 from defenses.runner import RunContext, missing_stages
 from defenses.storage.store import Store, open_store
-from study.cli.numbers import listed
+from study.cli.numbers import format_value, listed
 from study.cli.terminal import table, wrap
 from study.cli.terms import METRICS, STUDY
 from study.config.objectives import meaning
@@ -68,7 +68,7 @@ def _ranges(plan: Plan) -> str:
     rows = [
         [
             plan.defense.config_type.symbol(cost.field),
-            str(plan.default_point[cost.field]),
+            format_value(plan.default_point.get(cost.field)),
             str(plan.space.ranges[cost.field]),
             _cost_text(cost),
             plan.space.ranges[cost.field].why,
@@ -121,6 +121,8 @@ def _trials(plan: Plan, own: Sequence[str]) -> str:
 
 
 def _variant(build: Build, plan: Plan) -> str:
+    if build.defense != plan.space.defense:  # the undefended model has fields of its own with the same names
+        return ""
     searched = {name: value for name, value in build.config.items() if name in plan.space.ranges}
     return ", ".join(f"{name}={value}" for name, value in searched.items())
 

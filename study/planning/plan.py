@@ -13,18 +13,20 @@ from defenses.config import Config
 from defenses.registry import UserError
 from defenses.storage.atomic_files import canonical
 from search_spaces import SEARCH_SPACES
-from search_spaces.space import SearchSpace, Value
+from search_spaces.conditions import Value
+from search_spaces.space import SearchSpace
 from study.attacks import ATTACKS
 from study.attacks.groups import expand
 from study.cli.paths import expand_home
 from study.config.config import CommonConfig, StudyConfig
 from study.config.objectives import Goal, parse_objectives
 from study.config.paper_deviations import Change, preset_changes
-from study.config.sampling import DESIGNS, least_trials
+from study.config.sampling import DESIGNS
 from study.datasets import DATASETS, DatasetSpec
 from study.ledger.grid import Grid, Points, make_grid
 from study.ledger.pruning import Pruning, parse_pruning
 from study.planning.clean_reserve import reserve_size
+from study.planning.few_trials import few_trials
 from study.planning.field_costs import expensive_fields
 from study.planning.holdout_rules import check_holdout
 from study.planning.idle_options import check_options_act, fields_read
@@ -92,13 +94,7 @@ class Plan:
     @property
     def trials_note(self) -> str:
         """That trials which are spread over the space are too few for what they are good for; empty where not."""
-        fields, config = len(self.space.ranges), self.config
-        if config.holdout or config.sampler not in ("qmc", "random") or config.trials >= least_trials(fields):
-            return ""
-        return (
-            f"{config.trials} trials are too few to compute which of {fields} hyperparameters matter: study.analyze "
-            f"does so from {least_trials(fields)} on (--trials {least_trials(fields)})."
-        )
+        return few_trials(self.space, self.config)
 
     @property
     def target(self) -> str:
@@ -149,7 +145,7 @@ class Plan:
     def point_key(self, point: Mapping[str, Any]) -> str:
         """Names a trial across restarts: a hash of the whole configuration and of all that judges it."""
         environment = dataclasses.asdict(self.environment)
-        for where in ("store", "device"):
+        for where in ("store", "device", "keep_states"):
             del environment[where]
         for how in ("data_dir", "download", "at_most", "store"):  # what is read, `data_keys` tells
             del environment["dataset"][how]
@@ -205,6 +201,7 @@ def build_evaluation_context(
         undefended=SEARCH_SPACES["no_defense"].preset(config.preset),
         asr_floor=config.asr_floor,
         step=config.step,
+        keep_states=config.keep_states,
     )
 
 
@@ -297,7 +294,9 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     base = fixed_fields(config, space)
     defense = find_defense(space.defense)
     # A field that no stage reads changes nothing: searching it would waste trials and blur every importance.
+    # Nor does one whose condition the fixed fields do not meet.
     space = space.without((*config.set, *(space.ranges.keys() - fields_read(config, defense))))
+    space = space.settled(defense.config_type.from_mapping(base))
     environment = build_evaluation_context(config, space, device, precision)
     scenarios = build_scenarios(config)
     check_options_act(config, [scenario.attack for scenario in scenarios])

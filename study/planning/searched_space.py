@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Choice, Range, SearchSpace
@@ -22,23 +22,28 @@ def load_space(config: StudyConfig) -> SearchSpace:
     space = SEARCH_SPACES.find(config.space).at(config.preset)
     if not (config.set and space.ranges_by_preset):  # of any other no training is read early; spares loading torch
         return space
-    return within_trainings(space, find_defense(space.defense), config.set)
+    return within_trainings(space, find_defense(space.defense), config.set, space.preset(config.preset))
 
 
-def within_trainings(space: SearchSpace, defense: "type[Defense]", fixed: Mapping[str, str]) -> SearchSpace:
+def within_trainings(
+    space: SearchSpace, defense: "type[Defense]", fixed: Mapping[str, str], preset: Mapping[str, Any]
+) -> SearchSpace:
     """The space with read epochs that end with the training, where somebody has set how long that is.
 
     Args:
         fixed: fields that the user sets, as text.
+        preset: fields that the preset sets.
     """
     ranges: dict[str, Range] = {}
     for stage in defense.stages:
         names = stage.trajectory
         own = space.ranges.get(names.read) if names is not None else None
-        if names is None or not isinstance(own, Choice) or names.epochs not in fixed:
+        text = {name: value for name, value in fixed.items() if name in stage.reads}
+        if names is None or not isinstance(own, Choice) or names.read in fixed or not text:
             continue
-        text = {names.epochs: fixed[names.epochs]}
-        last = getattr(defense.config_type.from_text(text), names.epochs)
+        given = defense.config_type.from_text(text)
+        told = {name: getattr(given, name) for name in text}
+        last = names.length(defense.config_type.from_mapping({**preset, **told}))
         before = tuple(option for option in own.options if int(option) < last)
         ranges[names.read] = replace(own, options=(*before, last))
     return replace(space, ranges={**space.ranges, **ranges}) if ranges else space

@@ -1,6 +1,5 @@
 """The stages that all trials of a study share: which there are, in which variants, and what each needs first."""
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 from defenses import DEFENSES
 from defenses.api import Defense, Stage
 from defenses.storage.atomic_files import canonical
-from search_spaces.space import SearchSpace, Value, finite_values
+from search_spaces.conditions import Value
+from search_spaces.space import SearchSpace, finite_values
 from study.scenarios.evaluation import EvaluationContext
 from study.scenarios.scenario import Scenario
 
@@ -123,7 +123,7 @@ def _parents(stage: Stage, defense: type[Defense]) -> list[Stage]:
 
 
 def shared_variants(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[dict[str, Value]] | None:
-    """All values of the searched fields that a cached stage depends on; None when they are too many to build first.
+    """All settings of the searched fields that a cached stage depends on; None when they are too many to build first.
 
     A stage that depends on no searched field has one variant, the empty one. A stage waits for the trials when a
     parent of its does.
@@ -131,11 +131,11 @@ def shared_variants(stage: Stage, defense: type[Defense], space: SearchSpace) ->
     if not stage.cached or any(shared_variants(parent, defense, space) is None for parent in _parents(stage, defense)):
         return None
     fields = searched_fields(stage, defense, space)
-    values = [finite_values(space.ranges[name]) for name in fields]
-    finite = [options for options in values if options is not None]
+    values = {name: finite_values(space.ranges[name]) for name in fields}
+    finite = {name: options for name, options in values.items() if options is not None}
     if len(finite) < len(values):
         return None
-    variants = [dict(zip(fields, combination, strict=True)) for combination in itertools.product(*finite)]
+    variants = list(space.only(fields).conditions.points(finite))
     return variants if len(variants) <= MAX_VARIANTS else None
 
 
@@ -158,4 +158,4 @@ def _but_for_read(stage: Stage, variant: Mapping[str, Value]) -> str | None:
 def _part(name: str, variant: Mapping[str, Value], defense: type[Defense], space: SearchSpace) -> str:
     """The part of a variant that a parent stage depends on, as a key."""
     parent = next(stage for stage in defense.stages if stage.name == name)
-    return canonical({field: variant[field] for field in searched_fields(parent, defense, space)})
+    return canonical({field: variant[field] for field in searched_fields(parent, defense, space) if field in variant})

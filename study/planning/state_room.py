@@ -10,7 +10,7 @@ from defenses.registry import UserError
 from defenses.storage.atomic_files import SHOW_STORE
 from defenses.storage.inventory import Kind, read_folder
 from defenses.storage.remote import cache_folder, is_url
-from defenses.storage.trajectory import kept_epochs
+from defenses.storage.trajectory import KeptStates
 from defenses.trajectories import state_bytes
 from search_spaces.space import Choice, Int
 from study.cli.sizes import format_size
@@ -30,6 +30,7 @@ class States:
         bytes: of one state, about.
         trainings: at least so many: one a scenario; each value of another field that the training depends on makes
             more.
+        asked: the epochs that may be read.
     """
 
     stage: str
@@ -37,6 +38,7 @@ class States:
     count: int
     bytes: int
     trainings: int
+    asked: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:
@@ -55,13 +57,14 @@ class States:
 def kept_states(plan: Plan) -> list[States]:
     """What each stage of a study keeps that is read before its end; none where none is."""
     environment, images = plan.environment, cached_images(plan.environment.dataset)
+    kept = KeptStates(plan.environment.keep_states)
     states = []
     for stage in plan.defense.stages_until(plan.config.until):
-        last = _last_epoch(stage, plan)
-        if last is not None:
+        asked = _asked_epochs(stage, plan)
+        if asked:
             network = (environment.model, environment.width, environment.blocks)
             size = state_bytes(ModelSpec(*network, images.num_classes, images.image_size))
-            states.append(States(stage.name, last, len(kept_epochs(last)), size, len(plan.scenarios)))
+            states.append(States(stage.name, asked[-1], len(kept.epochs(asked[-1])), size, len(plan.scenarios), asked))
     return states
 
 
@@ -69,9 +72,10 @@ def check_state_room(plan: Plan) -> None:
     """Refuses a study whose trainings would keep more states than its store has room for.
 
     Raises:
-        UserError: how much they take, and how much there is.
+        UserError: how much they take, and how much there is; or a setting of them that changes nothing.
     """
     kept = kept_states(plan)
+    _check_kept(plan, kept)
     if not kept:
         return
     place = plan.environment.store
@@ -88,32 +92,53 @@ def check_state_room(plan: Plan) -> None:
         )
 
 
+def _check_kept(plan: Plan, states: list[States]) -> None:
+    """Refuses a setting of what is kept that does nothing."""
+    if "keep_states" not in plan.config.model_fields_set:
+        return
+    if not states:
+        raise UserError(
+            "--keep-states changes nothing, since this study reads no training before its end: leave it out, or search "
+            "or set a read epoch"
+        )
+    listed = KeptStates(plan.config.keep_states).listed
+    asked = sorted({epoch for one in states for epoch in one.asked})
+    if listed and not set(listed) & set(asked):
+        raise UserError(
+            f"--keep-states must name some of the epochs that are read, {', '.join(map(str, asked))}, got "
+            f"{plan.config.keep_states}: name such, or leave it out"
+        )
+
+
 def states_text(plan: Plan) -> str:
     """What is kept, for people; empty where nothing is."""
     kept = kept_states(plan)
     if not kept:
         return ""
+    if plan.config.keep_states == "none":
+        names = ", ".join(states.stage for states in kept)
+        return f"No state of a training is kept (--keep-states none): each read of {names} is trained from its start."
     return "States of trainings, kept in the store so that each epoch is trained once:\n" + "\n".join(
         f"  {states.text}" for states in kept
     )
 
 
-def _last_epoch(stage: Stage, plan: Plan) -> int | None:
-    """The latest epoch at which a stage may be read; None where it is read at its end alone."""
+def _asked_epochs(stage: Stage, plan: Plan) -> tuple[int, ...]:
+    """The epochs at which a stage may be read, ascending; none where it is read at its end alone."""
     if stage.trajectory is None:
-        return None
+        return ()
     searched = plan.space.ranges.get(stage.trajectory.read)
+    asked: list[int] = []
     if isinstance(searched, Int):
-        asked = [searched.high]
+        asked = [*range(searched.low, searched.high + 1)]
     elif isinstance(searched, Choice):
         asked = [value for value in searched.options if isinstance(value, int)]
-    else:
-        fixed = plan.base.get(stage.trajectory.read)
-        asked = [] if fixed is None else [int(fixed)]
+    elif plan.base.get(stage.trajectory.read) is not None:
+        asked = [int(plan.base[stage.trajectory.read])]
     lasts = plan.space.ranges.get(stage.trajectory.epochs)
     default = plan.defense.config_type.from_mapping(plan.base)
-    epochs = lasts.high if isinstance(lasts, Int) else int(getattr(default, stage.trajectory.epochs))
-    return min(max(asked), epochs) if asked else None
+    epochs = lasts.high if isinstance(lasts, Int) else stage.trajectory.length(default)
+    return tuple(sorted({min(epoch, epochs) for epoch in asked}))
 
 
 def _there(stage: Path) -> int:

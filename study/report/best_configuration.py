@@ -24,7 +24,8 @@ def best_configuration(results: Results) -> str | None:
         return None
     scenario = str(working[0])
     options = {"defense": results.defense, **_scenario(results, scenario), **_common(results)}
-    options["set"] = dict(results.config.set) | {name: _plain(results.trials.at[best, name]) for name in results.ranges}
+    point = {name: _plain(value) for name, value in results.points[best].items() if name in results.ranges}
+    options["set"] = dict(results.config.set) | point
     head = f"# Trial {best} of {results.name}, {scenario}: python -m study.evaluate --config {BEST_YAML}\n"
     return head + yaml.safe_dump({name: value for name, value in options.items() if value != {}}, sort_keys=False)
 

@@ -12,6 +12,8 @@ Cell = str | float | int | None
 """A cell of a table; None is undefined and shown as a dash."""
 AxisValue = float | str
 """A place on an axis: a number, or the name of an option."""
+BELOW = -0.08
+"""Where a line passes an axis on which it has no place, as a share of the axis's length."""
 
 
 def slug(text: str) -> str:
@@ -215,14 +217,26 @@ class Axis:
     Attributes:
         ticks: places that are named, ascending; the lowest and the highest are the axis's ends.
         log: distances are those of logarithms; every place is then above zero.
+        absent: some lines have no place on it, and pass below its low end, where a dash stands.
     """
 
     label: str
     ticks: tuple[AxisValue, ...]
     log: bool = False
+    absent: bool = False
 
-    def share(self, place: AxisValue) -> float:
-        """How far up the axis a place lies, from 0 at its low end to 1 at its high one; options lie evenly."""
+    @property
+    def named(self) -> tuple[AxisValue | None, ...]:
+        """The ticks, and None where some lines have no place."""
+        return (None, *self.ticks) if self.absent else self.ticks
+
+    def share(self, place: AxisValue | None) -> float:
+        """How far up the axis a place lies, from 0 at its low end to 1 at its high one; options lie evenly.
+
+        What has no place lies a little below.
+        """
+        if place is None:
+            return BELOW
         if isinstance(place, str):
             return self.ticks.index(place) / max(1, len(self.ticks) - 1)
         low, high, at = (float(value) for value in (self.ticks[0], self.ticks[-1], place))
@@ -238,7 +252,7 @@ class Parallel:
     Attributes:
         axes: of numbers; or of options, whose names are the ticks. The last one gives the lines their colour.
         labels: of the lines.
-        places: ``places[line][axis]``.
+        places: ``places[line][axis]``; None where a line has none.
         good: which end of the last axis is good, for the colours.
         marked: (line, name) of lines that are drawn above the others, the most important last.
     """
@@ -247,7 +261,7 @@ class Parallel:
     caption: str
     axes: tuple[Axis, ...]
     labels: tuple[str, ...]
-    places: tuple[tuple[AxisValue, ...], ...]
+    places: tuple[tuple[AxisValue | None, ...], ...]
     good: Literal["low", "high"] = "high"
     marked: tuple[tuple[int, str], ...] = ()
 

@@ -251,7 +251,7 @@ def _parallel(figure: Parallel, axes: "Axes", canvas: "Canvas") -> None:
         axes.plot(positions, heights[number], dashed, color=SERIES[at + 1], linewidth=2.2, label=_plain(name))
     for at, axis in enumerate(figure.axes):
         axes.axvline(at, color=LIGHT.muted, linewidth=0.8)
-        for tick in axis.ticks:
+        for tick in axis.named:
             text = _plain(format_value(tick))
             axes.annotate(text, (at + 0.03, axis.share(tick)), fontsize=7, color=LIGHT.muted, va="center")
     axes.set_xticks(list(positions), [_plain(axis.label.replace(" ", "\n", 1)) for axis in figure.axes])

@@ -3,6 +3,7 @@
 import shlex
 from dataclasses import dataclass
 
+from search_spaces.space import acting_shares
 from study.analysis.results import Results
 from study.cli.printed_commands import runnable, shown_path
 from study.config.sampling import SPACE_FILLING, least_trials
@@ -52,7 +53,8 @@ def extensions(results: Results) -> list[Step]:
         seeds = manifest.variant_command(out, seeds=[0, 1, 2])
         steps.append(Step("the same with three seeds, which can tell a gain from chance", seeds))
     if config.sampler not in SPACE_FILLING:
-        trials = least_trials(len(results.ranges))
+        shares = [share for share in acting_shares(results.ranges).values() if share > 0]
+        trials = least_trials(len(results.ranges), min(shares, default=1.0))
         spread = manifest.variant_command(out, sampler="qmc", trials=trials, **without_pruner())
         steps.append(Step("which hyperparameters matter takes trials all over the space", spread))
     return [step for step in steps if step.command]

@@ -17,6 +17,7 @@ _FEW = 3  # points of a group that are drawn large
 _STEPS = 5  # of colour, from the worst lines to the best
 _FAINTEST, _FULL = 0.12, 0.85  # opacity of the worst lines and of the best
 _TALL = 340
+_BEYOND = 0.06  # of an axis, beside its ends
 
 
 def draw_scatter(figure: Scatter) -> Json:
@@ -82,6 +83,7 @@ def draw_parallel(figure: Parallel) -> Json:
         traces.append(_lines(figure, [line], style) | {"name": plain_text(name), "showlegend": True})
     positions = range(len(figure.axes))
     axis: Json = {"zeroline": False, "fixedrange": True}
+    lowest = min((one.share(None) for one in figure.axes if one.absent), default=0.0)
     return make_figure(
         traces,
         height=_TALL,
@@ -97,7 +99,7 @@ def draw_parallel(figure: Parallel) -> Json:
             "tickvals": list(positions),
             "ticktext": [plain_text(axis.label).replace(" ", "<br>", 1) for axis in figure.axes],
         },
-        yaxis=axis | {"range": [-0.06, 1.06], "visible": False},
+        yaxis=axis | {"range": [lowest - _BEYOND, 1 + _BEYOND], "visible": False},
     )
 
 
@@ -150,5 +152,5 @@ def _ticks(at: int, axis: Axis) -> list[Json]:
     """Names of places beside an axis."""
     return [
         {"x": at, "y": axis.share(tick), "text": plain_text(format_value(tick)), "xanchor": "left", "xshift": 3}
-        for tick in axis.ticks
+        for tick in axis.named
     ]

@@ -21,6 +21,7 @@ from defenses.runner import RunContext, run_defense, run_stages
 from defenses.signals import signals
 from defenses.storage.atomic_files import canonical
 from defenses.storage.store import Store, open_store
+from defenses.storage.trajectory import KeptStates
 from defenses.training.inference import predict_array
 from study.datasets import DatasetSpec, load_dataset
 from study.datasets.images import Images
@@ -48,6 +49,7 @@ class EvaluationContext:
         undefended: fields of `NoDefenseConfig` for the undefended model.
         asr_floor: an attack whose undefended ASR is lower has failed, and no defense is credited for it.
         step: how training steps are taken, one of `defenses.training.captured_step.STEP_MODES`.
+        keep_states: which states trainings keep that are read early; see `defenses.storage.trajectory.KeptStates`.
     """
 
     dataset: DatasetSpec
@@ -60,6 +62,7 @@ class EvaluationContext:
     undefended: dict[str, Any]
     asr_floor: float
     step: str = "auto"
+    keep_states: str = "grid"
 
 
 @dataclass(frozen=True)
@@ -193,6 +196,7 @@ def prepare(
         progress=progress,
         reserve=images.reserve,
         step=environment.step,
+        kept=KeptStates(environment.keep_states),
     )
     built = artifact.built_seconds if artifact else 0.0
     run = StageRun("poison", key, hit, time.perf_counter() - started, built)

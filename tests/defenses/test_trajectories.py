@@ -19,7 +19,7 @@ from defenses.registry import UserError
 from defenses.runner import RunContext, StageOutputs, run_stages, stage_identity, stage_key
 from defenses.shared_stages import PRE_ISOLATION
 from defenses.storage.store import Store
-from defenses.storage.trajectory import GRID
+from defenses.storage.trajectory import GRID, KeptStates
 
 torch.set_num_threads(1)
 SPEC = ModelSpec("resnet18", 4, (1, 1), CLASSES, SIZE)
@@ -35,14 +35,27 @@ ROWS: dict[str, tuple[str, str, dict[str, Any], str]] = {
         {"pre_epochs": 2, "quarantine_epochs": 6, "batch_size": 32, "release_epochs": (2,), "release_threshold": 0.1},
         "quarantine_read_epoch",
     ),
+    # Two phases, of 3 epochs each: the budget runs a half of what is declared.
+    "dst": (
+        "dst",
+        "distinguishing",
+        {"label_epochs": 6, "centre_epochs": 6, "budget_fraction": 0.5, "first_batch_size": 32},
+        "read_epoch",
+    ),
+    "dbd": (
+        "dbd",
+        "contrastive_pretraining",
+        {"contrastive_epochs": 12, "budget_fraction": 0.5, "contrastive_batch_size": 48, "contrastive_lr": 0.01},
+        "contrastive_read_epoch",
+    ),
 }
 
 
 def run(
-    folder: Path, name: str, stage: str, fields: Mapping[str, Any], progress: Progress = silent
+    folder: Path, name: str, stage: str, fields: Mapping[str, Any], progress: Progress = silent, keep: str = "grid"
 ) -> dict[str, StageOutputs]:
-    store = Store(folder, checkpoint_seconds=0)
-    context = RunContext(store, SPEC, 5, torch.device("cpu"), "fp32", progress, make_reserve())
+    store, kept = Store(folder, checkpoint_seconds=0), KeptStates(keep)
+    context = RunContext(store, SPEC, 5, torch.device("cpu"), "fp32", progress, make_reserve(), kept=kept)
     defense = DEFENSES[name](DEFENSES[name].config_type.from_mapping(fields))
     return run_stages(defense, mislabelled(), context, stop_at=stage)
 
@@ -94,6 +107,38 @@ def test_an_earlier_read_goes_on_from_the_grid(tmp_path: Path) -> None:
     assert found.digests == run(tmp_path / "alone", name, stage, fields | {read: 5})[stage].digests
 
 
+@pytest.mark.parametrize(
+    ("keep", "kept", "again"),
+    [("all", {1, 2, 3, 4, 5, 6}, []), ("none", set(), [1, 2, 3, 4, 5]), ("2,5", {2, 5, 6}, [])],
+)
+def test_what_is_kept_is_a_setting(keep: str, kept: set[int], again: list[int], tmp_path: Path) -> None:
+    """A read gives the same whatever was kept of an earlier one, under the same key."""
+    name, stage, fields, read = ROWS["pipd"]
+    run(tmp_path / "shared", name, stage, fields | {read: 6}, keep=keep)
+    assert states(tmp_path / "shared") == kept
+    count = Count(stage)
+    found = run(tmp_path / "shared", name, stage, fields | {read: 5}, count, keep)[stage]
+    assert count.epochs == again
+    alone = run(tmp_path / "alone", name, stage, fields | {read: 5})[stage]
+    assert (found.run.key, found.digests) == (alone.run.key, alone.digests)
+
+
+def test_a_kill_loses_nothing_where_no_state_stays(tmp_path: Path) -> None:
+    name, stage, fields, read = ROWS["pipd"]
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", name, stage, fields | {read: 5}, Count(stage, 4), "none")
+    assert states(tmp_path / "killed") == {3}, "which the next run goes on from"
+    count = Count(stage)
+    run(tmp_path / "killed", name, stage, fields | {read: 5}, count, "none")
+    assert count.epochs == [4, 5]
+    assert states(tmp_path / "killed") == {3}, "who kept it is not known: it may be another study's"
+
+
+def states(folder: Path) -> set[int]:
+    """Epochs whose state lies in a store."""
+    return {int(file.stem.removeprefix("epoch-")) for file in folder.rglob("epoch-*.json")}
+
+
 def test_a_kill_in_the_middle_loses_no_epoch(tmp_path: Path) -> None:
     name, stage, fields, read = ROWS["qt"]
     for stop in (1, 3, 5):
@@ -126,6 +171,24 @@ def test_what_was_stored_before_is_still_found(tmp_path: Path) -> None:
     assert stage_key(at_end) == stage_key(identity) != stage_key(early)
 
 
+@pytest.mark.parametrize("row", ["dst", "dbd"])
+def test_a_training_of_which_a_budget_runs_a_part_keeps_its_key_but_where_it_is_read_early(
+    row: str, tmp_path: Path
+) -> None:
+    """A constant rate makes no shorter training of it: no field says how many epochs were run."""
+    name, stage_name, fields, read = ROWS[row]
+    stage = next(stage for stage in DEFENSES[name].stages if stage.name == stage_name)
+    context = RunContext(Store(tmp_path), SPEC, 5, torch.device("cpu"), "fp32")
+
+    def identity(**own: Any) -> Mapping[str, Any]:
+        config = DEFENSES[name].config_type.from_mapping(fields | own)
+        return stage_identity(stage, config, "0" * 64, context, {})
+
+    assert identity()["params"].keys() == set(stage.reads) - {read}
+    assert identity(**{read: 6}) == identity()
+    assert identity(**{read: 5})["params"] == identity()["params"] | {read: 5}
+
+
 def test_a_damaged_state_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     name, stage, fields, read = ROWS["pipd"]
     run(tmp_path, name, stage, fields | {read: 4})
@@ -151,6 +214,15 @@ def test_nothing_is_read_after_the_last_epoch(name: str, fields: dict[str, int])
     epochs, read = fields
     with pytest.raises(UserError, match=f"{read} must be at most {epochs} = 5, got 6: read it earlier"):
         DEFENSES[name].config_type.from_mapping(fields)
+
+
+@pytest.mark.parametrize("row", ["dst", "dbd"])
+def test_nothing_is_read_after_the_last_epoch_that_a_budget_runs(row: str) -> None:
+    name, _, fields, read = ROWS[row]
+    config_type = DEFENSES[name].config_type
+    assert getattr(config_type.from_mapping(fields | {read: 6}), read) == 6
+    with pytest.raises(UserError, match=rf"^{read} must be at most .* x budget_fraction = 6, got 7: read it earlier"):
+        config_type.from_mapping(fields | {read: 7})
 
 
 def test_the_grid_is_geometric_and_holds_the_early_epochs() -> None:

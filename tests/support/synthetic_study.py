@@ -59,7 +59,7 @@ def write_study(
     bulk: int = 0,
     **options: Any,
 ) -> Path:
-    """Writes a study of the space ``pipd``.
+    """Writes a study of the space ``pipd``, or of another one by the option ``space``.
 
     Args:
         default: a point that comes first and is marked as the paper's.
@@ -87,7 +87,10 @@ def write_study(
     }
     (folder / "study.json").write_text(json.dumps(known))
     (folder / "study.db").write_bytes(empty_ledger("maximize"))
-    rows = [*([dict(default)] if default else []), *points.to_dict("records")]
+    drawn = [
+        {str(name): value for name, value in row.items() if value is not None} for row in points.to_dict("records")
+    ]
+    rows = [*([dict(default)] if default else []), *drawn]
     values: list[float | None] = []
     for number, point in enumerate(rows):
         if (states or {}).get(number, "COMPLETE") != "COMPLETE":
@@ -101,7 +104,7 @@ def write_study(
             if metrics and None not in (metrics.get(m) for m in ("tpr", "fpr", "ca", "asr")):
                 scores.append((metrics["tpr"] - metrics["fpr"] + metrics["ca"] - metrics["asr"]) / 2)  # type: ignore[operator]
         values.append(float(np.mean(scores)) if scores else 0.0)
-    _fill_ledger(folder / "study.db", rows, values, states or {}, bool(default))
+    _fill_ledger(folder / "study.db", rows, values, states or {}, bool(default), config.space)
     return folder
 
 
@@ -127,10 +130,15 @@ def _record(name: str, metrics: dict[str, float | None] | None, bulk: int) -> An
 
 
 def _fill_ledger(
-    path: Path, rows: list[dict[str, Any]], values: list[float | None], states: Mapping[int, str], default: bool
+    path: Path,
+    rows: list[dict[str, Any]],
+    values: list[float | None],
+    states: Mapping[int, str],
+    default: bool,
+    space: str,
 ) -> None:
     """Rows as Optuna's storage writes them; through Optuna a thousand trials take minutes."""
-    ranges: dict[str, BaseDistribution] = SEARCH_SPACES["pipd"].distributions()
+    ranges: dict[str, BaseDistribution] = SEARCH_SPACES[space].distributions()
     now = datetime.datetime(2026, 1, 1).isoformat(" ")
     with closing(sqlite3.connect(path)) as database, database:
         for number, (point, value) in enumerate(zip(rows, values, strict=True)):

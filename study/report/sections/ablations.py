@@ -137,11 +137,12 @@ def _order(results: Results) -> list[int]:
 
 def _setting(results: Results, trial: int, rate: float) -> str:
     row: Any = results.trials.loc[trial]
-    values = [row[name] for name in results.ranges]
-    if len(values) == 1:
-        return str(getattr(values[0], "item", lambda: values[0])())
+    values = {name: row[name] for name in results.ranges if row[name] is not None}
+    if len(results.ranges) == 1:
+        (only,) = values.values()
+        return str(getattr(only, "item", lambda: only)())
     if values:
-        return ", ".join(f"{name}={format_value(v)}" for name, v in zip(results.ranges, values, strict=True))
+        return ", ".join(f"{name}={format_value(value)}" for name, value in values.items())
     return str(rate) if _by_rate(results) else results.defense
 
 

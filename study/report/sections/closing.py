@@ -107,11 +107,12 @@ class Closing:
         assert best is not None
         if not results.ranges or best == results.default:
             return ""
-        default = load_fields(results)
+        fields = load_fields(results)
+        default = results.conditions.drop_idle({field: fields[field] for field in results.ranges})
         rows = tuple(
             (
                 self._symbol(field),
-                format_value(default[field]),
+                format_value(default.get(field)),
                 format_value(results.trials.at[best, field]),
                 str(searched),
             )

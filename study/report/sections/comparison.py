@@ -146,9 +146,10 @@ def _configurations(a: SelectedTrial, b: SelectedTrial) -> list[Table]:
 
 
 def _fields(selected: SelectedTrial) -> dict[str, Any]:
-    """All fields of the defense as the trial had them."""
-    row = selected.results.trials.loc[selected.trial]
-    return {**load_fields(selected.results), **{field: row[field] for field in selected.results.ranges}}
+    """All fields of the defense as the trial had them, less the searched ones that do nothing there."""
+    results = selected.results
+    fixed = {field: value for field, value in load_fields(results).items() if field not in results.ranges}
+    return {**fixed, **results.points[selected.trial]}
 
 
 def _warnings(a: SelectedTrial, b: SelectedTrial, pairs: Pairs) -> list[Note]:

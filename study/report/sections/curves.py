@@ -41,14 +41,19 @@ def curves_section(results: Results) -> Section:
     spans: dict[str, tuple[tuple[AxisValue, ...], Span]] = {}
     means = cells.groupby("trial")[objective].mean().dropna()
     for field in fields:
-        places, bins = binned(trials[field], results.ranges[field])
+        acting = trials[trials[field].notna()]
+        if len(acting) < 2 * PER_BIN:
+            continue
+        places, bins = binned(acting[field], results.ranges[field])
         drawn = [metric for metric in metrics if field in upstream[metric]]
+        own = cells[cells["trial"].isin(acting.index)]
         figures += [
-            _figure(results, field, metric, (places, bins), cells, legend=not at) for at, metric in enumerate(drawn)
+            _figure(results, field, metric, (places, bins), own, legend=not at) for at, metric in enumerate(drawn)
         ]
-        if field in upstream[objective] and len(means):
-            known = trials.index.isin(means.index)
-            spans[field] = places, span(means.to_numpy(float), _without_gaps(bins[known]), len(fields))
+        known = acting.index.isin(means.index)
+        if field in upstream[objective] and known.any():
+            values = means.loc[acting.index[known]].to_numpy(float)
+            spans[field] = places, span(values, _without_gaps(bins[known]), len(fields))
     lead = _lead(objective, len(means), spans)
     if not figures:
         lead = lead if len(means) else f"No metric varies over these {len(trials)} trials."
@@ -134,6 +139,13 @@ def _notes(results: Results, fields: Sequence[str], upstream: Mapping[str, Seque
     else:
         texts.append("One seed only: the curves have no band, and how far another seed would differ is not known.")
     for field in fields:
+        acts = int(results.space_filling_trials[field].notna().sum())
+        if acts < len(results.space_filling_trials):
+            few = "; too few for a curve" if acts < 2 * PER_BIN else ""
+            texts.append(
+                f"{field} acts where {' and '.join(map(str, results.ranges[field].when))}: {acts} of "
+                f"{len(results.space_filling_trials)} trials{few}."
+            )
         without = [in_words(metric) for metric, known in upstream.items() if field not in known]
         if without:
             texts.append(f"{', '.join(without)} cannot depend on {field}, so there is no figure of them.")
@@ -149,7 +161,7 @@ def _figure(
     legend: bool,
 ) -> Curves:
     """A line and points for each attack and rate."""
-    searched, trials = results.ranges[field], results.space_filling_trials
+    searched, trials = results.ranges[field], results.space_filling_trials.dropna(subset=[field])
     default = load_default_point(results.ranges, results.trials).get(field)
     at = () if default is None else ((_place(searched, default), "paper default"),)
     number = dict(zip(trials.index, bins[1], strict=True))

@@ -75,8 +75,10 @@ def _frozen(results: Results, trials: "pandas.DataFrame") -> "optuna.Study":
     ranges = {name: searched.distribution() for name, searched in results.ranges.items()}
     study = optuna.create_study()
     columns = [trials[name].tolist() for name in ranges]
-    points = [dict(zip(ranges, values, strict=True)) for values in zip(*columns, strict=True)]
-    study.add_trials([optuna.trial.create_trial(params=point, distributions=ranges, value=0.0) for point in points])
+    for values in zip(*columns, strict=True):
+        point = {name: value for name, value in zip(ranges, values, strict=True) if value is not None}
+        own = {name: ranges[name] for name in point}
+        study.add_trial(optuna.trial.create_trial(params=point, distributions=own, value=0.0))
     return study
 
 
@@ -120,6 +122,7 @@ def importance_section(results: Results, computed: Importances, beside: Sequence
         *(_by_scenario(computed, metric) for metric in metrics),
         *beside,
         *_notes(computed, [metric for metric in known if computed.of(metric)], metrics),
+        *_conditional_notes(results, drawn),
         *_grouped_note(results),
     )
     return Section("importance", title, _lead(computed, objective), items, command, uses_labels=True)
@@ -137,18 +140,24 @@ def _lead(computed: Importances, metric: str) -> str:
     if whole.shares is None:
         return f"{sentence(name)} is the same in all of {whole.trials} trials but a few: no hyperparameter moves it."
     shares, error = whole.shares.alone, error_of_share(whole.trials, sum(whole.read))
-    clear = [at for at in np.argsort(-shares, kind="stable") if shares[at] > error]
+    errors = [error_of_share(acts, sum(whole.read)) for acts in whole.acts]
+    clear = [at for at in np.argsort(-shares, kind="stable") if shares[at] > errors[at]]
     cannot = f"cannot be told from zero with {whole.trials} trials (a share may be wrong by {error:g})"
     if not clear:
         return (
             f"No hyperparameter stands out: each explains {format_share(shares.max())} or less of the variance of "
             f"{name}, which {cannot}."
         )
-    named = [f"{computed.fields[at]} {format_share(shares[at])}" for at in clear[:3]]
+    named = [f"{computed.fields[at]} {format_share(shares[at])}{_of_whom(whole, at)}" for at in clear[:3]]
     rest = sum(whole.read) - len(clear)
     others = f" The share of the other {rest if rest > 1 else 'one'} {cannot}." if rest else ""
     more = f" ({len(clear) - 3} more stand below)" if len(clear) > 3 else ""
     return f"Of the variance of {name} (mean over scenarios) fANOVA gives {listed(named)}{more}.{others}"
+
+
+def _of_whom(one: Importance, at: int) -> str:
+    """That a share is of a part of the trials; nothing where it is of all."""
+    return "" if one.acts[at] == one.trials else f" (of the {one.acts[at]} trials in which it acts)"
 
 
 def _notes(computed: Importances, known: Sequence[str], metrics: Sequence[str]) -> list[Note]:
@@ -182,6 +191,22 @@ def _grouped_note(results: Results) -> list[Note]:
     return [Note(text)]
 
 
+def _conditional_notes(results: Results, one: Importance | None) -> list[Note]:
+    """Of which trials the shares are of hyperparameters that do nothing in some."""
+    trials, whole = results.space_filling_trials, None if one is None else one.trials
+    notes = []
+    for name, own in results.ranges.items():
+        acts = int(trials[name].notna().sum())
+        if not own.when or acts == len(trials) or whole is None:
+            continue
+        text = (
+            f"{name} acts where {' and '.join(map(str, own.when))}, in {acts} of {len(trials)} trials: its share is of "
+            "the variance among those, and a dash stands where they are too few or alike."
+        )
+        notes.append(Note(text))
+    return notes
+
+
 def _has_ped(computed: Importances) -> bool:
     return any(one.ped is not None for one in computed.each)
 
@@ -203,6 +228,8 @@ def _fanova_text(one: Importance, at: int) -> str | None:
         return _NOT_READ
     if one.shares is None:
         return None
+    if not one.acts[at]:
+        return None
     share, low, high = (format_share(of[at]) for of in (one.shares.alone, one.shares.low, one.shares.high))
     return f"{share} [{low}, {high}]"
 
@@ -210,7 +237,7 @@ def _fanova_text(one: Importance, at: int) -> str | None:
 def _ped_text(one: Importance, at: int) -> str | None:
     if not one.read[at]:
         return _NOT_READ
-    return None if one.ped is None else format_share(one.ped[at])
+    return None if one.ped is None or not one.acts[at] or np.isnan(one.ped[at]) else format_share(one.ped[at])
 
 
 def _evaluators(computed: Importances) -> dict[str, Callable[[Importance, int], str | None]]:
@@ -245,7 +272,7 @@ def _bars(computed: Importances, metric: str) -> Bars:
     one = computed.of(metric)
     assert one is not None
     assert one.shares is not None
-    read = np.array(one.read)
+    read = np.array(one.read) & (np.array(one.acts) > 0)
 
     def known(shares: Numbers) -> tuple[tuple[float | None, ...], ...]:
         return (tuple(float(share) if is_read else None for share, is_read in zip(shares, read, strict=True)),)
@@ -266,7 +293,10 @@ def _bars(computed: Importances, metric: str) -> Bars:
 def _heat(computed: Importances, metric: str) -> Heat:
     of = [one for one in computed.each if one.metric == metric]
     values = tuple(
-        tuple(None if one.shares is None or not one.read[at] else float(one.shares.alone[at]) for one in of)
+        tuple(
+            None if one.shares is None or not one.read[at] or not one.acts[at] else float(one.shares.alone[at])
+            for one in of
+        )
         for at in range(len(computed.axes))
     )
     caption = (

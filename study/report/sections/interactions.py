@@ -48,7 +48,8 @@ def interactions_section(results: Results, computed: Importances) -> Section:
     cells = results.compared[results.compared["trial"].isin(results.space_filling_trials.index)]
     means = cells.groupby("trial")[objective].mean().dropna()
     caption = f"fANOVA: share of the variance of {name} (mean over scenarios) that two explain beyond each alone"
-    error = next(error for least, error in _ERRORS if len(means) >= least)
+    both = results.space_filling_trials.loc[means.index, list(rows[0][:2])].notna().all(axis=1)
+    error = next(error for least, error in _ERRORS if both.sum() >= least)
     items: tuple[Item, ...] = (
         Table("interactions", caption, ("hyperparameter", "and", "share of variance"), rows, left=2),
         *(_contour(results, means, *row[:2], objective) for row in rows if row[2] >= _SHOWN),
@@ -60,7 +61,9 @@ def interactions_section(results: Results, computed: Importances) -> Section:
             "footnote",
         ),
     )
-    return Section("interactions", title, _lead(rows[0], name, len(means), error), items, command, uses_labels=True)
+    return Section(
+        "interactions", title, _lead(rows[0], name, int(both.sum()), error), items, command, uses_labels=True
+    )
 
 
 def _lead(first: tuple[str, str, float], name: str, trials: int, error: float) -> str:
@@ -86,7 +89,8 @@ def largest(pairs: Numbers, count: int) -> list[tuple[int, int]]:
 
 
 def _contour(results: Results, means: "pandas.Series[float]", one: str, two: str, objective: str) -> Contour:
-    trials = results.space_filling_trials.loc[means.index]
+    trials = results.space_filling_trials.loc[means.index].dropna(subset=[one, two])
+    means = means.loc[trials.index]
     side = int(np.clip(np.sqrt(len(trials) / _PER_PLACE), 2, _BINS))
     across, up = (binned(trials[field], results.ranges[field], side) for field in (one, two))
     sums, counts = np.zeros((len(up[0]), len(across[0]))), np.zeros((len(up[0]), len(across[0])))
@@ -115,7 +119,7 @@ def _contour(results: Results, means: "pandas.Series[float]", one: str, two: str
 def _is_drawn(results: Results, field: str, value: object) -> bool:
     """Whether a value has a place on its axis: a setting that no sampler drew has none."""
     searched = results.ranges[field]
-    return not isinstance(searched, Choice) or value in searched
+    return value is not None and (not isinstance(searched, Choice) or value in searched)
 
 
 def _place(results: Results, field: str, value: object) -> AxisValue:

@@ -42,6 +42,8 @@ def sections(results: Results) -> list[Section]:
         marked=marked,
     )
     lead = f"Each trial as a line through its {len(results.ranges)} hyperparameters to its {in_words(objective)}."
+    if any(axis.absent for axis in axes):
+        lead += " A line passes below an axis whose hyperparameter does nothing in that trial."
     return [Section("parallel", "Hyperparameters of all trials", lead, (figure,), uses_labels=True)]
 
 
@@ -49,8 +51,9 @@ def _drawn(results: Results) -> list[int]:
     """The complete trials with a value, by number; of too many some, evenly by what they reached."""
     complete = results.complete
     known = complete[complete[results.objective_columns[0]].notna()].sort_values(results.objective_columns[0])
-    whole = known[known[list(results.ranges)].notna().all(axis=1)]
-    numbers = [int(str(number)) for number in whole.index]
+    fields = list(results.ranges)
+    whole = [results.conditions.is_whole(results.points[number], fields) for number in known.index]
+    numbers = [int(str(number)) for number in known.index[whole]]
     if len(numbers) > _MOST:
         step = len(numbers) / _MOST
         kept = {numbers[int(at * step)] for at in range(_MOST)} | {results.best, results.default}
@@ -60,15 +63,19 @@ def _drawn(results: Results) -> list[int]:
 
 def _axis(label: str, searched: Range, values: Any) -> Axis:
     """An axis from end to end of what was searched, or farther where a trial lies outside."""
+    drawn = values.dropna()
+    absent = len(drawn) < len(values)
     if isinstance(searched, Choice):
-        return Axis(label, tuple(dict.fromkeys([*map(str, searched.options), *map(str, values)])))
-    low, high = min(float(searched.low), float(values.min())), max(float(searched.high), float(values.max()))
+        return Axis(label, tuple(dict.fromkeys([*map(str, searched.options), *map(str, drawn)])), absent=absent)
+    low, high = min([float(searched.low), *map(float, drawn)]), max([float(searched.high), *map(float, drawn)])
     log = searched.log and low > 0
     whole = not isinstance(searched, Float)
-    return Axis(label, (round(low), round(high)) if whole else (low, high), log)
+    return Axis(label, (round(low), round(high)) if whole else (low, high), log, absent)
 
 
-def _place(searched: Range, value: Any) -> AxisValue:
+def _place(searched: Range, value: Any) -> AxisValue | None:
+    if value is None:
+        return None
     return str(value) if isinstance(searched, Choice) else float(value)
 
 

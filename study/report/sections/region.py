@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas
 
 _WHOLE = " (the whole range)"
+_NOWHERE = "only where it does nothing"
 _LEAST = 5  # settings on each side: around fewer good ones a box says nothing, and fewer bad ones cut it anywhere
 
 
@@ -32,7 +33,8 @@ class Region:
         trials, good: complete trials, and those within the limits on every scenario whose attack works.
         inside: good trials in the box; no other trial is in it.
         settings: of these, how many differ in a field that is bounded; the rest repeat one another.
-        volume: of the box, as a share of the space of the bounded fields (log where a range is log), in [0, 1].
+        volume: of the box, as a share of the space of the bounded fields (log where a range is log), in [0, 1]; a field
+            that acts at some points alone counts as if it did at all.
         bounds: by field, in words.
         default_inside: whether the paper's default lies in the box; None where no trial is the default.
     """
@@ -94,15 +96,16 @@ def build_region(
         return Region(len(trials), int(good.sum()), 0, 0, 0.0, {}, None)
     bounds, volume = {}, 1.0
     for at, (name, scale) in enumerate(scales.items()):
-        bounds[name] = scale.words(box.low[at], box.high[at])
-        volume *= scale.share(box.low[at], box.high[at])
+        bounds[name], share = scale.bounds(box.low[at], box.high[at])
+        volume *= share
     for at, (name, choice) in enumerate(choices.items()):
         known = [option for option, is_in in zip(choice.options, box.options[at], strict=True) if is_in]
-        bounds[name] = ", ".join(map(str, known)) + (_WHOLE if len(known) == len(choice.options) else "")
-        volume *= len(known) / len(choice.options)
+        bounds[name] = ", ".join(map(str, known)) + (_WHOLE if len(known) == len(choice.options) else "") or _NOWHERE
+        volume *= len(known) / len(choice.options) if known else 1.0
     ordered = {name: bounds[name] for name in ranges}
     inside = box.holds(numbers, options) & good
-    settings = len(np.unique(np.column_stack([numbers, options])[inside], axis=0)) if inside.any() else 0
+    rows = np.nan_to_num(np.column_stack([numbers, options]), nan=np.inf)  # no NaN equals another
+    settings = len(np.unique(rows[inside], axis=0)) if inside.any() else 0
     default = _default_inside(box, everything, scales, choices)
     return Region(len(trials), int(good.sum()), int(inside.sum()), settings, volume, ordered, default)
 
@@ -127,6 +130,10 @@ class _Scale:
 
         return length(self._value(low), self._value(high)) / length(self._found.low, self._found.high)
 
+    def bounds(self, low: float, high: float) -> tuple[str, float]:
+        """In words, and as a share of the range; no trial in the box has a number of it where low is above high."""
+        return (self.words(low, high), self.share(low, high)) if low <= high else (_NOWHERE, 1.0)
+
     def words(self, low: float, high: float) -> str:
         ends = (self._value(low), self._value(high))
         bottom, top = (str(int(end)) if self._half else format_value(end) for end in ends)
@@ -136,7 +143,10 @@ class _Scale:
 
 def _points(trials: "pandas.DataFrame", scales: dict[str, _Scale], choices: dict[str, Choice]) -> tuple[Numbers, Cells]:
     numbers = [scale.place(trials[name].to_numpy(float)) for name, scale in scales.items()]
-    options = [[choice.options.index(value) for value in trials[name]] for name, choice in choices.items()]
+    options = [
+        [-1 if value is None else choice.options.index(value) for value in trials[name]]
+        for name, choice in choices.items()
+    ]
     return (
         np.array(numbers, float).reshape(len(scales), len(trials)).T,
         np.array(options, np.int64).reshape(len(choices), len(trials)).T,
@@ -225,6 +235,9 @@ def _notes(results: Results, region: Region, fields: Collection[str]) -> list[It
             f"Neither TPR nor FPR depends on {', '.join(left_out)}: the stages before the flags do not read "
             f"{'it' if len(left_out) == 1 else 'them'}, so there is no bound."
         )
+    some = [name for name in fields if results.complete[name].isna().any()]
+    if some:
+        texts.append(f"A bound on {', '.join(some)} counts where it acts: in other trials it does nothing.")
     if region.good < region.trials:
         texts.append(
             f"Empirical: {region.settings} different settings stand behind the box and none against it, which does not "

@@ -52,7 +52,7 @@ def _table(results: Results, at_edge: list[str]) -> Table:
 
 def _is_at_edge(searched: Range, value: Any) -> bool:
     """Whether a value lies at the end of what was searched."""
-    if isinstance(searched, Choice) or searched.high <= searched.low:
+    if value is None or isinstance(searched, Choice) or searched.high <= searched.low:
         return False
     low, high, at = float(searched.low), float(searched.high), float(value)
     if searched.log:

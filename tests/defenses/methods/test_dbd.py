@@ -170,6 +170,7 @@ def test_one_sample_cannot_be_split(tmp_path: Path) -> None:
 ENDS: dict[str, tuple[Any, Any]] = {
     "budget_fraction": (0.5, 1.0),
     "contrastive_epochs": (1, 2),
+    "contrastive_read_epoch": (1, 2),
     "contrastive_lr": (1e-3, 0.1),
     "contrastive_schedule": ("constant", "one_cycle"),
     "contrastive_batch_size": (16, 96),
@@ -193,4 +194,5 @@ def test_every_field_has_ends() -> None:
 
 @pytest.mark.parametrize("field", ENDS)
 def test_every_field_changes_keys_and_outputs(field: str, store: Path) -> None:
-    assert idle_field(DBD, TINY, field, ENDS[field], store) == ""
+    base = {**TINY, "contrastive_epochs": 2} if field == "contrastive_read_epoch" else TINY
+    assert idle_field(DBD, base, field, ENDS[field], store) == ""

@@ -276,6 +276,7 @@ ENDS: dict[str, tuple[Any, Any]] = {
     "budget_fraction": (0.5, 1.0),
     "label_epochs": (1, 3),
     "centre_epochs": (0, 2),
+    "read_epoch": (1, 2),
     "first_lr": (1e-3, 0.1),
     "first_schedule": ("constant", "cosine"),
     "first_batch_size": (16, 64),

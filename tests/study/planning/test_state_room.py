@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +56,41 @@ def test_a_study_that_reads_at_the_end_keeps_none(make: Callable[..., Plan], mon
     with_free(monkeypatch, 1)
     check_state_room(plan)
     assert "States of trainings" not in describe(plan)
+
+
+READ = {"pre_isolation_epochs": "200", "read_epoch": "100"}
+
+
+@pytest.mark.parametrize(
+    ("keep", "count"), [("grid", 14), ("all", 100), ("none", 0), ("25,50,100", 3), ("50,100", 2), ("100,150", 1)]
+)
+def test_what_is_kept_is_a_setting_whose_cost_is_said(make: Callable[..., Plan], keep: str, count: int) -> None:
+    plan = make(set=READ, keep_states=keep)
+    check_state_room(plan)
+    (states,) = kept_states(plan)
+    assert (states.last, states.count) == (100, count)
+    assert states.total == count * states.bytes
+    assert ("No state of a training is kept" if keep == "none" else f"keeps {count} states") in describe(plan)
+    assert plan.point_key(plan.default_point) == make(set=READ).point_key(plan.default_point), "no part of any key"
+    assert plan.config.identity == make(set=READ).config.identity
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (
+            {"set": READ, "keep_states": "often"},
+            "--keep-states must be grid, all, none or epochs from 1 on, .*got 'often'",
+        ),
+        ({"set": READ, "keep_states": "5,0"}, "--keep-states must be .* got '5,0'"),
+        ({"set": READ, "keep_states": "5,10"}, "must name some of the epochs that are read, 100, got 5,10: name such"),
+        ({"keep_states": "all"}, "changes nothing, since this study reads no training before its end"),
+    ],
+)
+def test_what_cannot_be_kept_is_one_line(make: Callable[..., Plan], options: Any, why: str) -> None:
+    with pytest.raises(UserError, match=why) as told:
+        check_state_room(make(**options))
+    assert len(str(told.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("epochs", [(5,)])
