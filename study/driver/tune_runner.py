@@ -109,7 +109,8 @@ def run_trials(
         return
     studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, plan.config.until)
     drawn = frozenset({plan.point_key(plan.default_point)})
-    early = EarlyReads(plan.pruning.field, plan.reads) if plan.pruning is not None and plan.reads else None
+    pruning = plan.pruning
+    early = EarlyReads(pruning.field, pruning.reads, pruning.last) if pruning is not None and pruning.reads else None
     task = TrialTask(*studied, points, plan.config.threads, code_hash(), drawn, early)
     images = cached_images(plan.environment.dataset)
     if plan.config.gpus_per_trial == "auto":

@@ -43,7 +43,7 @@ from study.scenarios.evaluation import (
     prepare,
     train_trigger,
 )
-from study.scenarios.oracle_defenses import find_defense, make_defense
+from study.scenarios.oracle_defenses import make_defense
 from study.scenarios.scenario import Scenario, scenario_order
 from tracking import artifacts
 
@@ -159,10 +159,17 @@ class EarlyReads:
     Attributes:
         field: of the defense's Config, which says after which epoch the training is read.
         epochs: rising.
+        last: how many epochs the training has.
     """
 
     field: str
     epochs: tuple[int, ...]
+    last: int
+
+    def at(self, fields: Mapping[str, Any]) -> int:
+        """The epoch after which a configuration itself is read."""
+        own = fields.get(self.field)
+        return self.last if own is None else int(own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,9 +201,8 @@ class TrialTask:
         """The epochs after which a trial is read before its own, or at it: none of them is trained twice."""
         if self.early is None:
             return []
-        config = find_defense(self.defense).config_type.from_mapping({**self.base, **point})
-        own = getattr(config, self.early.field)
-        return [epoch for epoch in self.early.epochs if own is None or epoch <= own]
+        own = self.early.at({**self.base, **point})
+        return [epoch for epoch in self.early.epochs if epoch <= own]
 
 
 @ray.remote(max_retries=3)
@@ -305,9 +311,10 @@ class TrialRunner(tune.Trainable):
         return record
 
     def _judged(self, scenario: Scenario, path: Path) -> ScenarioRecord:
-        result = evaluate_scenario(
-            self.task.defense, {**self.task.base, **self.point}, scenario, self.task.environment, self.task.until
-        )
+        fields, early = {**self.task.base, **self.point}, self.task.early
+        if early is not None:  # said in words, the end is one more read: its training goes on from the last one
+            fields[early.field] = early.at(fields)
+        result = evaluate_scenario(self.task.defense, fields, scenario, self.task.environment, self.task.until)
         folder = self.folder / scenario.name
         write_artifacts(folder, result, plots=self.key in self.task.drawn)
         record = build_record(result, folder.relative_to(self.task.points.parent))  # holds when the study is moved

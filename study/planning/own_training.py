@@ -54,4 +54,4 @@ def own_training(
             ) from error
     names = own[-1].trajectory
     assert names is not None
-    return names.read, int(getattr(defense.config_type.from_mapping(dict(base)), names.epochs))
+    return names.read, names.length(defense.config_type.from_mapping(dict(base)))

@@ -135,6 +135,9 @@ def _asked_epochs(stage: Stage, plan: Plan) -> tuple[int, ...]:
         asked = [value for value in searched.options if isinstance(value, int)]
     elif plan.base.get(stage.trajectory.read) is not None:
         asked = [int(plan.base[stage.trajectory.read])]
+    if plan.pruning is not None and plan.pruning.field == stage.trajectory.read:
+        asked += plan.reads
+        asked += [] if searched or plan.base.get(stage.trajectory.read) is not None else [plan.pruning.last]
     lasts = plan.space.ranges.get(stage.trajectory.epochs)
     default = plan.defense.config_type.from_mapping(plan.base)
     epochs = lasts.high if isinstance(lasts, Int) else stage.trajectory.length(default)

@@ -22,6 +22,7 @@ from study.driver.worker import GPUS, KEY, POINT, READ, TRIES, EarlyReads, Trial
 from study.ledger.pruning import Pruning, Step, Stopped, build_read_steps, parse_pruning
 from study.ledger.records import read_trial, scenario_paths, trial_path
 from study.planning.plan import Plan
+from study.planning.state_room import kept_states
 from study.scenarios.evaluation import cached_images, cached_store
 from tracking import names
 
@@ -131,7 +132,7 @@ class Worker:
     def start(self, point: dict[str, Any]) -> TrialRunner:
         plan = self.plan
         cached_store.cache_clear()
-        early = EarlyReads("read_epoch", plan.reads) if plan.reads else None
+        early = EarlyReads("read_epoch", plan.reads, EPOCHS) if plan.reads else None
         studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, plan.config.until)
         task = TrialTask(*studied, self.points, 1, code_hash(), early=early)
         runner = TrialRunner.__new__(TrialRunner)
@@ -177,6 +178,17 @@ def test_a_trial_is_read_early_and_ends_as_one_that_was_not(dataset: str, tmp_pa
         assert [stage["key"] for stage in one["stages"]] == [stage["key"] for stage in other["stages"]]
     states = {path.name.split(".")[0] for path in (tmp_path / "read").glob("**/epoch-*")}
     assert {"epoch-2", "epoch-4"} <= {name.split("-payload")[0] for name in states}, "the training goes on from them"
+
+
+def test_a_training_whose_end_nobody_named_goes_on_from_the_last_read(dataset: str, tmp_path: Path) -> None:
+    plan = epochs_plan(dataset, tmp_path, attacks=("badnets",))
+    point = {name: value for name, value in plan.default_point.items() if name != "read_epoch"}
+    run_trial(Worker(plan, tmp_path / "points"), point)
+    trained = [path.parent for path in tmp_path.glob("**/pre_isolation/*/epoch-6.json")]
+    assert len(trained) == 1
+    assert {path.name for path in trained[0].glob("epoch-?.json")} >= {"epoch-2.json", "epoch-4.json", "epoch-6.json"}
+    kept = kept_states(plan)
+    assert (kept[0].last, kept[0].asked) == (EPOCHS, (2, 4, EPOCHS)), "a dry run tells of the states"
 
 
 def test_a_point_that_reads_its_training_early_is_not_read_later(dataset: str, tmp_path: Path) -> None:
