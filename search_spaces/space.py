@@ -223,7 +223,7 @@ class SearchSpace:
         Raises:
             ValueError: a condition on a field that is neither searched nor one of the config's.
         """
-        when = {name: _in_force(own.when, config) for name, own in self.ranges.items()}
+        when = {name: in_force(own.when, config) for name, own in self.ranges.items()}
         never: set[str] = set()
         for name in Conditions(when).in_order(when):
             for one in when[name]:
@@ -291,8 +291,12 @@ def _must_hold(condition: Condition, searched: Range) -> bool:
     return condition.holds(searched.low) and condition.holds(searched.high)
 
 
-def _in_force(when: tuple[Condition, ...], config: Config) -> tuple[Condition, ...]:
-    """The conditions whose assumption a config keeps."""
+def in_force(when: tuple[Condition, ...], config: Config) -> tuple[Condition, ...]:
+    """The conditions whose assumption a config keeps.
+
+    Raises:
+        ValueError: one is on a field that the config has not.
+    """
     missing = [one.field for one in when if not hasattr(config, one.field)]
     if missing:
         raise ValueError(f"a condition must be on a field of {type(config).__name__}, got one on {missing[0]!r}")

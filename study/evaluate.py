@@ -144,7 +144,7 @@ def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
     from study.attacks.groups import split_rate
     from study.planning.clean_reserve import needs_sentence
     from study.planning.devices import settle_precision
-    from study.planning.idle_options import check_options_act, idle_options
+    from study.planning.idle_options import check_options_act, idle_options, idle_values
     from study.planning.places import check_places
     from study.planning.plan import build_evaluation_context, build_scenario, fixed_fields
     from study.planning.scenario_checks import check_scenarios, tell_misread
@@ -160,7 +160,8 @@ def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
     attack, own_rate = split_rate(config.attack)
     scenario = build_scenario(attack, own_rate or config.poison_rate, config.seed, config, config.repeat)
     check_options_act(config, [scenario.attack])
-    for note in idle_options(config, find_defense(config.defense)):
+    kind = find_defense(config.defense)
+    for note in (*idle_options(config, kind), *idle_values(config.set, fields, (), kind)):
         print_error(f"warning: {note}")
     with working(f"reading {config.dataset}") as say:
         images = cached_images(environment.dataset)

@@ -312,12 +312,11 @@ def load_results(folder: Path, out: Path) -> Results:
 
 def _searched(space: SearchSpace, drawn: Collection[str], config: StudyConfig) -> Mapping[str, Range]:
     """The ranges of the fields that trials have, and of those that act in none of them so far."""
-
-    def waits(name: str) -> bool:
-        hangs_on = [one.field for one in space.ranges[name].when if one.field in space.ranges]
-        return name not in config.set and bool(hangs_on) and all(other in drawn for other in hangs_on)
-
-    return space.only(name for name in space.ranges if name in drawn or waits(name)).ranges
+    searched = set(drawn)
+    for name in space.conditions.conditional:
+        if name not in config.set and all(one.field in searched for one in space.conditions.when[name]):
+            searched.add(name)
+    return space.only(searched).ranges
 
 
 def _why_empty(results: Results) -> str:

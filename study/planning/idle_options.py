@@ -1,10 +1,13 @@
 """Options that cannot act: what somebody set and nothing reads. Left unsaid, it would be credited with a result."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from defenses.api import Defense
 from defenses.registry import UserError
+from search_spaces import SEARCH_SPACES
+from search_spaces.space import in_force
 from study.attacks import ATTACKS
 from study.config.config import CommonConfig
 
@@ -44,6 +47,29 @@ def idle_options(config: CommonConfig, defense: type[Defense]) -> list[str]:
     download = [f"--download changes nothing with --dataset {kind}, which is not downloaded"] if idle else []
     fields = _idle_fields(config, defense)
     return [*download, *([fields] if fields else [])]
+
+
+def idle_values(
+    given: Iterable[str], fields: Mapping[str, Any], searched: Collection[str], defense: type[Defense]
+) -> list[str]:
+    """What is to be said of fields that are set and do nothing at the value of another one, a line each.
+
+    Args:
+        given: what the user set.
+        fields: that preset and user set, typed.
+        searched: fields that have no value of their own.
+    """
+    config = defense.config_type.from_mapping(fields)
+    spaces = [SEARCH_SPACES[name] for name in SEARCH_SPACES if SEARCH_SPACES[name].defense == defense.name]
+    told = []
+    for name in given:
+        known = [
+            own for space in spaces for own in in_force(space.ranges[name].when if name in space.ranges else (), config)
+        ]
+        unmet = {str(one) for one in known if one.field not in searched and not one.holds(getattr(config, one.field))}
+        if unmet:
+            told.append(f"--set {name} changes nothing: it acts where {' and '.join(sorted(unmet))}")
+    return told
 
 
 def fields_read(config: CommonConfig, defense: type[Defense]) -> set[str]:

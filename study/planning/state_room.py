@@ -1,6 +1,7 @@
 """What the states of trainings that are read at several epochs take of the store, and whether it has room for them."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,10 +73,9 @@ def check_state_room(plan: Plan) -> None:
     """Refuses a study whose trainings would keep more states than its store has room for.
 
     Raises:
-        UserError: how much they take, and how much there is; or a setting of them that changes nothing.
+        UserError: how much they take, and how much there is.
     """
     kept = kept_states(plan)
-    _check_kept(plan, kept)
     if not kept:
         return
     place = plan.environment.store
@@ -92,21 +92,27 @@ def check_state_room(plan: Plan) -> None:
         )
 
 
-def _check_kept(plan: Plan, states: list[States]) -> None:
-    """Refuses a setting of what is kept that does nothing."""
-    if "keep_states" not in plan.config.model_fields_set:
+def check_keep_states(plans: Sequence[Plan]) -> None:
+    """Refuses a setting of what is kept that does nothing in any of some studies of one command.
+
+    Raises:
+        UserError: they read no training early, or none at the epochs that are named.
+    """
+    states = [one for plan in plans for one in kept_states(plan)]
+    config = plans[0].config
+    if "keep_states" not in config.model_fields_set:
         return
     if not states:
         raise UserError(
             "--keep-states changes nothing, since this study reads no training before its end: leave it out, or search "
             "or set a read epoch"
         )
-    listed = KeptStates(plan.config.keep_states).listed
+    listed = KeptStates(config.keep_states).listed
     asked = sorted({epoch for one in states for epoch in one.asked})
     if listed and not set(listed) & set(asked):
         raise UserError(
             f"--keep-states must name some of the epochs that are read, {', '.join(map(str, asked))}, got "
-            f"{plan.config.keep_states}: name such, or leave it out"
+            f"{config.keep_states}: name such, or leave it out"
         )
 
 

@@ -21,10 +21,10 @@ def plan_study(config: StudyConfig) -> "Plan":
         import torch
 
         from study.planning.devices import check_cpus, settle_device, settle_precision
-        from study.planning.idle_options import idle_options
+        from study.planning.idle_options import idle_options, idle_values
         from study.planning.plan import make_plan
         from study.planning.several_defenses import child_configs
-        from study.planning.state_room import check_state_room
+        from study.planning.state_room import check_keep_states, check_state_room
 
         torch.set_num_threads(config.threads)  # what is in the store is asked for as the workers will ask for it
         check_cpus(config.cpus, remote=config.address is not None)
@@ -32,8 +32,10 @@ def plan_study(config: StudyConfig) -> "Plan":
         precision = settle_precision(config.precision, device)
         configs = child_configs(config) if config.defenses else (config,)
         plans = [make_plan(own, device, gpus, precision) for own in configs]  # all, before the first is started
+    check_keep_states(plans)
     for plan in plans:
         check_state_room(plan)
-        for note in idle_options(plan.config, plan.defense):
+        idle = idle_values(plan.config.set, plan.base, plan.space.ranges, plan.defense)
+        for note in (*idle_options(plan.config, plan.defense), *idle):
             print_error(f"warning: {note}")
     return dataclasses.replace(plans[0], config=config) if config.defenses else plans[0]

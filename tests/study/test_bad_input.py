@@ -203,6 +203,8 @@ def test_an_objective_that_the_data_cannot_tell_is_refused(
     ("arguments", "parts"),
     [
         (["--image-size", "16"], ["--image-size changes nothing", "npz"]),
+        (["--keep-states", "all"], ["--keep-states changes nothing", "no training before its end"]),
+        (["--keep-states", "often", "--set", "read_epoch=2"], ["--keep-states must be grid", "got 'often'"]),
         (["--trigger-image", "p.png"], ["--trigger-image changes nothing", "blended_image"]),
         (["--attacks", "badnets", "sig", "--trigger-dir", "d"], ["--trigger-dir changes nothing", "refool"]),
         (["--store", "~nobody_of_this_name/store"], ["~nobody_of_this_name", "home folder"]),
@@ -231,6 +233,9 @@ def test_a_field_that_nothing_reads_is_told(dataset: str, tmp_path: Path, capsys
     )
     assert main([*folders, "--set", "selective_epochs=3"]) == 0
     assert capsys.readouterr().err == ""
+    assert main([*folders, "--space", "ac", "--set", "max_share=0.3", "rule=smaller", "dims=5"]) == 0
+    line = "warning: --set max_share changes nothing: it acts where rule share or share_and_silhouette\n"
+    assert capsys.readouterr().err == line
 
 
 @pytest.mark.parametrize("name", ["store", "mlflow.db", "mlflow-artifacts", "latest"])

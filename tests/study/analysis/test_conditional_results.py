@@ -15,6 +15,7 @@ from small_study import save_npz, small_plan
 from synthetic_study import draw, rates, unit, write_study
 
 from defenses.methods.ac import ACConfig
+from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.conditions import where
 from search_spaces.space import Choice, Float, Int, Range
@@ -22,6 +23,7 @@ from study.analysis.importances import Importances
 from study.analysis.results import Results, read_results
 from study.analysis.selected_trial import select_trial
 from study.datasets.images import Images
+from study.driver.driver import _check_same_fields
 from study.report.best_configuration import best_configuration
 from study.report.elements import Curves, Heat, Note, Parallel, Section, Table
 from study.report.matplotlib_figures import png
@@ -265,3 +267,15 @@ def test_what_a_driver_tells_of_a_trial_lacks_what_does_nothing(tmp_path: Path, 
     assert record.params["epochs"] == "10", "what is fixed is told as ever"
     kept = yaml.safe_load((folder / record.artifacts / "config.yaml").read_text())
     assert kept.keys() == record.params.keys()
+    desk.closing()  # claims the folder anew: its trials have the plan's fields
+
+
+def test_a_study_of_before_goes_on_and_one_of_other_fields_does_not(tmp_path: Path, images: Images) -> None:
+    write_study(tmp_path / "ac", points(whole=True).iloc[:8], truth, attacks=("badnets",), space="ac")
+    dataset = save_npz(tmp_path / "data.npz", images)
+    plan = small_plan(dataset, tmp_path, space="ac", attacks=("badnets",))
+    _check_same_fields(plan, tmp_path / "ac")
+    smaller = small_plan(dataset, tmp_path, space="ac", attacks=("badnets",), set={"clusters": "2"})
+    with pytest.raises(UserError, match="searches other fields \\(they differ in clusters\\)") as told:
+        _check_same_fields(smaller, tmp_path / "ac")
+    assert len(str(told.value).splitlines()) == 1

@@ -12,6 +12,7 @@ import optuna
 import pytest
 from small_study import empty_ledger
 
+from defenses.registry import UserError
 from search_spaces.conditions import Conditions, where, where_above
 from search_spaces.space import Choice, Float, Int, Range, SearchSpace
 from study.config.objectives import Direction
@@ -222,6 +223,14 @@ def test_an_open_trial_of_before_comes_again_without_its_idle_fields(tmp_path: P
 
 def asked_before(ledger: Ledger, point: Mapping[str, Any]) -> int:
     return [row.point for row in ledger.rows()].index(dict(point))
+
+
+def test_a_study_of_a_version_with_other_options_is_refused_in_one_line(tmp_path: Path) -> None:
+    before = open_ledger(tmp_path, {**SMALL, "rule": Choice(("all", "some", "most"), "w")}, "random")
+    before.ask()
+    with pytest.raises(UserError, match="'toy' was begun by a version in which rule was searched among other") as told:
+        open_ledger(tmp_path, SMALL, "random")
+    assert len(str(told.value).splitlines()) == 1
 
 
 def test_tools_that_open_a_ledger_see_the_fields_that_act(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from defenses.trajectories import state_bytes
 from study.datasets.images import Images
 from study.planning.dry_run import describe
 from study.planning.plan import Plan
-from study.planning.state_room import check_state_room, kept_states
+from study.planning.state_room import check_keep_states, check_state_room, kept_states
 
 
 @pytest.fixture
@@ -66,7 +66,8 @@ READ = {"pre_isolation_epochs": "200", "read_epoch": "100"}
 )
 def test_what_is_kept_is_a_setting_whose_cost_is_said(make: Callable[..., Plan], keep: str, count: int) -> None:
     plan = make(set=READ, keep_states=keep)
-    check_state_room(plan)
+    check_keep_states([plan])
+    check_keep_states([make(), plan])
     (states,) = kept_states(plan)
     assert (states.last, states.count) == (100, count)
     assert states.total == count * states.bytes
@@ -89,7 +90,7 @@ def test_what_is_kept_is_a_setting_whose_cost_is_said(make: Callable[..., Plan],
 )
 def test_what_cannot_be_kept_is_one_line(make: Callable[..., Plan], options: Any, why: str) -> None:
     with pytest.raises(UserError, match=why) as told:
-        check_state_room(make(**options))
+        check_keep_states([make(**options)])
     assert len(str(told.value).splitlines()) == 1
 
 
