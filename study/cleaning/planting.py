@@ -100,7 +100,7 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
     shared: dict[str, None] = {}
     for runs in studies:
         for scenario, row in runs[0].scenarios.iterrows():
-            votes, truth = _ballot(runs, str(scenario), int(row["seed"]), agreement)
+            votes, truth = _ballot(runs, str(scenario), int(row["seed"]), agreement, row["attack"] != CLEAN)
             flagged = votes.flagged
             if row["attack"] == CLEAN:
                 shares.append(float(flagged.mean()))
@@ -127,8 +127,14 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
     return Canaries(tuple(planted), float(np.mean(shares)) if shares else None, tuple(shared))
 
 
-def _ballot(runs: Sequence["Results"], scenario: str, seed: int, agreement: float) -> tuple[Votes, NDArray[np.bool_]]:
-    """The votes of all methods on one planting, and which images were planted, bool [N]."""
+def _ballot(
+    runs: Sequence["Results"], scenario: str, seed: int, agreement: float, planted: bool
+) -> tuple[Votes, NDArray[np.bool_]]:
+    """The votes of all methods on one planting, and which images were planted, bool [N].
+
+    Args:
+        planted: whether any were: of data in which nothing was, nobody knows what is poisoned.
+    """
     from study.report.run_files import RunFiles
 
     votes: list[Vote] = []
@@ -136,11 +142,12 @@ def _ballot(runs: Sequence["Results"], scenario: str, seed: int, agreement: floa
     for run in runs:
         trial = int(run.complete.index[0]) if len(run.complete) else None
         flags = None if trial is None else RunFiles(run).flags(trial, scenario)
-        if flags is None or flags.is_poison is None:
+        if flags is None or (flags.is_poison is None and planted):
             raise UserError(
                 f"what {run.space} flagged of the canaries must lie in {run.folder} or in its MLflow, and cannot be "
                 f"read there: remove {run.folder} and give the same command again"
             )
         votes.append(Vote(run.defense, seed, np.asarray(flags.flagged), flags.scores))
-        labels, truth = flags.labels, flags.is_poison
+        labels = flags.labels
+        truth = np.zeros(len(labels), dtype=bool) if flags.is_poison is None else flags.is_poison
     return Votes(tuple(votes), labels, agreement), truth

@@ -271,7 +271,9 @@ def default_objective(config: StudyConfig, defense: type[Defense], known: frozen
     """The objective that suits what a study measures; `known` as `measurable` gives it."""
     flags = defense.flagged is not None and names.FPR in known
     if defense.flagged is not None and config.until == "isolate":
-        return names.ISOLATION_SCORE if names.TPR in known else names.FPR
+        if names.TPR in known:
+            return names.ISOLATION_SCORE
+        return names.FPR if names.FPR in known else names.FLAGGED_SHARE
     if flags and names.TPR in known and names.ASR in known:
         return names.OVERALL_SCORE
     if names.ASR in known:
