@@ -42,7 +42,7 @@ def describe(config: CleanConfig, of_studies: Mapping[str, Any]) -> str:
             f"{', '.join(map(str, config.seeds))}, and the networks are {plans[0].environment.model} of width "
             f"{search.width}."
         ),
-        table(["method", "epochs a run, of the plain model too"], methods),
+        table(["method", "epochs a run"], methods),
         wrap(
             f"About {rough(60 * cost.search_minutes)} on this machine, {runs_at_once} at once: a step of {cost.batch} "
             f"images takes {format_number(cost.step_seconds)} s, measured on a few. What is in the store is not "

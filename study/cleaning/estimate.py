@@ -21,7 +21,7 @@ class Estimate:
 
     Attributes:
         step_seconds: a training step of `batch` images.
-        epochs: epoch-equivalents of one run of each method, and of the model that it is compared with.
+        epochs: epoch-equivalents of one run of each method.
         search_minutes, canary_minutes: on this machine, everything run anew.
     """
 
@@ -32,20 +32,31 @@ class Estimate:
     canary_minutes: float
 
 
-def run_epochs(plan: "Plan") -> float:
-    """Epoch-equivalents of one run up to who is flagged, with the plain model that every study trains as well."""
+def stage_epochs(plan: "Plan", attacked: bool = False) -> dict[str, float]:
+    """Epoch-equivalents of the stages of one run up to who is flagged, by what tells them apart.
+
+    Args:
+        attacked: an attack is planted, whose success a model without a defense shows.
+    """
     from defenses import DEFENSES
 
-    count = _count(plan)
-    config = plan.full_config(plan.default_point)
-    plain = DEFENSES["no_defense"]
-    undefended = plain.config_type.from_mapping(plan.environment.undefended)
+    count, plain = _count(plan), DEFENSES["no_defense"]
+    parts = [(plan.defense.stages_until(plan.config.until), plan.full_config(plan.default_point))]
+    parts += [(plain.stages, plain.config_type.from_mapping(plan.environment.undefended))] if attacked else []
     costs: dict[str, float] = {}
-    for stages, fields in ((plain.stages, undefended), (plan.defense.stages_until(plan.config.until), config)):
+    for stages, fields in parts:
         for stage in stages:
             reads = {name: getattr(fields, name) for name in stage.reads}
             costs[f"{stage.name} {sorted(reads.items())}"] = stage_cost(stage, reads, count)
-    return sum(costs.values())
+    return costs
+
+
+def all_epochs(plans: "list[Plan]", attacked: bool = False) -> float:
+    """Epoch-equivalents of one run of all methods, which share what they have in common."""
+    each: dict[str, float] = {}
+    for plan in plans:
+        each |= stage_epochs(plan, attacked)
+    return sum(each.values())
 
 
 def _count(plan: "Plan") -> int:
@@ -64,10 +75,18 @@ def estimate(plans: "list[Plan]", seeds: int, plantings: int, lanes: int) -> Est
     """
     count = _count(plans[0])
     seconds = step_seconds(plans[0])
-    epochs = {plan.space.name: run_epochs(plan) for plan in plans}
-    one = sum(epochs.values()) * count / _BATCH * seconds / 60
-    scenarios = plantings * (1 + len(ATTACKS) * len(planting_rates(count)))
-    return Estimate(seconds, _BATCH, epochs, one * seeds / min(lanes, seeds), one * scenarios / min(lanes, scenarios))
+    epochs = {plan.space.name: sum(stage_epochs(plan).values()) for plan in plans}
+    minutes = count / _BATCH * seconds / 60  # of an epoch
+    attacked = plantings * len(ATTACKS) * len(planting_rates(count))
+    search = seeds * all_epochs(plans)
+    canaries = plantings * all_epochs(plans) + attacked * all_epochs(plans, attacked=True)
+    return Estimate(
+        seconds,
+        _BATCH,
+        epochs,
+        search * minutes / min(lanes, seeds),
+        canaries * minutes / min(lanes, plantings + attacked),
+    )
 
 
 def step_seconds(plan: "Plan") -> float:

@@ -12,7 +12,7 @@ from defenses.seeds import derive_seed
 from study.cleaning.canaries import ATTACKS, RATES, Canaries, Planted
 from study.cleaning.options import CleanConfig
 from study.cleaning.source import StudyData
-from study.cleaning.studies import study_config
+from study.cleaning.studies import AS_RECEIVED, study_config
 from study.cleaning.verdict import LEAST, shared_classes
 from study.cleaning.votes import Vote, Votes
 from study.config.config import StudyConfig
@@ -52,7 +52,7 @@ def planting_configs(
         options: of all studies.
     """
     seeds = config.seeds[: config.plantings]
-    own = {"until": "isolate", "clean_control": "none", "poison_rates": planting_rates(len(data.labels))}
+    own = {"until": "isolate", **AS_RECEIVED, "poison_rates": planting_rates(len(data.labels))}
     attacks = (CLEAN, *ATTACKS)
     return [
         [
@@ -73,16 +73,33 @@ def planting_configs(
     ]
 
 
-def planting_minutes(runs: Sequence["Results"], scenarios: int, lanes: int) -> float:
+def planting_minutes(runs: Sequence["Results"], scenarios: int, lanes: int, attacked: int = 0) -> float:
     """What planting will take, by what the data themselves took.
 
     Args:
         runs: the studies of the data as they are, one a method.
         scenarios: of each method.
         lanes: how many run at once.
+        attacked: scenarios among them whose attack is seen to work by a model without a defense.
     """
     each = sum(float(run.evaluations["built_seconds"].mean()) for run in runs)
-    return scenarios * each / lanes / 60
+    beside = attacked * _undefended_seconds(runs) if attacked else 0.0
+    return (scenarios * each + beside) / lanes / 60
+
+
+def _undefended_seconds(runs: Sequence["Results"]) -> float:
+    """What training without a defense will take beside the methods; 0 where one of them trains that model itself."""
+    from defenses import DEFENSES
+    from search_spaces import SEARCH_SPACES
+
+    if any((run.stages["stage"] == "undefended").any() for run in runs):
+        return 0.0
+    first = runs[0]
+    trained = first.stages[first.stages["epoch_equivalents"] > 0]
+    epochs = float(trained["epoch_equivalents"].sum())
+    plain = DEFENSES["no_defense"].config_type.from_mapping(SEARCH_SPACES["no_defense"].preset(first.config.preset))
+    seconds = float(trained["built_seconds"].sum()) / epochs if epochs else 0.0
+    return seconds * float(vars(plain)["epochs"])
 
 
 def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, classes: Sequence[str]) -> Canaries:

@@ -165,8 +165,9 @@ def plant(work: Work, votes: Votes, runs: Sequence["Results"]) -> tuple[Canaries
         return None, "No known attacks were planted (--canaries none), so nothing says what would have been found here."
     given = source.unsuspected(config, work.data, votes.flagged)
     groups = planting_configs(config, work.settings.spaces, given, work.options)
-    scenarios = len(groups) * (1 + len(ATTACKS) * len(planting_rates(len(given.labels))))
-    minutes = planting_minutes(runs, scenarios, lanes(work.searches[0]))
+    attacked = len(groups) * len(ATTACKS) * len(planting_rates(len(given.labels)))
+    scenarios = len(groups) + attacked
+    minutes = planting_minutes(runs, scenarios, lanes(work.searches[0]), attacked)
     if config.canaries == "auto" and minutes > config.canary_limit:
         text = (
             f"No known attacks were planted: that would take about {rough(60 * minutes)}, more than the limit of "

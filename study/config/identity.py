@@ -12,6 +12,7 @@ NOT_IDENTITY = {
     "gpus_per_trial",
     "step",
     "tracking_uri",
+    "undefended_on",
     "address",
     "verbose",
 }

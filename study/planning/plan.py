@@ -143,7 +143,7 @@ class Plan:
     def point_key(self, point: Mapping[str, Any]) -> str:
         """Names a trial across restarts: a hash of the whole configuration and of all that judges it."""
         environment = dataclasses.asdict(self.environment)
-        for where in ("store", "device"):
+        for where in ("store", "device", "undefended_on"):  # the last judges nothing of a trial
             del environment[where]
         for how in ("data_dir", "download", "at_most", "store"):  # what is read, `data_keys` tells
             del environment["dataset"][how]
@@ -199,6 +199,7 @@ def build_evaluation_context(
         undefended=SEARCH_SPACES["no_defense"].preset(config.preset),
         asr_floor=config.asr_floor,
         step=config.step,
+        undefended_on=config.undefended_on,
     )
 
 
