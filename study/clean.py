@@ -114,9 +114,8 @@ def _cleaned_line(manifest: "Manifest") -> str:
 def _retrained_lines(done: "Cleaning | Applied") -> list[str]:
     if done.retrained is None:
         return []
-    accuracy = done.retrained.accuracy
-    told = "no test set to measure it on" if accuracy is None else f"accuracy {accuracy:.3f} on the test images"
-    return [f"a model trained on it: {shown_path(done.retrained.path)} ({told})"]
+    model = done.retrained
+    return [f"{model.what}: {shown_path(model.path)} ({model.accuracy_text})"]
 
 
 class _Callable(types.ModuleType):
