@@ -93,6 +93,7 @@ def _text(done: "Cleaning") -> str:
     edited = shown_path(done.folder / DECISIONS_CSV)
     lines = [
         wrap(done.verdict.sentence),
+        *([wrap(done.verdict.checked)] if done.verdict.checked else []),
         *([wrap(done.canaries.sentence)] if done.canaries is not None else []),
         "",
         f"the report, for a browser: {shown_path(done.folder / REPORT_HTML)}",

@@ -1,9 +1,10 @@
 """Canaries: known attacks planted into copies of the data, to see what the same look would have found there."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from study.cleaning.checked import Unplanted
+from study.cleaning.intervals import wilson
 from study.cli.numbers import format_number
 from study.report.elements import Bars, Cell, Item, Note, Table
 
@@ -11,7 +12,6 @@ ATTACKS = ("badnets", "blended_random", "wanet")
 KINDS = {"badnets": "patch", "blended_random": "blend", "wanet": "warp"}
 """Attack -> what people call its trigger."""
 RATES = (0.01, 0.05)
-_Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -67,16 +67,6 @@ class Rate:
         return KINDS.get(self.attack, self.attack)
 
 
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Ends of the 95 % Wilson interval of a share; (0, 1) of nothing."""
-    if total == 0:
-        return 0.0, 1.0
-    share, spread = hits / total, _Z**2 / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = _Z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 @dataclass(frozen=True)
 class Canaries:
     """All planted attacks.
@@ -84,11 +74,14 @@ class Canaries:
     Attributes:
         null: share that is flagged of the same data with nothing planted; None where that was not run.
         null_classes: names of the classes that images share which are flagged of that.
+        unplanted: what was flagged of images into which nothing was planted, with nothing planted or an attack that
+            took.
     """
 
     planted: tuple[Planted, ...]
     null: float | None = None
     null_classes: tuple[str, ...] = ()
+    unplanted: tuple[Unplanted, ...] = ()
 
     @property
     def caution(self) -> str:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from defenses.registry import UserError
 from defenses.seeds import derive_seed
 from study.cleaning.canaries import ATTACKS, RATES, Canaries, Planted
+from study.cleaning.checked import Unplanted, unplanted
 from study.cleaning.options import CleanConfig
 from study.cleaning.source import StudyData
 from study.cleaning.studies import AS_RECEIVED, study_config
-from study.cleaning.verdict import LEAST, shared_classes
+from study.cleaning.verdict import LEAST
 from study.cleaning.votes import Vote, Votes
 from study.config.config import StudyConfig
 from study.config.objectives import CLEAN
@@ -115,16 +116,20 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
     planted: list[Planted] = []
     shares: list[float] = []
     shared: dict[str, None] = {}
+    others: list[Unplanted] = []
     for runs in studies:
         for scenario, row in runs[0].scenarios.iterrows():
             votes, truth = _ballot(runs, str(scenario), int(row["seed"]), agreement, row["attack"] != CLEAN)
-            flagged = votes.flagged
+            flagged, run = votes.flagged, unplanted(votes.flagged, truth, votes.labels, len(classes))
             if row["attack"] == CLEAN:
                 shares.append(float(flagged.mean()))
-                shared |= dict.fromkeys(classes[at] for at in shared_classes(flagged, votes.labels, len(classes)))
+                shared |= dict.fromkeys(classes[at] for at in run.classes)
+                others.append(run)
                 continue
             parts = runs[0].manifest.scenario_parts(str(scenario))
             asr = float(row[names.ASR_UNDEFENDED])
+            took = not bool(row["attack_failed"]) and not math.isnan(asr)
+            others += [run] if took else []
             planted.append(
                 Planted(
                     attack=str(row["attack"]),
@@ -132,7 +137,7 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
                     seed=int(row["seed"]),
                     target="" if parts is None else parts.target,
                     asr=None if math.isnan(asr) else asr,
-                    took=not bool(row["attack_failed"]) and not math.isnan(asr),
+                    took=took,
                     hits=int((flagged & truth).sum()),
                     planted=int(truth.sum()),
                     alarms=int((flagged & ~truth).sum()),
@@ -141,7 +146,7 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
             )
     order = {attack: at for at, attack in enumerate(ATTACKS)}
     planted.sort(key=lambda one: (one.rate, order.get(one.attack, len(order)), one.seed))
-    return Canaries(tuple(planted), float(np.mean(shares)) if shares else None, tuple(shared))
+    return Canaries(tuple(planted), float(np.mean(shares)) if shares else None, tuple(shared), tuple(others))
 
 
 def _ballot(

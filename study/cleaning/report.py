@@ -87,6 +87,7 @@ def summary(work: "Work", look: "Look", manifest: "Manifest", retrained: "Retrai
     told: dict[str, Any] = {
         "verdict": verdict.sentence,
         "outcome": verdict.outcome,
+        "checked": verdict.checked,
         "reasons": list(verdict.reasons),
         "agreement": verdict.agreement,
         "classes": [data.classes[label] for label in verdict.classes],

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from defenses.registry import UserError
 from study.cleaning import source
 from study.cleaning.canaries import ATTACKS, Canaries
+from study.cleaning.checked import check
 from study.cleaning.options import CleanConfig, choose_preset
 from study.cleaning.planting import planting_configs, planting_minutes, planting_rates, read_plantings
 from study.cleaning.settings import Settings, choose_settings
@@ -151,6 +152,7 @@ def look_through(work: Work) -> Look:
     votes = Votes(tuple(ballot), work.data.train.labels, work.config.agreement)
     verdict = decide(votes, work.data.classes)
     canaries, without = plant(work, votes, runs)
+    verdict = check(verdict, votes, () if canaries is None else canaries.unplanted, work.data.classes)
     return Look(votes, verdict, tuple(runs), canaries, without)
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from cleaning_parts import canaries, planted
 
-from study.cleaning.canaries import Canaries, wilson
+from study.cleaning.canaries import Canaries
+from study.cleaning.intervals import wilson
 from study.cleaning.planting import planting_rates, target_of
 from study.report.elements import Table
 
