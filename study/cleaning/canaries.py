@@ -48,7 +48,7 @@ class Rate:
     """What was found of an attack at a rate, over all plantings that took.
 
     Attributes:
-        tpr, low, high: share that was found, with a 95 % interval (Wilson); None where no planting took.
+        tpr, low, high: share that was found, with a 95 % interval (Wilson) over plantings; None where none took.
         fpr: share of the images that were not planted and are flagged.
     """
 
@@ -109,17 +109,18 @@ class Canaries:
         return [one for one in self.planted if (one.attack, one.rate) == (attack, rate)]
 
     def _rate(self, attack: str, rate: float) -> Rate:
+        """Images that one planting has in common are found together or not at all: each planting is a single draw."""
         own = self._plantings(attack, rate)
-        took = [one for one in own if one.took]
-        hits, planted = sum(one.hits for one in took), sum(one.planted for one in took)
+        took = [one for one in own if one.took and one.planted]
+        shares = [one.hits / one.planted for one in took]
         alarms, others = sum(one.alarms for one in took), sum(one.others for one in took)
-        if not planted:
+        if not took:
             return Rate(attack, rate, None, None, None, None, len(took), len(own))
         return Rate(
             attack,
             rate,
-            hits / planted,
-            *wilson(hits, planted),
+            sum(shares) / len(shares),
+            *wilson(sum(shares), len(shares)),
             alarms / others if others else None,
             len(took),
             len(own),
@@ -148,9 +149,10 @@ class Canaries:
         rows = tuple(_row(rate, self._plantings(rate.attack, rate.rate)) for rate in rates)
         table = Table(
             "canaries",
-            "TPR: share of the planted images that were flagged, with a 95 % interval (Wilson). FPR: share of all "
-            "others that were. ASR: success of the attack without a defense; below the floor it did not take.",
-            ("trigger", "attack", "rate", "target class", "ASR", "TPR", "95 % interval", "FPR"),
+            "TPR: share of the planted images that were flagged, with a 95 % interval (Wilson) over the plantings that "
+            "took. FPR: share of all others that were. ASR: success of the attack without a defense; below the floor "
+            "it did not take.",
+            ("trigger", "attack", "rate", "target class", "ASR", "TPR", "95 % interval", "FPR", "plantings"),
             rows,
             left=4,
         )
@@ -175,8 +177,9 @@ class Canaries:
             )
         items.append(
             Note(
-                "Each attack was planted once with each seed, into copies of the images that are not suspected. The "
-                "intervals are those of the images of these plantings; another planting may fare otherwise.",
+                "Each planting has a seed and a class of its own, in copies of the images that are not suspected. Its "
+                "images are found together or not at all, since one training decides for all of them: so the intervals "
+                "count plantings and not images, and with few of them they are wide. --plantings has more.",
                 "footnote",
             )
         )
@@ -188,7 +191,8 @@ def _row(rate: Rate, planted: Sequence[Planted]) -> tuple[Cell, ...]:
     targets = ", ".join(dict.fromkeys(one.target for one in planted))
     interval = "did not take" if rate.low is None else f"{format_number(rate.low, 2)} to {format_number(rate.high, 2)}"
     asr = sum(asrs) / len(asrs) if asrs else None
-    return (rate.kind, rate.attack, _percent(rate.rate), targets, asr, rate.tpr, interval, rate.fpr)
+    took = f"{rate.taken} of {rate.plantings} took"
+    return (rate.kind, rate.attack, _percent(rate.rate), targets, asr, rate.tpr, interval, rate.fpr, took)
 
 
 def _percent(rate: float) -> str:

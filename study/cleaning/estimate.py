@@ -22,14 +22,15 @@ class Estimate:
     Attributes:
         step_seconds: a training step of `batch` images.
         epochs: epoch-equivalents of one run of each method.
-        search_minutes, canary_minutes: on this machine, everything run anew.
+        search_minutes: on this machine, everything run anew.
+        canary_minutes: of so many plantings of each attack, from one on.
     """
 
     step_seconds: float
     batch: int
     epochs: dict[str, float]
     search_minutes: float
-    canary_minutes: float
+    canary_minutes: tuple[float, ...]
 
 
 def stage_epochs(plan: "Plan", attacked: bool = False) -> dict[str, float]:
@@ -65,28 +66,21 @@ def _count(plan: "Plan") -> int:
     return len(cached_images(plan.environment.dataset).train_labels)
 
 
-def estimate(plans: "list[Plan]", seeds: int, plantings: int, lanes: int) -> Estimate:
+def estimate(plans: "list[Plan]", seeds: int, lanes: int) -> Estimate:
     """What the runs of all methods take.
 
     Args:
-        seeds: runs of each method on the data.
-        plantings: of each attack at each rate.
+        seeds: runs of each method on the data, and the most plantings of each attack at each rate.
         lanes: runs at once.
     """
     count = _count(plans[0])
     seconds = step_seconds(plans[0])
     epochs = {plan.space.name: sum(stage_epochs(plan).values()) for plan in plans}
     minutes = count / _BATCH * seconds / 60  # of an epoch
-    attacked = plantings * len(ATTACKS) * len(planting_rates(count))
-    search = seeds * all_epochs(plans)
-    canaries = plantings * all_epochs(plans) + attacked * all_epochs(plans, attacked=True)
-    return Estimate(
-        seconds,
-        _BATCH,
-        epochs,
-        search * minutes / min(lanes, seeds),
-        canaries * minutes / min(lanes, plantings + attacked),
-    )
+    attacked = len(ATTACKS) * len(planting_rates(count))
+    search, planting = seeds * all_epochs(plans), all_epochs(plans) + attacked * all_epochs(plans, attacked=True)
+    canaries = tuple(times * planting * minutes / min(lanes, 1 + attacked) for times in range(1, seeds + 1))
+    return Estimate(seconds, _BATCH, epochs, search * minutes / min(lanes, seeds), canaries)
 
 
 def step_seconds(plan: "Plan") -> float:

@@ -5,8 +5,13 @@ import math
 _Z = 1.959964  # of a 95 % interval
 
 
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Ends of the 95 % Wilson interval of a share; (0, 1) of nothing."""
+def wilson(hits: float, total: int) -> tuple[float, float]:
+    """Ends of the 95 % Wilson interval of a share; (0, 1) of nothing.
+
+    Args:
+        hits: of `total` draws; of draws that each give a share in [0, 1] their sum. With one mean such shares vary at
+            most as much as draws that give 0 or 1, so that the interval is then wide rather than narrow.
+    """
     if total == 0:
         return 0.0, 1.0
     share, spread = hits / total, _Z**2 / total

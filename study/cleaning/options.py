@@ -79,8 +79,11 @@ class CleanConfig(BaseModel):
         "out where they would take longer than --canary-limit",
     )
     canary_limit: float = Field(60.0, description="minutes that --canaries auto may take", gt=0, allow_inf_nan=False)
-    plantings: int = Field(
-        1, description="how often each known attack is planted, each time with another seed of --seeds and class", ge=1
+    plantings: int | None = Field(
+        None,
+        description="how often each known attack is planted, each time with another seed of --seeds and class; by "
+        "default once with each seed, or as often as --canary-limit allows",
+        ge=1,
     )
     copy_files: bool = Field(False, description="copy what is kept into the cleaned set, instead of linking it")
     retrain: bool = Field(False, description="train a model on what is kept, and write it as model.safetensors")
@@ -159,7 +162,7 @@ def _check_all_act(config: CleanConfig) -> None:
         raise UserError("--preset changes nothing with --apply, unless --retrain trains a model: leave one out")
     if "canary_limit" in given and config.canaries != "auto":
         raise UserError(f"--canary-limit changes nothing with --canaries {config.canaries}: leave one of the two out")
-    if config.plantings > len(config.seeds):
+    if config.plantings is not None and config.plantings > len(config.seeds):
         raise UserError(
             f"--plantings must be at most {len(config.seeds)}, since each has one of --seeds, got {config.plantings}: "
             "lower it, or name more seeds"

@@ -1,7 +1,7 @@
 """Plants canaries: the studies that do so, what they cost, and what became of each planting."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,14 +45,16 @@ def planting_configs(
     spaces: Sequence[str],
     data: StudyData,
     options: Mapping[str, Any],
+    plantings: int,
 ) -> list[list[StudyConfig]]:
     """For each planting seed the studies of all methods, which are all given the same planted images.
 
     Args:
         data: without what is suspected.
         options: of all studies.
+        plantings: of each attack, with the first seeds.
     """
-    seeds = config.seeds[: config.plantings]
+    seeds = config.seeds[:plantings]
     own = {"until": "isolate", **AS_RECEIVED, "poison_rates": planting_rates(len(data.labels))}
     attacks = (CLEAN, *ATTACKS)
     return [
@@ -72,6 +74,22 @@ def planting_configs(
         ]
         for seed in seeds
     ]
+
+
+def choose_plantings(config: CleanConfig, minutes: Callable[[int], float]) -> tuple[int, float]:
+    """How often each attack is planted, and how long that takes; 0 times where that takes longer than it may.
+
+    As often as was asked for, else once with each seed, or as often as the limit allows.
+
+    Args:
+        minutes: that a number of plantings takes.
+    """
+    most = config.plantings or len(config.seeds)
+    counts = [most] if config.plantings or config.canaries == "run" else [*range(most, 0, -1)]
+    for count in counts:
+        if config.canaries == "run" or minutes(count) <= config.canary_limit:
+            return count, minutes(count)
+    return 0, minutes(counts[-1])
 
 
 def planting_minutes(runs: Sequence["Results"], scenarios: int, lanes: int, attacked: int = 0) -> float:

@@ -11,7 +11,8 @@ from cleaning_parts import CLASSES, LABELS, POISON, vote
 
 from defenses.registry import UserError
 from study.cleaning.estimate import all_epochs
-from study.cleaning.planting import planting_minutes, read_plantings
+from study.cleaning.options import parse_clean
+from study.cleaning.planting import choose_plantings, planting_minutes, read_plantings
 from study.config.config import StudyConfig, resolve
 from study.planning.plan import make_plan
 from study.report import run_files
@@ -92,6 +93,23 @@ def test_the_cost_is_that_of_the_search() -> None:
     run = study("pipd", POISON)
     assert planting_minutes([run], scenarios=7, lanes=2) == pytest.approx(3.5)
     assert planting_minutes([run, run], scenarios=7, lanes=1) == pytest.approx(14.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "plantings"),
+    [
+        ({}, (3, 60.0)),
+        ({"canary_limit": 50.0}, (2, 40.0)),
+        ({"canary_limit": 10.0}, (0, 20.0)),
+        ({"canaries": "run", "seeds": (0, 1)}, (2, 40.0)),
+        ({"canaries": "run", "plantings": 1}, (1, 20.0)),
+        ({"plantings": 2}, (2, 40.0)),
+        ({"plantings": 2, "canary_limit": 30.0}, (0, 40.0)),  # what was asked for is not cut
+    ],
+)
+def test_as_many_plantings_as_the_limit_allows(options: dict[str, Any], plantings: tuple[int, float]) -> None:
+    config = parse_clean({"data": "data", "out": "out", **options})
+    assert choose_plantings(config, lambda count: 20.0 * count) == plantings
 
 
 def test_the_cost_of_seeing_an_attack_work_comes_on_top() -> None:
