@@ -6,8 +6,6 @@ the TPR and the FPR that a study of the same poisoned set tells, which knows wha
 
 import csv
 import json
-import logging
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,6 @@ from study.datasets.own.writing import write_subset
 from study.scenarios.poison import PoisonedDataset, poison
 from tracking import names
 
-log = logging.getLogger(__name__)
 ATTACKS = ("badnets", "blended_random", "trojan_square", "wanet", "sig:cap=true")  # the last keeps its labels
 SEEDS = (0,)
 FIELDS = {"epochs": "2", "batch_size": "32"}
@@ -182,10 +179,8 @@ def test_every_format_of_an_attack(attack: str, tmp_path: Path) -> None:
     told: dict[bytes, list[dict[str, list[float]]]] = {}
     for name in FORMATS:
         (tmp_path / name).mkdir()
-        started = time.perf_counter()
         rates, order = check(name, attack, tmp_path / "store", tmp_path / name)
         told.setdefault(order, []).append(rates)
-        log.info("%s, %s: %s, %.1f s", attack, name, rates, time.perf_counter() - started)
     assert all(one == same[0] for same in told.values() for one in same)
     trained = len([path for path in (tmp_path / "store" / "standard_training").iterdir() if path.is_dir()])
     assert trained == 2 * len(told) * len(SEEDS)  # the method's own, and the study's model without a defense
