@@ -93,6 +93,7 @@ def _text(done: "Cleaning") -> str:
     edited = shown_path(done.folder / DECISIONS_CSV)
     lines = [
         wrap(done.verdict.sentence),
+        *([wrap(done.verdict.checked)] if done.verdict.checked else []),
         *([wrap(done.canaries.sentence)] if done.canaries is not None else []),
         "",
         f"the report, for a browser: {shown_path(done.folder / REPORT_HTML)}",
@@ -114,9 +115,8 @@ def _cleaned_line(manifest: "Manifest") -> str:
 def _retrained_lines(done: "Cleaning | Applied") -> list[str]:
     if done.retrained is None:
         return []
-    accuracy = done.retrained.accuracy
-    told = "no test set to measure it on" if accuracy is None else f"accuracy {accuracy:.3f} on the test images"
-    return [f"a model trained on it: {shown_path(done.retrained.path)} ({told})"]
+    model = done.retrained
+    return [f"{model.what}: {shown_path(model.path)} ({model.accuracy_text})"]
 
 
 class _Callable(types.ModuleType):

@@ -1,9 +1,10 @@
 """Canaries: known attacks planted into copies of the data, to see what the same look would have found there."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from study.cleaning.checked import Unplanted
+from study.cleaning.intervals import wilson
 from study.cli.numbers import format_number
 from study.report.elements import Bars, Cell, Item, Note, Table
 
@@ -11,7 +12,6 @@ ATTACKS = ("badnets", "blended_random", "wanet")
 KINDS = {"badnets": "patch", "blended_random": "blend", "wanet": "warp"}
 """Attack -> what people call its trigger."""
 RATES = (0.01, 0.05)
-_Z = 1.959964  # of a 95 % interval
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Rate:
     """What was found of an attack at a rate, over all plantings that took.
 
     Attributes:
-        tpr, low, high: share that was found, with a 95 % interval (Wilson); None where no planting took.
+        tpr, low, high: share that was found, with a 95 % interval (Wilson) over plantings; None where none took.
         fpr: share of the images that were not planted and are flagged.
     """
 
@@ -67,16 +67,6 @@ class Rate:
         return KINDS.get(self.attack, self.attack)
 
 
-def wilson(hits: int, total: int) -> tuple[float, float]:
-    """Ends of the 95 % Wilson interval of a share; (0, 1) of nothing."""
-    if total == 0:
-        return 0.0, 1.0
-    share, spread = hits / total, _Z**2 / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = _Z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 @dataclass(frozen=True)
 class Canaries:
     """All planted attacks.
@@ -84,11 +74,14 @@ class Canaries:
     Attributes:
         null: share that is flagged of the same data with nothing planted; None where that was not run.
         null_classes: names of the classes that images share which are flagged of that.
+        unplanted: what was flagged of images into which nothing was planted, with nothing planted or an attack that
+            took.
     """
 
     planted: tuple[Planted, ...]
     null: float | None = None
     null_classes: tuple[str, ...] = ()
+    unplanted: tuple[Unplanted, ...] = ()
 
     @property
     def caution(self) -> str:
@@ -116,17 +109,18 @@ class Canaries:
         return [one for one in self.planted if (one.attack, one.rate) == (attack, rate)]
 
     def _rate(self, attack: str, rate: float) -> Rate:
+        """Images that one planting has in common are found together or not at all: each planting is a single draw."""
         own = self._plantings(attack, rate)
-        took = [one for one in own if one.took]
-        hits, planted = sum(one.hits for one in took), sum(one.planted for one in took)
+        took = [one for one in own if one.took and one.planted]
+        shares = [one.hits / one.planted for one in took]
         alarms, others = sum(one.alarms for one in took), sum(one.others for one in took)
-        if not planted:
+        if not took:
             return Rate(attack, rate, None, None, None, None, len(took), len(own))
         return Rate(
             attack,
             rate,
-            hits / planted,
-            *wilson(hits, planted),
+            sum(shares) / len(shares),
+            *wilson(sum(shares), len(shares)),
             alarms / others if others else None,
             len(took),
             len(own),
@@ -155,9 +149,10 @@ class Canaries:
         rows = tuple(_row(rate, self._plantings(rate.attack, rate.rate)) for rate in rates)
         table = Table(
             "canaries",
-            "TPR: share of the planted images that were flagged, with a 95 % interval (Wilson). FPR: share of all "
-            "others that were. ASR: success of the attack without a defense; below the floor it did not take.",
-            ("trigger", "attack", "rate", "target class", "ASR", "TPR", "95 % interval", "FPR"),
+            "TPR: share of the planted images that were flagged, with a 95 % interval (Wilson) over the plantings that "
+            "took. FPR: share of all others that were. ASR: success of the attack without a defense; below the floor "
+            "it did not take.",
+            ("trigger", "attack", "rate", "target class", "ASR", "TPR", "95 % interval", "FPR", "plantings"),
             rows,
             left=4,
         )
@@ -182,8 +177,9 @@ class Canaries:
             )
         items.append(
             Note(
-                "Each attack was planted once with each seed, into copies of the images that are not suspected. The "
-                "intervals are those of the images of these plantings; another planting may fare otherwise.",
+                "Each planting has a seed and a class of its own, in copies of the images that are not suspected. Its "
+                "images are found together or not at all, since one training decides for all of them: so the intervals "
+                "count plantings and not images, and with few of them they are wide. --plantings has more.",
                 "footnote",
             )
         )
@@ -195,7 +191,8 @@ def _row(rate: Rate, planted: Sequence[Planted]) -> tuple[Cell, ...]:
     targets = ", ".join(dict.fromkeys(one.target for one in planted))
     interval = "did not take" if rate.low is None else f"{format_number(rate.low, 2)} to {format_number(rate.high, 2)}"
     asr = sum(asrs) / len(asrs) if asrs else None
-    return (rate.kind, rate.attack, _percent(rate.rate), targets, asr, rate.tpr, interval, rate.fpr)
+    took = f"{rate.taken} of {rate.plantings} took"
+    return (rate.kind, rate.attack, _percent(rate.rate), targets, asr, rate.tpr, interval, rate.fpr, took)
 
 
 def _percent(rate: float) -> str:

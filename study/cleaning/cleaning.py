@@ -33,7 +33,7 @@ class Cleaning:
         canaries: what became of known attacks that were planted; None where none were.
         kept: bool [N], the training images that the cleaned set holds.
         cleaned: the cleaned set.
-        retrained: a model that was trained on it; None where nobody asked for one.
+        retrained: a model that was trained on it, or the method's own; None where nobody asked for one.
     """
 
     folder: Path
@@ -108,7 +108,7 @@ def run_cleaning(config: CleanConfig, of_studies: Mapping[str, Any], command: st
 
 
 def _clean(config: CleanConfig, of_studies: Mapping[str, Any], command: str) -> Cleaning:
-    from study.cleaning.cleaned import retrain, write_cleaned
+    from study.cleaning.cleaned import defend, retrain, write_cleaned
     from study.cleaning.report import write_report
     from study.cleaning.tables import write_tables
     from study.cleaning.workflow import look_through, prepare
@@ -118,6 +118,8 @@ def _clean(config: CleanConfig, of_studies: Mapping[str, Any], command: str) -> 
     write_tables(config.folder, data.train.ids, data.classes, look.votes, look.verdict.drops)
     manifest = write_cleaned(config, data, look.kept)
     retrained = retrain(config, data, look.kept, work.options) if config.retrain else None
+    if config.defended_model:
+        retrained = defend(config, data, work.settings.spaces[0], work.options)
     write_report(work, look, manifest, retrained, command)
     return Cleaning(config.folder, data, look.votes, look.verdict, look.canaries, look.kept, manifest, retrained)
 

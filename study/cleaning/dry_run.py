@@ -1,6 +1,6 @@
 """What a cleaning would do, without doing it: what was read, what would be trained, and how long that takes here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from study.cleaning.canaries import ATTACKS
 from study.cleaning.estimate import estimate
 from study.cleaning.options import CleanConfig
-from study.cleaning.planting import planting_rates
+from study.cleaning.planting import choose_plantings, planting_rates
 from study.cleaning.workflow import Work, lanes, prepare
 from study.cli.bar import working
 from study.cli.numbers import format_number
@@ -32,7 +32,7 @@ def describe(config: CleanConfig, of_studies: Mapping[str, Any]) -> str:
     plans = [plan_study(search) for search in work.searches]
     runs_at_once = lanes(work.searches[0])
     with working("measuring a few training steps"):
-        cost = estimate(plans, len(config.seeds), min(config.plantings, len(config.seeds)), runs_at_once)
+        cost = estimate(plans, len(config.seeds), runs_at_once)
     search = work.searches[0]
     methods = [[name, f"{epochs:.4g}"] for name, epochs in cost.epochs.items()]
     parts = [
@@ -42,7 +42,7 @@ def describe(config: CleanConfig, of_studies: Mapping[str, Any]) -> str:
             f"{', '.join(map(str, config.seeds))}, and the networks are {plans[0].environment.model} of width "
             f"{search.width}."
         ),
-        table(["method", "epochs a run, of the plain model too"], methods),
+        table(["method", "epochs a run"], methods),
         wrap(
             f"About {rough(60 * cost.search_minutes)} on this machine, {runs_at_once} at once: a step of {cost.batch} "
             f"images takes {format_number(cost.step_seconds)} s, measured on a few. What is in the store is not "
@@ -74,18 +74,20 @@ def _data(work: Work) -> str:
     return "\n".join(lines)
 
 
-def _canaries(work: Work, minutes: float) -> str:
+def _canaries(work: Work, each: Sequence[float]) -> str:
     config, rates = work.config, planting_rates(len(work.data.train.labels))
     shown = ", ".join(f"{100 * rate:g} %" for rate in rates)
     what = f"Known attacks ({', '.join(ATTACKS)}; {shown} of the images) planted into copies of the data"
     if config.canaries == "none":
         return f"{what}: left out (--canaries none)."
+    plantings, minutes = choose_plantings(config, lambda count: each[count - 1])
     took = f"about {rough(60 * minutes)} more"
-    if config.canaries == "auto" and minutes > config.canary_limit:
+    if not plantings:
         return (
             f"{what}: left out, since it takes {took}, over the limit of {config.canary_limit:g} min (--canary-limit)."
         )
-    return f"{what}: {took}."
+    times = "once" if plantings == 1 else f"{plantings} times"
+    return f"{what}, {times} each: {took}."
 
 
 def _clean_images(work: Work) -> str:

@@ -21,31 +21,43 @@ class Estimate:
 
     Attributes:
         step_seconds: a training step of `batch` images.
-        epochs: epoch-equivalents of one run of each method, and of the model that it is compared with.
-        search_minutes, canary_minutes: on this machine, everything run anew.
+        epochs: epoch-equivalents of one run of each method.
+        search_minutes: on this machine, everything run anew.
+        canary_minutes: of so many plantings of each attack, from one on.
     """
 
     step_seconds: float
     batch: int
     epochs: dict[str, float]
     search_minutes: float
-    canary_minutes: float
+    canary_minutes: tuple[float, ...]
 
 
-def run_epochs(plan: "Plan") -> float:
-    """Epoch-equivalents of one run up to who is flagged, with the plain model that every study trains as well."""
+def stage_epochs(plan: "Plan", attacked: bool = False) -> dict[str, float]:
+    """Epoch-equivalents of the stages of one run up to who is flagged, by what tells them apart.
+
+    Args:
+        attacked: an attack is planted, whose success a model without a defense shows.
+    """
     from defenses import DEFENSES
 
-    count = _count(plan)
-    config = plan.full_config(plan.default_point)
-    plain = DEFENSES["no_defense"]
-    undefended = plain.config_type.from_mapping(plan.environment.undefended)
+    count, plain = _count(plan), DEFENSES["no_defense"]
+    parts = [(plan.defense.stages_until(plan.config.until), plan.full_config(plan.default_point))]
+    parts += [(plain.stages, plain.config_type.from_mapping(plan.environment.undefended))] if attacked else []
     costs: dict[str, float] = {}
-    for stages, fields in ((plain.stages, undefended), (plan.defense.stages_until(plan.config.until), config)):
+    for stages, fields in parts:
         for stage in stages:
             reads = {name: getattr(fields, name) for name in stage.reads}
             costs[f"{stage.name} {sorted(reads.items())}"] = stage_cost(stage, reads, count)
-    return sum(costs.values())
+    return costs
+
+
+def all_epochs(plans: "list[Plan]", attacked: bool = False) -> float:
+    """Epoch-equivalents of one run of all methods, which share what they have in common."""
+    each: dict[str, float] = {}
+    for plan in plans:
+        each |= stage_epochs(plan, attacked)
+    return sum(each.values())
 
 
 def _count(plan: "Plan") -> int:
@@ -54,20 +66,21 @@ def _count(plan: "Plan") -> int:
     return len(cached_images(plan.environment.dataset).train_labels)
 
 
-def estimate(plans: "list[Plan]", seeds: int, plantings: int, lanes: int) -> Estimate:
+def estimate(plans: "list[Plan]", seeds: int, lanes: int) -> Estimate:
     """What the runs of all methods take.
 
     Args:
-        seeds: runs of each method on the data.
-        plantings: of each attack at each rate.
+        seeds: runs of each method on the data, and the most plantings of each attack at each rate.
         lanes: runs at once.
     """
     count = _count(plans[0])
     seconds = step_seconds(plans[0])
-    epochs = {plan.space.name: run_epochs(plan) for plan in plans}
-    one = sum(epochs.values()) * count / _BATCH * seconds / 60
-    scenarios = plantings * (1 + len(ATTACKS) * len(planting_rates(count)))
-    return Estimate(seconds, _BATCH, epochs, one * seeds / min(lanes, seeds), one * scenarios / min(lanes, scenarios))
+    epochs = {plan.space.name: sum(stage_epochs(plan).values()) for plan in plans}
+    minutes = count / _BATCH * seconds / 60  # of an epoch
+    attacked = len(ATTACKS) * len(planting_rates(count))
+    search, planting = seeds * all_epochs(plans), all_epochs(plans) + attacked * all_epochs(plans, attacked=True)
+    canaries = tuple(times * planting * minutes / min(lanes, 1 + attacked) for times in range(1, seeds + 1))
+    return Estimate(seconds, _BATCH, epochs, search * minutes / min(lanes, seeds), canaries)
 
 
 def step_seconds(plan: "Plan") -> float:

@@ -14,7 +14,10 @@ from study.config.typed import typed
 
 STUDIES = "studies"
 """Folder of the studies, in that of the results."""
-_NOT_WITH_APPLY = ("defense", "from_study", "seeds", "agreement", "canaries", "plantings", "dry_run")
+_NOT_WITH_APPLY = (
+    *("defense", "from_study", "seeds", "agreement", "canaries", "plantings", "dry_run"),
+    "defended_model",
+)
 OF_STUDIES = (
     *("set", "model", "width", "blocks", "precision", "threads", "cpus_per_trial", "gpus_per_trial", "step"),
     *("address", "tracking_uri", "verbose"),
@@ -23,7 +26,7 @@ OF_STUDIES = (
 
 OPTION_GROUPS = {
     "the usual options": ("out", "defense", "from_study", "seeds", "preset", "dry_run"),
-    "what is done with the answer": ("apply", "retrain", "copy_files", "agreement"),
+    "what is done with the answer": ("apply", "retrain", "defended_model", "copy_files", "agreement"),
     "how far to trust it": ("canaries", "canary_limit", "plantings"),
     "how the data are read": ("image_size", "image_column", "label_column", "store"),
 }
@@ -76,11 +79,19 @@ class CleanConfig(BaseModel):
         "out where they would take longer than --canary-limit",
     )
     canary_limit: float = Field(60.0, description="minutes that --canaries auto may take", gt=0, allow_inf_nan=False)
-    plantings: int = Field(
-        1, description="how often each known attack is planted, each time with another seed of --seeds and class", ge=1
+    plantings: int | None = Field(
+        None,
+        description="how often each known attack is planted, each time with another seed of --seeds and class; by "
+        "default once with each seed, or as often as --canary-limit allows",
+        ge=1,
     )
     copy_files: bool = Field(False, description="copy what is kept into the cleaned set, instead of linking it")
     retrain: bool = Field(False, description="train a model on what is kept, and write it as model.safetensors")
+    defended_model: bool = Field(
+        False,
+        description="have the method train the model that it defends, on all of the data and by its own means, and "
+        "write it as model.safetensors",
+    )
     apply: Path | None = Field(None, description="make the cleaned set anew from an edited decisions.csv")
     dry_run: bool = Field(False, description="say what was read, what would be trained and how long it takes, and stop")
     store: Path | str | None = Field(
@@ -137,11 +148,21 @@ def _check_all_act(config: CleanConfig) -> None:
                     f"--apply takes the decisions as they are and looks for nothing, so {option_name(name)} changes "
                     "nothing: leave it out"
                 )
+    if config.retrain and config.defended_model:
+        raise UserError(
+            "--retrain and --defended-model both write model.safetensors, the one of a model trained on what is kept, "
+            "the other of the method's own: leave one of the two out"
+        )
+    if config.defended_model and len(config.defense) > 1:
+        raise UserError(
+            f"--defended-model is the model of one method, and --defense names {' '.join(config.defense)}: name one, "
+            "or take --retrain for a model trained on what all of them keep"
+        )
     if config.preset is not None and config.apply is not None and not config.retrain:
         raise UserError("--preset changes nothing with --apply, unless --retrain trains a model: leave one out")
     if "canary_limit" in given and config.canaries != "auto":
         raise UserError(f"--canary-limit changes nothing with --canaries {config.canaries}: leave one of the two out")
-    if config.plantings > len(config.seeds):
+    if config.plantings is not None and config.plantings > len(config.seeds):
         raise UserError(
             f"--plantings must be at most {len(config.seeds)}, since each has one of --seeds, got {config.plantings}: "
             "lower it, or name more seeds"

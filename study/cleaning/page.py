@@ -61,8 +61,8 @@ def front(told: CleaningPage) -> Section:
     """The verdict, its evidence, and the pictures that show it."""
     votes, verdict = told.votes, told.verdict
     quoted = [told.canaries.sentence] if told.canaries is not None else [told.without_canaries]
-    items: list[Item] = [Note(text) for text in quoted]
-    if told.canaries is not None and told.canaries.caution:
+    items: list[Item] = [Note(text) for text in (verdict.checked, *quoted) if text]
+    if told.canaries is not None and told.canaries.caution and verdict.outcome != "usual":  # `checked` says it there
         items.append(Note(told.canaries.caution, "warning"))
     items.append(_facts(told))
     for label in verdict.classes[:1]:

@@ -1,7 +1,7 @@
 """Plants canaries: the studies that do so, what they cost, and what became of each planting."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 from defenses.registry import UserError
 from defenses.seeds import derive_seed
 from study.cleaning.canaries import ATTACKS, RATES, Canaries, Planted
+from study.cleaning.checked import Unplanted, unplanted
 from study.cleaning.options import CleanConfig
 from study.cleaning.source import StudyData
-from study.cleaning.studies import study_config
-from study.cleaning.verdict import LEAST, shared_classes
+from study.cleaning.studies import AS_RECEIVED, study_config
+from study.cleaning.verdict import LEAST
 from study.cleaning.votes import Vote, Votes
 from study.config.config import StudyConfig
 from study.config.objectives import CLEAN
@@ -44,15 +45,17 @@ def planting_configs(
     spaces: Sequence[str],
     data: StudyData,
     options: Mapping[str, Any],
+    plantings: int,
 ) -> list[list[StudyConfig]]:
     """For each planting seed the studies of all methods, which are all given the same planted images.
 
     Args:
         data: without what is suspected.
         options: of all studies.
+        plantings: of each attack, with the first seeds.
     """
-    seeds = config.seeds[: config.plantings]
-    own = {"until": "isolate", "clean_control": "none", "poison_rates": planting_rates(len(data.labels))}
+    seeds = config.seeds[:plantings]
+    own = {"until": "isolate", **AS_RECEIVED, "poison_rates": planting_rates(len(data.labels))}
     attacks = (CLEAN, *ATTACKS)
     return [
         [
@@ -73,16 +76,49 @@ def planting_configs(
     ]
 
 
-def planting_minutes(runs: Sequence["Results"], scenarios: int, lanes: int) -> float:
+def choose_plantings(config: CleanConfig, minutes: Callable[[int], float]) -> tuple[int, float]:
+    """How often each attack is planted, and how long that takes; 0 times where that takes longer than it may.
+
+    As often as was asked for, else once with each seed, or as often as the limit allows.
+
+    Args:
+        minutes: that a number of plantings takes.
+    """
+    most = config.plantings or len(config.seeds)
+    counts = [most] if config.plantings or config.canaries == "run" else [*range(most, 0, -1)]
+    for count in counts:
+        if config.canaries == "run" or minutes(count) <= config.canary_limit:
+            return count, minutes(count)
+    return 0, minutes(counts[-1])
+
+
+def planting_minutes(runs: Sequence["Results"], scenarios: int, lanes: int, attacked: int = 0) -> float:
     """What planting will take, by what the data themselves took.
 
     Args:
         runs: the studies of the data as they are, one a method.
         scenarios: of each method.
         lanes: how many run at once.
+        attacked: scenarios among them whose attack is seen to work by a model without a defense.
     """
     each = sum(float(run.evaluations["built_seconds"].mean()) for run in runs)
-    return scenarios * each / lanes / 60
+    beside = attacked * _undefended_seconds(runs) if attacked else 0.0
+    return (scenarios * each + beside) / lanes / 60
+
+
+def _undefended_seconds(runs: Sequence["Results"]) -> float:
+    """What training without a defense will take beside the methods; 0 where one of them trains that model itself."""
+    from defenses import DEFENSES
+    from search_spaces import SEARCH_SPACES
+
+    if any((run.stages["stage"] == "undefended").any() for run in runs):
+        return 0.0
+    first = runs[0]
+    trained = first.stages[first.stages["epoch_equivalents"] > 0]
+    epochs = float(trained["epoch_equivalents"].sum())
+    plain = DEFENSES["no_defense"].config_type.from_mapping(SEARCH_SPACES["no_defense"].preset(first.config.preset))
+    seconds = float(trained["built_seconds"].sum()) / epochs if epochs else 0.0
+    return seconds * float(vars(plain)["epochs"])
 
 
 def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, classes: Sequence[str]) -> Canaries:
@@ -98,16 +134,20 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
     planted: list[Planted] = []
     shares: list[float] = []
     shared: dict[str, None] = {}
+    others: list[Unplanted] = []
     for runs in studies:
         for scenario, row in runs[0].scenarios.iterrows():
-            votes, truth = _ballot(runs, str(scenario), int(row["seed"]), agreement)
-            flagged = votes.flagged
+            votes, truth = _ballot(runs, str(scenario), int(row["seed"]), agreement, row["attack"] != CLEAN)
+            flagged, run = votes.flagged, unplanted(votes.flagged, truth, votes.labels, len(classes))
             if row["attack"] == CLEAN:
                 shares.append(float(flagged.mean()))
-                shared |= dict.fromkeys(classes[at] for at in shared_classes(flagged, votes.labels, len(classes)))
+                shared |= dict.fromkeys(classes[at] for at in run.classes)
+                others.append(run)
                 continue
             parts = runs[0].manifest.scenario_parts(str(scenario))
             asr = float(row[names.ASR_UNDEFENDED])
+            took = not bool(row["attack_failed"]) and not math.isnan(asr)
+            others += [run] if took else []
             planted.append(
                 Planted(
                     attack=str(row["attack"]),
@@ -115,7 +155,7 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
                     seed=int(row["seed"]),
                     target="" if parts is None else parts.target,
                     asr=None if math.isnan(asr) else asr,
-                    took=not bool(row["attack_failed"]) and not math.isnan(asr),
+                    took=took,
                     hits=int((flagged & truth).sum()),
                     planted=int(truth.sum()),
                     alarms=int((flagged & ~truth).sum()),
@@ -124,11 +164,17 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
             )
     order = {attack: at for at, attack in enumerate(ATTACKS)}
     planted.sort(key=lambda one: (one.rate, order.get(one.attack, len(order)), one.seed))
-    return Canaries(tuple(planted), float(np.mean(shares)) if shares else None, tuple(shared))
+    return Canaries(tuple(planted), float(np.mean(shares)) if shares else None, tuple(shared), tuple(others))
 
 
-def _ballot(runs: Sequence["Results"], scenario: str, seed: int, agreement: float) -> tuple[Votes, NDArray[np.bool_]]:
-    """The votes of all methods on one planting, and which images were planted, bool [N]."""
+def _ballot(
+    runs: Sequence["Results"], scenario: str, seed: int, agreement: float, planted: bool
+) -> tuple[Votes, NDArray[np.bool_]]:
+    """The votes of all methods on one planting, and which images were planted, bool [N].
+
+    Args:
+        planted: whether any were: of data in which nothing was, nobody knows what is poisoned.
+    """
     from study.report.run_files import RunFiles
 
     votes: list[Vote] = []
@@ -136,11 +182,12 @@ def _ballot(runs: Sequence["Results"], scenario: str, seed: int, agreement: floa
     for run in runs:
         trial = int(run.complete.index[0]) if len(run.complete) else None
         flags = None if trial is None else RunFiles(run).flags(trial, scenario)
-        if flags is None or flags.is_poison is None:
+        if flags is None or (flags.is_poison is None and planted):
             raise UserError(
                 f"what {run.space} flagged of the canaries must lie in {run.folder} or in its MLflow, and cannot be "
                 f"read there: remove {run.folder} and give the same command again"
             )
         votes.append(Vote(run.defense, seed, np.asarray(flags.flagged), flags.scores))
-        labels, truth = flags.labels, flags.is_poison
+        labels = flags.labels
+        truth = np.zeros(len(labels), dtype=bool) if flags.is_poison is None else flags.is_poison
     return Votes(tuple(votes), labels, agreement), truth

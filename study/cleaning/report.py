@@ -70,15 +70,15 @@ def _done(work: "Work", look: "Look", manifest: "Manifest", retrained: "Retraine
         ("cleaned set", f"{manifest.data}: {kept}; {manifest.linked:,} files linked, {manifest.copied:,} copied")
     )
     if retrained is not None:
-        accuracy = "no test set to measure it on" if retrained.accuracy is None else format_number(retrained.accuracy)
-        rows.append(("model trained on the cleaned set", f"{retrained.path}; accuracy: {accuracy}"))
+        which = retrained.what if retrained.by else "a model trained on the cleaned set"
+        rows.append((which, f"{retrained.path}; {retrained.accuracy_text}"))
     return rows
 
 
 def _accuracies(work: "Work", look: "Look") -> float | None:
-    """Mean accuracy of plain training on all of the data; None without a test set."""
-    values = look.runs[0].evaluations["ca_undefended"].dropna()
-    return None if work.data.test is None or values.empty else float(values.mean())
+    """Mean accuracy of plain training on all of the data; None without a test set, and where no method trains so."""
+    values = [value for run in look.runs for value in run.evaluations["ca_undefended"].dropna()]
+    return float(np.mean(values)) if work.data.test is not None and values else None
 
 
 def summary(work: "Work", look: "Look", manifest: "Manifest", retrained: "Retrained | None") -> dict[str, Any]:
@@ -87,6 +87,7 @@ def summary(work: "Work", look: "Look", manifest: "Manifest", retrained: "Retrai
     told: dict[str, Any] = {
         "verdict": verdict.sentence,
         "outcome": verdict.outcome,
+        "checked": verdict.checked,
         "reasons": list(verdict.reasons),
         "agreement": verdict.agreement,
         "classes": [data.classes[label] for label in verdict.classes],
@@ -112,12 +113,17 @@ def summary(work: "Work", look: "Look", manifest: "Manifest", retrained: "Retrai
         "settings": {"how": work.settings.how, "scale": work.why, "studies": [one.study_name for one in work.searches]},
         "files": [FLAGGED_CSV, DECISIONS_CSV, SCORES_PARQUET, REPORT_HTML],
         "cleaned": str(manifest.data),
-        "retrained": None if retrained is None else {"path": str(retrained.path), "accuracy": retrained.accuracy},
+        "retrained": None if retrained is None else _model(retrained),
         "code_version": code_version(),
     }
     if look.without_canaries:
         told["without_canaries"] = look.without_canaries
     return told
+
+
+def _model(retrained: "Retrained") -> dict[str, Any]:
+    own = {"method": retrained.by} if retrained.by else {}
+    return {"path": str(retrained.path), "accuracy": retrained.accuracy, **own}
 
 
 def _canaries(look: "Look") -> dict[str, Any]:

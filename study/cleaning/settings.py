@@ -43,7 +43,7 @@ def choose_settings(config: CleanConfig) -> Settings:
     if config.from_study is None:
         spaces = config.defense or _USUAL
         for space in spaces:
-            check_space(space)
+            check_space(space, config.defended_model)
         return Settings(spaces, "the values of the method's paper" if len(spaces) == 1 else "the papers' values")
     selected = _select(config.from_study)
     results = selected.results
@@ -52,18 +52,22 @@ def choose_settings(config: CleanConfig) -> Settings:
             f"--from takes the settings of {results.space} from study {results.name!r}, and --defense names "
             f"{' '.join(config.defense)}: leave one of the two out"
         )
-    check_space(results.space)
+    check_space(results.space, config.defended_model)
     own = results.config.model_dump(mode="json")
     point = {name: str(value) for name, value in results.points[selected.trial].items()}
     options = {name: own[name] for name in _OF_STUDY} | {"set": {**own["set"], **point}}
     return Settings((results.space,), f"the values of {selected.how}, in study {results.name}", options)
 
 
-def check_space(space: str) -> None:
+def check_space(space: str, defended_model: bool = False) -> None:
     """Refuses what cannot look for poison in anybody's data.
 
+    Args:
+        defended_model: its own model is asked for.
+
     Raises:
-        UserError: an unknown space, one of a paper's table, one that flags nothing, or one that needs ground truth.
+        UserError: an unknown space, one of a paper's table, one that flags nothing, one that needs ground truth, or one
+            that has no model where that is asked for.
     """
     from study.scenarios.oracle_defenses import ORACLE_DEFENSES, find_defense
 
@@ -75,6 +79,11 @@ def check_space(space: str) -> None:
     if find_defense(known.defense).flagged is None:
         raise UserError(
             f"--defense names a method that flags images, and {space} flags none: name pipd, flare or another"
+        )
+    if defended_model and find_defense(known.defense).weights is None:
+        raise UserError(
+            f"--defended-model is the model that a method trains by its own means, and {space} trains none: take "
+            "--retrain, or name pipd or another"
         )
 
 

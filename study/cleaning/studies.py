@@ -17,6 +17,9 @@ from study.config.objectives import CLEAN
 if TYPE_CHECKING:
     from study.analysis.results import Results
 
+AS_RECEIVED = {"clean_control": "none", "undefended_on": "attacked"}
+"""Options of every study on somebody's data. Nobody asks what it flags of clean ones, nor, where nothing was planted,
+for a model without a defense, which tells whether an attack works."""
 _FLUSH_SECONDS, _FLUSH_SECONDS_INTERRUPTED = 30.0, 3.0
 
 
@@ -55,7 +58,7 @@ def search_configs(
     config: CleanConfig, spaces: Sequence[str], data: StudyData, options: Mapping[str, Any]
 ) -> list[StudyConfig]:
     """One study for each method: the data as they are, each seed once, up to who is flagged."""
-    own = {"attacks": (CLEAN,), "seeds": config.seeds, "until": "isolate", "clean_control": "none"}
+    own = {"attacks": (CLEAN,), "seeds": config.seeds, "until": "isolate", **AS_RECEIVED}
     return [study_config(config, space, data, options, name=space, **own) for space in spaces]
 
 

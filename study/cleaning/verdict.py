@@ -23,7 +23,7 @@ CLEAR_AGREE = 0.8  # overlap from which images of all classes are worth a look
 SWALLOWED = 0.85  # flagged share of a class from which it is the class itself that stands out
 OVER_CHANCE = 3.0  # times that a class is flagged more often than all others together
 
-Outcome = Literal["nothing", "poison", "class", "unusual", "disagree"]
+Outcome = Literal["nothing", "usual", "poison", "class", "unusual", "disagree"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,13 @@ class Verdict:
 
     Attributes:
         outcome: ``poison``: flagged images share a class; ``class``: a class is flagged whole by all runs; ``unusual``:
-            runs agree on images of many classes; ``disagree``: some runs find what others do not; ``nothing``.
+            runs agree on images of many classes; ``disagree``: some runs find what others do not; ``nothing``;
+            ``usual``: as much is flagged where nothing was planted (`study.cleaning.checked`).
         sentence: the verdict.
         reasons: sentences of evidence.
         classes: that the flagged share; empty unless the outcome is ``poison``.
         agreement: mean Jaccard overlap between runs; None for a single run.
+        checked: how it was held against images into which nothing was planted; empty where it claims nothing.
     """
 
     outcome: Outcome
@@ -60,11 +62,12 @@ class Verdict:
     reasons: tuple[str, ...]
     classes: tuple[int, ...]
     agreement: float | None
+    checked: str = ""
 
     @property
     def drops(self) -> bool:
-        """Whether the flagged are proposed to be dropped: a whole class, or what looks like false alarms, is not."""
-        return self.outcome not in ("nothing", "class")
+        """Whether the flagged are proposed to be dropped: a whole class, or what may be false alarms, is not."""
+        return self.outcome not in ("nothing", "usual", "class")
 
 
 def concerned(flagged: NDArray[np.bool_], labels: NDArray[np.int64], count: int) -> list[Concerned]:

@@ -11,8 +11,15 @@ from numpy.typing import NDArray
 from defenses.registry import UserError
 from study.cleaning import source
 from study.cleaning.canaries import ATTACKS, Canaries
+from study.cleaning.checked import check
 from study.cleaning.options import CleanConfig, choose_preset
-from study.cleaning.planting import planting_configs, planting_minutes, planting_rates, read_plantings
+from study.cleaning.planting import (
+    choose_plantings,
+    planting_configs,
+    planting_minutes,
+    planting_rates,
+    read_plantings,
+)
 from study.cleaning.settings import Settings, choose_settings
 from study.cleaning.studies import read_votes, run_study, search_configs
 from study.cleaning.verdict import Verdict, decide
@@ -151,6 +158,7 @@ def look_through(work: Work) -> Look:
     votes = Votes(tuple(ballot), work.data.train.labels, work.config.agreement)
     verdict = decide(votes, work.data.classes)
     canaries, without = plant(work, votes, runs)
+    verdict = check(verdict, votes, () if canaries is None else canaries.unplanted, work.data.classes)
     return Look(votes, verdict, tuple(runs), canaries, without)
 
 
@@ -164,17 +172,19 @@ def plant(work: Work, votes: Votes, runs: Sequence["Results"]) -> tuple[Canaries
     if config.canaries == "none":
         return None, "No known attacks were planted (--canaries none), so nothing says what would have been found here."
     given = source.unsuspected(config, work.data, votes.flagged)
-    groups = planting_configs(config, work.settings.spaces, given, work.options)
-    scenarios = len(groups) * (1 + len(ATTACKS) * len(planting_rates(len(given.labels))))
-    minutes = planting_minutes(runs, scenarios, lanes(work.searches[0]))
-    if config.canaries == "auto" and minutes > config.canary_limit:
+    attacked, at_once = len(ATTACKS) * len(planting_rates(len(given.labels))), lanes(work.searches[0])
+    plantings, minutes = choose_plantings(
+        config, lambda count: planting_minutes(runs, count * (1 + attacked), at_once, count * attacked)
+    )
+    if not plantings:
         text = (
             f"No known attacks were planted: that would take about {rough(60 * minutes)}, more than the limit of "
             f"{config.canary_limit:g} min (--canary-limit; --canaries run plants them in any case). So nothing says "
             "what would have been found here."
         )
         return None, text
-    about = rough(60 * minutes)
+    groups = planting_configs(config, work.settings.spaces, given, work.options, plantings)
+    scenarios, about = plantings * (1 + attacked), rough(60 * minutes)
     print_line(decide(votes, work.data.classes).sentence)  # before what may take long
     print_line(f"Planting known attacks, to see what would have been found: {scenarios} runs, about {about}.")
     studies = [

@@ -133,6 +133,11 @@ class CommonConfig(BaseModel):
         le=1,
     )
     clean_control: Literal["run", "none"] = Field("run", description="see what is flagged when nothing is poisoned")
+    undefended_on: Literal["every", "attacked"] = Field(
+        "every",
+        description="where a model is trained without a defense to compare with: on every scenario, or (attacked) only "
+        "where something is poisoned, since it shows whether the attack works",
+    )
     until: Literal["isolate"] | None = Field(None, description="stop once samples are flagged; no final model")
     store: Path | str | None = Field(
         None, description="folder or URL (s3://...) for shared stages; by default a folder beside the results"

@@ -13,6 +13,7 @@ NOT_IDENTITY = {
     "step",
     "keep_states",
     "tracking_uri",
+    "undefended_on",
     "address",
     "verbose",
 }

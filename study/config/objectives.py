@@ -22,12 +22,15 @@ MAXIMISED = (
     names.OVERALL_SCORE,
 )
 MINIMISED = (names.FPR, names.ASR)
+UNJUDGED = (names.FLAGGED_SHARE,)
+"""What a study of flags has in place of an objective where nobody knows what is poisoned; offered to nobody."""
 
 CLEAN = "clean"
 """The attack that is none: what is flagged there is flagged wrongly, and nothing there can succeed."""
 
 _WORDS = {
     names.FPR_CLEAN: "FPR when nothing is poisoned",
+    names.FLAGGED_SHARE: "flagged share",
     names.CA_FOLDED: "CA, folded classes",
     names.CLEAN_QUARANTINED: "clean images quarantined",
     names.ISOLATION_SCORE: "isolation score",
@@ -70,7 +73,7 @@ class Judged(Protocol):
 
 def direction(objective: str) -> Direction:
     """``maximize`` or ``minimize``."""
-    return "minimize" if objective in MINIMISED else "maximize"
+    return "minimize" if objective in (*MINIMISED, *UNJUDGED) else "maximize"
 
 
 def parse_objectives(text: str) -> tuple[str, ...]:
@@ -94,7 +97,7 @@ def parse_objective(text: str) -> str:
     """
     name, separator, wanted = text.partition(":")
     known = (*MAXIMISED, *MINIMISED)
-    if name not in known:
+    if name not in (*known, *UNJUDGED):
         raise UserError(f"unknown objective {name!r}: {nearest(name, known)}(known: {', '.join(known)})")
     natural = direction(name)[:3]
     if separator and wanted not in ("min", "max"):
@@ -157,7 +160,7 @@ def _together(name: str, values: list[float], how: How) -> float:
         return broken[0]
     if how == "mean":
         return sum(values) / len(values)
-    return max(values) if name in MINIMISED else min(values)
+    return max(values) if direction(name) == "minimize" else min(values)
 
 
 @dataclass(frozen=True)

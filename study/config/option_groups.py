@@ -27,6 +27,7 @@ OPTION_GROUPS: Mapping[str, tuple[str, ...]] = {
         "repeat",
         "until",
         "clean_control",
+        "undefended_on",
         "asr_floor",
         "trigger_image",
         "trigger_dir",

@@ -55,6 +55,7 @@ class Images:
         reserve: clean images that were set aside for the defense and judge nothing; None where it needs none.
         reopen: opens the same data once more, in any process, where they are memory maps; None where they are in
             memory. Another process is handed this in place of the arrays.
+        received: somebody's own data as they were received: nobody knows whether some of them are poisoned.
     """
 
     train_images: NDArray[np.uint8]
@@ -65,6 +66,7 @@ class Images:
     fingerprint: str
     reserve: "CleanReserve | None" = None
     reopen: "Callable[[], Images] | None" = None
+    received: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ if self.reopen is None else {"reopen": self.reopen}

@@ -10,7 +10,7 @@ from study.cli.bar import Bar
 from study.cli.numbers import format_number, format_objective, format_value
 from study.cli.terminal import duration, last_line, print_error
 from study.code_version import code_version
-from study.config.objectives import CLEAN, in_words
+from study.config.objectives import in_words
 from study.ledger.activity import TRIALS, ActivityFile
 from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord
@@ -143,12 +143,7 @@ class TrialProgress:
     def _reached(self, row: TrialRow) -> str:
         goal = self._plan.goal
         pairs = zip(goal.objectives, row.values, strict=True)
-        return ", ".join(f"{self._word(name)} {format_objective(value)}" for name, value in pairs)
-
-    def _word(self, metric: str) -> str:
-        """Of data that may be poisoned by anybody, what is flagged is no false alarm by itself."""
-        unknown = self._plan.environment.dataset.kind == "own" and self._plan.scenarios[0].attack == CLEAN
-        return "flagged" if unknown and metric == names.FPR else in_words(metric)
+        return ", ".join(f"{in_words(name)} {format_objective(value)}" for name, value in pairs)
 
     def _warn(self, row: TrialRow) -> None:
         self._failed += 1

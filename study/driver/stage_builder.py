@@ -13,7 +13,7 @@ from study.driver.worker import OOM, BoardReader, ProgressBoard, WorkerEnvironme
 from study.driver.worker_watch import worker_watch
 from study.ledger.activity import ActivityFile
 from study.planning.plan import Plan
-from study.planning.shared_stages import Build
+from study.planning.shared_stages import Build, is_undefended
 from study.scenarios.evaluation import cached_images
 
 _POLL_SECONDS = 0.5
@@ -51,7 +51,7 @@ def build_shared(plan: Plan, activity: ActivityFile) -> Undefended:
     return {
         build.scenario.name: task_result(reference, build.label).undefended
         for build, reference in zip(plan.builds, references, strict=True)
-        if build.stage == "standard_training"
+        if is_undefended(build, plan.environment)
     }
 
 

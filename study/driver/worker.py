@@ -32,7 +32,7 @@ from study.ledger.records import (
     trial_path,
     write_record,
 )
-from study.planning.shared_stages import Build
+from study.planning.shared_stages import Build, is_undefended
 from study.scenarios.evaluation import (
     EvaluationContext,
     EvaluationResult,
@@ -145,7 +145,7 @@ def _build(
     poisoned, context, runs = prepare(build.scenario, environment, progress)
     if build.stage == "poison":
         return {}, runs[-1:]
-    if build.stage == "standard_training":
+    if is_undefended(build, environment):
         return judge_undefended(poisoned, runs[-1].key, context, environment)
     defense = make_defense(build.defense, build.config, poisoned)
     outputs = run_stages(defense, poisoned.suspect, context, stop_at=build.stage)

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from defenses.api import Defense
 from defenses.registry import UserError
 from study.attacks.given import Given
-from study.config.objectives import MAXIMISED, MINIMISED, parse_objective
+from study.config.objectives import MAXIMISED, MINIMISED, UNJUDGED, parse_objective
 from study.datasets.images import Images
 from study.scenarios.scenario import Scenario
 from tracking import names
 
-_NEED_FLAGS = {names.TPR, names.FPR, names.AUROC, names.ISOLATION_SCORE, names.OVERALL_SCORE}
+_NEED_FLAGS = {names.TPR, names.FPR, names.AUROC, names.ISOLATION_SCORE, names.OVERALL_SCORE, *UNJUDGED}
 _NEED_MODEL = {names.CA, names.CA_FOLDED, names.ASR, names.DEFENSE_SCORE, names.OVERALL_SCORE}
 _PARTS = {
     names.CA_FOLDED: {names.CA},
@@ -28,7 +28,8 @@ EVERYTHING = frozenset(names.HEADLINE)
 def measurable(scenarios: Sequence[Scenario], images: Images) -> frozenset[str]:
     """What ground truth allows to measure on at least one scenario.
 
-    The clean control has no poison to find; data that somebody else poisoned allow what their file tells.
+    The clean control has no poison to find; data that somebody else poisoned allow what their file tells. Where nobody
+    knows of any image whether it is poisoned, the share that is flagged is all that flags give.
     """
     known = {names.CA}
     for scenario in scenarios:
@@ -40,9 +41,9 @@ def measurable(scenarios: Sequence[Scenario], images: Images) -> frozenset[str]:
         elif scenario.poison_rate > 0:
             victims = scenario.parsed.victims(images.test_labels, scenario.target_label)
             known |= {names.FPR, names.TPR, names.AUROC} | ({names.ASR} if len(victims) else set())
-        else:
+        elif not images.received:
             known |= {names.FPR}
-    return frozenset(known)
+    return frozenset(known if known & {names.TPR, names.FPR} else known | {names.FLAGGED_SHARE})
 
 
 def _of_mask(poisoned: NDArray[np.bool_]) -> set[str]:
@@ -63,7 +64,7 @@ def check_objective(
         UserError: what it is, why it is not measured, and what can be.
     """
     parse_objective(objective)
-    known = (*MAXIMISED, *MINIMISED)
+    known = (*MAXIMISED, *MINIMISED, *UNJUDGED)
     obstacle = _obstacle(objective, until, defense, measured)
     if not obstacle:
         return
@@ -78,6 +79,8 @@ def check_objective(
 def _reason(missing: set[str]) -> str:
     if missing == {names.ASR}:
         return "nothing is poisoned, or no test image of another class could carry the trigger"
+    if missing <= set(UNJUDGED):
+        return "it stands for what is measured where nobody knows what is poisoned, and here that is known"
     if missing == {names.FPR}:
         return "every image is poisoned, or the file of a given set has no poison_mask"
     return "nothing is poisoned, or the file of a given set has no poison_mask or test_triggered_images"

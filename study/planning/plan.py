@@ -145,7 +145,7 @@ class Plan:
     def point_key(self, point: Mapping[str, Any]) -> str:
         """Names a trial across restarts: a hash of the whole configuration and of all that judges it."""
         environment = dataclasses.asdict(self.environment)
-        for where in ("store", "device", "keep_states"):
+        for where in ("store", "device", "keep_states", "undefended_on"):  # none of them judges anything
             del environment[where]
         for how in ("data_dir", "download", "at_most", "store"):  # what is read, `data_keys` tells
             del environment["dataset"][how]
@@ -202,6 +202,7 @@ def build_evaluation_context(
         asr_floor=config.asr_floor,
         step=config.step,
         keep_states=config.keep_states,
+        undefended_on=config.undefended_on,
     )
 
 
@@ -274,7 +275,9 @@ def default_objective(config: StudyConfig, defense: type[Defense], known: frozen
     """The objective that suits what a study measures; `known` as `measurable` gives it."""
     flags = defense.flagged is not None and names.FPR in known
     if defense.flagged is not None and config.until == "isolate":
-        return names.ISOLATION_SCORE if names.TPR in known else names.FPR
+        if names.TPR in known:
+            return names.ISOLATION_SCORE
+        return names.FPR if names.FPR in known else names.FLAGGED_SHARE
     if flags and names.TPR in known and names.ASR in known:
         return names.OVERALL_SCORE
     if names.ASR in known:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from defenses import DEFENSES
 from defenses.api import Defense, Stage
 from defenses.storage.atomic_files import canonical
 from search_spaces.conditions import Value
 from search_spaces.space import SearchSpace, finite_values
 from study.scenarios.evaluation import EvaluationContext
 from study.scenarios.scenario import Scenario
+from study.scenarios.undefended import needs_undefended, trains_the_undefended
 
 MAX_VARIANTS = 8  # a shared stage whose searched choices make more than this is left to the trials that need it
 
@@ -77,12 +77,15 @@ def shared_builds(
         data = scenario.first_repeat  # all repeats train on the same
         poison = poisons[data] if data in poisons else add(Build(data, "no_defense", {}, "poison", needs))
         poisons[data] = poison
-        undefended = add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
+        undefended = None
+        if _needs_undefended(scenario, defense, space, base, environment):
+            undefended = add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
         made: dict[tuple[str, str], int] = {}
         for stage in defense.stages:
             whole: dict[str | None, int] = {}  # what reads the end of a training: the others then need not wait for it
             for variant in _longest_first(stage, shared_variants(stage, defense, space) or []):
-                if _trains_the_undefended(stage, defense, {**base, **variant}, environment):
+                own = {**base, **variant}
+                if undefended is not None and trains_the_undefended(stage, defense, own, environment):
                     made[stage.name, canonical(variant)] = undefended
                     whole.setdefault(_but_for_read(stage, variant), undefended)
                     continue
@@ -93,21 +96,27 @@ def shared_builds(
                     (poison, *sorted(parents)),
                     ", ".join(f"{name}={value}" for name, value in variant.items()),
                 )
-                position = add(Build(scenario, space.defense, {**base, **variant}, stage.name, needs, text))
+                position = add(Build(scenario, space.defense, own, stage.name, needs, text))
                 made[stage.name, canonical(variant)] = position
                 whole.setdefault(training, position)
     return tuple(builds)
 
 
-def _trains_the_undefended(
-    stage: Stage, defense: type[Defense], fields: Mapping[str, Any], environment: EvaluationContext
+def _needs_undefended(
+    scenario: Scenario,
+    defense: type[Defense],
+    space: SearchSpace,
+    base: Mapping[str, Any],
+    environment: EvaluationContext,
 ) -> bool:
-    """Whether a stage is the undefended model's training to the last field: it is built then in any case."""
-    plain = DEFENSES["no_defense"]
-    if stage not in plain.stages:
-        return False
-    own, undefended = defense.config_type.from_mapping(fields), plain.config_type.from_mapping(environment.undefended)
-    return all(getattr(own, name) == getattr(undefended, name) for name in stage.reads)
+    """Whether some trial judges the undefended model of a scenario."""
+    shared = [variant for stage in defense.stages for variant in shared_variants(stage, defense, space) or ()]
+    return any(needs_undefended(defense, {**base, **own}, scenario, environment) for own in ({}, *shared))
+
+
+def is_undefended(build: Build, environment: EvaluationContext) -> bool:
+    """Whether a build is that of the undefended model, and no other training of the same kind."""
+    return build.stage == "standard_training" and dict(build.config) == environment.undefended
 
 
 def searched_fields(stage: Stage, defense: type[Defense], space: SearchSpace) -> list[str]:

@@ -26,10 +26,11 @@ from defenses.training.inference import predict_array
 from study.datasets import DatasetSpec, load_dataset
 from study.datasets.images import Images
 from study.scenarios import metrics
-from study.scenarios.oracle_defenses import make_defense
+from study.scenarios.oracle_defenses import find_defense, make_defense
 from study.scenarios.poison import PoisonedDataset
 from study.scenarios.scenario import Scenario, model_spec, stage_seed
 from study.scenarios.stored_poison import poison_key, stored_poison, stored_trigger
+from study.scenarios.undefended import NOT_JUDGED, needs_undefended
 from tracking import names
 from tracking.artifacts import Flags
 
@@ -50,6 +51,7 @@ class EvaluationContext:
         asr_floor: an attack whose undefended ASR is lower has failed, and no defense is credited for it.
         step: how training steps are taken, one of `defenses.training.captured_step.STEP_MODES`.
         keep_states: which states trainings keep that are read early; see `defenses.storage.trajectory.KeptStates`.
+        undefended_on: scenarios with an undefended model: ``every``, or those that are ``attacked``.
     """
 
     dataset: DatasetSpec
@@ -63,6 +65,7 @@ class EvaluationContext:
     asr_floor: float
     step: str = "auto"
     keep_states: str = "grid"
+    undefended_on: str = "every"
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,9 @@ def evaluate_scenario(
     """
     started = time.perf_counter()
     poisoned, context, attack_runs = prepare(scenario, environment, progress)
-    undefended, undefended_runs = judge_undefended(poisoned, attack_runs[-1].key, context, environment)
+    undefended, undefended_runs = NOT_JUDGED
+    if needs_undefended(find_defense(defense), config, scenario, environment):
+        undefended, undefended_runs = judge_undefended(poisoned, attack_runs[-1].key, context, environment)
     result = run_defense(make_defense(defense, config, poisoned), poisoned.suspect, context, until)
     snapshot_series, snapshot_runs = judge_snapshots(result, poisoned, attack_runs[-1].key, context)
     visible = signals(result, poisoned.suspect.labels, poisoned.suspect.num_classes)

@@ -183,7 +183,18 @@ def poison(
         triggered_labels=attack.attacker_labels(images.test_labels[victims], target_label, images.num_classes),
         meta=_meta(images, attack, selection, target_label),
         preview=preview(images.train_images[shown], train_images[shown]),
+        poison_known=knows_poison(images, len(selection.rows)),
     )
+
+
+def knows_poison(images: Images, changed: int) -> bool:
+    """Whether it is known which images are poisoned: where an attack changed some, and where all are known to be clean.
+
+    Args:
+        images: before an attack.
+        changed: images that the attack put a trigger on.
+    """
+    return changed > 0 or not images.received
 
 
 def _received(images: Images, attack: Given, target_label: int) -> PoisonedDataset:
@@ -231,12 +242,16 @@ def _meta(images: Images, attack: Attack, selection: Selection, target_label: in
             len(chosen),
             selection.wanted,
         )
-    return {
-        "n_train": len(images.train_labels),
+    counts = {
         "n_poison": len(chosen),
         "n_cover": len(selection.covers),
         "n_poison_from_target": int((images.train_labels[chosen] == target_label).sum()),
         "effective_rate": len(chosen) / len(images.train_labels),
+    }
+    known = knows_poison(images, len(selection.rows))
+    return {
+        "n_train": len(images.train_labels),
+        **(counts if known else {}),
         "clean_fingerprint": images.fingerprint,
     }
 

@@ -15,7 +15,7 @@ from defenses.storage.store import Artifact, Store
 from study.attacks.api import Pixels
 from study.attacks.support.fitting import FitContext
 from study.datasets.images import Images
-from study.scenarios.poison import PoisonedDataset, poison
+from study.scenarios.poison import PoisonedDataset, knows_poison, poison
 from study.scenarios.scenario import Scenario
 
 CPU = torch.device("cpu")
@@ -137,5 +137,6 @@ def _read_back(artifact: Artifact, images: Images) -> PoisonedDataset:
         triggered_labels=np.asarray(artifact.load("triggered_labels")),
         meta=artifact.load("meta"),
         preview=np.asarray(artifact.load("preview")),
-        poison_known=artifact.load("poison_known"),
+        # What was stored before own data were told from clean ones claims to know of both.
+        poison_known=artifact.load("poison_known") and knows_poison(images, len(rows)),
     )

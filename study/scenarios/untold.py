@@ -1,22 +1,28 @@
-"""Why metrics of a scenario are dashes, or cover other images than elsewhere: what a given set's file does not tell."""
+"""Why metrics of a scenario are dashes, or cover other images than elsewhere: what is not known of received data."""
 
 from collections.abc import Mapping
 
+from study.config.objectives import CLEAN
 from tracking import names
 
 
 def untold(attack: str, metrics: Mapping[str, float | None]) -> list[str]:
     """A line for each gap; none for an attack that is ours, which tells everything.
 
+    Own data in which nothing was planted may hold anybody's poison, as a given set without a mask.
+
     Args:
         attack: as a scenario has it.
         metrics: of any configuration on it; undefined ones are None or left out.
     """
-    if attack.partition(":")[0] != "given":
+    kind, known = attack.partition(":")[0], {name for name, value in metrics.items() if value is not None}
+    unjudged = names.FLAGGED_SHARE in known and known.isdisjoint((names.TPR, names.FPR))
+    if kind == CLEAN and unjudged:
+        return ["TPR, FPR and AUROC are unknown: nobody knows whether some of these images are poisoned"]
+    if kind != "given":
         return []
-    known = {name for name, value in metrics.items() if value is not None}
     lines = []
-    if names.FLAGGED_SHARE in known and known.isdisjoint((names.TPR, names.FPR)):
+    if unjudged:
         lines.append("TPR, FPR and AUROC are unknown: the file has no poison_mask, so nobody knows what is poisoned")
     if names.ASR_UNDEFENDED in known:
         lines.append(

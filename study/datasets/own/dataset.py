@@ -332,5 +332,6 @@ def reopen(place: Path | str, dataset: str, images: tuple[str, ...]) -> Images:
         tuple(known.load("classes")),
         known.load("fingerprint"),
         reopen=functools.partial(reopen, place, dataset, images),
+        received=True,
     )
     return made if len(arrays) == 2 else made.with_reserve(*arrays[2])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from cleaning_parts import canaries, planted
 
-from study.cleaning.canaries import Canaries, wilson
+from study.cleaning.canaries import Canaries
+from study.cleaning.intervals import wilson
 from study.cleaning.planting import planting_rates, target_of
 from study.report.elements import Table
 
@@ -24,8 +25,36 @@ def test_wilson_intervals() -> None:
     assert wilson(20, 20)[1] == pytest.approx(1.0)
 
 
+def test_images_of_one_planting_are_one_draw() -> None:
+    """Trainings find a backdoor or not: of 400 sets of 3 plantings 95 % hold the share of trainings that find it.
+
+    Counted by images, as if each were found or missed by itself, the intervals hold it almost never.
+    """
+    rng = np.random.default_rng(0)
+    by_plantings, by_images = [], []
+    for truth in rng.uniform(0, 1, 400):
+        hits = [10 * int(share) for share in rng.binomial(1, truth, 3)]
+        (rate,) = Canaries(tuple(planted(hits=one, seed=seed) for seed, one in enumerate(hits))).rates
+        assert rate.low is not None
+        assert rate.high is not None
+        by_plantings.append(rate.low <= truth <= rate.high)
+        low, high = wilson(sum(hits), 30)
+        by_images.append(low <= truth <= high)
+    assert 0.93 <= float(np.mean(by_plantings)) <= 0.99
+    assert float(np.mean(by_images)) < 0.6
+
+
+def test_plantings_that_differ_are_told_by_their_interval() -> None:
+    """Measured on digits: FLARE finds 0.65 to 1.00 of patches in one set or another, and none in a third."""
+    rates = [Canaries((planted(hits=9, seed=0), planted(hits=hits, seed=1))).rates[0] for hits in (9, 0)]
+    assert [rate.tpr for rate in rates] == [pytest.approx(0.9), pytest.approx(0.45)]
+    assert rates[0].low == pytest.approx(wilson(1.8, 2)[0])
+    (one,) = Canaries((planted(hits=10),)).rates
+    assert (one.low, one.high) == (pytest.approx(0.2065, abs=1e-4), pytest.approx(1.0))
+
+
 def test_intervals_hold_the_truth() -> None:
-    """Of 2,000 plantings of 30 images that are each found with probability 0.8 about 95 % hold 0.8."""
+    """Of 2,000 sets of 30 draws that each succeed with probability 0.8 about 95 % hold 0.8."""
     hits = np.random.default_rng(0).binomial(30, 0.8, 2000)
     held = [low <= 0.8 <= high for low, high in (wilson(int(one), 30) for one in hits)]
     assert 0.93 <= float(np.mean(held)) <= 0.98
@@ -47,13 +76,14 @@ def test_plantings_of_one_attack_are_put_together() -> None:
     several = Canaries((planted(hits=9), planted(hits=5, seed=1), planted(hits=0, seed=2, asr=0.1)))
     (rate,) = several.rates
     assert (rate.tpr, rate.taken, rate.plantings) == (0.7, 2, 3)
-    assert (rate.low, rate.high) == pytest.approx(wilson(14, 20))
+    assert (rate.low, rate.high) == pytest.approx(wilson(1.4, 2))
     assert rate.fpr == pytest.approx(4 / 400)
 
 
 def test_the_table_says_what_did_not_take() -> None:
     (table,) = [item for item in canaries().items() if isinstance(item, Table)]
-    assert [row[6] for row in table.rows] == ["0.60 to 0.98", "0.17 to 0.69", "did not take"]
+    assert [row[6] for row in table.rows] == ["0.17 to 1.00", "0.04 to 0.92", "did not take"]
+    assert [row[8] for row in table.rows] == ["1 of 1 took", "1 of 1 took", "0 of 1 took"]
     assert table.rows[2][5] is None
 
 

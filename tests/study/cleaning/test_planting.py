@@ -1,5 +1,6 @@
 """What is read of plantings: who was planted is known, several methods vote, and one has nothing planted."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,11 @@ import pytest
 from cleaning_parts import CLASSES, LABELS, POISON, vote
 
 from defenses.registry import UserError
-from study.cleaning.planting import planting_minutes, read_plantings
+from study.cleaning.estimate import all_epochs
+from study.cleaning.options import parse_clean
+from study.cleaning.planting import choose_plantings, planting_minutes, read_plantings
+from study.config.config import StudyConfig, resolve
+from study.planning.plan import make_plan
 from study.report import run_files
 from tracking.artifacts import Flags
 
@@ -88,3 +93,43 @@ def test_the_cost_is_that_of_the_search() -> None:
     run = study("pipd", POISON)
     assert planting_minutes([run], scenarios=7, lanes=2) == pytest.approx(3.5)
     assert planting_minutes([run, run], scenarios=7, lanes=1) == pytest.approx(14.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "plantings"),
+    [
+        ({}, (3, 60.0)),
+        ({"canary_limit": 50.0}, (2, 40.0)),
+        ({"canary_limit": 10.0}, (0, 20.0)),
+        ({"canaries": "run", "seeds": (0, 1)}, (2, 40.0)),
+        ({"canaries": "run", "plantings": 1}, (1, 20.0)),
+        ({"plantings": 2}, (2, 40.0)),
+        ({"plantings": 2, "canary_limit": 30.0}, (0, 40.0)),  # what was asked for is not cut
+    ],
+)
+def test_as_many_plantings_as_the_limit_allows(options: dict[str, Any], plantings: tuple[int, float]) -> None:
+    config = parse_clean({"data": "data", "out": "out", **options})
+    assert choose_plantings(config, lambda count: 20.0 * count) == plantings
+
+
+def test_the_cost_of_seeing_an_attack_work_comes_on_top() -> None:
+    """90 s in 9 epochs, and the preset's 10 epochs without a defense: 100 s for each planted attack."""
+    run = study("pipd", POISON)
+    run.config = SimpleNamespace(preset="smoke")
+    rows = [("poison", 1.0, None), ("pre_isolation", 80.0, 8.0), ("isolate", 10.0, 1.0)]
+    run.stages = pandas.DataFrame(rows, columns=["stage", "built_seconds", "epoch_equivalents"])
+    assert planting_minutes([run], scenarios=7, lanes=1, attacked=6) == pytest.approx(7.0 + 10.0)
+    run.stages.loc[0, "stage"] = "undefended"  # the method trains that model itself
+    assert planting_minutes([run], scenarios=7, lanes=1, attacked=6) == pytest.approx(7.0)
+
+
+def test_what_a_dry_run_counts(tmp_path: Path) -> None:
+    plans = [
+        make_plan(resolve(StudyConfig, {"space": space, "until": "isolate", "out": tmp_path}), "cpu", 0.0, "fp32")
+        for space in ("pipd", "ss", "flare")
+    ]
+    pipd, ss, flare = plans
+    plain = 10  # epochs of the preset
+    assert all_epochs([pipd], attacked=True) == pytest.approx(all_epochs([pipd]) + plain)
+    assert all_epochs([ss], attacked=True) == all_epochs([ss]) > plain  # it begins with that model
+    assert all_epochs([ss, flare]) == pytest.approx(all_epochs([ss]) + all_epochs([flare]) - plain)
