@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from study.cleaning.checked import Unplanted
 from study.cleaning.intervals import wilson
-from study.cli.numbers import format_number
+from study.cli.numbers import format_number, listed
 from study.report.elements import Bars, Cell, Item, Note, Table
 
 ATTACKS = ("badnets", "blended_random", "wanet")
@@ -90,7 +90,7 @@ class Canaries:
             return ""
         return (
             f"Careful: without the flagged images, and with nothing planted, a run finds images of class "
-            f"{_listed(self.null_classes)} that share something too. That is a second backdoor, or what these methods "
+            f"{listed(self.null_classes)} that share something too. That is a second backdoor, or what these methods "
             "do with these data in any case."
         )
 
@@ -138,10 +138,10 @@ class Canaries:
         if not told:
             return "No planted attack took on these data, so nothing says what would have been found here."
         failed = [f"a {_percent(rate.rate)} {rate.kind}" for rate in self.rates if rate.tpr is None]
-        without = _listed(failed) if failed else ""
+        without = listed(failed) if failed else ""
         counts = "counts" if len(failed) == 1 else "count"
         more = f" {without[0].upper()}{without[1:]} did not take on these data and {counts} nowhere." if failed else ""
-        return f"On your data {_listed(told)}.{more}"
+        return f"On your data {listed(told)}.{more}"
 
     def items(self) -> tuple[Item, ...]:
         """The table and the figure of a page."""
@@ -197,7 +197,3 @@ def _row(rate: Rate, planted: Sequence[Planted]) -> tuple[Cell, ...]:
 
 def _percent(rate: float) -> str:
     return f"{100 * rate:g} %"
-
-
-def _listed(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

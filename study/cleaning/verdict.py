@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.cleaning.votes import Vote, Votes, mean_overlap
-from study.cli.numbers import format_number
+from study.cli.numbers import format_number, listed
 
 LEAST = 5  # images that can share something
 AGREE = 0.5  # mean Jaccard overlap from which runs agree
@@ -173,7 +173,7 @@ def decide(votes: Votes, classes: Sequence[str]) -> Verdict:
 
 def _poison_sentence(hits: int, shared: tuple[int, ...], classes: Sequence[str]) -> str:
     names = [str(classes[label]) for label in shared]
-    named = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    named = listed(names)
     what = f"class {named} share" if len(names) == 1 else f"classes {named} share"
     return f"{hits:,} images of {what} something that others lack: look at them."
 
