@@ -5,6 +5,7 @@ of one, blur what the others explain, and stand in tables beside a result that i
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -128,10 +129,16 @@ class Conditions:
         return point.keys() == set(fields) - self.idle(point)
 
     def points(self, values: Mapping[str, Sequence[Value]]) -> Iterator[dict[str, Value]]:
-        """Every point of a product of values once, without its idle fields, which may be many.
+        """Every point of a product of values once, without its idle fields; there may be many."""
+        return (point_at(values, place) for place in self.places(values))
+
+    def places(self, values: Mapping[str, Sequence[Value]]) -> Iterator[tuple[Value | None, ...]]:
+        """The same as values in the order of the fields, None for one that does nothing.
 
         Without conditions in the order of `itertools.product`.
         """
+        if not self.conditional:
+            return itertools.product(*values.values())
         partial: list[dict[str, Value]] = [{}]
         for name in self.in_order(values):
             partial = [
@@ -139,7 +146,7 @@ class Conditions:
                 for point in partial
                 for longer in ([point] if name in self.idle(point) else [{**point, name: v} for v in values[name]])
             ]
-        return ({name: point[name] for name in values if name in point} for point in partial)
+        return (tuple(point.get(name) for name in values) for point in partial)
 
     def count(self, counts: Mapping[str, int | None], values: Callable[[str], Sequence[Value] | None]) -> int | None:
         """How many points there are.
@@ -165,3 +172,8 @@ class Conditions:
                 return None
             total += math.prod(finite)
         return total
+
+
+def point_at(fields: Iterable[str], place: Iterable[Any]) -> dict[str, Any]:
+    """The point whose values stand in the order of the fields, None for one that does nothing."""
+    return {name: value for name, value in zip(fields, place, strict=True) if value is not None}

@@ -331,17 +331,14 @@ def acting_shares(ranges: Mapping[str, Range]) -> dict[str, float]:
     conditions = Conditions({name: own.when for name, own in ranges.items()})
     shares = {}
     for name in conditions.conditional:
-        above = [one for one in conditions.above(name) if one in ranges]
-        points = [
-            dict(zip(above, values, strict=True)) for values in itertools.product(*map(_spread, map(ranges.get, above)))
-        ]
+        above = {one: _spread(ranges[one]) for one in conditions.above(name) if one in ranges}
+        points = [dict(zip(above, values, strict=True)) for values in itertools.product(*above.values())]
         shares[name] = sum(name not in conditions.idle(point) for point in points) / len(points)
     return shares
 
 
-def _spread(searched: Range | None) -> tuple[Value, ...]:
+def _spread(searched: Range) -> tuple[Value, ...]:
     """The values of a range, of real numbers some that are spread evenly."""
-    assert searched is not None
     values = all_values(searched)
     if values is not None or isinstance(searched, Choice):
         return values or ()

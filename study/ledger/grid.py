@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from defenses.registry import UserError, nearest
-from search_spaces.conditions import Conditions, Value
+from search_spaces.conditions import Conditions, Value, point_at
 from search_spaces.space import Choice, Float, Int, Range, SearchSpace, all_values
 
 LARGEST = 100_000  # points: more than any study runs, and still listed in a blink
@@ -36,9 +36,9 @@ class Grid:
 
     def points(self, seed: int) -> Iterator[dict[str, Value]]:
         """All points, in an order drawn from the seed: the first few of them cover the space, too."""
-        points = list(self.conditions.points(self.values))
-        random.Random(seed).shuffle(points)
-        return iter(points)
+        places = list(self.conditions.places(self.values))
+        random.Random(seed).shuffle(places)
+        return (point_at(self.values, place) for place in places)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from defenses.registry import UserError
 from defenses.seeds import derive_seed
-from search_spaces.conditions import Value
+from search_spaces.conditions import Value, point_at
 from search_spaces.space import SearchSpace
 from study.config.objectives import Direction
 from study.ledger import selection
@@ -161,8 +161,7 @@ class Ledger:
             return False
         if any(trial.state == TrialState.WAITING for trial in trials):
             return False
-        tried = [zip(self._space.ranges, values, strict=True) for values in tried_points(self._study, self._space)]
-        points = [{name: value for name, value in pairs if value is not None} for pairs in tried]
+        points = [point_at(self._space.ranges, place) for place in tried_points(self._study, self._space)]
         return sum(point in self._points for point in points) >= self._points.size
 
     def ask(self) -> tuple[int, dict[str, Value], str]:

@@ -13,6 +13,7 @@ from optuna.samplers import BaseSampler, NSGAIISampler, QMCSampler, RandomSample
 from optuna.trial import FrozenTrial, TrialState
 
 from defenses.seeds import derive_seed
+from search_spaces.conditions import point_at
 from search_spaces.space import SearchSpace, all_values
 from study.ledger.grid import LARGEST, Grid, Points
 
@@ -41,7 +42,7 @@ class GridSampler(BaseSampler):
         """The next point."""
         tried = tried_points(study, self._space, besides=trial.number)
         points = self._grid.points(self._seed)
-        return next((point for point in points if place(point, self._space) not in tried), {})
+        return next((point for point in points if place_of(point, self._space) not in tried), {})
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -82,7 +83,7 @@ class EachPointOnce(BaseSampler):
         if "fixed_params" in trial.system_attrs:  # it was queued: what is drawn here is not used
             return point
         for _ in range(_DRAWS):
-            if place(point, self._space) not in tried:
+            if place_of(point, self._space) not in tried:
                 return point
             point = self._draw(study, trial, search_space)
         return self._left(tried) or point
@@ -102,9 +103,8 @@ class EachPointOnce(BaseSampler):
         if (self._space.size or math.inf) > LARGEST:
             return None
         values = {name: all_values(own) or () for name, own in self._space.ranges.items()}
-        points = self._space.conditions.points(values)
-        left = [point for point in points if place(point, self._space) not in tried]
-        return self._random.choice(left) if left else None
+        left = [place for place in self._space.conditions.places(values) if place not in tried]
+        return point_at(values, self._random.choice(left)) if left else None
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -136,10 +136,10 @@ def tried_points(study: optuna.Study, space: SearchSpace, besides: int | None = 
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.number != besides]
     # A study that was begun before a field was conditional has it in points where it does nothing.
     points = [space.conditions.drop_idle(settled_point(trial)) for trial in trials]
-    return {place(point, space) for point in points if space.conditions.is_whole(point, space.ranges)}
+    return {place_of(point, space) for point in points if space.conditions.is_whole(point, space.ranges)}
 
 
-def place(point: Mapping[str, Any], space: SearchSpace) -> tuple[Any, ...]:
+def place_of(point: Mapping[str, Any], space: SearchSpace) -> tuple[Any, ...]:
     """A point's values in the order of the space's fields, to be compared; None for one that does nothing there."""
     return tuple(point.get(name) for name in space.ranges)
 
@@ -194,7 +194,7 @@ def draw_settings(name: str, space: SearchSpace, fields: Sequence[str], count: i
     asked = optuna.create_study(sampler=sampler)
     for _ in range(count * _DRAWS):
         point = part.conditions.drop_idle(asked.ask(distributions).params)
-        drawn.setdefault(place(point, part), point)
+        drawn.setdefault(place_of(point, part), point)
         if len(drawn) == count:
             break
     return [*drawn.values()]
