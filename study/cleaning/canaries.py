@@ -74,8 +74,8 @@ class Canaries:
     Attributes:
         null: share that is flagged of the same data with nothing planted; None where that was not run.
         null_classes: names of the classes that images share which are flagged of that.
-        unplanted: what was flagged of images into which nothing was planted, with nothing planted or an attack that
-            took.
+        unplanted: what all seeds together flag of images into which nothing was planted, with nothing planted, and
+            with each attack and rate that took.
     """
 
     planted: tuple[Planted, ...]

@@ -2,14 +2,17 @@
 
 A method can be wrong alike with every seed: activation clustering cuts a cluster of clean images off a class, and may
 cut off the same ones each time. That runs agree is then no evidence; another look at these data is. The canaries have
-it: a run on the images that are not suspected, with nothing planted, and runs with a planted attack that took, into
-whose other images nobody planted anything either. The rule compares like with like:
+it: the images that are not suspected, with nothing planted, and with a planted attack that took, into whose other
+images nobody planted anything either. The rule compares like with like:
 
-- A run *claims as much* where the images that a verdict of the same kind would be about (those of the classes that its
+- A look is all runs of one kind together, with each of the seeds that were planted with, as on the data themselves:
+  what more than `--agreement` of them flag. False alarms that change with the seed claim nothing.
+- A look *claims as much* where the images that a verdict of the same kind would be about (those of the classes that its
   flagged images share; of a class that is flagged whole; or all that is flagged) are at least five, and the upper end
   of the 95 % interval of their share (Wilson) is not below the share here.
-- The claim falls where half or more of the runs with nothing planted claim as much, or of those with an attack. Of the
-  latter the class that was planted into does not count: what is flagged there was asked for.
+- The claim falls where the look with nothing planted claims as much, or half or more of those with an attack at a
+  rate. Of the latter the classes that were planted into do not count: what is flagged there was asked for.
+- That the runs disagree claims nothing, and is said as it is.
 
 A second backdoor of that size, which the first look did not find, cannot be told from this; what is said then says so.
 """
@@ -36,7 +39,7 @@ _AMONG_OTHERS = "among images into which nothing was planted"
 
 @dataclass(frozen=True)
 class Unplanted:
-    """What a run flagged of images into which nobody planted anything.
+    """What a look flagged of images into which nobody planted anything.
 
     Attributes:
         planted: an attack was planted into others of its images.
@@ -54,29 +57,35 @@ class Unplanted:
 
     def about(self, outcome: str) -> int:
         """How many images a verdict of this kind would be about."""
-        return {"poison": self.shared, "disagree": self.shared, "class": self.whole}.get(outcome, self.flagged)
+        return {"poison": self.shared, "class": self.whole}.get(outcome, self.flagged)
 
     def claims(self, outcome: str, share: float) -> bool:
-        """Whether it claims as much as a share of all images, in a verdict of this kind."""
+        """Whether a verdict of this kind on it would be about as large a share of all images."""
         count = self.about(outcome)
         return count >= LEAST and wilson(count, self.total)[1] >= share
 
 
-def unplanted(
-    flagged: NDArray[np.bool_], planted: NDArray[np.bool_], labels: NDArray[np.int64], count: int
-) -> Unplanted:
-    """What a run flagged of images that nobody planted anything into, apart from the classes that were planted into.
+def look(runs: Sequence[tuple[Votes, NDArray[np.bool_]]], count: int) -> Unplanted | None:
+    """What several plantings of one kind flag together, apart from the classes that were planted into.
 
     Args:
-        flagged, planted: bool [N].
-        labels: int64 [N], as the run had them.
+        runs: the votes on each planting, and which images were planted, bool [N]; all into the same images.
         count: classes that there are.
+
+    Returns:
+        None where every class was planted into.
     """
-    left = ~np.isin(labels, np.unique(labels[planted]))
-    alarms = flagged & left
+    labels = runs[0][0].labels
+    ballot = Votes(tuple(vote for votes, _ in runs for vote in votes.votes), labels, runs[0][0].agreement)
+    left = np.ones(len(labels), dtype=bool)
+    for votes, planted in runs:
+        left &= ~np.isin(labels, np.unique(votes.labels[planted])) & ~planted
+    if not left.any():
+        return None
+    alarms = ballot.flagged & left
     classes, whole = shared_classes(alarms, labels, count), whole_class(alarms, labels, count)
     return Unplanted(
-        planted=bool(planted.any()),
+        planted=any(bool(planted.any()) for _, planted in runs),
         total=int(left.sum()),
         flagged=int(alarms.sum()),
         shared=int((alarms & np.isin(labels, classes)).sum()),
@@ -89,17 +98,18 @@ def check(verdict: Verdict, votes: Votes, runs: Sequence[Unplanted], classes: Se
     """A verdict, held against what is flagged where nothing was planted.
 
     Args:
-        runs: on these data, with nothing planted or with an attack that took; none where no attacks were planted.
+        runs: looks at these data, with nothing planted or with an attack that took; none where none were planted.
         classes: names of the classes.
 
     Returns:
         The verdict with what was checked, or, where its claim falls, one that says so and drops nothing.
     """
-    if verdict.outcome == "nothing":
+    if verdict.outcome in ("nothing", "disagree"):
         return verdict
     if not runs:
         return dataclasses.replace(verdict, checked=UNCHECKED)
-    hits, total = _about(verdict, votes, len(classes)), len(votes)
+    about = votes.flagged & np.isin(votes.labels, verdict.classes) if verdict.classes else votes.flagged
+    hits, total = int(about.sum()), len(votes)
     quiet, attacked = ([run for run in runs if run.planted is planted] for planted in (False, True))
     for part, when in ((quiet, _NOTHING_PLANTED), (attacked, _AMONG_OTHERS)):
         claiming = [run for run in part if run.claims(verdict.outcome, hits / total)]
@@ -111,25 +121,15 @@ def check(verdict: Verdict, votes: Votes, runs: Sequence[Unplanted], classes: Se
     return dataclasses.replace(verdict, checked=_standing(verdict, hits, total, _largest(part, verdict), when))
 
 
-def _about(verdict: Verdict, votes: Votes, count: int) -> int:
-    """How many images a verdict is about; of runs that disagree the mean over those that find something."""
-    if verdict.outcome != "disagree":
-        chosen = np.isin(votes.labels, verdict.classes) if verdict.classes else np.ones(len(votes), dtype=bool)
-        return int((votes.flagged & chosen).sum())
-    nobody = np.zeros(len(votes), dtype=bool)
-    shared = [unplanted(vote.flagged, nobody, votes.labels, count).shared for vote in votes.votes]
-    return round(float(np.mean([one for one in shared if one] or [0])))
-
-
 def _largest(runs: Sequence[Unplanted], verdict: Verdict) -> Unplanted:
     return max(runs, key=lambda run: run.about(verdict.outcome) / run.total)
 
 
 def _fallen(verdict: Verdict, hits: int, total: int, run: Unplanted, usual: str, classes: Sequence[str]) -> Verdict:
-    count, each = run.about(verdict.outcome), " by a run" if verdict.outcome == "disagree" else ""
+    count = run.about(verdict.outcome)
     of = f" of class {_names(verdict.classes, classes)}" if verdict.classes else ""
     where = f", of class {_names(run.classes, classes)}" if run.classes else ""
-    sentence = f"Nothing found that stands out: {hits:,} images{of} are flagged{each}, {usual}."
+    sentence = f"Nothing found that stands out: {hits:,} images{of} are flagged, {usual}."
     checked = (
         f"Here {hits:,} of {total:,} images are flagged in this way, a share of {format_number(hits / total)}; there "
         f"{count:,} of {run.total:,}, {format_number(count / run.total)}{where}. That is what is flagged of these data "

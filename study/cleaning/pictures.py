@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from study.cleaning.votes import Votes
 from study.cli.numbers import format_number
+from study.datasets.own.source import chunks_of
 from study.report.elements import Picture
 from study.report.sample_sheet import draw_sheet, draw_tiles
 
@@ -98,8 +99,8 @@ class Sheets:
             return None
         rows = rows[:: math.ceil(len(rows) / _MEAN_OF)]
         total = np.zeros(self.images.shape[1:], dtype=np.float64)
-        for start in range(0, len(rows), 256):
-            total += self.images[rows[start : start + 256]].sum(axis=0, dtype=np.float64)
+        for _, chunk in chunks_of(self.images, rows):
+            total += chunk.sum(axis=0, dtype=np.float64)
         return total / len(rows)
 
 

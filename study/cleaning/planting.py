@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from defenses.registry import UserError
 from defenses.seeds import derive_seed
 from study.cleaning.canaries import ATTACKS, RATES, Canaries, Planted
-from study.cleaning.checked import Unplanted, unplanted
+from study.cleaning.checked import look
 from study.cleaning.options import CleanConfig
 from study.cleaning.source import StudyData
 from study.cleaning.studies import AS_RECEIVED, study_config
-from study.cleaning.verdict import LEAST
+from study.cleaning.verdict import LEAST, shared_classes
 from study.cleaning.votes import Vote, Votes
 from study.config.config import StudyConfig
 from study.config.objectives import CLEAN
@@ -134,24 +134,25 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
     planted: list[Planted] = []
     shares: list[float] = []
     shared: dict[str, None] = {}
-    others: list[Unplanted] = []
+    ballots: dict[tuple[str, float], list[tuple[Votes, NDArray[np.bool_]]]] = {}
     for runs in studies:
         for scenario, row in runs[0].scenarios.iterrows():
             votes, truth = _ballot(runs, str(scenario), int(row["seed"]), agreement, row["attack"] != CLEAN)
-            flagged, run = votes.flagged, unplanted(votes.flagged, truth, votes.labels, len(classes))
+            flagged, kind = votes.flagged, (str(row["attack"]), float(row["poison_rate"]))
             if row["attack"] == CLEAN:
                 shares.append(float(flagged.mean()))
-                shared |= dict.fromkeys(classes[at] for at in run.classes)
-                others.append(run)
+                shared |= dict.fromkeys(classes[at] for at in shared_classes(flagged, votes.labels, len(classes)))
+                ballots.setdefault(kind, []).append((votes, truth))
                 continue
             parts = runs[0].manifest.scenario_parts(str(scenario))
             asr = float(row[names.ASR_UNDEFENDED])
             took = not bool(row["attack_failed"]) and not math.isnan(asr)
-            others += [run] if took else []
+            if took:
+                ballots.setdefault(kind, []).append((votes, truth))
             planted.append(
                 Planted(
-                    attack=str(row["attack"]),
-                    rate=float(row["poison_rate"]),
+                    attack=kind[0],
+                    rate=kind[1],
                     seed=int(row["seed"]),
                     target="" if parts is None else parts.target,
                     asr=None if math.isnan(asr) else asr,
@@ -164,7 +165,8 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
             )
     order = {attack: at for at, attack in enumerate(ATTACKS)}
     planted.sort(key=lambda one: (one.rate, order.get(one.attack, len(order)), one.seed))
-    return Canaries(tuple(planted), float(np.mean(shares)) if shares else None, tuple(shared), tuple(others))
+    looks = tuple(one for runs in ballots.values() if (one := look(runs, len(classes))) is not None)
+    return Canaries(tuple(planted), float(np.mean(shares)) if shares else None, tuple(shared), looks)
 
 
 def _ballot(

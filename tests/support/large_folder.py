@@ -1,7 +1,7 @@
 """A folder of images that takes more memory than a process is allowed: `python large_folder.py FOLDER`.
 
-Prints, as JSON, by how many MiB the process's own memory rose at most while images lay in files of the store, and while
-they lay in memory, and how many MiB the images are.
+Prints, as JSON, by how many MiB the process's own memory rose at most while images lay in files of the store, while
+they lay in memory, and while they were cleaned as somebody's own data, and how many MiB the images are.
 """
 
 import json
@@ -18,7 +18,11 @@ from defenses.api import StageContext, silent
 from defenses.models import build_model
 from defenses.storage.store import Store
 from defenses.training.loop import BatchSource
+from study.cleaning import source
+from study.cleaning.options import parse_clean
 from study.datasets import DatasetSpec, load_dataset
+from study.datasets.own.reading import read_own
+from study.datasets.own.writing import write_subset
 from study.scenarios.scenario import Scenario, model_spec
 from study.scenarios.stored_poison import stored_poison
 
@@ -78,12 +82,25 @@ def use(root: Path, store: Path | None) -> None:
             batches.logits(model, order[start : start + 8])
 
 
+def clean(root: Path) -> None:
+    """Does with the folder what a cleaning does around its trainings: reads, plants a known attack, and writes."""
+    config = parse_clean({"data": root / "set", "out": root / "out", "store": root / "store", "image_size": SIDE})
+    data = read_own(source.own_spec(config), config.store_place)
+    suspected = np.arange(len(data.train.labels)) % 10 == 0
+    given = source.unsuspected(config, data, suspected)
+    images = load_dataset(DatasetSpec(given.name, store=config.store_place))
+    for _ in range(2):  # made, and read back
+        stored_poison(Scenario("badnets", 0.05, 0, 0), images, Store(root / "store"))
+    write_subset(data, ~suspected, root / "out" / "cleaned", copy=True)
+
+
 def main() -> None:
-    """Uses the folder both ways."""
+    """Uses the folder both ways, and cleans it."""
     torch.set_num_threads(1)
     root = Path(sys.argv[1])
     write_folder(root / "set")
     told = {"mapped": rise(lambda: use(root, root / "store")), "in_memory": rise(lambda: use(root, None))}
+    told["cleaned"] = rise(lambda: clean(root))
     sys.stdout.write(json.dumps({**told, "images": (TRAIN + TEST) * SIDE**2 * 3 / 2**20}))
 
 

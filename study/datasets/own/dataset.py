@@ -27,10 +27,10 @@ from study.datasets import DatasetSpec
 from study.datasets.images import Images, Rows, data_fingerprint
 from study.datasets.own.data import OwnData, OwnSpec, Split
 from study.datasets.own.reading import DATASET, IMAGES, VERSION, read_own
+from study.datasets.own.source import chunks_of
 from study.datasets.pictures import check_room
 
 _STAND_IN, _STAND_IN_EACH = 1000, 20  # training images that stand in for a test set: in all, and at most of a class
-_COPIED = 1024  # images at a time
 Positions = NDArray[np.int64]
 
 
@@ -283,8 +283,8 @@ class OwnSource:
             shape = (len(part.rows), *part.samples.images.shape[1:])
             check_room(store, shape, "take smaller images (--image-size)")
             file = store.array_file(IMAGES, key, "images", shape, np.uint8)
-            for start in range(0, len(part.rows), _COPIED):
-                file.write(start, part.samples.images[part.rows[start : start + _COPIED]])
+            for start, chunk in chunks_of(part.samples.images, part.rows):
+                file.write(start, chunk)
             return {"images": file}
 
         store.get_or_build(IMAGES, key, build, {"images": len(part.rows), "of": of_split})

@@ -23,7 +23,7 @@ from study.datasets.own.data import LeftOut, OwnData, OwnSpec, OwnSummary, Split
 from study.datasets.own.decoding import Facts, decode, plain_reason
 from study.datasets.own.formats import look
 from study.datasets.own.header_sizes import Sizes, default_size, sample_sizes
-from study.datasets.own.source import TEST, TRAIN, Samples, Source
+from study.datasets.own.source import TEST, TRAIN, Samples, Source, chunks_of
 from study.datasets.pictures import check_room
 
 IMAGES, DATASET = "own_images", "own_dataset"
@@ -31,7 +31,6 @@ IMAGES, DATASET = "own_images", "own_dataset"
 VERSION = 1  # raise it when the same files would give other images
 _SHOWN = 5
 _MANY = 1000  # classes; more are believed where they have two images each
-_COPIED = 1024  # images at a time
 
 
 def describe_own(spec: OwnSpec) -> OwnSummary:
@@ -192,8 +191,8 @@ class _Reader:
             whole = file
             file = self.store.array_file(IMAGES, key, "images", (len(kept), *shape[1:]), np.uint8)
             decoded = whole.read()
-            for start in range(0, len(kept), _COPIED):
-                file.write(start, decoded[kept[start : start + _COPIED]])
+            for start, chunk in chunks_of(decoded, kept):
+                file.write(start, chunk)
             whole.remove()
         return {"images": file, "rows": kept, "facts": _plain(facts)}
 

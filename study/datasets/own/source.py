@@ -22,6 +22,7 @@ TEST_NAMES = ("test", "testing", "tst", "val", "valid", "validation", "dev", "ev
 LABEL_NAMES = ("label", "labels", "y", "target", "targets", "class", "fine_label", "fine_labels", "category", "cls")
 IMAGE_NAMES = ("image", "images", "x", "img", "imgs", "data", "samples", "pixels")
 _LONGEST_LABEL = 1000  # characters
+_CHUNK_BYTES = 8 << 20  # of images that are copied at a time
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,21 @@ def content_hash(content: Content) -> str:
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     return hashlib.sha256(np.ascontiguousarray(content).data).hexdigest()
+
+
+def chunks_of(images: NDArray[np.uint8], rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Copies of some images in chunks that take little memory, however large an image is.
+
+    Args:
+        images: uint8 [N, S, S, 3]; may be a memory map.
+        rows: int64 [n].
+
+    Returns:
+        Where each chunk begins in the rows, and its images, uint8 [m, S, S, 3].
+    """
+    size = max(1, _CHUNK_BYTES // max(1, images.nbytes // max(1, len(images))))
+    for start in range(0, len(rows), size):
+        yield start, images[rows[start : start + size]]
 
 
 def in_pieces(total: int, size: int) -> Iterator[range]:

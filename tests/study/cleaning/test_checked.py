@@ -5,7 +5,7 @@ import pytest
 from cleaning_parts import CLASSES, LABELS, POISON, told, vote, votes
 from test_page import words
 
-from study.cleaning.checked import UNCHECKED, Unplanted, check, unplanted
+from study.cleaning.checked import UNCHECKED, Unplanted, check, look
 from study.cleaning.page import build_page
 from study.cleaning.verdict import Verdict, decide
 from study.cleaning.votes import Votes
@@ -69,12 +69,13 @@ def test_how_much_is_as_much(shared: int, falls: bool) -> None:
     assert (checked(THRICE, quiet(shared)).outcome == "usual") is falls
 
 
-def test_half_of_the_runs_with_nothing_planted_count() -> None:
-    assert checked(THRICE, quiet(27), quiet(), quiet()).outcome == "poison"
-    assert checked(THRICE, quiet(27), quiet()).outcome == "usual"
+def test_seeds_that_disagree_claim_nothing() -> None:
+    """Measured: activation clustering flags a patch with each seed, and with each other false alarms."""
+    assert decide(MIXED, CLASSES).outcome == "disagree"
+    assert checked(MIXED, quiet(30)) == decide(MIXED, CLASSES)
 
 
-def test_half_of_the_runs_with_an_attack_count_too() -> None:
+def test_half_of_the_attacks_count() -> None:
     attacked = [quiet(27, planted=True), quiet(30, planted=True), quiet(planted=True), quiet(planted=True)]
     verdict = checked(THRICE, quiet(), *attacked)
     assert verdict.outcome == "usual"
@@ -88,7 +89,6 @@ def test_half_of_the_runs_with_an_attack_count_too() -> None:
     [
         (EVEN, "unusual", quiet(flagged=35), quiet(flagged=10)),
         (WHOLE, "class", quiet(whole=90), quiet(flagged=90)),
-        (MIXED, "disagree", quiet(30), quiet(flagged=90)),
     ],
 )
 def test_each_verdict_is_held_against_its_like(
@@ -112,13 +112,23 @@ def test_nothing_needs_no_check() -> None:
     assert checked(nothing).checked == ""
 
 
+NOBODY = np.zeros(400, dtype=bool)
+
+
 def test_the_class_that_was_planted_into_does_not_count() -> None:
     planted = np.isin(np.arange(400), np.arange(100, 110))  # into class left
-    flagged = np.isin(np.arange(400), [*range(100, 150), *range(300, 330)])
-    run = unplanted(flagged, planted, LABELS, 4)
-    assert run == Unplanted(True, total=300, flagged=30, shared=30, whole=0, classes=(3,))
-    nobody = np.zeros(400, dtype=bool)
-    assert unplanted(np.arange(400) < 90, nobody, LABELS, 4) == Unplanted(False, 400, 90, 0, 90)
+    one = look([(votes(np.array([*range(100, 150), *range(300, 330)])), planted)], 4)
+    assert one == Unplanted(True, total=300, flagged=30, shared=30, whole=0, classes=(3,))
+    assert look([(votes(np.arange(90)), NOBODY)], 4) == Unplanted(False, 400, 90, 0, 90)
+    assert look([(votes(POISON), label == LABELS) for label in range(4)], 4) is None
+
+
+def test_what_changes_with_the_seed_is_no_claim_of_a_look() -> None:
+    """Each seed cuts another cluster off; and then each the same."""
+    others = [(votes(np.arange(start, start + 30)), NOBODY) for start in (0, 110, 320)]
+    assert look(others, 4) == Unplanted(False, 400, flagged=0, shared=0, whole=0)
+    alike = [(votes(np.arange(start, start + 30)), NOBODY) for start in (320, 325, 328)]
+    assert look(alike, 4) == Unplanted(False, 400, flagged=30, shared=30, whole=0, classes=(3,))
 
 
 def test_the_page_says_what_was_checked() -> None:

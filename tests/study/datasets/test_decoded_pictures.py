@@ -197,6 +197,7 @@ def test_a_folder_larger_than_the_memory_it_may_take(tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=300)
     told = json.loads(done.stdout)
     assert told["mapped"] < 0.75 * told["images"]
+    assert told["cleaned"] < 0.75 * told["images"]
     assert told["in_memory"] > 1.5 * told["images"]
 
 
