@@ -268,7 +268,10 @@ BRIEF: dict[str, dict[str, Any]] = {
     "dst": {"budget_fraction": 0.1, "first_batch_size": 32},
     "qt": {"pre_epochs": 1, "quarantine_epochs": 8, "batch_size": 96},
     "pipd": {"pre_isolation_epochs": 2, "batch_size": 32},
-    "none": {"epochs": 2, "batch_size": 32},
+    "none": {
+        **{"epochs": 6, "lr": 0.1, "batch_size": 32, "augment": False, "schedule": "one_cycle"},
+        **{"strong_probability": 0.3, "weak_probability": 0.3},
+    },
     "abl": {"pre_isolation_epochs": 1, "batch_size": 32},
 }
 
