@@ -259,6 +259,7 @@ IDLE: dict[str, tuple[str, dict[str, Any], str, tuple[Any, Any], str]] = {
     ),
     "qt, all stay": ("qt", {"release_threshold": 1.0}, "release_lasts", ("epoch", "end"), "quarantine_training"),
     "pipd": ("pipd", {"gamma": 0.0}, "granularity", ("batch", "sample"), "pre_isolation"),
+    "none": ("none", {"finetuning_epochs": 0}, "finetuning_lr", (1e-5, 0.1), "none_cleaning"),
     "abl": ("abl", {"finetuning_epochs": 0}, "finetuning_lr", (0.01, 0.3), "finetuning"),
 }
 BRIEF: dict[str, dict[str, Any]] = {
@@ -267,6 +268,10 @@ BRIEF: dict[str, dict[str, Any]] = {
     "dst": {"budget_fraction": 0.1, "first_batch_size": 32},
     "qt": {"pre_epochs": 1, "quarantine_epochs": 8, "batch_size": 96},
     "pipd": {"pre_isolation_epochs": 2, "batch_size": 32},
+    "none": {
+        **{"epochs": 6, "lr": 0.1, "batch_size": 32, "augment": False, "schedule": "one_cycle"},
+        **{"strong_probability": 0.3, "weak_probability": 0.3},
+    },
     "abl": {"pre_isolation_epochs": 1, "batch_size": 32},
 }
 
