@@ -28,8 +28,8 @@ EVERYTHING = frozenset(names.HEADLINE)
 def measurable(scenarios: Sequence[Scenario], images: Images) -> frozenset[str]:
     """What ground truth allows to measure on at least one scenario.
 
-    The clean control has no poison to find; data that somebody else poisoned allow what their file tells. Where nobody
-    knows of any image whether it is poisoned, the share that is flagged is all that flags give.
+    The clean control has no poison to find; data that somebody else poisoned allow what their file tells. Of own data
+    nobody knows what is poisoned: where nothing was planted, the share that is flagged is all that flags give.
     """
     known = {names.CA}
     for scenario in scenarios:
@@ -41,9 +41,9 @@ def measurable(scenarios: Sequence[Scenario], images: Images) -> frozenset[str]:
         elif scenario.poison_rate > 0:
             victims = scenario.parsed.victims(images.test_labels, scenario.target_label)
             known |= {names.FPR, names.TPR, names.AUROC} | ({names.ASR} if len(victims) else set())
-        elif not images.received:
-            known |= {names.FPR}
-    return frozenset(known if known & {names.TPR, names.FPR} else known | {names.FLAGGED_SHARE})
+        else:
+            known |= {names.FLAGGED_SHARE if images.received else names.FPR}
+    return frozenset(known - {names.FLAGGED_SHARE} if known & {names.TPR, names.FPR} else known)
 
 
 def _of_mask(poisoned: NDArray[np.bool_]) -> set[str]:

@@ -277,7 +277,7 @@ def default_objective(config: StudyConfig, defense: type[Defense], known: frozen
     if defense.flagged is not None and config.until == "isolate":
         if names.TPR in known:
             return names.ISOLATION_SCORE
-        return names.FPR if names.FPR in known else names.FLAGGED_SHARE
+        return names.FLAGGED_SHARE if names.FLAGGED_SHARE in known else names.FPR
     if flags and names.TPR in known and names.ASR in known:
         return names.OVERALL_SCORE
     if names.ASR in known:
