@@ -147,6 +147,7 @@ class Plan:
         environment = dataclasses.asdict(self.environment)
         for where in ("store", "device", "keep_states", "undefended_on"):  # none of them judges anything
             del environment[where]
+        environment["step"] = "auto"  # as in the keys of before: how steps are taken changes no result
         for how in ("data_dir", "download", "at_most", "store"):  # what is read, `data_keys` tells
             del environment["dataset"][how]
         if not environment["dataset"]["reserve"]:  # as in the keys of studies from before there was one
