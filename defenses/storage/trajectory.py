@@ -38,7 +38,8 @@ class KeptStates:
     def __post_init__(self) -> None:
         if self.text not in KEPT and not all(part.isdecimal() and int(part) > 0 for part in self.text.split(",")):
             raise UserError(
-                f"--keep-states must be {', '.join(KEPT)} or epochs from 1 on, as in 5,10,20, got {self.text!r}"
+                f"states that are kept must be {', '.join(KEPT)} or epochs from 1 on, as in 5,10,20, got {self.text!r}",
+                about="states",
             )
 
     @property

@@ -16,6 +16,7 @@ _OPTIONS = {
     "field": "--set {}=VALUE",
     "width": "--width",
     "blocks": "--blocks",
+    "states": "--keep-states",
     "store": "--store",
     "place": "--store, --out",
     "tracking": "--tracking-uri",

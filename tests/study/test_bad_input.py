@@ -204,7 +204,10 @@ def test_an_objective_that_the_data_cannot_tell_is_refused(
     [
         (["--image-size", "16"], ["--image-size changes nothing", "npz"]),
         (["--keep-states", "all"], ["--keep-states changes nothing", "no training before its end"]),
-        (["--keep-states", "often", "--set", "read_epoch=2"], ["--keep-states must be grid", "got 'often'"]),
+        (
+            ["--keep-states", "often", "--set", "read_epoch=2"],
+            ["states that are kept must be grid", "got 'often'", "(--keep-states)"],
+        ),
         (["--trigger-image", "p.png"], ["--trigger-image changes nothing", "blended_image"]),
         (["--attacks", "badnets", "sig", "--trigger-dir", "d"], ["--trigger-dir changes nothing", "refool"]),
         (["--store", "~nobody_of_this_name/store"], ["~nobody_of_this_name", "home folder"]),

@@ -63,7 +63,7 @@ def test_values_are_shown_with_three_digits() -> None:
         "max",
         "inf",
     ]
-    assert [format_value(value) for value in (0.00004, 123456.0, None)] == ["4e-05", "1.23e+05", "None"]
+    assert [format_value(value) for value in (0.00004, 123456.0, None)] == ["4e-05", "1.23e+05", "-"]
     assert [format_value(value) for value in (1.11e-16, -2.8e-17)] == ["0", "0"], "rounding noise"
 
 

@@ -81,9 +81,9 @@ def test_what_is_kept_is_a_setting_whose_cost_is_said(make: Callable[..., Plan],
     [
         (
             {"set": READ, "keep_states": "often"},
-            "--keep-states must be grid, all, none or epochs from 1 on, .*got 'often'",
+            "states that are kept must be grid, all, none or epochs from 1 on, .*got 'often'",
         ),
-        ({"set": READ, "keep_states": "5,0"}, "--keep-states must be .* got '5,0'"),
+        ({"set": READ, "keep_states": "5,0"}, "states that are kept must be .* got '5,0'"),
         ({"set": READ, "keep_states": "5,10"}, "must name some of the epochs that are read, 100, got 5,10: name such"),
         ({"keep_states": "all"}, "changes nothing, since this study reads no training before its end"),
     ],
