@@ -3,10 +3,11 @@
 Ours, not the paper's. Pre-isolation has two outcomes: poison falls to the lowest losses, or other samples do and
 nearly nothing of the poison is found; which it is can hang on a seed. A failed one shows in what it flags. Poison of
 one target has one label, so that its flags are nearly all of one class, while those of a failed pre-isolation are
-spread over several; how both measure is in `search_spaces/README.md`.
+mostly spread over several; how both measure is in `search_spaces/README.md`.
 
-Known failure: an all-to-all attack has flags of every class, so take `choice` ``variance`` or ``agreement`` where one
-may be. On clean data one of three is chosen as well, by the same rule.
+Known failure: where the attack or its rate decides, all three fail (12 sets measured: in none did trainings differ).
+An all-to-all attack has flags of every class, so take `choice` ``variance`` or ``agreement`` where one may be. On clean
+data one of three is chosen as well, by the same rule.
 
 Stages: `pre_isolation` and `channel_activations` as in `PIPD`, whose entries it shares, and twice more from other
 networks (`pre_isolation_2`, `pre_isolation_3`); `isolate_of_three` (not cached), `selective_training_of_three`.
