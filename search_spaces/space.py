@@ -161,14 +161,16 @@ class SearchSpace:
         A training that is read at its end, which is None in a config, is read at the last of the epochs searched. A
         field that does nothing there is no part of it.
         """
-        whole = {name: _or_last(getattr(config, name), own) for name, own in self.ranges.items()}
-        return self.conditions.drop_idle(whole)
+        return self.conditions.drop_idle(self._whole(config))
 
     def calibrated_point(self, preset: str, config: Config) -> dict[str, Value] | None:
         """The point with the values that suit a preset's scale; None where there are none."""
         suits = {name: value for name, value in self.calibrated.get(preset, {}).items() if name in self.ranges}
-        whole = {name: _or_last(getattr(config, name), own) for name, own in self.ranges.items()}
-        return self.conditions.drop_idle({**whole, **suits}) if suits else None
+        return self.conditions.drop_idle({**self._whole(config), **suits}) if suits else None
+
+    def _whole(self, config: Config) -> dict[str, Value]:
+        """All searched fields as a config has them, those that do nothing there as well."""
+        return {name: _or_last(getattr(config, name), own) for name, own in self.ranges.items()}
 
     @functools.cached_property
     def conditions(self) -> Conditions:

@@ -24,7 +24,6 @@ from study.driver.worker import (
     KEY,
     MEASURED,
     BoardReader,
-    EarlyReads,
     ProgressBoard,
     TrialRunner,
     TrialTask,
@@ -109,9 +108,7 @@ def run_trials(
         return
     studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, plan.config.until)
     drawn = frozenset({plan.point_key(plan.default_point)})
-    pruning = plan.pruning
-    early = EarlyReads(pruning.field, pruning.reads, pruning.last) if pruning is not None and pruning.reads else None
-    task = TrialTask(*studied, points, plan.config.threads, code_hash(), drawn, early)
+    task = TrialTask(*studied, points, plan.config.threads, code_hash(), drawn, plan.pruning)
     images = cached_images(plan.environment.dataset)
     if plan.config.gpus_per_trial == "auto":
         plan = dataclasses.replace(plan, gpus=_measure(plan, task))

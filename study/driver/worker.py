@@ -22,6 +22,7 @@ from defenses.storage.inventory import MEASURING_PREFIX
 from study.code_version import check_code
 from study.datasets.images import Images
 from study.driver import gpu_memory
+from study.ledger.pruning import Pruning
 from study.ledger.records import (
     ScenarioRecord,
     TrialRecord,
@@ -153,26 +154,6 @@ def _build(
 
 
 @dataclasses.dataclass(frozen=True)
-class EarlyReads:
-    """Before which epochs of its training a trial is compared with others.
-
-    Attributes:
-        field: of the defense's Config, which says after which epoch the training is read.
-        epochs: rising.
-        last: how many epochs the training has.
-    """
-
-    field: str
-    epochs: tuple[int, ...]
-    last: int
-
-    def at(self, fields: Mapping[str, Any]) -> int:
-        """The epoch after which a configuration itself is read."""
-        own = fields.get(self.field)
-        return self.last if own is None else int(own)
-
-
-@dataclasses.dataclass(frozen=True)
 class TrialTask:
     """What all trials of a study share. Small and picklable.
 
@@ -183,7 +164,7 @@ class TrialTask:
         threads: torch threads a trial.
         code: hash of the driver's.
         drawn: keys of the points whose flags are drawn at once.
-        early: None where trials are not compared after epochs.
+        pruning: how trials are stopped early; None when they are not.
     """
 
     defense: str
@@ -195,14 +176,14 @@ class TrialTask:
     threads: int
     code: str
     drawn: frozenset[str] = frozenset()
-    early: EarlyReads | None = None
+    pruning: Pruning | None = None
 
     def reads(self, point: Mapping[str, Any]) -> list[int]:
         """The epochs after which a trial is read before its own, or at it: none of them is trained twice."""
-        if self.early is None:
+        if self.pruning is None or not self.pruning.field:
             return []
-        own = self.early.at({**self.base, **point})
-        return [epoch for epoch in self.early.epochs if epoch <= own]
+        own = self.pruning.own_read({**self.base, **point})
+        return [epoch for epoch in self.pruning.reads if epoch <= own]
 
 
 @ray.remote(max_retries=3)
@@ -303,17 +284,17 @@ class TrialRunner(tune.Trainable):
 
     def _read_early(self, scenario: Scenario, read: int, path: Path) -> ScenarioRecord:
         """What is flagged after some epochs of the training, for the pruner alone: no result, so nothing is drawn."""
-        assert self.task.early is not None
-        fields = {**self.task.base, **self.point, self.task.early.field: read}
+        assert self.task.pruning is not None
+        fields = {**self.task.base, **self.point, self.task.pruning.field: read}
         result = evaluate_scenario(self.task.defense, fields, scenario, self.task.environment, "isolate")
         record = dataclasses.replace(build_record(result, Path()), artifacts="")
         write_record(path, record)
         return record
 
     def _judged(self, scenario: Scenario, path: Path) -> ScenarioRecord:
-        fields, early = {**self.task.base, **self.point}, self.task.early
-        if early is not None:  # said in words, the end is one more read: its training goes on from the last one
-            fields[early.field] = early.at(fields)
+        fields, pruning = {**self.task.base, **self.point}, self.task.pruning
+        if pruning is not None and pruning.field:  # a named end is one more read: it goes on from the last one
+            fields[pruning.field] = pruning.own_read(fields)
         result = evaluate_scenario(self.task.defense, fields, scenario, self.task.environment, self.task.until)
         folder = self.folder / scenario.name
         write_artifacts(folder, result, plots=self.key in self.task.drawn)

@@ -47,6 +47,11 @@ class Pruning:
         rungs = (math.ceil(self.grace * self.factor**number) for number in itertools.count())
         return tuple(dict.fromkeys(itertools.takewhile(lambda epoch: epoch < self.last, rungs)))
 
+    def own_read(self, fields: Mapping[str, Any]) -> int:
+        """The epoch after which a configuration, as fields, has its training read; the last where it names none."""
+        own = fields.get(self.field)
+        return self.last if own is None else int(own)
+
 
 @dataclass(frozen=True)
 class Step:

@@ -226,9 +226,7 @@ def _why_no_ped(computed: Importances, metrics: Sequence[str]) -> list[str]:
 def _fanova_text(one: Importance, at: int) -> str | None:
     if not one.read[at]:
         return _NOT_READ
-    if one.shares is None:
-        return None
-    if not one.acts[at]:
+    if one.shares is None or not one.acts[at]:
         return None
     share, low, high = (format_share(of[at]) for of in (one.shares.alone, one.shares.low, one.shares.high))
     return f"{share} [{low}, {high}]"

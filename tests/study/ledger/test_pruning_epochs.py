@@ -18,7 +18,7 @@ from study.code_version import code_hash
 from study.config.config import StudyConfig, resolve
 from study.config.objectives import Goal
 from study.driver.pruner import Pruner, make_rule
-from study.driver.worker import GPUS, KEY, POINT, READ, TRIES, EarlyReads, TrialRunner, TrialTask
+from study.driver.worker import GPUS, KEY, POINT, READ, TRIES, TrialRunner, TrialTask
 from study.ledger.pruning import Pruning, Step, Stopped, build_read_steps, parse_pruning
 from study.ledger.records import read_trial, scenario_paths, trial_path
 from study.planning.plan import Plan
@@ -132,9 +132,8 @@ class Worker:
     def start(self, point: dict[str, Any]) -> TrialRunner:
         plan = self.plan
         cached_store.cache_clear()
-        early = EarlyReads("read_epoch", plan.reads, EPOCHS) if plan.reads else None
         studied = (plan.space.defense, plan.base, plan.scenarios, plan.environment, plan.config.until)
-        task = TrialTask(*studied, self.points, 1, code_hash(), early=early)
+        task = TrialTask(*studied, self.points, 1, code_hash(), pruning=plan.pruning)
         runner = TrialRunner.__new__(TrialRunner)
         config = {POINT: json.dumps(point), KEY: plan.point_key(point), GPUS: 0.0, TRIES: 0}
         runner.setup(config, task, cached_images(plan.environment.dataset))
