@@ -28,11 +28,12 @@ _OF_THE_MACHINE = {
     "RAY_memory_usage_threshold",
     "RAY_memory_monitor_refresh_ms",
     "RAY_BACKEND_LOG_LEVEL",
+    "RAY_worker_niceness",
     "RAY_AUTH_MODE",
     "RAY_AUTH_TOKEN",
     "RAY_AUTH_TOKEN_PATH",
 }
-"""What tells Ray of this machine's disks and memory and of its user, and therefore holds here as it does elsewhere."""
+"""What tells Ray of this machine (its disks, memory, load) and of its user, and so holds here as it does elsewhere."""
 
 _JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _UV = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"

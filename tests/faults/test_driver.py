@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from study_process import make_workplace, wait_for
+from study_process import ONE_AT_A_TIME, make_workplace, wait_for
 
 from faults.conftest import Measured
 from faults.studies import best_on_disk, complete_keys, fingerprint, finish, results, start, trials_of
@@ -70,11 +70,12 @@ def test_ten_kills_lose_nothing(tmp_path: Path, record_property: Measured) -> No
         (signal.SIGINT, 130, "trials"),
         pytest.param(signal.SIGTERM, 143, "stages", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, "stages", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, "trials at once", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, "trials", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, "control", marks=pytest.mark.slow),
         pytest.param(signal.SIGTERM, 143, "control", marks=pytest.mark.slow),
     ],
-    ids=["int-trials", "term-stages", "int-stages", "term-trials", "int-control", "term-control"],
+    ids=["int-trials", "term-stages", "int-stages", "int-at-once", "term-trials", "int-control", "term-control"],
 )
 def test_a_stopped_study_goes_on(
     how: signal.Signals, code: int, moment: str, tmp_path: Path, record_property: Measured
@@ -83,6 +84,7 @@ def test_a_stopped_study_goes_on(
     folder = make_workplace(tmp_path, train=64, test=16)
     study = folder / "runs" / "stopped"
     options = ("--clean-control", "run") if moment == "control" else ()
+    options = (*options, *(() if moment == "trials at once" else ONE_AT_A_TIME))
     with start(folder, "stopped", 4, *options) as driver:
         if moment == "stages":
             driver.wait_for(lambda: "shared stages 1/" in driver.printed)

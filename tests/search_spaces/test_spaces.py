@@ -122,10 +122,11 @@ def test_sampled_points_make_configs(name: str, preset: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen: dict[str, set[Any]] = {field: set() for field in space.ranges}
+    distributions = space.distributions()
     for _ in range(POINTS):
         trial = study.ask()
         point = space.suggest(trial)
-        assert trial.distributions == {field: space.distributions()[field] for field in point}
+        assert trial.distributions == {field: distributions[field] for field in point}
         assert point in space
         built = config_type(space).from_mapping({**space.preset(preset), **point})
         assert space.default(built) == point

@@ -24,7 +24,12 @@ MEANT_FOR_OTHERS = {
     "RAY_worker_register_timeout_seconds": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "0",
 }
-OF_THE_MACHINE = {"RAY_TMPDIR": "/tmp/elsewhere", "RAY_AUTH_MODE": "disabled", "RAY_memory_usage_threshold": "0.9"}
+OF_THE_MACHINE = {
+    "RAY_TMPDIR": "/tmp/elsewhere",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_memory_usage_threshold": "0.9",
+    "RAY_worker_niceness": "5",
+}
 
 
 def environment_after(local: bool, **before: str) -> dict[str, str]:

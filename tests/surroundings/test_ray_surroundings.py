@@ -15,7 +15,7 @@ import pytest
 from checkout import ROOT
 from faults.leftovers import owned
 from ray_clusters import NODE, small_cluster
-from study_process import Driver, make_workplace, states
+from study_process import ONE_AT_A_TIME, Driver, make_workplace, states
 from uninstalled import hide_package
 
 pytestmark = [pytest.mark.surroundings, pytest.mark.ray]
@@ -74,7 +74,10 @@ def test_nothing_of_the_surroundings_decides_how_workers_start(workplace: Path, 
         "RAY_JOB_CONFIG_JSON_ENV_VAR": '{"runtime_env": {"working_dir": "gcs://gone.zip"}}',
     }
     done = run_under_uv(
-        command(workplace, "surrounded", "--trials", "1"), tmp_path, surroundings, before="ulimit -n 128"
+        command(workplace, "surrounded", "--trials", "1", *ONE_AT_A_TIME),
+        tmp_path,
+        surroundings,
+        before="ulimit -n 128",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert states(workplace / "runs" / "surrounded") == {"COMPLETE": 1}

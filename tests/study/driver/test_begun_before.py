@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from odd_places import ASCII, EMPTY_VARIABLES, NO_HOME, PROXIES
+from study_process import ONE_AT_A_TIME
 
 from study.analyze import main as analyze
 from study.compare import main as compare
@@ -72,6 +73,8 @@ def test_it_goes_on(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = {path: path.read_bytes() for path in runs.glob("begun/points/*/*.json")}
     command = read_manifest(runs / "begun").resume_command(Path("runs")).replace("--trials 3", "--trials 4")
     words = [sys.executable, *shlex.split(command)[1:]]
+    at = words.index("--cpus-per-trial")
+    words[at : at + 2] = ONE_AT_A_TIME
     surroundings = ASCII.and_(NO_HOME).and_(PROXIES).and_(EMPTY_VARIABLES)
     done = subprocess.run(
         words, env=surroundings.environment, capture_output=True, encoding="ascii", timeout=300, check=False

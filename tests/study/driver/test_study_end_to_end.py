@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from study_process import TINY, run, states
+from study_process import ONE_AT_A_TIME, TINY, run, states
 from watched_process import WatchedRun
 
 from study import evaluate, load_study
@@ -220,7 +220,7 @@ def test_same_command_again_adds_nothing_and_more_trials_extend(finished: tuple[
     assert told_of_trials() == before
     assert json.loads((study / "clean_control.json").read_bytes()) == controls
     (study / "clean_control.json").unlink()  # as of a study that an earlier version ran: its control is run as well
-    more = run(workplace, "--clean-control", "run", "--name", "whole", "--trials", "4")
+    more = run(workplace, "--clean-control", "run", "--name", "whole", "--trials", "4", *ONE_AT_A_TIME)
     assert more.returncode == 0, more.stderr
     assert states(study) == {"COMPLETE": 4}
     results = read_results(study.parent, study.name)
