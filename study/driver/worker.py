@@ -180,7 +180,7 @@ class TrialTask:
 
     def reads(self, point: Mapping[str, Any]) -> list[int]:
         """The epochs after which a trial is read before its own, or at it: none of them is trained twice."""
-        if self.pruning is None or not self.pruning.field:
+        if self.pruning is None:
             return []
         own = self.pruning.own_read({**self.base, **point})
         return [epoch for epoch in self.pruning.reads if epoch <= own]

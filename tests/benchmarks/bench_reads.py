@@ -12,58 +12,38 @@ import tempfile
 import time
 from pathlib import Path
 
-ONE_TRAINING = {
-    "pre_isolation_lr": "0.1",
-    "pre_isolation_schedule": "one_cycle",
-    "pre_isolation_augment": "false",
-    "gamma": "0.2",
-    "granularity": "batch",
-    "batch_size": "64",
-    "taps": "blocks",
-}
+STUDY = (
+    "--space pipd_wide --sampler random --until isolate --attacks badnets --poison-rates 0.1 --seeds 0 "
+    "--clean-control none --name reads --set pre_isolation_lr=0.1 pre_isolation_schedule=one_cycle "
+    "pre_isolation_augment=false gamma=0.2 granularity=batch batch_size=64 taps=blocks"
+)
 GOAL_TRAININGS, GOAL_SECONDS = 1.5, 0.3
 
 
 def study(out: Path, trials: int) -> float:
     """Seconds of a study of so many trials."""
-    options = ["--space", "pipd_wide", "--sampler", "random", "--until", "isolate", "--attacks", "badnets"]
-    options += [
-        "--poison-rates",
-        "0.1",
-        "--seeds",
-        "0",
-        "--clean-control",
-        "none",
-        "--out",
-        str(out),
-        "--name",
-        "reads",
-    ]
-    fixed = ["--set", *(f"{name}={value}" for name, value in ONE_TRAINING.items())]
+    command = [sys.executable, "-m", "study.run", *STUDY.split(), "--out", str(out), "--trials", str(trials)]
     started = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-m", "study.run", *options, *fixed, "--trials", str(trials)], check=True, capture_output=True
-    )
+    subprocess.run(command, check=True, capture_output=True)
     return time.perf_counter() - started
 
 
-def training_seconds(out: Path) -> float:
-    """Of the network as it was read last: the entry that took longest."""
+def seconds_to_reads(out: Path) -> list[float]:
+    """What the training took to each epoch after which it was read."""
     entries = (json.loads(path.read_bytes()) for path in out.glob("store/pre_isolation/*/meta.json"))
-    return max(float(entry["built_seconds"]) for entry in entries)
+    return [float(entry["built_seconds"]) for entry in entries]
 
 
 def main() -> None:
     """Runs it, and prints the ratio."""
     trials = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     with tempfile.TemporaryDirectory() as folder:
-        seconds = study(Path(folder), trials)
-        training = training_seconds(Path(folder))
-        reads = len(list(Path(folder).glob("store/pre_isolation/*/meta.json")))
+        seconds, reads = study(Path(folder), trials), seconds_to_reads(Path(folder))
+    training = max(reads)
     allowed = GOAL_TRAININGS * training + GOAL_SECONDS * trials
     beyond = (seconds - training) / trials
     sys.stdout.write(
-        f"{trials} trials over {reads} read epochs: {seconds:.0f} s; a training to the last of them: {training:.0f} s\n"
+        f"{trials} trials over {len(reads)} read epochs: {seconds:.0f} s; a training to the last: {training:.0f} s\n"
         f"beyond one training {beyond:.2f} s a trial; {GOAL_TRAININGS} trainings and {GOAL_SECONDS} s a trial are "
         f"{allowed:.0f} s, of which it took {seconds / allowed:.2f}\n"
     )

@@ -43,15 +43,15 @@ class Row:
 
 
 PLAIN = {"epochs": 2, "lr": 0.1, "batch_size": 32, "schedule": "one_cycle", "augment": False}
-PIPD = {
+PIPD_ISOLATION = {
     "pre_isolation_epochs": 10,
     "pre_isolation_lr": 0.05,
     "pre_isolation_schedule": "one_cycle",
     "gamma": 0.2,
     "batch_size": 32,
     "isolation_rate": 0.02,
-    "selective_epochs": 2,
 }
+PIPD = {**PIPD_ISOLATION, "selective_epochs": 2}
 
 ROWS = {
     "no_defense": Row({"epochs": 2, "lr": 0.05, "batch_size": 32, "schedule": "one_cycle"}, floor=None),
@@ -61,12 +61,7 @@ ROWS = {
     # The isolation is PIPD's; what differs is how the model is cleaned.
     "pipd_cleaning": Row(
         {
-            "pre_isolation_epochs": 10,
-            "pre_isolation_lr": 0.05,
-            "pre_isolation_schedule": "one_cycle",
-            "gamma": 0.2,
-            "batch_size": 32,
-            "isolation_rate": 0.02,
+            **PIPD_ISOLATION,
             "cleaning": "unlearning",
             "finetuning_epochs": 1,
             "unlearning_epochs": 2,

@@ -83,8 +83,8 @@ def test_a_stopped_study_goes_on(
     """F5: Ctrl-C, which every process of the terminal gets, and SIGTERM: in stages, trials and the clean control."""
     folder = make_workplace(tmp_path, train=64, test=16)
     study = folder / "runs" / "stopped"
-    options = ("--clean-control", "run") if moment == "control" else ()
-    options = (*options, *(() if moment == "trials at once" else ONE_AT_A_TIME))
+    control = ("--clean-control", "run") if moment == "control" else ()
+    options = control if moment == "trials at once" else (*control, *ONE_AT_A_TIME)
     with start(folder, "stopped", 4, *options) as driver:
         if moment == "stages":
             driver.wait_for(lambda: "shared stages 1/" in driver.printed)

@@ -52,7 +52,7 @@ def watch(command: list[str], folder: Path) -> WatchedRun:
                     if pid not in workers and (variables := environment_of(pid)):
                         workers[pid] = variables
                         lines.add(Path(f"/proc/{pid}/cmdline").read_text(errors="replace").replace("\0", " "))
-                time.sleep(0.3)  # looking takes some 15 ms of a processor
+                time.sleep(0.3)  # looking goes through all processes of the machine
         finally:
             if process.poll() is None:
                 process.terminate()

@@ -5,7 +5,7 @@ nearly nothing of the poison is found; which it is can hang on a seed. A failed 
 one target has one label, so that its flags are nearly all of one class, while those of a failed pre-isolation are
 mostly spread over several; how both measure is in `search_spaces/README.md`.
 
-Known failure: where the attack or its rate decides, all three fail (12 sets measured: in none did trainings differ).
+Known failure: where the attack or its rate decides, all three fail (14 sets measured: in none did trainings differ).
 An all-to-all attack has flags of every class, so take `choice` ``variance`` or ``agreement`` where one may be. On clean
 data one of three is chosen as well, by the same rule.
 
