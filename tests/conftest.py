@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Ray's workers give way to everything else (niceness 15): beside tests that fill the processor they would hardly begin.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Tests start hundreds of Pythons: where bytecode is not kept, each compiles torch and MLflow anew, for seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 import torch
@@ -23,6 +26,8 @@ from defenses.models import ModelSpec
 from defenses.runner import RunContext
 from defenses.storage.store import Store
 from study.datasets.images import Images
+
+sys.dont_write_bytecode = False
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,10 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from checkout import ROOT
+from modules import FILES, named, parsed
 
-FILES = sorted(
-    path for name in ("defenses", "search_spaces", "study", "tracking") for path in (ROOT / name).rglob("*.py")
-)
 TEXT_UNLESS_BINARY = {"open": 1, "fdopen": 1, "NamedTemporaryFile": 0, "TemporaryFile": 0, "SpooledTemporaryFile": 1}
 """Calls that open text or bytes, and where among their arguments the mode stands when they are functions."""
 BINARY_BY_DEFAULT = {"NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile"}
@@ -56,9 +52,8 @@ def without_encoding(tree: ast.AST) -> Iterator[str]:
             yield f"{node.lineno}: {whole}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_text_has_its_encoding(path: Path) -> None:
-    assert list(without_encoding(ast.parse(path.read_text(encoding="utf-8")))) == []
+def test_text_has_its_encoding() -> None:
+    assert not {named(path): calls for path in FILES if (calls := list(without_encoding(parsed(path))))}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ READS = [
     for stage in find_defense(SEARCH_SPACES[name].defense).stages
     if stage.trajectory is not None and stage.trajectory.read in SEARCH_SPACES[name].ranges
 ]
-POINTS = 200
+POINTS = 120
 
 
 def config_type(space: SearchSpace) -> type[Config]:

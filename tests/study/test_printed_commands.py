@@ -102,15 +102,20 @@ def longest(understood: Callable[[str, list[str]], bool], module: str, words: li
     return next((count for count in range(len(plain), -1, -1) if understood(module, plain[:count])), -1)
 
 
-@pytest.mark.parametrize("path", [*PAGES, *CODE], ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_what_a_file_names_is_understood(path: Path, understood: Callable[[str, list[str]], bool]) -> None:
-    for text in texts_of(path):
-        for module, words in commands_in(text) if "python -m study" in text else ():
-            if words:
-                taken = longest(understood, module, [word.strip("()") for word in words])
-                rest = words[max(taken, 0) :]
-                assert taken > 0 or not rest[0].startswith("-"), (module, words)
-                assert not rest or not rest[0].startswith("-"), (module, words)
+def test_what_a_file_names_is_understood(understood: Callable[[str, list[str]], bool]) -> None:
+    named = {
+        (module, tuple(words)): path.relative_to(ROOT).as_posix()
+        for path in (*PAGES, *CODE)
+        for text in texts_of(path)
+        for module, words in (commands_in(text) if "python -m study" in text else ())
+        if words
+    }
+    assert len(named) > 50
+    for (module, words), where in named.items():
+        taken = longest(understood, module, [word.strip("()") for word in words])
+        rest = words[max(taken, 0) :]
+        assert taken > 0 or not rest[0].startswith("-"), (where, module, words)
+        assert not rest or not rest[0].startswith("-"), (where, module, words)
 
 
 @pytest.fixture(scope="module")

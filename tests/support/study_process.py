@@ -90,7 +90,6 @@ class Driver:
                 env={**os.environ, **(environment or {})},
                 preexec_fn=_heed_interrupts if ignored else None,
             )
-        self.started = time.monotonic()
         STARTED.append(self.process.pid)
 
     def __enter__(self) -> "Driver":

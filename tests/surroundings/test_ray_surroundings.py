@@ -53,6 +53,7 @@ def run_under_uv(
     )
 
 
+@pytest.mark.slow
 def test_nothing_of_the_surroundings_decides_how_workers_start(workplace: Path, tmp_path: Path) -> None:
     """All at once: `uv run`, another cluster's variables, a shell's start file, a long TMPDIR, 128 open files.
 

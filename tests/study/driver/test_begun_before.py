@@ -65,6 +65,7 @@ def test_it_is_analyzed_compared_and_reported(runs: Path, capsys: pytest.Capture
         assert Path("page.html").read_text(encoding="utf-8").count("<table") > 3
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.surroundings
 @pytest.mark.filterwarnings("ignore")

@@ -270,6 +270,7 @@ def fake_gpus(count: int) -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore")  # Ray's and MLflow's own
 @pytest.mark.usefixtures("one_gpu")
 class TestOneGpu:
+    @pytest.mark.slow
     @pytest.mark.faults
     def test_four_quarters_run_at_once_and_no_more(self, tmp_path: Path) -> None:
         """F15."""

@@ -106,6 +106,7 @@ def test_those_that_fall_behind_are_stopped_and_the_others_complete(tmp_path: Pa
     assert [row.value for row in rows] == [0.5, None, 0.75, None, None, 1.0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eight_cpus")
 def test_a_kill_between_stopping_and_telling_changes_nothing(tmp_path: Path) -> None:
     graded_plan(tmp_path)  # writes the data
@@ -126,6 +127,7 @@ def test_a_kill_between_stopping_and_telling_changes_nothing(tmp_path: Path) -> 
     assert judged(tmp_path, rows) == JUDGED, "none was judged twice, and the rungs hold what the first driver saw"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("eight_cpus")
 def test_without_a_pruner_every_trial_completes(tmp_path: Path) -> None:
     rows, _ = drive(graded_plan(tmp_path, "none"), tmp_path)
