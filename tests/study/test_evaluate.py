@@ -279,6 +279,7 @@ def test_a_whole_run_needs_no_ray_mlflow_or_optuna(report: dict[str, Any], optio
     assert found["metrics"] == report["metrics"], "another process and another store give the same numbers"
 
 
+@pytest.mark.slow
 def test_other_threads_take_nothing_from_the_store_that_they_did_not_build(
     options: list[str], report: dict[str, Any], tmp_path: Path
 ) -> None:

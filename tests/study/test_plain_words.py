@@ -37,7 +37,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["even", "searched", "front"])
+@pytest.mark.parametrize("name", ["even", "searched", pytest.param("front", marks=pytest.mark.slow)])
 def test_commands_that_read_a_study(
     name: str, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,9 +97,8 @@ SINGLE = {
 }
 
 
-@pytest.mark.parametrize(
-    "place", [pytest.param(ALL, id="all"), *(pytest.param(SINGLE[n], id=n, marks=pytest.mark.slow) for n in SINGLE)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [pytest.param(ALL, id="all"), *(pytest.param(SINGLE[n], id=n) for n in SINGLE)])
 def test_every_command_works(place: Place, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "my runs"
     shutil.copytree(made, out)

@@ -91,6 +91,7 @@ def test_a_linear_probe_tells_messages_apart(trained: State, images: Images) -> 
     assert (np.sign(unseen @ weights) == expected).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_without_the_squared_error_the_trigger_is_plain_to_see(trained: State, images: Images) -> None:
     short = TRAINED.replace("steps=300", "steps=120").replace("l2_weight=12", "l2_weight=0")
     seen = parse_attack(short).fit(images, FitContext(seed=0))

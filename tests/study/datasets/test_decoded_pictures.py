@@ -188,6 +188,7 @@ def test_a_disk_that_fills_up_meanwhile_is_no_verdict_on_the_data(root: Path, mo
     assert not list((root / "store").rglob("*payload*"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's account of a process's memory")
 def test_a_folder_larger_than_the_memory_it_may_take(tmp_path: Path) -> None:
     """The images take 72 MiB. In memory they lie twice; of the other way, half is batches, threads and a model."""

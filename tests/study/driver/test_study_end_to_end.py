@@ -207,6 +207,7 @@ def check_flags(folder: Path, metrics: dict[str, float]) -> None:
         assert np.allclose(arrays["scores"], table["score"], rtol=1e-6)
 
 
+@pytest.mark.slow  # `test_a_stopped_study_goes_on` extends a study as well
 def test_same_command_again_adds_nothing_and_more_trials_extend(finished: tuple[Path, str], workplace: Path) -> None:
     study, _ = finished
 
