@@ -13,6 +13,7 @@ SS_SPACE = SearchSpace(
         "scope": Choice(("all", "top_label"), "one poisoned label or several: a defender does not know"),
         "vectors": Choice((1, 2, 3, 4, 5), "several triggers or a spread-out one take more than one direction"),
         "score": Choice(("centered", "uncentered_mad"), "the paper's formula, or what published codes compute"),
+        "layer": Choice(("penultimate", "layer3"), "at the end features are drawn together by label, earlier less so"),
     },
     presets=NO_DEFENSE_SPACE.presets,
 )

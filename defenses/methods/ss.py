@@ -9,7 +9,8 @@ every label. The published code (MadryLab/backdoor_data_poisoning) removes 15 % 
 target; backdoor-toolbox removes 1.5 times the number of poisoned samples from every label, at most half, and is given
 that number. ``score=uncentered_mad`` scores as the published code of cognitive distillation does, which QT's Table 1
 probably used: the mean is not taken off what is projected, and all labels are compared by the distance from the median
-in median absolute deviations.
+in median absolute deviations. ``layer=layer3`` looks at the stage before the last,
+averaged over positions; it is no source's default.
 
 References that are wrong: the published code, BackdoorBench, BackdoorBox and cognitive distillation project features
 that are not centred (``uncentered_mad`` does so too); BackdoorBox gives positions within a label as positions in the
@@ -18,22 +19,31 @@ data; BackdoorBench extracts features of randomly augmented images.
 Known failures: poison that makes up half of its label or more, as at a rate of 10 % of ten classes: the mean then lies
 between the two groups, and past that at the poison. Where nothing is poisoned, as many samples are removed.
 
-Stages: `standard_training`, `penultimate_features`, `spectral_signatures` (not cached: seconds), `retraining`.
+Stages: `standard_training`, `penultimate_features`, `layer3_features` (empty unless asked for), `spectral_signatures`
+(not cached: seconds), `retraining`.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from defenses.api import Defense, Outputs, Params, Stage, StageContext
 from defenses.class_features import centred, principal_directions, samples_by_label
 from defenses.config import param
+from defenses.cost import FORWARD
 from defenses.methods.no_defense import NoDefenseConfig
+from defenses.models import load_model
+from defenses.models.taps import record_taps
 from defenses.shared_stages import PENULTIMATE_FEATURES, STANDARD_TRAINING, lowest_mask, retraining
+from defenses.training.images import device_images
+from defenses.training.inference import chunks
+from defenses.training.precision import autocast
 
 SCOPES = ("all", "top_label")
 SCORES = ("centered", "uncentered_mad")
+LAYERS = ("penultimate", "layer3")
 
 
 @dataclass(frozen=True)
@@ -48,12 +58,40 @@ class SSConfig(NoDefenseConfig):
     score: str = param(
         "centered", "squared distance from the label's mean (paper), or the published code's", choices=SCORES
     )
+    layer: str = param(
+        "penultimate", "whose features: the last layer's input (paper), or the stage before the last", choices=LAYERS
+    )
+
+
+@torch.inference_mode()
+def _layer3_features(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+    if params.layer != "layer3":
+        return {"features": np.zeros((0, 0), dtype=np.float32)}
+    model = load_model(context.model, inputs["weights"]).to(context.device).eval()
+    name, rows = f"network.layer{model.network.stages - 1}", []
+    with record_taps(model, [name], "mean") as pooled:
+        for batch in chunks(device_images(context.dataset.images, context.device)):
+            with autocast(context.device, context.precision):
+                model(batch)
+            rows.append(pooled.pop(name).cpu())
+    return {"features": torch.cat(rows).numpy()}
+
+
+LAYER3_FEATURES = Stage(
+    name="layer3_features",
+    run=_layer3_features,
+    reads=("layer",),
+    inputs={"weights": "standard_training.weights"},
+    outputs=("features",),
+    cost=lambda params, _: FORWARD if params.layer == "layer3" else 0.0,
+)
+"""What the stage before the last gives, averaged over positions: float32 [N, C]; [0, 0] where nobody asks for it."""
 
 
 def _spectral_signatures(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     from threadpoolctl import threadpool_limits
 
-    features, labels = inputs["features"], context.dataset.labels
+    features, labels = inputs["layer3" if params.layer == "layer3" else "features"], context.dataset.labels
     with threadpool_limits(1):  # libraries' own threads are as many as there are cores, and add up in any order
         scores, spread = spectral_scores(features, labels, params.vectors, params.score)
     suspects = [max(spread, key=lambda label: spread[label])] if params.scope == "top_label" else list(spread)
@@ -102,8 +140,8 @@ def _positive(scale: float) -> float:
 SPECTRAL_SIGNATURES = Stage(
     name="spectral_signatures",
     run=_spectral_signatures,
-    reads=("budget", "scope", "vectors", "score"),
-    inputs={"features": "penultimate_features.features"},
+    reads=("budget", "scope", "vectors", "score", "layer"),
+    inputs={"features": "penultimate_features.features", "layer3": "layer3_features.features"},
     outputs=("scores", "flagged"),
     cached=False,
 )
@@ -114,7 +152,13 @@ class SpectralSignatures(Defense):
 
     name = "ss"
     config_type = SSConfig
-    stages = (STANDARD_TRAINING, PENULTIMATE_FEATURES, SPECTRAL_SIGNATURES, retraining("spectral_signatures.flagged"))
+    stages = (
+        STANDARD_TRAINING,
+        PENULTIMATE_FEATURES,
+        LAYER3_FEATURES,
+        SPECTRAL_SIGNATURES,
+        retraining("spectral_signatures.flagged"),
+    )
     scores = "spectral_signatures.scores"
     flagged = "spectral_signatures.flagged"
     weights = "retraining.weights"

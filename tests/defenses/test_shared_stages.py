@@ -110,6 +110,7 @@ def test_detectors_share_the_undefended_model_and_the_training_after_equal_flags
     assert hits["ss"] == {
         "standard_training": True,
         "penultimate_features": True,
+        "layer3_features": False,
         "spectral_signatures": False,
         "retraining": True,
     }

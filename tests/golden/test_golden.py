@@ -14,7 +14,10 @@ from defenses.training import streamed_images
 
 pytestmark = pytest.mark.golden
 
-REGENERATE = "python tests/golden_outputs.py writes them anew; say in CHANGELOG.md, 'Results changed', what moved"
+REGENERATE = (
+    "PYTHONPATH=.:tests/support python tests/support/golden_outputs.py writes them anew; "
+    "say in CHANGELOG.md, 'Results changed', what moved"
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,8 @@
 """Golden outputs: what each stage gave when its version was last raised, on 128 small images.
 
-python tests/golden_outputs.py    # writes outputs.npz and versions.json anew; CHANGELOG.md then gets a line
+PYTHONPATH=.:tests/support python tests/support/golden_outputs.py
+
+It writes outputs.npz and versions.json anew; CHANGELOG.md then gets a line
 """
 
 import json

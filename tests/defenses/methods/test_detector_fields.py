@@ -37,6 +37,7 @@ ENDS: dict[str, dict[str, tuple[Any, Any]]] = {
         "scope": ("all", "top_label"),
         "vectors": (1, 3),
         "score": ("centered", "uncentered_mad"),
+        "layer": ("penultimate", "layer3"),
     },
     "scale_up": {
         "scales": ("odd", "all"),

@@ -4,11 +4,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from planted_features import Features, Labels, planted_features, rates, run_stage
+from small_images import CLASSES, SIZE, make_images
 
-from defenses.api import Outputs
+from defenses.api import Outputs, Params, StageContext, SuspectDataset, silent
 from defenses.class_features import centred, principal_directions
-from defenses.methods.ss import SpectralSignatures
+from defenses.methods.ss import LAYER3_FEATURES, SpectralSignatures
+from defenses.models import ModelSpec, build_model
+from defenses.shared_stages import cpu_weights
 from study.scenarios.metrics import auroc
 
 
@@ -104,3 +108,20 @@ def test_samples_are_scored_where_they_stand() -> None:
     first, moved = signatures(features, labels), signatures(features[order], labels[order])
     assert moved["scores"] == pytest.approx(first["scores"][order], rel=1e-6)
     assert np.array_equal(moved["flagged"], first["flagged"][order])
+
+
+def test_the_stage_before_the_last_is_read_pooled() -> None:
+    """Against a plain pass through the network's parts; and nothing is read where nobody asks."""
+    images = make_images(32).train_images
+    spec = ModelSpec("resnet18", 4, (1, 1, 1), CLASSES, SIZE)
+    data = SuspectDataset.of(images, np.arange(32) % CLASSES, CLASSES)
+    context = StageContext("layer3_features", data, spec, torch.device("cpu"), "fp32", 0, silent)
+    model = build_model(spec, 0).eval()
+    weights = {"weights": cpu_weights(model)}
+    found = LAYER3_FEATURES.run(context, weights, Params(layer="layer3"))["features"]
+    seen: list[torch.Tensor] = []
+    model.network.layer2.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    with torch.no_grad():
+        model(torch.from_numpy(data.images).permute(0, 3, 1, 2))
+    assert found == pytest.approx(seen[0].mean(dim=(2, 3)).numpy(), rel=1e-5)
+    assert LAYER3_FEATURES.run(context, weights, Params(layer="penultimate"))["features"].size == 0
