@@ -1,5 +1,6 @@
 """Whether workers start at all. Ray itself waits for them for ever, and tells only its logs why they do not come."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ _LIMIT_SECONDS = 300.0  # on this machine: slow disks and loads far above the co
 _POLL_SECONDS = 0.5
 _LOOK_SECONDS = 1.0
 _RAYS_OWN = ("[", " ", "-", "The raylet")  # how lines of Ray's begin where the workers' own last words are
+_BUSY = 2.0  # processes that want to run, a core: beside so many, workers of niceness 15 may not begin
 _DEAD_AT_START = "have not registered within the timeout. The process is dead"  # in raylet.out
 
 
@@ -24,7 +26,8 @@ class WorkerWatch:
     Args:
         awaited: what should start, for people.
         logs: Ray's logs, where Ray was started here; None on a cluster, whose resources others may hold for long.
-        limit: seconds after which nothing is waited for any longer; None for no such limit.
+        limit: seconds after which nothing is waited for any longer, unless this machine is busy with something else;
+            None for no such limit.
     """
 
     def __init__(self, awaited: str, logs: Path | None, limit: float | None = None) -> None:
@@ -55,11 +58,13 @@ class WorkerWatch:
     def _judge(self, waited: float) -> None:
         if waited >= _TOLD_SECONDS / 2 and self._dead_at_start() > self._deaths:
             raise UserError(f"{self._awaited} does not start, since Ray's workers die at once{self._reason()}")
-        elif self._limit is not None and waited >= self._limit:
+        busy = "" if self._logs is None else busy_machine()
+        if self._limit is not None and waited >= self._limit and not busy:
             raise UserError(f"{self._awaited} has not started within {self._limit:g} s{self._reason()}")
-        elif waited >= _TOLD_SECONDS and not self._told:
+        if waited >= _TOLD_SECONDS and not self._told:
             self._told = True
-            print_error(f"warning: {self._awaited} has not started for {waited:.0f} s, still waiting{self._reason()}")
+            why = busy or self._reason()
+            print_error(f"warning: {self._awaited} has not started for {waited:.0f} s, still waiting{why}")
 
     def _reason(self) -> str:
         """What is known of why, as the end of a line."""
@@ -76,6 +81,15 @@ class WorkerWatch:
         if self._logs is None:
             return 0
         return sum(_DEAD_AT_START in line for line in _lines(self._logs / "raylet.out"))
+
+
+def busy_machine() -> str:
+    """What else this machine does, where it explains that a worker is late, as the end of a line; else empty."""
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load < _BUSY * cores:
+        return ""
+    kept = "Ray's workers give way to all else, unless RAY_worker_niceness is 0"
+    return f": this machine is busy ({load:.0f} processes want its {cores} cores), and {kept}"
 
 
 def _lines(path: Path) -> list[str]:

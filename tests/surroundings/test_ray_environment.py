@@ -102,11 +102,13 @@ def test_a_folder_too_long_for_sockets_is_replaced_aloud(
 
 
 class Clock:
-    """In place of the clock of a watch."""
+    """In place of the clock of a watch, and of how busy the machine is."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
+        self.now, self.load = 0.0, 0.0
         monkeypatch.setattr(worker_watch.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(worker_watch.os, "getloadavg", lambda: (self.load,) * 3)
+        monkeypatch.setattr(worker_watch.os, "cpu_count", lambda: 2)
 
 
 @pytest.fixture
@@ -126,6 +128,22 @@ def test_what_has_not_started_for_a_minute_is_told_once(
     assert printed == "warning: a trial has not started for 60 s, still waiting" + reason
     clock.now = 400.0
     with pytest.raises(UserError, match=r"^a trial has not started within 300 s: bash: line 1"):
+        watch.look(running=False)
+
+
+def test_a_worker_that_a_busy_machine_keeps_waiting_is_waited_for(
+    clock: Clock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watch, clock.load = WorkerWatch("a trial", tmp_path, limit=300), 22.4
+    for clock.now in range(1000):
+        watch.look(running=False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "warning: a trial has not started for 60 s, still waiting: this machine is busy (22 processes want its 2 "
+        "cores), and Ray's workers give way to all else, unless RAY_worker_niceness is 0"
+    )
+    clock.now, clock.load = 1001.0, 0.5
+    with pytest.raises(UserError, match=r"^a trial has not started within 300 s: .* may tell why$"):
         watch.look(running=False)
 
 
