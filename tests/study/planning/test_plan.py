@@ -96,7 +96,7 @@ def test_a_trigger_picture_serves_every_attack_that_takes_one() -> None:
         ("no_defense", ["poison", "standard_training"]),
         # What the undefended model gives is shared by all trials.
         ("ac", ["poison", "standard_training", "penultimate_features"]),
-        ("ss", ["poison", "standard_training", "penultimate_features"]),
+        ("ss", ["poison", "standard_training", "penultimate_features", *["layer3_features"] * 2]),
         ("scale_up", ["poison", "standard_training"]),
         ("ibd_psc", ["poison", "standard_training"]),
         ("dbalfa", ["poison", "standard_training", "layer_similarities"]),

@@ -111,8 +111,8 @@ def test_an_undefended_model_is_trained_where_somebody_asks_for_it(environment: 
     ("space", "fields", "stages"),
     [
         ("pipd", {}, ["pre_isolation", "channel_activations"]),
-        ("ss", {"epochs": "3"}, ["standard_training", "penultimate_features"]),
-        ("ss", {}, ["standard_training", "penultimate_features"]),
+        ("ss", {"epochs": "3"}, ["standard_training", "penultimate_features", "layer3_features"]),
+        ("ss", {}, ["standard_training", "penultimate_features", "layer3_features"]),
     ],
 )
 def test_what_is_built_before_is_what_is_read(
