@@ -9,8 +9,8 @@ every label. The published code (MadryLab/backdoor_data_poisoning) removes 15 % 
 target; backdoor-toolbox removes 1.5 times the number of poisoned samples from every label, at most half, and is given
 that number. ``score=uncentered_mad`` scores as the published code of cognitive distillation does, which QT's Table 1
 probably used: the mean is not taken off what is projected, and all labels are compared by the distance from the median
-in median absolute deviations. ``layer=layer3`` looks at the stage before the last,
-averaged over positions; it is no source's default.
+in median absolute deviations. ``layer=layer3`` looks at the stage before the last (or the only one), averaged over
+positions; it is no source's default.
 
 References that are wrong: the published code, BackdoorBench, BackdoorBox and cognitive distillation project features
 that are not centred (``uncentered_mad`` does so too); BackdoorBox gives positions within a label as positions in the
@@ -68,7 +68,7 @@ def _layer3_features(context: StageContext, inputs: Outputs, params: Params) -> 
     if params.layer != "layer3":
         return {"features": np.zeros((0, 0), dtype=np.float32)}
     model = load_model(context.model, inputs["weights"]).to(context.device).eval()
-    name, rows = f"network.layer{model.network.stages - 1}", []
+    name, rows = f"network.layer{max(1, model.network.stages - 1)}", []
     with record_taps(model, [name], "mean") as pooled:
         for batch in chunks(device_images(context.dataset.images, context.device)):
             with autocast(context.device, context.precision):
