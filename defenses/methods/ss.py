@@ -26,7 +26,6 @@ Stages: `standard_training`, `penultimate_features`, `layer3_features` (empty un
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from defenses.api import Defense, Outputs, Params, Stage, StageContext
@@ -35,11 +34,7 @@ from defenses.config import param
 from defenses.cost import FORWARD
 from defenses.methods.no_defense import NoDefenseConfig
 from defenses.models import load_model
-from defenses.models.taps import record_taps
-from defenses.shared_stages import PENULTIMATE_FEATURES, STANDARD_TRAINING, lowest_mask, retraining
-from defenses.training.images import device_images
-from defenses.training.inference import chunks
-from defenses.training.precision import autocast
+from defenses.shared_stages import PENULTIMATE_FEATURES, STANDARD_TRAINING, lowest_mask, read_channels, retraining
 
 SCOPES = ("all", "top_label")
 SCORES = ("centered", "uncentered_mad")
@@ -63,18 +58,11 @@ class SSConfig(NoDefenseConfig):
     )
 
 
-@torch.inference_mode()
 def _layer3_features(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     if params.layer != "layer3":
         return {"features": np.zeros((0, 0), dtype=np.float32)}
-    model = load_model(context.model, inputs["weights"]).to(context.device).eval()
-    name, rows = f"network.layer{max(1, model.network.stages - 1)}", []
-    with record_taps(model, [name], "mean") as pooled:
-        for batch in chunks(device_images(context.dataset.images, context.device)):
-            with autocast(context.device, context.precision):
-                model(batch)
-            rows.append(pooled.pop(name).cpu())
-    return {"features": torch.cat(rows).numpy()}
+    model = load_model(context.model, inputs["weights"]).to(context.device)
+    return {"features": read_channels(context, model, params.layer, "mean")[0]}
 
 
 LAYER3_FEATURES = Stage(

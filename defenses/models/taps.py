@@ -39,9 +39,12 @@ def tap_names(model: Normalised, taps: str) -> list[str]:
     Args:
         model: the network.
         taps: ``convolutions`` (stages 2 to 4, the published PIPD code), ``all_convolutions`` (every stage, the
-            wording of the paper's section 5.1), ``blocks`` (the output of each residual block of stages 2 to 4) or
-            ``last_three`` (the code's setting for Refool).
+            wording of the paper's section 5.1), ``blocks`` (the output of each residual block of stages 2 to 4),
+            ``last_three`` (the code's setting for Refool), or ``layer3``, for SS alone: the output of the stage before
+            the last, or of the only one.
     """
+    if taps == "layer3":
+        return [f"network.layer{max(1, model.network.stages - 1)}"]
     if taps == "blocks":
         return [
             name

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import pytest
 from checkout import ROOT
 from closing_screens import GOLDEN
+from modules import FILES, named, nodes_of
 from told_study import write_study
 
 from defenses.registry import UserError
@@ -23,7 +24,7 @@ from study.report import __main__ as report
 from study.report.next_steps import extensions
 
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", ".venv-tests"} & set(path.parts))
-CODE = sorted(path for folder in ("study", "tracking", "defenses") for path in (ROOT / folder).rglob("*.py"))
+CODE = [path for path in FILES if not named(path).startswith("search_spaces/")]
 COMMAND = re.compile(r"(?:\S*/)?python -m (study(?:\.\w+)*)((?: [^`\n]*)?)")
 UNKNOWN = "x"
 """What stands for a value that only the running program knows."""
@@ -54,13 +55,12 @@ def _words(text: str) -> list[str]:
 
 def texts_of(path: Path) -> Iterator[str]:
     """What a file says: a page as it stands, of code each text, with `UNKNOWN` for what is filled in."""
-    content = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
-        yield content
+        yield path.read_text(encoding="utf-8")
         return
-    tree = ast.parse(content)
-    inside = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
-    for node in ast.walk(tree):
+    nodes = nodes_of(path)
+    inside = {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    for node in nodes:
         if isinstance(node, ast.JoinedStr):
             yield "".join(str(part.value) if isinstance(part, ast.Constant) else UNKNOWN for part in node.values)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inside:
@@ -103,15 +103,15 @@ def longest(understood: Callable[[str, list[str]], bool], module: str, words: li
 
 
 def test_what_a_file_names_is_understood(understood: Callable[[str, list[str]], bool]) -> None:
-    named = {
-        (module, tuple(words)): path.relative_to(ROOT).as_posix()
+    commands = {
+        (module, tuple(words)): named(path)
         for path in (*PAGES, *CODE)
         for text in texts_of(path)
         for module, words in (commands_in(text) if "python -m study" in text else ())
         if words
     }
-    assert len(named) > 50
-    for (module, words), where in named.items():
+    assert len(commands) > 50
+    for (module, words), where in commands.items():
         taken = longest(understood, module, [word.strip("()") for word in words])
         rest = words[max(taken, 0) :]
         assert taken > 0 or not rest[0].startswith("-"), (where, module, words)
