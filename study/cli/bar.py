@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 import weakref
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from typing import TextIO
 
 from tqdm import tqdm
@@ -23,6 +25,7 @@ _FIRST_GAP_SECONDS = 60.0  # between two lines without a terminal, at first
 _GAP_SHARE = 1 / 20  # of the time that has gone by, later: an hour has some forty lines, a day a hundred
 _SHOWN_AFTER_SECONDS = 2.0  # what is over sooner says nothing
 _GRAPH_COLUMNS = 100  # narrower terminals need the room for words
+_PACE_PARTS = 16  # at least, by whose pace what is left is told; of fewer some may have ended together
 _LEAST = 8  # characters of a text that is worth showing cut
 _SPINNER = "|/-\\"
 _GRAPH = 10  # characters
@@ -144,7 +147,8 @@ class Bar(_Ticking):
         self._initial = self._count = self._shown = initial
         self._parts, self._moved, self._estimates = parts, initial * parts, estimates
         self._gap = 1 if every_line else max(1, -(-(total - initial) // _LINES))
-        self._started = self._last = self._moved_at = self._paced_from = time.monotonic()
+        self._started = self._last = time.monotonic()
+        self._moves = [(self._moved, self._started)]  # how far the bar was, and since when
         self._details: list[str] = []
         self._left = ""
         self._line = _Line(self.render, leave=True) if sys.stderr.isatty() else None
@@ -167,13 +171,13 @@ class Bar(_Ticking):
     def move(self, parts: int = 1) -> None:
         """Moves the bar by parts of a step."""
         self._moved += parts
-        self._moved_at = time.monotonic()
+        self._moves.append((self._moved, time.monotonic()))
         self._draw()
 
     def first_took(self, seconds: float) -> None:
         """The first part took so long: what went by before it, such as starting workers, tells no pace."""
         if self._moved == self._initial * self._parts:
-            self._paced_from = max(self._started, time.monotonic() - seconds)
+            self._moves = [(self._moved, max(self._started, time.monotonic() - seconds))]
 
     def advance(self, step: int = 1, line: str = "", parts: int | None = None) -> None:
         """Moves on; without a terminal, `line` is printed when it is not empty and it is time for one.
@@ -219,13 +223,17 @@ class Bar(_Ticking):
         return self._total * self._parts
 
     def left_seconds(self) -> float | None:
-        """What it will still take by the time that the parts so far took; None before that is known."""
-        gone, done = self._moved_at - self._paced_from, self._moved - self._initial * self._parts
-        left = self.parts - self._moved
-        if left <= 0 or done <= 0 or gone < 1:
+        """What it will still take at the pace of the later half of the parts so far; None before that is known.
+
+        The first ones may have built what the others share.
+        """
+        left, (moved, moved_at) = self.parts - self._moved, self._moves[-1]
+        later = moved - max((moved - self._moves[0][0]) // 2, _PACE_PARTS)
+        paced, paced_from = self._moves[max(0, bisect_right(self._moves, later, key=itemgetter(0)) - 1)]
+        if left <= 0 or moved == paced or moved_at - paced_from < 1:
             return None
-        each = gone / done
-        under_way = min((time.monotonic() - self._moved_at) / each, 0.9)  # of the part that is not done yet
+        each = (moved_at - paced_from) / (moved - paced)
+        under_way = min((time.monotonic() - moved_at) / each, 0.9)  # of the part that is not done yet
         return each * (left - under_way)
 
     def _left_text(self) -> str:

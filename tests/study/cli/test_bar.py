@@ -244,3 +244,26 @@ def test_a_stage_that_goes_on_from_a_checkpoint_is_told_as_it_is(
         "standard_training 58/60, about 20 s left: loss 0.5000",
         "standard_training 60/60: loss 0.5000",
     ]
+
+
+def test_what_is_left_goes_by_the_later_half_of_the_parts(clock: SimpleNamespace) -> None:
+    bar = Bar(100, "trials")
+    for _ in range(16):  # train what the others share
+        clock.now += 20
+        bar.advance()
+    assert bar.left_seconds() == 84 * 20, "all that there is"
+    for _ in range(16):
+        clock.now += 1
+        bar.advance()
+    assert bar.left_seconds() == 68
+    clock.now += 30
+    bar.advance(40)  # they ended together
+    assert bar.left_seconds() == pytest.approx(28 * 30 / 40)
+
+
+def test_a_pace_is_not_told_by_few_parts_that_ended_together(clock: SimpleNamespace) -> None:
+    bar = Bar(100, "trials")
+    clock.now += 60
+    for _ in range(8):
+        bar.advance()
+    assert bar.left_seconds() == 92 * 60 / 8
