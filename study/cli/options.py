@@ -114,7 +114,7 @@ def _add_option(group: argparse._ArgumentGroup, name: str, declared: FieldInfo) 
     kind = _plain_type(declared.annotation)
     text = (declared.description or "").replace("%", "%%") + _default_text(declared.default)
     if _is_dict(declared.annotation):
-        metavar = f"FIELD={'VALUE' if name == 'set' else 'N'}"
+        metavar = f"FIELD={'VALUE' if name == 'set' else 'N|V,V'}"
         group.add_argument(option, dest=name, nargs="+", action="extend", metavar=metavar, help=text)
     elif name == _COUNTED:
         group.add_argument("-" + name[0], option, action="count", help=declared.description)

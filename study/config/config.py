@@ -221,8 +221,8 @@ class StudyConfig(CommonConfig):
     sampler: Literal["tpe", "nsga2", "random", "qmc", "grid"] = Field(
         "tpe", description="tpe and nsga2 search; qmc, random and grid cover the space"
     )
-    resolution: dict[str, Annotated[int, Field(ge=2)]] = Field(
-        {}, description="how many values the grid takes along a field's range"
+    resolution: dict[str, Annotated[int, Field(ge=2)] | tuple[str, ...]] = Field(
+        {}, description="how many values the grid takes along a field's range, or which: gamma=3, gamma=0.1,0.5"
     )
     reuse: int | None = Field(
         None,

@@ -26,6 +26,9 @@ def typed(value: Any, annotation: Any) -> Any:
     kinds = _kinds(annotation)
     if value is None:
         return None
+    listed = next((kind for kind in kinds if typing.get_origin(kind) is tuple and kind is not annotation), None)
+    if listed is not None:
+        return _count_or_values(value, listed)
     if typing.get_origin(annotation) is tuple:
         parts = value if isinstance(value, list | tuple) else (value,)
         return tuple(part for text in parts for part in _elements(text, typing.get_args(annotation)[0]))
@@ -34,6 +37,17 @@ def typed(value: Any, annotation: Any) -> Any:
     if isinstance(value, bool) and not {bool, str} & set(kinds) and {int, float} & set(kinds):
         raise ValueError(f"must be a number, got {str(value).lower()}")
     return _scalar(value, kinds) if isinstance(value, str) else value
+
+
+def _count_or_values(value: Any, listed: Any) -> Any:
+    """How many values there are to be, or the values themselves: a list, or text with commas between them."""
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    if len(parts) > 1:
+        return tuple(typed(str(part).strip(), typing.get_args(listed)[0]) for part in parts)
+    number = parse_whole(str(parts[0])) if parts and not isinstance(parts[0], bool) else None
+    if number is None:
+        raise ValueError(f"must be a whole number, or values such as 0.1,0.5, got {shortened(repr(value))}")
+    return number
 
 
 def _kinds(annotation: Any) -> tuple[Any, ...]:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from defenses.registry import UserError, nearest
+from defenses.text_numbers import parse_real, parse_whole
 from search_spaces.conditions import Conditions, Value, point_at
 from search_spaces.space import Choice, Float, Int, Range, SearchSpace, all_values
 
@@ -64,15 +65,20 @@ class Points:
         return (dict(point) for point in self.given)
 
 
-def make_grid(space: SearchSpace, resolution: Mapping[str, int]) -> Grid:
+Resolution = Mapping[str, int | tuple[str, ...]]
+"""Field -> how many points its range gets, or which, as somebody wrote them."""
+
+
+def make_grid(space: SearchSpace, resolution: Resolution) -> Grid:
     """The grid of a space.
 
     Args:
-        resolution: field -> how many points its range gets. A choice has all its options, and a range of whole numbers
-            all of them unless it is told otherwise.
+        resolution: of its fields. Unless it is told otherwise a choice has all its options, and a range of whole
+            numbers all of them.
 
     Raises:
-        UserError: a field that is not searched, a range that needs a resolution, or too many points.
+        UserError: a field that is not searched, a range that needs a resolution, a value outside it, or too many
+            points.
     """
     for name in resolution:
         if name not in space.ranges:
@@ -80,17 +86,20 @@ def make_grid(space: SearchSpace, resolution: Mapping[str, int]) -> Grid:
                 f"--resolution names a field that is searched, got {name!r}: "
                 f"{nearest(name, space.ranges)}(searched: {', '.join(space.ranges) or 'none'})"
             )
-        if isinstance(space.ranges[name], Choice):
-            raise UserError(f"--resolution {name}: it has {space.ranges[name]} and nothing between: leave it out")
+        if isinstance(space.ranges[name], Choice) and isinstance(resolution[name], int):
+            raise UserError(
+                f"--resolution {name}: it has {space.ranges[name]} and nothing between: name those that you want, with "
+                "commas between, or leave it out"
+            )
     unlisted = {name: own for name, own in space.ranges.items() if name not in resolution}
     endless = [name for name, own in unlisted.items() if isinstance(own, Float)]
     if endless:
         raise UserError(
             f"a grid lists every value, and {', '.join(endless)} may be any number in a range: say how many values it "
-            f"is to have (--resolution {' '.join(f'{name}=4' for name in endless)}), fix it (--set {endless[0]}=VALUE) "
-            "or use --sampler qmc, which covers ranges evenly"
+            f"is to have (--resolution {' '.join(f'{name}=4' for name in endless)}) or which ({endless[0]}=V,V), fix "
+            f"it (--set {endless[0]}=VALUE) or use --sampler qmc, which covers ranges evenly"
         )
-    values = {name: _values(searched, resolution.get(name)) for name, searched in space.ranges.items()}
+    values = {name: _values(name, searched, resolution.get(name)) for name, searched in space.ranges.items()}
     grid = Grid(values, space.conditions)
     if grid.size > LARGEST:
         raise UserError(
@@ -100,7 +109,9 @@ def make_grid(space: SearchSpace, resolution: Mapping[str, int]) -> Grid:
     return grid
 
 
-def _values(searched: Range, points: int | None) -> tuple[Value, ...]:
+def _values(name: str, searched: Range, points: int | tuple[str, ...] | None) -> tuple[Value, ...]:
+    if isinstance(points, tuple):
+        return tuple(dict.fromkeys(_named(name, searched, text) for text in points))
     if points is None:
         values = all_values(searched)
         assert values is not None  # refused above
@@ -108,6 +119,17 @@ def _values(searched: Range, points: int | None) -> tuple[Value, ...]:
     assert not isinstance(searched, Choice)  # refused above as well
     spread = _spread(searched, points)
     return tuple(dict.fromkeys(map(round, spread))) if isinstance(searched, Int) else tuple(spread)
+
+
+def _named(name: str, searched: Range, text: str) -> Value:
+    """The value of a range that a text stands for."""
+    if isinstance(searched, Choice):
+        found = next((option for option in searched.options if str(option).lower() == text.lower()), None)
+    else:
+        found = parse_whole(text) if isinstance(searched, Int) else parse_real(text)
+    if found is None or found not in searched:
+        raise UserError(f"--resolution {name}: its values are {searched}, got {text!r}")
+    return found
 
 
 def _spread(searched: Float | Int, points: int) -> list[float]:

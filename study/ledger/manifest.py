@@ -263,5 +263,5 @@ def _value_words(value: Any) -> list[str]:
     if value is True:
         return []
     if isinstance(value, dict):
-        return [f"{name}={text}" for name, text in value.items()]
+        return [f"{name}={','.join(part) if isinstance(part, list) else part}" for name, part in value.items()]
     return [str(part) for part in value] if isinstance(value, list) else [str(value)]

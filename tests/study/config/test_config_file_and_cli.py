@@ -417,6 +417,8 @@ def test_a_range_of_seeds_is_all_of_them(words: list[str], seeds: tuple[int, ...
         (["--cpus-per-trial", "1_0"], ["--cpus-per-trial", "must be a number", "'1_0'"]),
         (["--gpus-per-trial", "some"], ["--gpus-per-trial", "must be a number or auto", "'some'"]),
         (["--resolution", "rounds=0-4"], ["--resolution", "whole number", "'0-4'"]),
+        (["--resolution", "rounds="], ["--resolution", "whole number", "such as 0.1,0.5"]),
+        (["--resolution", "rounds=1"], ["--resolution", "2"]),
         (["--set", "rounds=3", "rounds=4"], ["--set", "'rounds' more than once"]),
         (["--resolution", "beta=3", "--resolution", "beta=4"], ["--resolution", "'beta' more than once"]),
     ],
@@ -429,13 +431,17 @@ def test_numbers_are_read_as_they_are_written(arguments: list[str], parts: list[
 def test_text_of_a_file_has_the_type_of_its_option(yaml_file: Path) -> None:
     yaml_file.write_text(
         "name: 2026-01-01\ntrials: 010\npoison_rates: [1e-1, .2]\nper_scenario: yes\nuntil:\nmodel: ~\n"
-        "cpus_per_trial: 0.5\ngpus_per_trial: auto\nset: {rounds: 5, taps: 'blocks'}\nresolution: {beta: 4}\n"
+        "cpus_per_trial: 0.5\ngpus_per_trial: auto\nset: {rounds: 5, taps: 'blocks'}\n"
+        "resolution: {beta: 4, gamma: [0.1, 2], taps: 'blocks, convolutions'}\n"
     )
     config = parsed("--config", str(yaml_file))
     assert (config.name, config.trials, config.poison_rates) == ("2026-01-01", 10, (0.1, 0.2))
     assert (config.per_scenario, config.until, config.model) == (True, None, None)
     assert (config.cpus_per_trial, config.gpus_per_trial) == (0.5, "auto")
-    assert (config.set, config.resolution) == ({"rounds": "5", "taps": "blocks"}, {"beta": 4})
+    assert (config.set, config.resolution) == (
+        {"rounds": "5", "taps": "blocks"},
+        {"beta": 4, "gamma": ("0.1", "2"), "taps": ("blocks", "convolutions")},
+    )
 
 
 @pytest.mark.parametrize("text", ["1_0", "\u0663", " ", "0x10", "1e", "--1", "0-4"])

@@ -223,6 +223,12 @@ def test_verbose_is_no_other_study() -> None:
     assert "verbose" not in go_on
 
 
+def test_a_study_goes_on_with_the_values_that_were_named() -> None:
+    named = options_of("--sampler", "grid", "--resolution", "beta=0,1.5", "rounds=3")
+    words = Manifest(named.identity, (), named.model_dump(mode="json")).resume_command(Path("runs")).split()
+    assert words[words.index("--resolution") + 1 :][:2] == ["beta=0,1.5", "rounds=3"]
+
+
 @pytest.fixture
 def root_logger() -> Iterator[None]:
     root = logging.getLogger()

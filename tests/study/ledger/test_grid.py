@@ -24,6 +24,7 @@ SPACE = SearchSpace(
         "statistic": Choice(("max", "mean"), "why"),
     },
 )
+BOTH = {"beta": 3, "rate": 3}  # the ranges that need it
 DEFAULT: dict[str, Any] = {"beta": 1.5, "rate": 0.1, "rounds": 2, "statistic": "max"}
 
 
@@ -35,6 +36,24 @@ def test_the_values_of_each_kind_of_range() -> None:
     assert found.values["rounds"] == (1, 2, 3)
     assert found.values["statistic"] == ("max", "mean")
     assert found.size == 4 * 3 * 3 * 2
+
+
+def test_values_that_are_named_are_taken_as_they_are() -> None:
+    space = SearchSpace(
+        "toy", "pipd", {**SPACE.ranges, "epoch": Choice((4, 8, 30), "why"), "crop": Choice((False, True), "")}
+    )
+    named = {
+        "beta": ("3", "0.5", "3.0"),
+        "rate": 2,
+        "rounds": ("3", "1"),
+        "epoch": ("30", "4"),
+        "crop": ("true", "False"),
+    }
+    found = make_grid(space, named)
+    assert found.values["beta"] == (3.0, 0.5), "in the order given, each once"
+    assert all(isinstance(value, float) for value in found.values["beta"]), "as the ledger has them"
+    assert (found.values["rounds"], found.values["epoch"], found.values["crop"]) == ((3, 1), (30, 4), (True, False))
+    assert (found.values["statistic"], found.size) == (("max", "mean"), 2 * 2 * 2 * 2 * 2 * 2)
 
 
 def test_whole_numbers_stay_whole_and_apart() -> None:
@@ -62,10 +81,14 @@ def test_the_order_covers_the_grid_and_depends_on_the_seed_alone() -> None:
         ({"gamma": 3}, ["names a field that is searched", "searched: beta, rate"]),
         ({"betta": 3}, ["did you mean 'beta'?"]),
         ({"statistic": 3}, ["--resolution statistic", "max, mean", "leave it out"]),
+        ({"beta": ("1", "7"), "rate": 3}, ["--resolution beta", "[0, 6]", "got '7'"]),
+        ({"beta": ("1", "x"), "rate": 3}, ["--resolution beta", "got 'x'"]),
+        ({"rounds": ("1", "1.5"), **BOTH}, ["--resolution rounds", "1 to 3", "got '1.5'"]),
+        ({"statistic": ("max", "median"), **BOTH}, ["--resolution statistic", "max, mean", "got 'median'"]),
         ({"beta": 1000, "rate": 1000}, ["at most 100000 configurations", "6000000", "lower --resolution"]),
     ],
 )
-def test_what_makes_no_grid_is_refused(resolution: dict[str, int], parts: list[str]) -> None:
+def test_what_makes_no_grid_is_refused(resolution: dict[str, Any], parts: list[str]) -> None:
     with pytest.raises(UserError) as refused:
         make_grid(SPACE, resolution)
     assert all(part in str(refused.value) for part in parts), str(refused.value)
@@ -125,6 +148,7 @@ def test_a_study_has_as_many_trials_as_its_grid_has_points(make: Callable[..., P
     assert make().config.trials == 10
     assert make(sampler="grid", resolution={"beta": 3}).config.trials == 36  # with the default: beta 3, rounds 8
     assert make(sampler="grid", resolution={"beta": 4}).config.trials == 48 + 1  # beta 3 is not among 0, 2, 4, 6
+    assert make(sampler="grid", resolution={"beta": ("1", "5"), "rounds": ("2", "8")}).config.trials == 2 * 2 + 1
     assert make(sampler="grid", resolution={"beta": 3}, trials=5).config.trials == 5
     assert make(sampler="grid", resolution={"beta": 3}, trials=99).config.trials == 36
     assert (
