@@ -1,5 +1,6 @@
 """What a study would do, without doing it."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from study.cli.terminal import table, wrap
 from study.cli.terms import METRICS, STUDY
 from study.config.objectives import meaning
 from study.config.sampling import DESIGNS
+from study.ledger.grid import Grid
 from study.planning.clean_reserve import needs_sentence
 from study.planning.field_costs import FieldCost, field_costs
 from study.planning.plan import Plan
@@ -88,12 +90,24 @@ def _trainings(plan: Plan) -> str:
     expensive, trials, scenarios = plan.expensive, plan.config.trials, len(plan.scenarios)
     if not expensive:
         return "No searched field starts a training that other stages follow: trials share the first one."
-    at_most = trials if plan.reused is None else min(trials, plan.reused[1] + _QUEUED)
+    at_most = min(trials, _settings(plan))
     advice = "" if plan.reused or plan.config.sampler not in DESIGNS else " --reuse N makes them N."
     return (
         f"{', '.join(expensive)} start the training that all else follows: {trials} trials x {scenarios} scenarios "
         f"make {trials * scenarios} of them if each makes its own, at most {at_most * scenarios} as shared.{advice}"
     )
+
+
+def _settings(plan: Plan) -> float:
+    """How many settings there are at most of the fields that start a training; infinity where one is any number."""
+    if plan.reused is not None:
+        return plan.reused[1] + _QUEUED
+    part = plan.space.only(plan.expensive)
+    if not isinstance(plan.grid, Grid):
+        return math.inf if part.size is None else part.size
+    listed = Grid({name: plan.grid.values[name] for name in plan.expensive}, part.conditions)
+    own = {name: plan.default_point[name] for name in plan.expensive if name in plan.default_point}
+    return listed.size + (own not in listed)  # the paper's is tried in any case
 
 
 def _clean_control(plan: Plan) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -382,3 +383,25 @@ def test_a_wide_space_tries_the_values_of_the_preset_after_those_of_the_paper(ma
     assert (calibrated["gamma"], plan.default_point["gamma"]) == (0.2, 0.5)
     assert calibrated["read_epoch"] == plan.default_point["read_epoch"] == 30
     assert make().calibrated_point is None
+
+
+@pytest.mark.parametrize(
+    ("options", "trainings"),
+    [
+        ({"sampler": "grid", "resolution": {"gamma": ("0.1", "1"), "pre_isolation_lr": ("0.03", "0.1")}}, 4 + 1),
+        ({"sampler": "grid", "resolution": {"gamma": ("0.5", "1"), "pre_isolation_lr": ("0.03", "0.1")}}, 4),
+        ({"sampler": "qmc", "trials": 40, "reuse": 3}, 3 + 2),
+        ({"sampler": "qmc", "trials": 40}, 40),
+    ],
+)
+def test_a_dry_run_counts_the_trainings_that_trials_can_make(
+    make: PlanMaker, options: dict[str, Any], trainings: int
+) -> None:
+    searched = ("gamma", "pre_isolation_lr", "read_epoch")
+    fixed = {"isolation_rate": "0.01", "clean_rate": "0.2", "beta": "3", "channels_per_tap": "0.04", "rounds": "8"}
+    fixed |= {"channel_statistic": "max", "pre_isolation_schedule": "one_cycle", "pre_isolation_augment": "false"}
+    fixed |= {"granularity": "batch", "batch_size": "64", "taps": "blocks", "clustering": "fisher_jenks"}
+    plan = make(space="pipd_wide", until="isolate", set=fixed, **options)
+    assert set(plan.space.ranges) == set(searched)
+    # Pre-isolation is read at epochs of one training, so that these add none.
+    assert f"at most {trainings} as shared" in " ".join(describe(plan).split())
