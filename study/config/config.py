@@ -61,6 +61,12 @@ def _different(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _several(value: int) -> int:
+    if value < 2:
+        raise ValueError(f"a grid takes at least two values of a field, got {value}: --set FIELD=VALUE fixes it at one")
+    return value
+
+
 def _address(value: str | None) -> str | None:
     return None if value is None else absolute_address(value)  # of a file: later commands run in other folders
 
@@ -221,7 +227,7 @@ class StudyConfig(CommonConfig):
     sampler: Literal["tpe", "nsga2", "random", "qmc", "grid"] = Field(
         "tpe", description="tpe and nsga2 search; qmc, random and grid cover the space"
     )
-    resolution: dict[str, Annotated[int, Field(ge=2)] | tuple[str, ...]] = Field(
+    resolution: dict[str, Annotated[int, AfterValidator(_several)] | tuple[str, ...]] = Field(
         {}, description="how many values the grid takes along a field's range, or which: gamma=3, gamma=0.1,0.5"
     )
     reuse: int | None = Field(

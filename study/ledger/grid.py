@@ -91,6 +91,9 @@ def make_grid(space: SearchSpace, resolution: Resolution) -> Grid:
                 f"--resolution {name}: it has {space.ranges[name]} and nothing between: name those that you want, with "
                 "commas between, or leave it out"
             )
+    named = {
+        name: _named(name, space.ranges[name], told) for name, told in resolution.items() if isinstance(told, tuple)
+    }
     unlisted = {name: own for name, own in space.ranges.items() if name not in resolution}
     endless = [name for name, own in unlisted.items() if isinstance(own, Float)]
     if endless:
@@ -99,7 +102,9 @@ def make_grid(space: SearchSpace, resolution: Resolution) -> Grid:
             f"is to have (--resolution {' '.join(f'{name}=4' for name in endless)}) or which ({endless[0]}=V,V), fix "
             f"it (--set {endless[0]}=VALUE) or use --sampler qmc, which covers ranges evenly"
         )
-    values = {name: _values(name, searched, resolution.get(name)) for name, searched in space.ranges.items()}
+    values = {
+        name: named.get(name) or _values(searched, resolution.get(name)) for name, searched in space.ranges.items()
+    }
     grid = Grid(values, space.conditions)
     if grid.size > LARGEST:
         raise UserError(
@@ -109,19 +114,26 @@ def make_grid(space: SearchSpace, resolution: Resolution) -> Grid:
     return grid
 
 
-def _values(name: str, searched: Range, points: int | tuple[str, ...] | None) -> tuple[Value, ...]:
-    if isinstance(points, tuple):
-        return tuple(dict.fromkeys(_named(name, searched, text) for text in points))
+def _values(searched: Range, points: int | tuple[str, ...] | None) -> tuple[Value, ...]:
     if points is None:
         values = all_values(searched)
         assert values is not None  # refused above
         return values
+    assert isinstance(points, int)
     assert not isinstance(searched, Choice)  # refused above as well
     spread = _spread(searched, points)
     return tuple(dict.fromkeys(map(round, spread))) if isinstance(searched, Int) else tuple(spread)
 
 
-def _named(name: str, searched: Range, text: str) -> Value:
+def _named(name: str, searched: Range, texts: tuple[str, ...]) -> tuple[Value, ...]:
+    """The values of a range that somebody wrote."""
+    values = tuple(_written(name, searched, text) for text in texts)
+    if len(set(values)) < len(values):
+        raise UserError(f"--resolution {name} names a value more than once, got {','.join(texts)}: keep one of the two")
+    return values
+
+
+def _written(name: str, searched: Range, text: str) -> Value:
     """The value of a range that a text stands for."""
     if isinstance(searched, Choice):
         found = next((option for option in searched.options if str(option).lower() == text.lower()), None)

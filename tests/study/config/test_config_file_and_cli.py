@@ -418,7 +418,7 @@ def test_a_range_of_seeds_is_all_of_them(words: list[str], seeds: tuple[int, ...
         (["--gpus-per-trial", "some"], ["--gpus-per-trial", "must be a number or auto", "'some'"]),
         (["--resolution", "rounds=0-4"], ["--resolution", "whole number", "'0-4'"]),
         (["--resolution", "rounds="], ["--resolution", "whole number", "such as 0.1,0.5"]),
-        (["--resolution", "rounds=1"], ["--resolution", "2"]),
+        (["--resolution", "rounds=1"], ["--resolution", "at least two", "got 1", "--set"]),
         (["--set", "rounds=3", "rounds=4"], ["--set", "'rounds' more than once"]),
         (["--resolution", "beta=3", "--resolution", "beta=4"], ["--resolution", "'beta' more than once"]),
     ],
