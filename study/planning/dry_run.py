@@ -1,6 +1,5 @@
 """What a study would do, without doing it."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,10 +12,10 @@ from study.cli.terminal import table, wrap
 from study.cli.terms import METRICS, STUDY
 from study.config.objectives import meaning
 from study.config.sampling import DESIGNS
-from study.ledger.grid import Grid
 from study.planning.clean_reserve import needs_sentence
 from study.planning.field_costs import FieldCost, field_costs
 from study.planning.plan import Plan
+from study.planning.setting_counts import count_settings
 from study.planning.shared_stages import Build
 from study.planning.state_room import states_text
 from study.scenarios.clean_control import clean_scenarios
@@ -26,7 +25,6 @@ from study.scenarios.scenario import model_spec, stage_seed
 from study.scenarios.stored_poison import poison_key, stored_poison, trigger_key
 
 _LEAST_EPOCHS = 0.05  # epoch-equivalents; below, nothing is said
-_QUEUED = 2  # points beside those that are drawn: the paper's default, and the preset's values
 _THERE, _MISSING = "reused", "to build"  # of stages: whether an earlier command left them in the store
 
 
@@ -90,24 +88,12 @@ def _trainings(plan: Plan) -> str:
     expensive, trials, scenarios = plan.expensive, plan.config.trials, len(plan.scenarios)
     if not expensive:
         return "No searched field starts a training that other stages follow: trials share the first one."
-    at_most = min(trials, _settings(plan))
+    at_most = count_settings(plan, expensive)
     advice = "" if plan.reused or plan.config.sampler not in DESIGNS else " --reuse N makes them N."
     return (
         f"{', '.join(expensive)} start the training that all else follows: {trials} trials x {scenarios} scenarios "
         f"make {trials * scenarios} of them if each makes its own, at most {at_most * scenarios} as shared.{advice}"
     )
-
-
-def _settings(plan: Plan) -> float:
-    """How many settings there are at most of the fields that start a training; infinity where one is any number."""
-    if plan.reused is not None:
-        return plan.reused[1] + _QUEUED
-    part = plan.space.only(plan.expensive)
-    if not isinstance(plan.grid, Grid):
-        return math.inf if part.size is None else part.size
-    listed = Grid({name: plan.grid.values[name] for name in plan.expensive}, part.conditions)
-    own = {name: plan.default_point[name] for name in plan.expensive if name in plan.default_point}
-    return listed.size + (own not in listed)  # the paper's is tried in any case
 
 
 def _clean_control(plan: Plan) -> str:

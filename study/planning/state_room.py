@@ -16,6 +16,7 @@ from defenses.trajectories import state_bytes
 from search_spaces.space import Choice, Int
 from study.cli.sizes import format_size
 from study.planning.plan import Plan
+from study.planning.setting_counts import count_trainings
 from study.scenarios.evaluation import cached_images
 
 _SPARE_BYTES = 500 << 20  # what a study writes beside its states
@@ -29,8 +30,8 @@ class States:
         last: the latest epoch that may be read.
         count: states of one training.
         bytes: of one state, about.
-        trainings: at least so many: one a scenario; each value of another field that the training depends on makes
-            more.
+        scenarios: how many there are.
+        settings: of the fields that the training depends on, at most: each makes a training on each scenario.
         asked: the epochs that may be read.
     """
 
@@ -38,20 +39,27 @@ class States:
     last: int
     count: int
     bytes: int
-    trainings: int
+    scenarios: int
+    settings: int
     asked: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:
         """Bytes of all of them."""
-        return self.count * self.bytes * self.trainings
+        return self.least * self.settings
+
+    @property
+    def least(self) -> int:
+        """Bytes with one training for each scenario."""
+        return self.count * self.bytes * self.scenarios
 
     @property
     def text(self) -> str:
         """For people."""
+        trainings = "one training" if self.settings == 1 else f"{self.settings} trainings"
         return (
             f"{self.stage}, read up to epoch {self.last}, keeps {self.count} states of {format_size(self.bytes)} a "
-            f"training: {format_size(self.total)} with one training for each of {self.trainings} scenarios"
+            f"training: at most {format_size(self.total)} with {trainings} for each of {self.scenarios} scenarios"
         )
 
 
@@ -65,12 +73,16 @@ def kept_states(plan: Plan) -> list[States]:
         if asked:
             network = (environment.model, environment.width, environment.blocks)
             size = state_bytes(ModelSpec(*network, images.num_classes, images.image_size))
-            states.append(States(stage.name, asked[-1], len(kept.epochs(asked[-1])), size, len(plan.scenarios), asked))
+            one = len(kept.epochs(asked[-1]))
+            settings = count_trainings(plan, stage)
+            states.append(States(stage.name, asked[-1], one, size, len(plan.scenarios), settings, asked))
     return states
 
 
 def check_state_room(plan: Plan) -> None:
     """Refuses a study whose trainings would keep more states than its store has room for.
+
+    Those that a pruner may stop are not counted: at least one is trained on each scenario.
 
     Raises:
         UserError: how much they take, and how much there is.
@@ -81,14 +93,16 @@ def check_state_room(plan: Plan) -> None:
     place = plan.environment.store
     root = cache_folder(str(place)) if is_url(place) else Path(place)
     there = sum(_there(root / states.stage) for states in kept)
-    needed = max(0, sum(states.total for states in kept) - there)
+    pruned = plan.config.pruner != "none"
+    needed = max(0, sum(states.least if pruned else states.total for states in kept) - there)
     free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
     if needed + _SPARE_BYTES > free:
         raise UserError(
             f"the states of trainings that are read at several epochs take {format_size(needed)} of disk beside "
             f"{format_size(_SPARE_BYTES)} for the study, and {root} has {format_size(free)} free "
             f"({'; '.join(states.text for states in kept)}): free some ({SHOW_STORE}), choose another --store, read "
-            "earlier epochs, or take fewer scenarios"
+            "earlier epochs, take fewer scenarios or trials, keep fewer (--keep-states), or share trainings (--reuse, "
+            "which is for --sampler qmc)"
         )
 
 

@@ -40,7 +40,7 @@ def test_a_store_without_room_for_the_states_is_one_line(
     plan = make(set={"pre_isolation_epochs": "200", "read_epoch": "100"}, seeds=(0, 1))
     (states,) = kept_states(plan)
     assert (states.stage, states.last, states.count) == ("pre_isolation", 100, 14)
-    assert states.trainings == len(plan.scenarios)
+    assert (states.scenarios, states.settings) == (len(plan.scenarios), 1)
     with_free(monkeypatch, (500 << 20) + states.total)
     check_state_room(plan)
     with_free(monkeypatch, (500 << 20) + states.total - 1)
@@ -56,6 +56,32 @@ def test_a_study_that_reads_at_the_end_keeps_none(make: Callable[..., Plan], mon
     with_free(monkeypatch, 1)
     check_state_room(plan)
     assert "States of trainings" not in describe(plan)
+
+
+def test_trials_that_train_anew_keep_states_of_their_own(
+    make: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = {"space": "pipd_wide", "sampler": "qmc", "trials": 40, "attacks": ("badnets", "sig"), "until": "isolate"}
+    (own,), (shared,) = kept_states(make(**wide)), kept_states(make(**wide, reuse=3))
+    assert (own.scenarios, own.settings, shared.settings) == (2, 40, 3 + 2)
+    assert own.total == own.count * own.bytes * 2 * 40
+    assert "with 5 trainings for each of 2 scenarios" in describe(make(**wide, reuse=3))
+    with_free(monkeypatch, (500 << 20) + own.total - 1)
+    with pytest.raises(UserError, match="share trainings"):
+        check_state_room(make(**wide))
+    check_state_room(make(**wide, reuse=3))
+    check_state_room(make(**wide | {"sampler": "tpe"}, pruner="asha", pruner_over="epochs"))
+
+
+def test_the_second_training_of_qt_hangs_on_the_fields_of_the_first(make: Callable[..., Plan]) -> None:
+    fixed = {name: "0.2" for name in ("epsilon_init", "epsilon_step", "pre_quarantine_ratio")}
+    plan = make(space="qt_wide", sampler="qmc", trials=30, until="isolate", set=fixed)
+    first, second = kept_states(plan)
+    assert (first.stage, second.stage) == ("pre_quarantine", "quarantine_training")
+    assert first.settings == second.settings == 30, "both have a rate that takes any number"
+    rates = {"pre_lr": "0.01", "lr": "0.01", "release_threshold": "0.9", "batch_size": "64"}
+    first, second = kept_states(make(space="qt_wide", sampler="qmc", trials=30, until="isolate", set=fixed | rates))
+    assert (first.settings, second.settings) == (1, 30), "the first is read at several epochs, of one training"
 
 
 READ = {"pre_isolation_epochs": "200", "read_epoch": "100"}

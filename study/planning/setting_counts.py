@@ -1,0 +1,32 @@
+"""How many settings of some searched fields the trials of a study can have, and so how many trainings they make."""
+
+from collections.abc import Collection
+
+from defenses.api import Stage
+from defenses.runner import needed_stages
+from study.ledger.grid import Grid
+from study.planning.plan import Plan
+
+_QUEUED = 2  # points beside those that are drawn: the paper's default, and the preset's values
+
+
+def count_settings(plan: Plan, fields: Collection[str]) -> int:
+    """How many settings of some searched fields there can be: at most one a trial, and at most as many as there are."""
+    part = plan.space.only(fields)
+    most = [plan.config.trials]
+    if plan.reused is not None and set(fields) <= set(plan.reused[0]):
+        most.append(plan.reused[1] + _QUEUED)
+    if isinstance(plan.grid, Grid):
+        listed = Grid({name: plan.grid.values[name] for name in part.ranges}, part.conditions)
+        own = {name: value for name, value in plan.default_point.items() if name in part.ranges}
+        most.append(listed.size + (own not in listed))  # the paper's is tried in any case
+    elif part.size is not None:
+        most.append(part.size)
+    return min(most)
+
+
+def count_trainings(plan: Plan, stage: Stage) -> int:
+    """How many trainings of a stage that is read early trials can make on a scenario; reads of one are no others."""
+    assert stage.trajectory is not None
+    hangs_on = {name for one in needed_stages(plan.defense, stage.name) for name in one.reads}
+    return count_settings(plan, [name for name in plan.space.ranges if name in hangs_on - {stage.trajectory.read}])
