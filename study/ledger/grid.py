@@ -136,12 +136,12 @@ def _named(name: str, searched: Range, texts: tuple[str, ...]) -> tuple[Value, .
 def _written(name: str, searched: Range, text: str) -> Value:
     """The value of a range that a text stands for."""
     if isinstance(searched, Choice):
-        found = next((option for option in searched.options if str(option).lower() == text.lower()), None)
+        value = next((option for option in searched.options if str(option).lower() == text.lower()), None)
     else:
-        found = parse_whole(text) if isinstance(searched, Int) else parse_real(text)
-    if found is None or found not in searched:
+        value = parse_whole(text) if isinstance(searched, Int) else parse_real(text)
+    if value is None or value not in searched:
         raise UserError(f"--resolution {name}: its values are {searched}, got {text!r}")
-    return found
+    return value
 
 
 def _spread(searched: Float | Int, points: int) -> list[float]:
