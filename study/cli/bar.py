@@ -131,6 +131,8 @@ class Bar(_Ticking):
         parts: of each step, by which the bar moves in a terminal.
         part_unit: what they are called there.
         estimates: whether what is left is told from the steps so far; else `left` says what there is to be said.
+        building: parts, from the first on, that build what the others share: until they are done they alone count in
+            what is left, and their pace says nothing of the others.
     """
 
     def __init__(
@@ -142,10 +144,11 @@ class Bar(_Ticking):
         parts: int = 1,
         part_unit: str = "",
         estimates: bool = True,
+        building: int = 0,
     ) -> None:
         self._label, self._total, self._unit = label, total, part_unit if parts > 1 else ""
         self._initial = self._count = self._shown = initial
-        self._parts, self._moved, self._estimates = parts, initial * parts, estimates
+        self._parts, self._moved, self._estimates, self._building = parts, initial * parts, estimates, building
         self._gap = 1 if every_line else max(1, -(-(total - initial) // _LINES))
         self._started = self._last = time.monotonic()
         self._moves = [(self._moved, self._started)]  # how far the bar was, and since when
@@ -170,7 +173,9 @@ class Bar(_Ticking):
 
     def move(self, parts: int = 1) -> None:
         """Moves the bar by parts of a step."""
-        self._moved += parts
+        building, self._moved = self.builds, self._moved + parts
+        if building and not self.builds:
+            self._moves.clear()
         self._moves.append((self._moved, time.monotonic()))
         self._draw()
 
@@ -222,12 +227,14 @@ class Bar(_Ticking):
         """Parts of all steps."""
         return self._total * self._parts
 
-    def left_seconds(self) -> float | None:
-        """What it will still take at the pace of the later half of the parts so far; None before that is known.
+    @property
+    def builds(self) -> bool:
+        """Whether the parts that build for the others are not done yet: what is left is more than is told."""
+        return self._moved < self._building
 
-        The first ones may have built what the others share.
-        """
-        left, (moved, moved_at) = self.parts - self._moved, self._moves[-1]
+    def left_seconds(self) -> float | None:
+        """What it will still take at the pace of the later half of the parts so far; None before that is known."""
+        left, (moved, moved_at) = (self._building if self.builds else self.parts) - self._moved, self._moves[-1]
         later = moved - max((moved - self._moves[0][0]) // 2, _PACE_PARTS)
         paced, paced_from = self._moves[max(0, bisect_right(self._moves, later, key=itemgetter(0)) - 1)]
         if left <= 0 or moved == paced or moved_at - paced_from < 1:
@@ -240,7 +247,7 @@ class Bar(_Ticking):
         if not self._estimates:
             return self._left
         seconds = self.left_seconds()
-        return "" if seconds is None else f"about {rough(seconds)} left"
+        return "" if seconds is None else f"{'over' if self.builds else 'about'} {rough(seconds)} left"
 
     def render(self, width: int | None) -> str:
         """The line of a terminal of so many columns."""

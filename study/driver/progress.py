@@ -18,6 +18,7 @@ from study.ledger.selection import best_or_knee
 from study.ledger.study_folder import study_command
 from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
+from study.planning.setting_counts import building_trials
 from study.scenarios.evaluation import cached_images
 from study.scenarios.scenario import scenario_order
 from tracking import names
@@ -83,6 +84,7 @@ class TrialProgress:
             every_line=self._verbose,
             parts=len(plan.scenarios),
             part_unit="scenarios done",
+            building=building_trials(plan) * len(plan.scenarios),
         )
         self._done: Counter[str] = Counter()  # scenarios of trials that run, by the key of their settings
         self._failed = self._stored = self._stages = 0
@@ -98,9 +100,8 @@ class TrialProgress:
             self._looked, self._used = now, self._in_use()
             self._bar.note(*self._texts())
             if self._activity is not None:
-                self._activity.tell(
-                    TRIALS, self._bar.moved, self._bar.parts, self._running(), self._bar.left_seconds(), False
-                )
+                left = self._bar.left_seconds()
+                self._activity.tell(TRIALS, self._bar.moved, self._bar.parts, self._running(), left, self._bar.builds)
 
     def scenario(self, key: str, record: ScenarioRecord) -> None:
         """A trial is done with a scenario."""

@@ -25,6 +25,11 @@ def count_settings(plan: Plan, fields: Collection[str]) -> int:
     return min(most)
 
 
+def building_trials(plan: Plan) -> int:
+    """How many trials, from the first on, train what all later ones share; none where any trial may train anew."""
+    return 0 if plan.reused is None else count_settings(plan, plan.expensive)
+
+
 def count_trainings(plan: Plan, stage: Stage) -> int:
     """How many trainings of a stage that is read early trials can make on a scenario; reads of one are no others."""
     assert stage.trajectory is not None

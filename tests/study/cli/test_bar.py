@@ -267,3 +267,20 @@ def test_a_pace_is_not_told_by_few_parts_that_ended_together(clock: SimpleNamesp
     for _ in range(8):
         bar.advance()
     assert bar.left_seconds() == 92 * 60 / 8
+
+
+def test_parts_that_build_for_the_others_are_counted_alone(clock: SimpleNamespace) -> None:
+    bar = Bar(30, "trials", parts=2, building=4)
+    clock.now += 100
+    bar.move()
+    assert (bar.builds, bar.left_seconds(), bar._left_text()) == (True, 300, "over 5 min left")
+    clock.now += 300
+    bar.move(3)
+    assert (bar.builds, bar.left_seconds()) == (False, None), "nothing is known of the others"
+    clock.now += 2
+    bar.move()
+    assert (bar.left_seconds(), bar._left_text()) == (2 * 55, "about 1 min 50 s left")
+    gone_on = Bar(30, "trials", initial=20, parts=2, building=4)
+    clock.now += 3
+    gone_on.move()
+    assert (gone_on.builds, gone_on.left_seconds()) == (False, 3 * 19)

@@ -20,6 +20,7 @@ from study.config.config import StudyConfig, resolve
 from study.datasets.images import Images
 from study.planning.dry_run import describe
 from study.planning.plan import Plan, build_scenarios
+from study.planning.setting_counts import building_trials
 from study.planning.shared_stages import MAX_VARIANTS, shared_variants
 from study.scenarios.evaluation import cached_images, evaluate_scenario, prepare
 
@@ -403,5 +404,6 @@ def test_a_dry_run_counts_the_trainings_that_trials_can_make(
     fixed |= {"granularity": "batch", "batch_size": "64", "taps": "blocks", "clustering": "fisher_jenks"}
     plan = make(space="pipd_wide", until="isolate", set=fixed, **options)
     assert set(plan.space.ranges) == set(searched)
+    assert building_trials(plan) == (trainings if "reuse" in options else 0)
     # Pre-isolation is read at epochs of one training, so that these add none.
     assert f"at most {trainings} as shared" in " ".join(describe(plan).split())
