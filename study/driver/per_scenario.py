@@ -34,7 +34,9 @@ def build_plans(plan: Plan) -> tuple[Plan, ...]:
                 config=plan.config.model_copy(update={"name": f"{plan.config.study_name}.{first.name}"}),
                 scenarios=scenarios,
                 data_keys=keys,
-                builds=shared_builds(scenarios, plan.defense, plan.space, plan.base, plan.environment),
+                builds=shared_builds(
+                    scenarios, plan.defense, plan.space, plan.base, plan.environment, plan.config.until
+                ),
                 goal=build_goal(plan.config, plan.defense, known),
             )
         )

@@ -313,7 +313,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     check_truth(space.defense, [s.name for s in scenarios if names.TPR not in measurable((s,), images)])
     check_reuse(config, space, defense)
     check_holdout(config, goal, scenarios)
-    builds = shared_builds(scenarios, defense, *_planned(config, space, base), environment)
+    builds = shared_builds(scenarios, defense, *_planned(config, space, base), environment, config.until)
     training = own_training(config, defense, space, base, goal)
     pruning = parse_pruning(config, goal, len(scenarios), training)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)

@@ -57,8 +57,14 @@ def shared_builds(
     space: SearchSpace,
     base: Mapping[str, Any],
     environment: EvaluationContext,
+    until: str | None,
 ) -> tuple[Build, ...]:
-    """What to build before the trials, parents before children."""
+    """What to build before the trials, parents before children.
+
+    Args:
+        base: fields of the defense's Config that no trial varies.
+        until: ``isolate`` where trials stop once samples are flagged: no stage after that is built; None for the end.
+    """
     builds: list[Build] = []
 
     def add(build: Build) -> int:
@@ -81,7 +87,7 @@ def shared_builds(
         if _needs_undefended(scenario, defense, space, base, environment):
             undefended = add(Build(scenario, "no_defense", environment.undefended, "standard_training", (poison,)))
         made: dict[tuple[str, str], int] = {}
-        for stage in defense.stages:
+        for stage in defense.stages_until(until):
             whole: dict[str | None, int] = {}  # what reads the end of a training: the others then need not wait for it
             for variant in _longest_first(stage, shared_variants(stage, defense, space) or []):
                 own = {**base, **variant}

@@ -14,10 +14,12 @@ from small_study import TINY_PIPD, save_npz, small_plan
 from defenses import DEFENSES
 from defenses.methods.pipd.pipd import PIPD
 from defenses.methods.quarantine import QTConfig
+from search_spaces import SEARCH_SPACES
 from search_spaces.space import Choice, SearchSpace
 from study.attacks import ATTACKS
 from study.config.config import StudyConfig, resolve
 from study.datasets.images import Images
+from study.driver.per_scenario import build_plans
 from study.planning.dry_run import describe
 from study.planning.plan import Plan, build_scenarios
 from study.planning.setting_counts import building_trials
@@ -114,6 +116,21 @@ def test_what_is_built_before_the_trials(space: str, stages: list[str], make: Pl
     plan = make(space=space, seeds=(0, 1), set=few)
     assert stages_of(plan) == stages * 2
     assert Counter(build.scenario for build in plan.builds) == dict.fromkeys(plan.scenarios, len(stages))
+
+
+@pytest.mark.parametrize("space", [name for name in SEARCH_SPACES if "." not in name])
+@pytest.mark.parametrize("per_scenario", [False, True])
+def test_a_study_that_stops_once_samples_are_flagged_trains_no_final_model(
+    space: str, per_scenario: bool, make: PlanMaker
+) -> None:
+    defense = DEFENSES[SEARCH_SPACES[space].defense]
+    few = {"clean_images": "8"} if hasattr(defense.config_type(), "clean_images") else {}
+    if defense.flagged is None:
+        return
+    plan = make(space=space, trials=1, until="isolate", per_scenario=per_scenario, set=few)
+    flagging = {stage.name for stage in defense.stages_until("isolate")}
+    for part in build_plans(plan) if per_scenario else (plan,):
+        assert set(stages_of(part)) <= {"poison", "standard_training"} | flagging
 
 
 def test_pipd_builds_both_channel_statistics(make: PlanMaker) -> None:
