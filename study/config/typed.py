@@ -26,12 +26,12 @@ def typed(value: Any, annotation: Any) -> Any:
     kinds = _kinds(annotation)
     if value is None:
         return None
-    listed = next((kind for kind in kinds if typing.get_origin(kind) is tuple and kind is not annotation), None)
-    if listed is not None:
-        return _count_or_values(value, listed)
     if typing.get_origin(annotation) is tuple:
         parts = value if isinstance(value, list | tuple) else (value,)
         return tuple(part for text in parts for part in _elements(text, typing.get_args(annotation)[0]))
+    listed = next((kind for kind in kinds if typing.get_origin(kind) is tuple), None)
+    if listed is not None:
+        return _count_or_values(value, listed)
     if typing.get_origin(annotation) is dict and isinstance(value, dict):
         return {str(key): typed(part, typing.get_args(annotation)[1]) for key, part in value.items()}
     if isinstance(value, bool) and not {bool, str} & set(kinds) and {int, float} & set(kinds):

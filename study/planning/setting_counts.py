@@ -3,9 +3,9 @@
 from collections.abc import Collection
 
 from defenses.api import Stage
-from defenses.runner import needed_stages
 from study.ledger.grid import Grid
 from study.planning.plan import Plan
+from study.planning.shared_stages import searched_fields
 
 _QUEUED = 2  # points beside those that are drawn: the paper's default, and the preset's values
 
@@ -33,5 +33,4 @@ def building_trials(plan: Plan) -> int:
 def count_trainings(plan: Plan, stage: Stage) -> int:
     """How many trainings of a stage that is read early trials can make on a scenario; reads of one are no others."""
     assert stage.trajectory is not None
-    hangs_on = {name for one in needed_stages(plan.defense, stage.name) for name in one.reads}
-    return count_settings(plan, [name for name in plan.space.ranges if name in hangs_on - {stage.trajectory.read}])
+    return count_settings(plan, set(searched_fields(stage, plan.defense, plan.space)) - {stage.trajectory.read})
