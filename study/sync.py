@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from defenses.registry import UserError
 from study.cli.bar import Bar, working
 from study.cli.command import EXIT_BAD_INPUT, EXIT_DONE, EXIT_UNREACHABLE, run_command
+from study.cli.numbers import several
 from study.cli.options import Parser
 from study.cli.terminal import print_error, print_exception, print_line
 from study.ledger.lock import holder, study_lock
@@ -126,7 +127,7 @@ def _draw(folder: Path, trials: Sequence[int]) -> None:
 
 def _drawn_text(drawn: int, trial: int) -> str:
     if drawn:
-        return f"trial {trial} is drawn on {drawn} scenario{'s' * (drawn > 1)}"
+        return f"trial {trial} is drawn on {several(drawn, 'scenario')}"
     return f"trial {trial} has nothing to draw: it has plots already, or no scores of it are in reach"
 
 

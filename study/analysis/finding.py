@@ -14,7 +14,7 @@ from study.analysis.fixed_fields import load_fields
 from study.analysis.paired_tests import Difference, differences, pair
 from study.analysis.results import Results
 from study.analysis.selected_trial import SelectedTrial
-from study.cli.numbers import format_number
+from study.cli.numbers import format_number, several
 from study.config.objectives import in_words
 from study.planning.clean_reserve import needs_sentence
 from study.scenarios.oracle_defenses import find_defense
@@ -49,7 +49,7 @@ def find(results: Results) -> Finding:
     if len(scenarios) and scenarios["attack_failed"].all():
         return Finding(
             "No attack works even without a defense, so this study says nothing about one: the ASR is below "
-            f"{results.config.asr_floor:g} in {_scenarios(len(scenarios))}."
+            f"{results.config.asr_floor:g} in {several(len(scenarios), 'scenario')}."
         )
     if not len(results.complete):
         failed = int((results.trials["state"] == "fail").sum())
@@ -157,7 +157,3 @@ def _where(failed: "pandas.DataFrame", scenarios: "pandas.DataFrame") -> str:
     stratum = str(failed["stratum"].iloc[0])
     seeds = int((scenarios["stratum"] == stratum).sum())
     return stratum if len(failed) == seeds else f"{stratum} ({len(failed)} of {seeds} seeds)"
-
-
-def _scenarios(count: int) -> str:
-    return f"{count} scenario{'s' * (count != 1)}"

@@ -44,6 +44,11 @@ def listed(parts: Sequence[object]) -> str:
     return f"{', '.join(before)} and {last}" if before else last
 
 
+def several(count: int, word: str) -> str:
+    """A count with its word: ``1 trial``, ``3 trials``."""
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
 def is_noise(value: float) -> bool:
     """Whether a value is so small that it is left by the arithmetic where the exact value is zero."""
     return abs(value) < _ROUNDING

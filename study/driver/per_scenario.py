@@ -8,8 +8,7 @@ import dataclasses
 from study.cli.terminal import print_error
 from study.driver.composite import CompositeDriver
 from study.planning.measurable import measurable
-from study.planning.plan import Plan, build_goal
-from study.planning.shared_stages import shared_builds
+from study.planning.plan import Plan, build_goal, plan_builds
 from study.report.sections.joint_closing import joint_text
 from study.scenarios.evaluation import cached_images
 from study.scenarios.scenario import Scenario
@@ -34,9 +33,7 @@ def build_plans(plan: Plan) -> tuple[Plan, ...]:
                 config=plan.config.model_copy(update={"name": f"{plan.config.study_name}.{first.name}"}),
                 scenarios=scenarios,
                 data_keys=keys,
-                builds=shared_builds(
-                    scenarios, plan.defense, plan.space, plan.base, plan.environment, plan.config.until
-                ),
+                builds=plan_builds(plan.config, scenarios, plan.space, plan.base, plan.environment),
                 goal=build_goal(plan.config, plan.defense, known),
             )
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from defenses.storage.inventory import Held, Kind
+from study.cli.numbers import several
 from study.cli.sizes import format_size
 from study.cli.terminal import duration, table, wrap
 from study.ledger.store_removal import Wish
@@ -143,7 +144,7 @@ def _counted(held: Iterable[Held]) -> str:
 
 
 def _parts(held: Sequence[Held]) -> str:
-    return f"{len(held)} part{'s' * (len(held) != 1)}"
+    return several(len(held), "part")
 
 
 def _size(held: Iterable[Held]) -> str:

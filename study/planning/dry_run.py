@@ -7,7 +7,7 @@ import torch
 
 from defenses.runner import RunContext, missing_stages
 from defenses.storage.store import Store, open_store
-from study.cli.numbers import format_value, listed
+from study.cli.numbers import format_value, listed, several
 from study.cli.terminal import table, wrap
 from study.cli.terms import METRICS, STUDY
 from study.config.objectives import meaning
@@ -91,8 +91,9 @@ def _trainings(plan: Plan) -> str:
     at_most = count_settings(plan, expensive)
     advice = "" if plan.reused or plan.config.sampler not in DESIGNS else " --reuse N makes them N."
     return (
-        f"{', '.join(expensive)} start the training that all else follows: {trials} trials x {scenarios} scenarios "
-        f"make {trials * scenarios} of them if each makes its own, at most {at_most * scenarios} as shared.{advice}"
+        f"{', '.join(expensive)} start the training that all else follows: {several(trials, 'trial')} x "
+        f"{several(scenarios, 'scenario')} make {trials * scenarios} of them if each makes its own, at most "
+        f"{at_most * scenarios} as shared.{advice}"
     )
 
 

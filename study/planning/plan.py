@@ -17,6 +17,7 @@ from search_spaces.conditions import Value
 from search_spaces.space import SearchSpace
 from study.attacks import ATTACKS
 from study.attacks.groups import expand
+from study.cli.numbers import several
 from study.cli.paths import expand_home
 from study.config.config import CommonConfig, StudyConfig
 from study.config.objectives import Goal, parse_objectives
@@ -78,7 +79,7 @@ class Plan:
     def scenarios_text(self) -> str:
         """How many scenarios a trial is run on, and how often on each: ``3 scenarios x 2 repeats``."""
         repeats = f" x {self.config.repeats} repeats" if self.config.repeats > 1 else ""
-        return f"{len({scenario.first_repeat for scenario in self.scenarios})} scenarios{repeats}"
+        return f"{several(len({scenario.first_repeat for scenario in self.scenarios}), 'scenario')}{repeats}"
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -88,7 +89,7 @@ class Plan:
     @property
     def points_note(self) -> str:
         """That the space is smaller than the trials asked for; empty where it is not."""
-        points = f"{self.points} settings" if self.points > 1 else "1 setting"
+        points = several(self.points, "setting")
         return f"The space has {points} in all, so the study ends after as many trials." if self.points else ""
 
     @property
@@ -313,7 +314,7 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     check_truth(space.defense, [s.name for s in scenarios if names.TPR not in measurable((s,), images)])
     check_reuse(config, space, defense)
     check_holdout(config, goal, scenarios)
-    builds = shared_builds(scenarios, defense, *_planned(config, space, base), environment, config.until)
+    builds = plan_builds(config, scenarios, space, base, environment)
     training = own_training(config, defense, space, base, goal)
     pruning = parse_pruning(config, goal, len(scenarios), training)
     data_keys = tuple(scenario.key(images) for scenario in scenarios)
@@ -326,12 +327,19 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid, pruning, points)
 
 
-def _planned(config: StudyConfig, space: SearchSpace, base: dict[str, Any]) -> tuple[SearchSpace, dict[str, Any]]:
-    """The space and fields that shared stages are built for: of a single trial, the paper's default, one variant."""
-    if config.trials > 1 or config.sampler == "grid":
-        return space, base
-    default = space.default(find_defense(space.defense).config_type.from_mapping(base))
-    return space.without(tuple(space.ranges)), {**base, **default}
+def plan_builds(
+    config: StudyConfig,
+    scenarios: tuple[Scenario, ...],
+    space: SearchSpace,
+    base: dict[str, Any],
+    environment: EvaluationContext,
+) -> tuple[Build, ...]:
+    """What a study builds before its trials. Where it has a single one, that is the paper's default: one variant."""
+    defense = find_defense(space.defense)
+    if config.trials == 1 and config.sampler != "grid":
+        base = {**base, **space.default(defense.config_type.from_mapping(base))}
+        space = space.without(tuple(space.ranges))
+    return shared_builds(scenarios, defense, space, base, environment, config.until)
 
 
 def check_reuse(config: StudyConfig, space: SearchSpace, defense: type[Defense]) -> None:

@@ -14,6 +14,7 @@ from defenses.storage.remote import cache_folder, is_url
 from defenses.storage.trajectory import KeptStates
 from defenses.trajectories import state_bytes
 from search_spaces.space import Choice, Int
+from study.cli.numbers import several
 from study.cli.sizes import format_size
 from study.planning.plan import Plan
 from study.planning.setting_counts import count_trainings
@@ -56,10 +57,10 @@ class States:
     @property
     def text(self) -> str:
         """For people."""
-        trainings = "one training" if self.settings == 1 else f"{self.settings} trainings"
+        trainings, scenarios = several(self.settings, "training"), several(self.scenarios, "scenario")
         return (
             f"{self.stage}, read up to epoch {self.last}, keeps {self.count} states of {format_size(self.bytes)} a "
-            f"training: at most {format_size(self.total)} with {trainings} for each of {self.scenarios} scenarios"
+            f"training: at most {format_size(self.total)} with {trainings} for each of {scenarios}"
         )
 
 

@@ -39,11 +39,6 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def several(count: int, word: str) -> str:
-    """A count with its word: ``1 trial``, ``3 trials``."""
-    return f"{count} {word}{'s' * (count != 1)}"
-
-
 def spread(values: "pandas.Series[float]") -> Cell:
     """Several values of one thing: mean ± standard deviation (n - 1); None where nothing is defined.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from study.analysis.failed_runs import failure_caveats
 from study.analysis.results import Results
+from study.cli.numbers import several
 from study.cli.terminal import table
 from study.report.elements import (
     Bars,
@@ -51,13 +52,14 @@ def headline(results: Results) -> str:
     failed = [str(name) for name in scenarios.index[scenarios["attack_failed"]]]
     lines = [
         f"{results.name}: {results.defense}, {results.goal.words}, sampler {results.config.sampler}; "
-        f"trials: {told}; {len(scenarios)} scenarios, {seeds} seed{'s' * (seeds != 1)}{repeats}"
+        f"trials: {told}; {several(len(scenarios), 'scenario')}, {several(seeds, 'seed')}{repeats}"
     ]
     if failed:
         all_of = "every attack" if len(failed) == len(scenarios) else ", ".join(failed)
         lines.append(f"Attack failed even undefended, so it counts neither way: {all_of}")
     if results.damaged:
-        lines.append(f"{len(results.damaged)} files cannot be read and are left out, the first: {results.damaged[0]}")
+        damaged = several(len(results.damaged), "damaged file")
+        lines.append(f"Left out: {damaged}, which cannot be read, the first: {results.damaged[0]}")
     lines += [*failure_caveats(results), BADGE_MEANS]
     return "\n".join(_wrapped(line) for line in lines)
 
@@ -132,7 +134,7 @@ def _figure(figure: Figure) -> str:
     if isinstance(figure, Bars):
         what = f"{len(figure.labels)} bars"
     elif isinstance(figure, Curves):
-        what = f"{len(figure.lines)} line{'s' * (len(figure.lines) != 1)}"
+        what = several(len(figure.lines), "line")
     elif isinstance(figure, Parallel):
         what = f"{len(figure.places)} trials"
     elif isinstance(figure, Contour):

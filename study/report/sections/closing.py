@@ -16,7 +16,7 @@ from study.analysis.finding import find
 from study.analysis.fixed_fields import load_changes, load_fields
 from study.analysis.repeats import spread_of_runs
 from study.analysis.results import Results
-from study.cli.numbers import format_number, format_objective, format_value
+from study.cli.numbers import format_number, format_objective, format_value, several
 from study.config.objectives import aggregate, direction, in_words
 from study.config.paper_deviations import changes_line
 from study.ledger.snapshot import LOST
@@ -285,7 +285,7 @@ class Closing:
         stopped = int((results.trials["state"] == "pruned").sum())
         if stopped:
             rule = results.config.pruner
-            lines.append(f"{_trials(stopped)} stopped early ({rule}): tried, but compared with nothing.")
+            lines.append(f"{several(stopped, 'trial')} stopped early ({rule}): tried, but compared with nothing.")
         return [wrapped(line) for line in [*lines, *untold_lines(results), *self._failures()]]
 
     @property
@@ -301,7 +301,7 @@ class Closing:
         if len(failed):
             reason = str(failed["reason"].iloc[0]).strip().splitlines()[-1]
             first = f"trial {failed.index[0]}: {reason}"
-            lines.append(f"{_trials(len(failed))} failed{', the first' if len(failed) > 1 else ''}, {first}")
+            lines.append(f"{several(len(failed), 'trial')} failed{', the first' if len(failed) > 1 else ''}, {first}")
         damaged = trials.index[(trials["state"] == "complete") & ~trials.index.isin(self.results.complete.index)]
         if len(damaged):
             named = ", ".join(map(str, damaged))
@@ -366,10 +366,6 @@ def _block(label: str, models: Sequence[tuple[str, Sequence[Cell]]]) -> list[_Ro
     for name, cells in models:
         alike.setdefault(tuple(map(format_cell, cells)), []).append(name)
     return [("" if at else label, ", ".join(sharing), *cells) for at, (cells, sharing) in enumerate(alike.items())]
-
-
-def _trials(count: int) -> str:
-    return "1 trial" if count == 1 else f"{count} trials"
 
 
 def _evaluations(results: Results) -> dict[tuple[int, str], Evaluation]:

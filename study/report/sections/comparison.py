@@ -7,7 +7,7 @@ from search_spaces import SEARCH_SPACES
 from study.analysis.fixed_fields import load_fields
 from study.analysis.paired_tests import ALPHA, Difference, Pairs
 from study.analysis.selected_trial import SelectedTrial
-from study.cli.numbers import format_number, format_value
+from study.cli.numbers import format_number, format_value, several
 from study.config.objectives import in_words
 from study.report.elements import Bars, Cell, Item, Note, Section, Table
 from study.report.formatting import format_difference
@@ -79,11 +79,7 @@ def _name(selected: SelectedTrial) -> str:
 
 
 def _scenarios(pairs: Pairs) -> str:
-    return _count(len(pairs.frame), "scenario")
-
-
-def _count(number_of: int, word: str) -> str:
-    return f"{number_of} {word}{'' if number_of == 1 else 's'}"
+    return several(len(pairs.frame), "scenario")
 
 
 def _names(differences: Sequence[Difference]) -> str:
@@ -164,7 +160,7 @@ def _warnings(a: SelectedTrial, b: SelectedTrial, pairs: Pairs) -> list[Note]:
         damaged = selected.results.damaged
         if damaged:
             notes.append(
-                f"{_count(len(damaged), 'file')} of {side} cannot be read and is left out, first {damaged[0]}."
+                f"{several(len(damaged), 'file')} of {side} cannot be read and is left out, first {damaged[0]}."
             )
     different = settings_that_differ(a, b)
     if different:
@@ -189,7 +185,7 @@ def _about_seeds(differences: Sequence[Difference]) -> list[str]:
     more = min(one.more_seeds for one in overall)
     return [
         "One seed only, so there is no interval and nothing is tested: its scenarios share their initial weights, and "
-        f"nothing tells luck from a difference. At least {_count(more, 'more seed')} would be needed in both studies."
+        f"nothing tells luck from a difference. At least {several(more, 'more seed')} would be needed in both studies."
     ]
 
 
@@ -209,11 +205,11 @@ def _about_tests(differences: Sequence[Difference]) -> list[str]:
     for one in differences:
         if one.stratum is not None or one.seeds < 2 or one.verdict not in ("not separated", "not tested"):
             continue
-        have = f"{in_words(one.metric)}: {one.differing} of {_count(one.pairs, 'pair')} differ"
+        have = f"{in_words(one.metric)}: {one.differing} of {several(one.pairs, 'pair')} differ"
         if one.more_seeds:
             lines.append(
                 f"{have}, with which p cannot fall below {format_value(one.smallest_p)} before correction; at least "
-                f"{_count(one.more_seeds, 'more seed')} would be needed for the test to be able to separate them."
+                f"{several(one.more_seeds, 'more seed')} would be needed for the test to be able to separate them."
             )
         else:
             lines.append(
@@ -293,6 +289,6 @@ def _method(pairs: Pairs, differences: Sequence[Difference]) -> Note:
         "rate, then over these. Interval: Student's t over seeds. Test: exact sign-flip permutation test of the paired "
         "differences, which takes pairs of one seed as independent although they share their initial weights; with n "
         f"pairs that differ p cannot fall below 2^(1-n), and what cannot reach {ALPHA:g} is not tested. Correction: "
-        f"Holm, over {_count(tests, 'test')}.{REPEATS_FIRST * has_repeats(pairs)}",
+        f"Holm, over {several(tests, 'test')}.{REPEATS_FIRST * has_repeats(pairs)}",
         "footnote",
     )

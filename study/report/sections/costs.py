@@ -4,12 +4,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from study.analysis.results import Results
-from study.cli.numbers import format_number
+from study.cli.numbers import format_number, several
 from study.cli.terminal import duration
 from study.ledger.clock import Clock, read_clock
 from study.ledger.study_folder import LEDGER
 from study.report.elements import Bars, Cell, Note, Section, Table
-from study.report.formatting import several
 
 if TYPE_CHECKING:
     import pandas

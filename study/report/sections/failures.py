@@ -1,10 +1,10 @@
 """What did not work: trials that failed and why, attacks that do not work, files that cannot be read."""
 
 from study.analysis.results import Results
+from study.cli.numbers import several
 from study.cli.terminal import last_line
 from study.ledger.snapshot import LOST
 from study.report.elements import Cell, Item, Note, Section, Table
-from study.report.formatting import several
 from tracking import names
 
 _SHOWN = 20  # damaged files that are named

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from study.analysis.results import Results
+from study.cli.numbers import several
 from study.config.objectives import direction, in_words
 from study.ledger.selection import pareto_front
 from study.report.elements import Curves, Item, Line, Note, Point, Scatter, Section
-from study.report.formatting import sentence, several
+from study.report.formatting import sentence
 from study.report.sections.axis_ends import axis_ends
 from tracking import names
 

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from study.analysis.compared import strata
 from study.analysis.results import Results
-from study.cli.numbers import format_number
+from study.cli.numbers import format_number, several
 from study.report.elements import Item, Note, Picture, Section
 from study.report.run_files import RunFiles
 from study.report.sample_sheet import MOST, draw_preview, draw_sheet, read_picture
@@ -95,7 +95,7 @@ def _counts(flags: Flags) -> str:
         return f"{flagged} of {total} training images are flagged; nobody knows which are poisoned."
     poison = flags.is_poison
     hits, alarms = int((flags.flagged & poison).sum()), int((flags.flagged & ~poison).sum())
-    alarmed = f"{alarms} false alarm{'s' * (alarms != 1)}" if alarms else "no false alarm"
+    alarmed = several(alarms, "false alarm") if alarms else "no false alarm"
     return f"{flagged} of {total} training images are flagged: {hits} of {int(poison.sum())} poisoned ones, {alarmed}."
 
 

@@ -11,10 +11,9 @@ from study.analysis.discretise import Cells, Numbers
 from study.analysis.prim import Bools, Box, peel_prim_box
 from study.analysis.results import Results
 from study.analysis.upstream_fields import searched_upstream
-from study.cli.numbers import format_value
+from study.cli.numbers import format_value, several
 from study.config.sampling import SPACE_FILLING
 from study.report.elements import Item, Note, Section, Table
-from study.report.formatting import several
 from tracking import names
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from study.analysis.compared import DEFAULT, ComparedConfiguration, compared_con
 from study.analysis.paper_numbers import AVERAGE
 from study.analysis.reported_numbers import Reported, reported_of
 from study.analysis.results import Results
+from study.cli.numbers import several
 from study.config.objectives import in_words
 from study.report.elements import Cell, Item, Note, Section, Table, slug
 from study.report.formatting import format_cell
@@ -63,7 +64,7 @@ def _ours(results: Results) -> Iterator[tuple[str, str, _Row]]:
     network = f"{model}, width {config.width}, blocks {','.join(map(str, config.blocks))}"
     for (text, rate), part in spoken_for.counted.groupby(["attack", "poison_rate"], sort=False):
         seeds = part["seed"].nunique()
-        who = f"ours ({spoken_for.label}, {seeds} seed{'s' * (seeds != 1)})"
+        who = f"ours ({spoken_for.label}, {several(seeds, 'seed')})"
         means = (part[metric].dropna().mean() for metric in names.HEADLINE)
         values = tuple(None if mean != mean else float(mean) for mean in means)
         head = (results.defense, who, f"{config.dataset}{size}", network, f"{float(str(rate)):g}")

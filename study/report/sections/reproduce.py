@@ -5,9 +5,9 @@ import platform
 
 from study.analysis.fixed_fields import load_changes
 from study.analysis.results import Results
+from study.cli.numbers import several
 from study.ledger.manifest import Manifest, read_manifest
 from study.report.elements import Cell, Item, Note, Section, Table
-from study.report.formatting import several
 from study.scenarios.oracle_defenses import find_defense
 
 _LIBRARIES = ("torch", "ray", "optuna", "mlflow", "numpy", "scikit-learn")

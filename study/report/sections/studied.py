@@ -4,6 +4,7 @@ from typing import Any
 
 from search_spaces import SEARCH_SPACES
 from study.analysis.results import Results
+from study.cli.numbers import several
 from study.config.objectives import meaning
 from study.config.sampling import SPACE_FILLING
 from study.planning.clean_reserve import needs_text
@@ -19,16 +20,12 @@ def section(results: Results) -> Section:
     scenarios = results.scenarios
     attacks = len(dict.fromkeys(scenarios["attack"]))
     lead = (
-        f"{results.defense} against {_several(attacks, 'attack')} on {results.config.dataset}, "
-        f"preset {results.config.preset}; {_several(len(results.trials), 'trial')} on "
-        f"{_several(len(scenarios), 'scenario')}."
+        f"{results.defense} against {several(attacks, 'attack')} on {results.config.dataset}, "
+        f"preset {results.config.preset}; {several(len(results.trials), 'trial')} on "
+        f"{several(len(scenarios), 'scenario')}."
     )
     items: list[Item] = [_table(results), *_failed(results)]
     return Section("studied", "What was studied", lead, tuple(items))
-
-
-def _several(count: int, word: str) -> str:
-    return f"{count} {word}{'s' * (count != 1)}"
 
 
 def _table(results: Results) -> Table:

@@ -11,7 +11,7 @@ from study.analysis.compared import ComparedConfiguration, compared_configuratio
 from study.analysis.failed_runs import FAILED_RUNS, RULE, count_failed, shows_failed
 from study.analysis.finding import find
 from study.analysis.results import Results
-from study.cli.numbers import format_number, format_objective
+from study.cli.numbers import format_number, format_objective, several
 from study.config.objectives import in_words, meaning
 from study.ledger.lock import holder
 from study.planning.clean_reserve import needs_text
@@ -112,7 +112,7 @@ def _facts(results: Results, gain: float | None) -> Facts:
     seeds = len(results.seeds)
     repeats = [f"{results.repeats} repeats"] if results.repeats > 1 else []
     tried = [
-        f"{seeds} seed{'s' * (seeds != 1)}",
+        several(seeds, "seed"),
         *repeats,
         f"sampler {config.sampler}",
         f"preset {config.preset}",

@@ -3,7 +3,7 @@
 from typing import Any
 
 from study.analysis.results import Results
-from study.cli.numbers import format_number, format_objective, format_value
+from study.cli.numbers import format_number, format_objective, format_value, several
 from study.config.objectives import in_words
 from study.report.elements import Cell, Section, Table
 from study.report.sections import control_and_cost
@@ -45,7 +45,7 @@ def section(results: Results) -> Section:
         strong=tuple(top),
         sortable=True,
     )
-    lead = f"{len(order)} trial{'s' * (len(order) != 1)} with metrics and hyperparameters, to sort and to filter."
+    lead = f"{several(len(order), 'trial')} with metrics and hyperparameters, to sort and to filter."
     return Section("trials", "All trials", lead, (table,), uses_labels=True)
 
 

@@ -142,6 +142,14 @@ def test_pipd_builds_both_channel_statistics(make: PlanMaker) -> None:
     assert [build.label for build in plan.builds][2] == "pre_isolation badnets-0.1-s0"
 
 
+@pytest.mark.parametrize("space", ["pipd", "qt", "ac"])
+def test_a_single_trial_builds_what_the_papers_default_reads_alone(space: str, make: PlanMaker) -> None:
+    whole = make(space=space, trials=1)
+    (part,) = build_plans(make(space=space, trials=1, per_scenario=True))
+    assert part.builds == whole.builds, "a search of one scenario plans as the whole study does"
+    assert not any(build.variant for build in whole.builds)
+
+
 def test_a_defenses_own_plain_training_is_built_before_what_needs_it(make: PlanMaker) -> None:
     shared, own = (make(space="ac", set=fields).builds for fields in ({}, {"epochs": "3"}))
     assert [build.needs for build in shared] == [(), (0,), (0, 1)]
@@ -320,7 +328,7 @@ def test_a_dry_run_starts_nothing_and_tells_what_is_there(make: PlanMaker) -> No
     assert not plan.environment.store.exists()
     assert "0 reused, 5 to build" in text
     assert states(text) == ["to build"] * 5
-    assert f"Trials: {plan.config.trials} x 1 scenarios" in text
+    assert f"Trials: {plan.config.trials} x 1 scenario," in text
     assert "β beta" in text
     assert "[0, 6]" in text
     prepare(plan.scenarios[0], plan.environment)

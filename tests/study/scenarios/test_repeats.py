@@ -74,7 +74,7 @@ def test_a_plan_builds_data_and_trigger_once_and_a_model_a_repeat(images: Images
     assert all(1 in build.needs for build in plan.builds[2:]), "all train on the same data"
     controls = with_control_builds(plan, ()).builds[len(plan.builds) :]
     assert {build.scenario.name for build in controls} == {"clean-0-s0"}, "the control is run once a seed"
-    assert "10 x 1 scenarios x 2 repeats" in describe(plan)
+    assert "10 x 1 scenario x 2 repeats" in describe(plan)
 
 
 def test_the_trials_of_one_repeat_are_those_from_before(images: Images, tmp_path: Path) -> None:
