@@ -131,8 +131,8 @@ class Bar(_Ticking):
         parts: of each step, by which the bar moves in a terminal.
         part_unit: what they are called there.
         estimates: whether what is left is told from the steps so far; else `left` says what there is to be said.
-        building: parts, from the first on, that build what the others share: until they are done they alone count in
-            what is left, and their pace says nothing of the others.
+        building: parts still to come that build what the others share: until they are done they alone count in what
+            is left, and their pace says nothing of the others.
     """
 
     def __init__(
@@ -149,9 +149,10 @@ class Bar(_Ticking):
         self._label, self._total, self._unit = label, total, part_unit if parts > 1 else ""
         self._initial = self._count = self._shown = initial
         self._parts, self._moved, self._estimates, self._building = parts, initial * parts, estimates, building
+        self._built = 0
         self._gap = 1 if every_line else max(1, -(-(total - initial) // _LINES))
         self._started = self._last = time.monotonic()
-        self._moves = [(self._moved, self._started)]  # how far the bar was, and since when
+        self._moves = [(self._counted, self._started)]  # how far it was with what counts, and since when
         self._details: list[str] = []
         self._left = ""
         self._line = _Line(self.render, leave=True) if sys.stderr.isatty() else None
@@ -171,18 +172,19 @@ class Bar(_Ticking):
         if line is not None:
             line.refresh()
 
-    def move(self, parts: int = 1) -> None:
-        """Moves the bar by parts of a step."""
-        building, self._moved = self.builds, self._moved + parts
+    def move(self, parts: int = 1, built: int = 0) -> None:
+        """Moves the bar by parts of a step, of which some built what others share."""
+        building, self._moved, self._built = self.builds, self._moved + parts, self._built + built
         if building and not self.builds:
             self._moves.clear()
-        self._moves.append((self._moved, time.monotonic()))
+        if not self.builds or built:
+            self._moves.append((self._counted, time.monotonic()))
         self._draw()
 
     def first_took(self, seconds: float) -> None:
         """The first part took so long: what went by before it, such as starting workers, tells no pace."""
         if self._moved == self._initial * self._parts:
-            self._moves = [(self._moved, max(self._started, time.monotonic() - seconds))]
+            self._moves = [(self._counted, max(self._started, time.monotonic() - seconds))]
 
     def advance(self, step: int = 1, line: str = "", parts: int | None = None) -> None:
         """Moves on; without a terminal, `line` is printed when it is not empty and it is time for one.
@@ -230,11 +232,16 @@ class Bar(_Ticking):
     @property
     def builds(self) -> bool:
         """Whether the parts that build for the others are not done yet: what is left is more than is told."""
-        return self._moved < self._building
+        return self._built < self._building
+
+    @property
+    def _counted(self) -> int:
+        """Parts that are done of those that count in what is left."""
+        return self._built if self.builds else self._moved
 
     def left_seconds(self) -> float | None:
         """What it will still take at the pace of the later half of the parts so far; None before that is known."""
-        left, (moved, moved_at) = (self._building if self.builds else self.parts) - self._moved, self._moves[-1]
+        left, (moved, moved_at) = (self._building if self.builds else self.parts) - self._counted, self._moves[-1]
         later = moved - max((moved - self._moves[0][0]) // 2, _PACE_PARTS)
         paced, paced_from = self._moves[max(0, bisect_right(self._moves, later, key=itemgetter(0)) - 1)]
         if left <= 0 or moved == paced or moved_at - paced_from < 1:

@@ -11,6 +11,7 @@ from study.cli.numbers import format_number, format_objective, format_value
 from study.cli.terminal import duration, last_line, print_error
 from study.code_version import code_version
 from study.config.objectives import in_words
+from study.driver.first_trainings import FirstTrainings
 from study.ledger.activity import TRIALS, ActivityFile
 from study.ledger.ledger import Ledger
 from study.ledger.records import ScenarioRecord
@@ -18,7 +19,6 @@ from study.ledger.selection import best_or_knee
 from study.ledger.study_folder import study_command
 from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
-from study.planning.setting_counts import building_trials
 from study.scenarios.evaluation import cached_images
 from study.scenarios.scenario import scenario_order
 from tracking import names
@@ -77,6 +77,7 @@ class TrialProgress:
         self._plan, self._ledger, self._in_use, self._activity = plan, ledger, in_use, activity
         self._verbose = plan.config.verbose > 0
         trials = plan.config.trials
+        self._first = FirstTrainings(plan, ledger)
         self._bar = Bar(
             trials,
             "trials",
@@ -84,7 +85,7 @@ class TrialProgress:
             every_line=self._verbose,
             parts=len(plan.scenarios),
             part_unit="scenarios done",
-            building=building_trials(plan) * len(plan.scenarios),
+            building=self._first.left,
         )
         self._done: Counter[str] = Counter()  # scenarios of trials that run, by the key of their settings
         self._failed = self._stored = self._stages = 0
@@ -107,7 +108,7 @@ class TrialProgress:
         """A trial is done with a scenario."""
         self._done[key] += 1
         self._bar.first_took(record.wall_seconds)
-        self._bar.move()
+        self._bar.move(built=self._first.made(key, record.scenario))
         self._stored += record.stored_stages
         self._stages += len(record.stages)
         if self._verbose:

@@ -25,9 +25,16 @@ def count_settings(plan: Plan, fields: Collection[str]) -> int:
     return min(most)
 
 
-def building_trials(plan: Plan) -> int:
-    """How many trials, from the first on, train what all later ones share; none where any trial may train anew."""
-    return 0 if plan.reused is None else count_settings(plan, plan.expensive)
+def sure_trainings(plan: Plan) -> int:
+    """How many first trainings the trials are sure to make on a scenario, and share.
+
+    0 where trials share none, or a sampler draws what may come or not.
+    """
+    whole = isinstance(plan.grid, Grid) and plan.config.trials >= plan.grid.size
+    if plan.reused is None and not (whole and plan.expensive):
+        return 0
+    trainings = count_settings(plan, plan.expensive)
+    return trainings if trainings < plan.config.trials else 0
 
 
 def count_trainings(plan: Plan, stage: Stage) -> int:

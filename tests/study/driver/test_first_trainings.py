@@ -1,0 +1,65 @@
+"""By which trials the rest of a study is told: those that train what others share."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from small_study import save_npz, small_plan
+
+from defenses.storage.atomic_files import canonical
+from study.datasets.images import Images
+from study.driver.first_trainings import FirstTrainings
+from study.planning.plan import Plan
+
+_FIXED = {
+    **{"isolation_rate": "0.01", "clean_rate": "0.2", "beta": "3", "channels_per_tap": "0.04", "rounds": "8"},
+    **{"channel_statistic": "max", "pre_isolation_schedule": "one_cycle", "pre_isolation_augment": "false"},
+    **{"granularity": "batch", "batch_size": "64", "taps": "blocks", "clustering": "fisher_jenks"},
+}
+_LOW = {"gamma": 0.1, "pre_isolation_lr": 0.1, "read_epoch": 4}
+_HIGH = {"gamma": 0.5, "pre_isolation_lr": 0.1, "read_epoch": 30}  # the paper's values
+
+
+class Points:
+    """A ledger of given trials."""
+
+    def __init__(self, *points: dict[str, Any], state: str = "complete") -> None:
+        self.points, self.state = points, state
+
+    def rows(self) -> list[SimpleNamespace]:
+        return [SimpleNamespace(point=p, key=canonical(p), comparable=self.state == "complete") for p in self.points]
+
+
+@pytest.fixture
+def plan(images: Images, tmp_path: Path) -> Plan:
+    grid = {"gamma": ("0.1", "0.5"), "pre_isolation_lr": ("0.1", "0.02")}
+    options: dict[str, Any] = {"sampler": "grid", "resolution": grid, "until": "isolate", "seeds": (0, 1)}
+    return small_plan(save_npz(tmp_path / "data.npz", images), tmp_path, space="pipd_wide", set=_FIXED, **options)
+
+
+def made(first: FirstTrainings, point: dict[str, Any], scenario: str) -> bool:
+    return first.made(canonical(point), scenario)
+
+
+def test_each_setting_of_a_grid_trains_once_on_each_scenario(plan: Plan) -> None:
+    again = {**_LOW, "read_epoch": 30}
+    first = FirstTrainings(plan, Points(_LOW, again, _HIGH, state="running"))  # type: ignore[arg-type]
+    assert first.left == 4 * 2
+    assert made(first, _LOW, "badnets-0.1-s0")
+    assert not made(first, again, "badnets-0.1-s0"), "read later, of the same training"
+    assert made(first, again, "badnets-0.1-s1"), "another scenario"
+    assert made(first, _HIGH, "badnets-0.1-s0")
+    assert first.left == 5
+
+
+def test_a_study_that_goes_on_counts_what_was_trained_before(plan: Plan) -> None:
+    first = FirstTrainings(plan, Points(_LOW))  # type: ignore[arg-type]
+    assert first.left == 3 * 2
+    assert not made(first, _LOW, "badnets-0.1-s0")
+
+
+def test_nothing_is_awaited_where_a_sampler_may_draw_anything(images: Images, tmp_path: Path) -> None:
+    plan = small_plan(save_npz(tmp_path / "data.npz", images), tmp_path, space="pipd_wide", set=_FIXED, trials=40)
+    first = FirstTrainings(plan, Points(_LOW))  # type: ignore[arg-type]
+    assert (first.left, made(first, _LOW, "badnets-0.1-s0")) == (0, False)
