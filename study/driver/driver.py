@@ -11,7 +11,7 @@ from defenses.registry import UserError
 from defenses.storage.atomic_files import full_disk_errors
 from study.analysis.results import Results, load_results
 from study.cli.bar import working
-from study.cli.numbers import format_number
+from study.cli.numbers import format_number, several
 from study.cli.printed_commands import shown_path
 from study.cli.terminal import last_line, print_error, print_line
 from study.code_version import code_version
@@ -177,7 +177,7 @@ class StudyDriver:
             return reason
         print_line(
             self._headline
-            or f"{config.study_name}: {self.plan.scenarios_text}, {config.trials} trials "
+            or f"{config.study_name}: {self.plan.scenarios_text}, {several(config.trials, 'trial')} "
             f"({config.trials - remaining} done), target class {self.plan.target}, results in {shown_path(self.folder)}"
         )
         for note in filter(None, (self.plan.points_note, self.plan.trials_note)):

@@ -8,7 +8,8 @@ import dataclasses
 from study.cli.terminal import print_error
 from study.driver.composite import CompositeDriver
 from study.planning.measurable import measurable
-from study.planning.plan import Plan, build_goal, plan_builds
+from study.planning.plan import Plan, build_goal
+from study.planning.shared_stages import plan_builds
 from study.report.sections.joint_closing import joint_text
 from study.scenarios.evaluation import cached_images
 from study.scenarios.scenario import Scenario

@@ -35,7 +35,7 @@ from study.planning.measurable import check_objective, measurable
 from study.planning.own_training import own_training
 from study.planning.scenario_checks import check_scenarios, tell_misread
 from study.planning.searched_space import load_space
-from study.planning.shared_stages import Build, shared_builds
+from study.planning.shared_stages import Build, plan_builds
 from study.scenarios.evaluation import EvaluationContext, cached_images
 from study.scenarios.oracle_defenses import check_truth, find_defense
 from study.scenarios.scenario import Scenario
@@ -325,21 +325,6 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     points = int(trials) if trials < wanted < math.inf else 0
     config = config.model_copy(update={"trials": int(trials)})
     return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid, pruning, points)
-
-
-def plan_builds(
-    config: StudyConfig,
-    scenarios: tuple[Scenario, ...],
-    space: SearchSpace,
-    base: dict[str, Any],
-    environment: EvaluationContext,
-) -> tuple[Build, ...]:
-    """What a study builds before its trials. Where it has a single one, that is the paper's default: one variant."""
-    defense = find_defense(space.defense)
-    if config.trials == 1 and config.sampler != "grid":
-        base = {**base, **space.default(defense.config_type.from_mapping(base))}
-        space = space.without(tuple(space.ranges))
-    return shared_builds(scenarios, defense, space, base, environment, config.until)
 
 
 def check_reuse(config: StudyConfig, space: SearchSpace, defense: type[Defense]) -> None:

@@ -8,7 +8,9 @@ from defenses.api import Defense, Stage
 from defenses.storage.atomic_files import canonical
 from search_spaces.conditions import Value
 from search_spaces.space import SearchSpace, finite_values
+from study.config.config import StudyConfig
 from study.scenarios.evaluation import EvaluationContext
+from study.scenarios.oracle_defenses import find_defense
 from study.scenarios.scenario import Scenario
 from study.scenarios.undefended import needs_undefended, trains_the_undefended
 
@@ -49,6 +51,21 @@ class Build:
     def kind(self) -> str:
         """What takes equally long: the stage, and what an attack trains for that attack."""
         return f"{self.stage} {self.scenario.attack}" if self.stage == "trigger" else self.stage
+
+
+def plan_builds(
+    config: StudyConfig,
+    scenarios: tuple[Scenario, ...],
+    space: SearchSpace,
+    base: dict[str, Any],
+    environment: EvaluationContext,
+) -> tuple[Build, ...]:
+    """What a study builds before its trials. Where it has a single one, that is the paper's default: one variant."""
+    defense = find_defense(space.defense)
+    if config.trials == 1 and config.sampler != "grid":
+        base = {**base, **space.default(defense.config_type.from_mapping(base))}
+        space = space.without(tuple(space.ranges))
+    return shared_builds(scenarios, defense, space, base, environment, config.until)
 
 
 def shared_builds(
