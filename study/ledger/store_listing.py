@@ -9,6 +9,7 @@ from defenses.storage.inventory import Held, Kind
 from study.cli.numbers import several
 from study.cli.sizes import format_size
 from study.cli.terminal import duration, table, wrap
+from study.ledger.store_cost import build_seconds
 from study.ledger.store_removal import Wish
 from study.ledger.store_studies import StudyUse
 from study.ledger.store_use import StoreUse
@@ -19,8 +20,9 @@ _SHOWN = 12  # stages that a list names
 NOBODY = "no study"
 
 _WORDS = (
-    "Alone: what no other study uses. To build again: what all of it took to build. What was "
-    "computed on the data of a study that has not ended, or of a clean control, may be asked for: it is not unused."
+    "Alone: what no other study uses. To build again: what all of it took to build; what was read of one training "
+    "counts once. What was computed on the data of a study that has not ended, or of a clean control, may be asked "
+    "for: it is not unused."
 )
 
 
@@ -124,16 +126,18 @@ def describe_choice(use: StoreUse, wish: Wish, chosen: Sequence[Held]) -> str:
             else "no part of the store is what was asked for, or a running study uses it"
         )
         return f"Nothing to remove: {why}."
+    going = {one.place for one in chosen}
+    stay = [one for one in use.held if one.place not in going]
     lines = [f"To remove: {_size(chosen)} in {_parts(chosen)} ({_counted(chosen)}); {format_size(left)} stay."]
     if wish.down_to is not None and left > wish.down_to:
         lines.append(f"That is more than {format_size(wish.down_to)}: running studies use the rest.")
     for study in use.studies:
         again = [one for one in chosen if study in use.users(one)]
         if again:
-            lines.append(f"  {study.name} would build again, if it needs them: {_counted(again)}; {_cost(again)}")
+            lines.append(f"  {study.name} would build again, if it needs them: {_counted(again)}; {_cost(again, stay)}")
     asked = [one for one in chosen if not use.users(one) and not use.unused(one)]
     if asked:
-        lines.append(f"  studies might ask for: {_counted(asked)}; {_cost(asked)}")
+        lines.append(f"  studies might ask for: {_counted(asked)}; {_cost(asked, stay)}")
     return "\n".join(lines)
 
 
@@ -151,8 +155,8 @@ def _size(held: Iterable[Held]) -> str:
     return format_size(sum(one.bytes for one in held))
 
 
-def _cost(held: Iterable[Held]) -> str:
-    return duration(sum(one.built_seconds for one in held))
+def _cost(held: Iterable[Held], kept: Iterable[Held] = ()) -> str:
+    return duration(build_seconds(held, kept))
 
 
 def as_json(root: Path, use: StoreUse) -> dict[str, Any]:
@@ -167,7 +171,7 @@ def as_json(root: Path, use: StoreUse) -> dict[str, Any]:
                 "state": study.state,
                 "bytes": sum(one.bytes for one in own),
                 "alone_bytes": sum(one.bytes for one in own if len(use.users(one)) == 1),
-                "build_seconds": sum(one.built_seconds for one in own),
+                "build_seconds": build_seconds(own),
             }
             for study in use.studies
             if not study.composite

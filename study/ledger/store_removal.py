@@ -1,13 +1,14 @@
 """What of a store to remove, in which order, and its removal while studies may run, or start in the middle."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from defenses.storage.inventory import Held, Kind
 from defenses.storage.occupancy import alone, gate
 from defenses.storage.removal import remove
+from study.ledger.store_cost import kept_trainings, training_of
 from study.ledger.store_studies import read_uses, running
 from study.ledger.store_use import StoreUse
 
@@ -64,11 +65,12 @@ def choose(use: StoreUse, wish: Wish, now: float | None = None) -> list[Held]:
         and (wish.older_seconds is None or now - one.used_at > wish.older_seconds)
         and (not wish.unused or use.unused(one))
     ]
+    chosen = _in_order(use, chosen)
     if wish.down_to is None:
-        return sorted(chosen, key=lambda one: _order(use, one))
+        return chosen
     left = sum(one.bytes for one in use.held)
     needed = []
-    for one in sorted(chosen, key=lambda one: _order(use, one)):
+    for one in chosen:
         if left <= wish.down_to:
             break
         needed.append(one)
@@ -76,13 +78,19 @@ def choose(use: StoreUse, wish: Wish, now: float | None = None) -> list[Held]:
     return needed
 
 
-def _order(use: StoreUse, one: Held) -> tuple[float, float, float]:
-    """Sorts leftovers first, then what is unused by its last use, then the rest by seconds for a byte."""
-    if one.kind is Kind.REMAINS:
-        return 0, one.used_at, 0
-    if use.unused(one):
-        return 1, one.used_at, 0
-    return 2, one.built_seconds / max(1, one.bytes), one.used_at
+def _in_order(use: StoreUse, held: Iterable[Held]) -> list[Held]:
+    """Leftovers first, then what is unused by its last use, then the rest by seconds for a byte."""
+    trained = kept_trainings(use.held)
+
+    def order(one: Held) -> tuple[float, float, float]:
+        if one.kind is Kind.REMAINS:
+            return 0, one.used_at, 0
+        if use.unused(one):
+            return 1, one.used_at, 0
+        read_again = one.kind is Kind.ENTRY and training_of(one) in trained
+        return 2, 0.0 if read_again else one.built_seconds / max(1, one.bytes), one.used_at
+
+    return sorted(held, key=order)
 
 
 def remove_chosen(
