@@ -88,10 +88,15 @@ class Config:
         return cls(**values)
 
     @classmethod
-    def from_text(cls, values: Mapping[str, str]) -> Self:
-        """As `from_mapping`, from what a user typed: each value is read as its field's type."""
+    def from_text(cls, values: Mapping[str, str], preset: Mapping[str, Any] = types.MappingProxyType({})) -> Self:
+        """As `from_mapping`, from what a user typed: each value is read as its field's type.
+
+        Args:
+            preset: the other fields that are set, beside which what is typed must make sense.
+        """
         hints = typing.get_type_hints(cls)
-        return cls.from_mapping({name: _parse(value, hints.get(name)) for name, value in values.items()})
+        typed = {name: _parse(value, hints.get(name)) for name, value in values.items()}
+        return cls.from_mapping({**preset, **typed})
 
     @classmethod
     def symbol(cls, name: str) -> str:

@@ -98,6 +98,4 @@ def parse_attack(text: str, preset: str = "paper") -> Attack:
             known = ", ".join(field.name for field in dataclasses.fields(attack_type.config_type))
             raise UserError(f"an option of an attack is written name:option=value, got {text!r} (options: {known})")
         values[key] = value
-    given = dataclasses.asdict(attack_type.config_type.from_text(values))
-    chosen = {key: given[key] for key in values}
-    return attack_type(attack_type.config_type.from_mapping({**attack_type.presets.get(preset, {}), **chosen}))
+    return attack_type(attack_type.config_type.from_text(values, attack_type.presets.get(preset, {})))

@@ -166,10 +166,9 @@ class Plan:
 
 def fixed_fields(config: CommonConfig, space: SearchSpace) -> dict[str, Any]:
     """The fields that the preset and the user set, typed and checked."""
-    config_type = find_defense(space.defense).config_type
-    given = dataclasses.asdict(config_type.from_text(config.set)) if config.set else {}
-    chosen = {name: given[name] for name in config.set}
-    return {**space.preset(config.preset), **chosen}
+    preset = space.preset(config.preset)
+    given = find_defense(space.defense).config_type.from_text(config.set, preset)
+    return {**preset, **{name: getattr(given, name) for name in config.set}}
 
 
 def dataset_spec(config: CommonConfig) -> DatasetSpec:

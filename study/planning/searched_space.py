@@ -41,9 +41,7 @@ def within_trainings(
         text = {name: value for name, value in fixed.items() if name in stage.reads}
         if names is None or not isinstance(own, Choice) or names.read in fixed or not text:
             continue
-        given = defense.config_type.from_text(text)
-        told = {name: getattr(given, name) for name in text}
-        last = names.length(defense.config_type.from_mapping({**preset, **told}))
+        last = names.length(defense.config_type.from_text(text, preset))
         before = tuple(option for option in own.options if int(option) < last)
         ranges[names.read] = replace(own, options=(*before, last))
     return replace(space, ranges={**space.ranges, **ranges}) if ranges else space

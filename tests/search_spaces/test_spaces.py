@@ -61,6 +61,22 @@ def test_every_default_lies_inside_its_range(name: str, field: str) -> None:
         assert (getattr(built, field) if idle else point[field]) in there.ranges[field]
 
 
+@pytest.mark.parametrize(("name", "preset"), PRESETS_OF_SPACES)
+def test_what_a_user_sets_is_read_beside_the_preset(name: str, preset: str) -> None:
+    """Not beside the values of the paper, beside which the preset's may make no sense: it has QT trained longer."""
+    space = SEARCH_SPACES[name]
+    kind, given = config_type(space), space.preset(preset)
+    built = kind.from_mapping(given)
+    for field in dataclasses.fields(kind):
+        value = getattr(built, field.name)
+        text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        assert getattr(kind.from_text({field.name: text}, given), field.name) == value
+    for stage in find_defense(space.defense).stages:
+        if stage.trajectory is not None:
+            last = stage.trajectory.length(built)
+            assert kind.from_text({stage.trajectory.read: str(last)}, given)
+
+
 @pytest.mark.parametrize(("name", "field"), RANGES)
 def test_every_range_has_a_reason(name: str, field: str) -> None:
     reason = SEARCH_SPACES[name].ranges[field].why
