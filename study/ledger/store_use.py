@@ -7,13 +7,13 @@ data it was computed. What a study might ask for is not unused.
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from defenses.storage.atomic_files import canonical
-from defenses.storage.inventory import Held, Kind, Place
+from defenses.storage.inventory import Held, Kind, Place, read_folder
 from study.config.objectives import CLEAN
 from study.ledger.store_studies import StudyUse
 
@@ -124,6 +124,18 @@ class StoreUse:
             clean=unpoisoned,
             images=frozenset(images | poisoned | unpoisoned) | study.fingerprints,
         )
+
+
+def poisoned_fingerprints(root: Path, keys: Collection[str]) -> frozenset[str]:
+    """Fingerprints of a study's poisoned images, as far as a store has them.
+
+    Args:
+        keys: what the study's manifest calls its data.
+    """
+    stage = root / POISON
+    held = [one for folder in stage.iterdir() for one in read_folder(folder)] if stage.is_dir() else []
+    own = [one for one in held if one.kind is Kind.ENTRY and _identities(one) & set(keys)]
+    return frozenset(str(_read_output(root, one, "fingerprint")) for one in own)
 
 
 def _identities(one: Held) -> set[str]:

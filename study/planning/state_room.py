@@ -16,6 +16,7 @@ from defenses.trajectories import state_bytes
 from search_spaces.space import Choice, Int
 from study.cli.numbers import several
 from study.cli.sizes import format_size
+from study.ledger.store_use import poisoned_fingerprints
 from study.planning.plan import Plan
 from study.planning.setting_counts import count_trainings
 from study.scenarios.evaluation import cached_images
@@ -93,7 +94,8 @@ def check_state_room(plan: Plan) -> None:
         return
     place = plan.environment.store
     root = cache_folder(str(place)) if is_url(place) else Path(place)
-    there = sum(_there(root / states.stage) for states in kept)
+    data = poisoned_fingerprints(root, plan.data_keys)
+    there = sum(_there(root / states.stage, data) for states in kept)
     pruned = plan.config.pruner != "none"
     needed = max(0, sum(states.least if pruned else states.total for states in kept) - there)
     free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
@@ -165,7 +167,8 @@ def _asked_epochs(stage: Stage, plan: Plan) -> tuple[int, ...]:
     return tuple(sorted({min(epoch, epochs) for epoch in asked}))
 
 
-def _there(stage: Path) -> int:
-    """Bytes of the states that lie in the store already."""
+def _there(stage: Path, data: frozenset[str]) -> int:
+    """Bytes of the states that lie in the store already, of trainings on data with these fingerprints."""
     folders = [folder for folder in stage.iterdir() if folder.is_dir()] if stage.is_dir() else []
-    return sum(one.bytes for folder in folders for one in read_folder(folder) if one.kind is Kind.STATES)
+    states = [one for folder in folders for one in read_folder(folder) if one.kind is Kind.STATES]
+    return sum(one.bytes for one in states if one.about.get("dataset") in data)

@@ -21,6 +21,7 @@ from study.datasets.images import Images
 from study.planning.dry_run import describe
 from study.planning.plan import Plan
 from study.planning.state_room import check_keep_states, check_state_room, kept_states
+from study.scenarios.evaluation import evaluate_scenario
 
 
 @pytest.fixture
@@ -82,6 +83,20 @@ def test_the_second_training_of_qt_hangs_on_the_fields_of_the_first(make: Callab
     rates = {"pre_lr": "0.01", "lr": "0.01", "release_threshold": "0.9", "batch_size": "64"}
     first, second = kept_states(make(space="qt_wide", sampler="qmc", trials=30, until="isolate", set=fixed | rates))
     assert (first.settings, second.settings) == (1, 30), "the first is read at several epochs, of one training"
+
+
+def test_states_in_the_store_count_where_they_are_of_the_study_s_data(
+    make: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = {"pre_isolation_epochs": "4", "read_epoch": "3", "batch_size": "32"}
+    plan, other = (make(set=read, attacks=(attack,)) for attack in ("badnets", "sig"))
+    evaluate_scenario("pipd", plan.base, plan.scenarios[0], plan.environment, "isolate")
+    (made,) = [one for one in read_store(Path(plan.environment.store)) if one.kind is Kind.STATES]
+    assert made.bytes > kept_states(plan)[0].total, "they take a little more than was told: nothing is wanting"
+    with_free(monkeypatch, 500 << 20)
+    check_state_room(plan)
+    with pytest.raises(UserError, match="free some"):
+        check_state_room(other)
 
 
 READ = {"pre_isolation_epochs": "200", "read_epoch": "100"}
