@@ -271,8 +271,8 @@ def _obstacle(results: Results, trials: int, axes: int) -> str:
     needed = LEAST * max(axes, 1)
     if trials < needed:
         return (
-            f"at least {needed} complete trials besides the paper's default are needed, {LEAST} for each "
-            f"hyperparameter that varies, got {trials}"
+            f"at least {needed} complete trials besides the paper's values and the preset's are needed, {LEAST} for "
+            f"each hyperparameter that varies, got {trials}"
         )
     return "" if axes else "every trial has the same value of every hyperparameter"
 

@@ -95,7 +95,7 @@ class Plan:
     @property
     def trials_note(self) -> str:
         """That trials which are spread over the space are too few for what they are good for; empty where not."""
-        return few_trials(self.space, self.config)
+        return few_trials(self.space, self.config, self.given_trials)
 
     @property
     def target(self) -> str:
@@ -138,6 +138,11 @@ class Plan:
         if self.grid is not None:
             return None
         return self.space.calibrated_point(self.config.preset, self.defense.config_type.from_mapping(self.base))
+
+    @property
+    def given_trials(self) -> int:
+        """How many trials no sampler draws: the paper's default, and the preset's values where they are others."""
+        return 1 + (self.calibrated_point not in (None, self.default_point))
 
     def full_config(self, point: Mapping[str, Any]) -> Config:
         """The whole configuration of a trial."""

@@ -7,15 +7,13 @@ from study.ledger.grid import Grid
 from study.planning.plan import Plan
 from study.planning.shared_stages import searched_fields
 
-_QUEUED = 2  # points beside those that are drawn: the paper's default, and the preset's values
-
 
 def count_settings(plan: Plan, fields: Collection[str]) -> int:
     """How many settings of some searched fields there can be: at most one a trial, and at most as many as there are."""
     part = plan.space.only(fields)
     most = [plan.config.trials]
     if plan.reused is not None and set(fields) <= set(plan.reused[0]):
-        most.append(plan.reused[1] + _QUEUED)
+        most.append(plan.reused[1] + plan.given_trials)
     if isinstance(plan.grid, Grid):
         listed = Grid({name: plan.grid.values[name] for name in part.ranges}, part.conditions)
         own = {name: value for name, value in plan.default_point.items() if name in part.ranges}

@@ -54,7 +54,9 @@ def extensions(results: Results) -> list[Step]:
         steps.append(Step("the same with three seeds, which can tell a gain from chance", seeds))
     if config.sampler not in SPACE_FILLING:
         shares = [share for share in acting_shares(results.ranges).values() if share > 0]
-        trials = least_trials(len(results.ranges), min(shares, default=1.0))
+        trials = least_trials(
+            len(results.ranges), min(shares, default=1.0), 1 + bool(results.trials["calibrated"].any())
+        )
         spread = manifest.variant_command(out, sampler="qmc", trials=trials, **without_pruner())
         steps.append(Step("which hyperparameters matter takes trials all over the space", spread))
     return [step for step in steps if step.command]

@@ -32,6 +32,7 @@ def test_shares_of_a_space_in_which_fields_act() -> None:
 def test_least_trials_by_hand() -> None:
     assert least_trials(6) == 31
     assert least_trials(6, 1 / 3) == 91
+    assert least_trials(6, 1 / 3, given=2) == 92
     assert least_trials(0) == 1
 
 

@@ -409,6 +409,10 @@ def test_a_wide_space_tries_the_values_of_the_preset_after_those_of_the_paper(ma
     assert (calibrated["gamma"], plan.default_point["gamma"]) == (0.2, 0.5)
     assert calibrated["read_epoch"] == plan.default_point["read_epoch"] == 30
     assert make().calibrated_point is None
+    assert (plan.given_trials, make().given_trials) == (2, 1)
+    wanted = 5 * len(plan.space.ranges) + 2
+    assert f"(--trials {wanted})" in make(space="pipd_wide", sampler="qmc", trials=wanted - 1).trials_note
+    assert f"(--trials {wanted})" not in make(space="pipd_wide", sampler="qmc", trials=wanted).trials_note
 
 
 @pytest.mark.parametrize(
