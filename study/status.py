@@ -10,7 +10,7 @@ from typing import Any
 
 from study.cli.bar import working
 from study.cli.command import EXIT_DONE, run_command
-from study.cli.numbers import format_number
+from study.cli.numbers import format_number, several
 from study.cli.options import Parser
 from study.cli.printed_commands import runnable
 from study.cli.sizes import format_size
@@ -167,10 +167,8 @@ def _headline(state: StudyStatus) -> str:
     who = f"process {state.driver} runs it" if state.driver is not None else "nobody runs it"
     if not state.has_ledger:
         return f"{state.folder.name}: {state.status}, {who}"
-    return (
-        f"{state.folder.name}: {state.status}, {who}\n"
-        f"{_known(state.planned)} trials: {', '.join(shown)}; {_known(state.left)} left"
-    )
+    planned = "? trials" if state.planned is None else several(state.planned, "trial")
+    return f"{state.folder.name}: {state.status}, {who}\n{planned}: {', '.join(shown)}; {_known(state.left)} left"
 
 
 def _now(state: StudyStatus) -> list[str]:
