@@ -84,9 +84,20 @@ def read_store(root: Path) -> list[Held]:
         if stage.name.startswith(MEASURING_PREFIX):
             held.append(_measuring(stage))
         elif NAME.fullmatch(stage.name):
-            for folder in sorted(stage.iterdir()):
-                if NAME.fullmatch(folder.name) and not folder.is_symlink() and folder.is_dir():
-                    held += read_folder(folder)
+            held += read_stage(stage)
+    return held
+
+
+def read_stage(stage: Path) -> list[Held]:
+    """All that a store holds of one stage, by key; nothing where it has no folder.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    held: list[Held] = []
+    for folder in sorted(stage.iterdir()) if stage.is_dir() else ():
+        if NAME.fullmatch(folder.name) and not folder.is_symlink() and folder.is_dir():
+            held += read_folder(folder)
     return held
 
 

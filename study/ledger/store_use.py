@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from defenses.storage.atomic_files import canonical
-from defenses.storage.inventory import Held, Kind, Place, read_folder
+from defenses.storage.inventory import Held, Kind, Place, read_stage
 from study.config.objectives import CLEAN
 from study.ledger.store_studies import StudyUse
 
@@ -132,9 +132,7 @@ def poisoned_fingerprints(root: Path, keys: Collection[str]) -> frozenset[str]:
     Args:
         keys: what the study's manifest calls its data.
     """
-    stage = root / POISON
-    held = [one for folder in stage.iterdir() for one in read_folder(folder)] if stage.is_dir() else []
-    own = [one for one in held if one.kind is Kind.ENTRY and _identities(one) & set(keys)]
+    own = [one for one in read_stage(root / POISON) if one.kind is Kind.ENTRY and _identities(one) & set(keys)]
     return frozenset(str(_read_output(root, one, "fingerprint")) for one in own)
 
 

@@ -60,15 +60,22 @@ def plan_builds(
     base: dict[str, Any],
     environment: EvaluationContext,
 ) -> tuple[Build, ...]:
-    """What a study builds before its trials. Where it has a single one, that is the paper's default: one variant."""
+    """What a study builds before its trials, parents before children.
+
+    A single trial is the paper's default, which reads one variant of each stage. Where trials stop once samples are
+    flagged, no stage after that is built.
+
+    Args:
+        base: fields of the defense's Config that no trial varies.
+    """
     defense = find_defense(space.defense)
     if config.trials == 1 and config.sampler != "grid":
         base = {**base, **space.default(defense.config_type.from_mapping(base))}
         space = space.without(tuple(space.ranges))
-    return shared_builds(scenarios, defense, space, base, environment, config.until)
+    return _builds(scenarios, defense, space, base, environment, config.until)
 
 
-def shared_builds(
+def _builds(
     scenarios: tuple[Scenario, ...],
     defense: type[Defense],
     space: SearchSpace,
@@ -76,12 +83,6 @@ def shared_builds(
     environment: EvaluationContext,
     until: str | None,
 ) -> tuple[Build, ...]:
-    """What to build before the trials, parents before children.
-
-    Args:
-        base: fields of the defense's Config that no trial varies.
-        until: ``isolate`` where trials stop once samples are flagged: no stage after that is built; None for the end.
-    """
     builds: list[Build] = []
 
     def add(build: Build) -> int:

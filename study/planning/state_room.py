@@ -9,7 +9,7 @@ from defenses.api import Stage
 from defenses.models import ModelSpec
 from defenses.registry import UserError
 from defenses.storage.atomic_files import SHOW_STORE
-from defenses.storage.inventory import Kind, read_folder
+from defenses.storage.inventory import Kind, read_stage
 from defenses.storage.remote import cache_folder, is_url
 from defenses.storage.trajectory import KeptStates
 from defenses.trajectories import state_bytes
@@ -169,6 +169,5 @@ def _asked_epochs(stage: Stage, plan: Plan) -> tuple[int, ...]:
 
 def _there(stage: Path, data: frozenset[str]) -> int:
     """Bytes of the states that lie in the store already, of trainings on data with these fingerprints."""
-    folders = [folder for folder in stage.iterdir() if folder.is_dir()] if stage.is_dir() else []
-    states = [one for folder in folders for one in read_folder(folder) if one.kind is Kind.STATES]
-    return sum(one.bytes for one in states if one.about.get("dataset") in data)
+    held = read_stage(stage)
+    return sum(one.bytes for one in held if one.kind is Kind.STATES and one.about.get("dataset") in data)

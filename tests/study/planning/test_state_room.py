@@ -92,6 +92,7 @@ def test_states_in_the_store_count_where_they_are_of_the_study_s_data(
     plan, other = (make(set=read, attacks=(attack,)) for attack in ("badnets", "sig"))
     evaluate_scenario("pipd", plan.base, plan.scenarios[0], plan.environment, "isolate")
     (made,) = [one for one in read_store(Path(plan.environment.store)) if one.kind is Kind.STATES]
+    (Path(plan.environment.store) / "poison" / "notes.txt").write_text("of somebody who looked in")
     assert made.bytes > kept_states(plan)[0].total, "they take a little more than was told: nothing is wanting"
     with_free(monkeypatch, 500 << 20)
     check_state_room(plan)
