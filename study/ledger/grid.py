@@ -86,26 +86,17 @@ def make_grid(space: SearchSpace, resolution: Resolution) -> Grid:
                 f"--resolution names a field that is searched, got {name!r}: "
                 f"{nearest(name, space.ranges)}(searched: {', '.join(space.ranges) or 'none'})"
             )
-        if isinstance(space.ranges[name], Choice) and isinstance(resolution[name], int):
-            raise UserError(
-                f"--resolution {name}: it has {space.ranges[name]} and nothing between: name those that you want, with "
-                "commas between, or leave it out"
-            )
-    named = {
-        name: _named(name, space.ranges[name], told) for name, told in resolution.items() if isinstance(told, tuple)
-    }
-    unlisted = {name: own for name, own in space.ranges.items() if name not in resolution}
-    endless = [name for name, own in unlisted.items() if isinstance(own, Float)]
+    told = {name: _told(name, space.ranges[name], values) for name, values in resolution.items()}
+    listed = {name: all_values(own) for name, own in space.ranges.items() if name not in told}
+    endless = [name for name, values in listed.items() if values is None]
     if endless:
         raise UserError(
             f"a grid lists every value, and {', '.join(endless)} may be any number in a range: say how many values it "
             f"is to have (--resolution {' '.join(f'{name}=4' for name in endless)}) or which ({endless[0]}=V,V), fix "
             f"it (--set {endless[0]}=VALUE) or use --sampler qmc, which covers ranges evenly"
         )
-    values = {
-        name: named.get(name) or _values(searched, resolution.get(name)) for name, searched in space.ranges.items()
-    }
-    grid = Grid(values, space.conditions)
+    known = told | {name: values for name, values in listed.items() if values is not None}
+    grid = Grid({name: known[name] for name in space.ranges}, space.conditions)
     if grid.size > LARGEST:
         raise UserError(
             f"a grid has at most {LARGEST} configurations, this one {grid.size}: lower --resolution, fix fields with "
@@ -114,14 +105,16 @@ def make_grid(space: SearchSpace, resolution: Resolution) -> Grid:
     return grid
 
 
-def _values(searched: Range, points: int | tuple[str, ...] | None) -> tuple[Value, ...]:
-    if points is None:
-        values = all_values(searched)
-        assert values is not None  # refused above
-        return values
-    assert isinstance(points, int)
-    assert not isinstance(searched, Choice)  # refused above as well
-    spread = _spread(searched, points)
+def _told(name: str, searched: Range, values: int | tuple[str, ...]) -> tuple[Value, ...]:
+    """The values of a range, of which somebody said how many or which."""
+    if isinstance(values, tuple):
+        return _named(name, searched, values)
+    if isinstance(searched, Choice):
+        raise UserError(
+            f"--resolution {name}: it has {searched} and nothing between: name those that you want, with commas "
+            "between, or leave it out"
+        )
+    spread = _spread(searched, values)
     return tuple(dict.fromkeys(map(round, spread))) if isinstance(searched, Int) else tuple(spread)
 
 

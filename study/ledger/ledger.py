@@ -136,14 +136,14 @@ class Ledger:
         return any(trial.user_attrs.get(KEY) == key for trial in trials if trial.number != besides)
 
     def enqueue_default(self, point: Mapping[str, Value], calibrated: Mapping[str, Value] | None = None) -> None:
-        """Makes the paper's default the first trial, and the point that suits the preset the second, once a study.
+        """Makes the paper's default the first trial, and another point that suits the preset the second, once a study.
 
         A study that was begun without the second stays without it.
         """
         if any(PAPER_DEFAULT in trial.user_attrs for trial in self._study.get_trials(deepcopy=False)):
             return
         self._study.enqueue_trial(dict(point), user_attrs={KEY: self._key_of(point), PAPER_DEFAULT: True})
-        if calibrated is not None and calibrated != point:
+        if calibrated is not None:
             self._study.enqueue_trial(dict(calibrated), user_attrs={KEY: self._key_of(calibrated), CALIBRATED: True})
 
     def remaining(self, target: int) -> int:

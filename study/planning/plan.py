@@ -131,18 +131,19 @@ class Plan:
 
     @property
     def calibrated_point(self) -> dict[str, Value] | None:
-        """The searched fields at values that suit the preset's scale; None where the study does not try them.
+        """The searched fields at values that suit the preset's scale; None where they are the paper's.
 
         A grid says itself which points there are.
         """
         if self.grid is not None:
             return None
-        return self.space.calibrated_point(self.config.preset, self.defense.config_type.from_mapping(self.base))
+        point = self.space.calibrated_point(self.config.preset, self.defense.config_type.from_mapping(self.base))
+        return point if point != self.default_point else None
 
     @property
     def given_trials(self) -> int:
         """How many trials no sampler draws: the paper's default, and the preset's values where they are others."""
-        return 1 + (self.calibrated_point not in (None, self.default_point))
+        return 1 + (self.calibrated_point is not None)
 
     def full_config(self, point: Mapping[str, Any]) -> Config:
         """The whole configuration of a trial."""

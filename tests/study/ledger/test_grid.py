@@ -55,6 +55,11 @@ def test_values_that_are_named_are_taken_as_they_are() -> None:
     assert (found.values["statistic"], found.size) == (("max", "mean"), 2 * 2 * 2 * 2 * 2 * 2)
 
 
+def test_a_range_of_one_number_needs_no_resolution() -> None:
+    space = SearchSpace("toy", "pipd", {"rounds": Int(2, 2, "why"), "beta": Float(3.0, 3.0, "why")})
+    assert make_grid(space, {}).values == {"rounds": (2,), "beta": (3.0,)}
+
+
 def test_whole_numbers_stay_whole_and_apart() -> None:
     space = SearchSpace("toy", "pipd", {"epochs": Int(5, 200, "why", log=True), "few": Int(1, 3, "why")})
     found = make_grid(space, {"epochs": 4, "few": 8})
