@@ -128,18 +128,18 @@ class Conditions:
         """Whether a point has all fields that act there, and no other."""
         return point.keys() == set(fields) - self.idle(point)
 
-    def points(self, values: Mapping[str, Sequence[Value]]) -> Iterator[dict[str, Value]]:
+    def points(self, values: Mapping[str, Sequence[Value | None]]) -> Iterator[dict[str, Value]]:
         """Every point of a product of values once, without its idle fields; there may be many."""
         return (point_at(values, place) for place in self.places(values))
 
-    def places(self, values: Mapping[str, Sequence[Value]]) -> Iterator[tuple[Value | None, ...]]:
+    def places(self, values: Mapping[str, Sequence[Value | None]]) -> Iterator[tuple[Value | None, ...]]:
         """The same as values in the order of the fields, None for one that does nothing.
 
         Without conditions in the order of `itertools.product`.
         """
         if not self.conditional:
             return itertools.product(*values.values())
-        partial: list[dict[str, Value]] = [{}]
+        partial: list[dict[str, Value | None]] = [{}]
         for name in self.in_order(values):
             partial = [
                 longer
@@ -148,7 +148,9 @@ class Conditions:
             ]
         return (tuple(point.get(name) for name in values) for point in partial)
 
-    def count(self, counts: Mapping[str, int | None], values: Callable[[str], Sequence[Value] | None]) -> int | None:
+    def count(
+        self, counts: Mapping[str, int | None], values: Callable[[str], Sequence[Value | None] | None]
+    ) -> int | None:
         """How many points there are.
 
         Args:

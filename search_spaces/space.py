@@ -185,8 +185,16 @@ class SearchSpace:
     @property
     def size(self) -> int | None:
         """How many points it has; None where a field takes any number in a range."""
-        counts = {name: _count(own) for name, own in self.ranges.items()}
-        return self.conditions.count(counts, lambda name: all_values(self.ranges[name]))
+        return self.size_with({})
+
+    def size_with(self, held: Mapping[str, Value | None]) -> int | None:
+        """How many of its points have certain values, None of a field that does nothing beside them.
+
+        None where another field takes any number in a range.
+        """
+        values = {name: (value,) for name, value in held.items()}
+        counts = {name: len(values[name]) if name in values else _count(own) for name, own in self.ranges.items()}
+        return self.conditions.count(counts, lambda name: values.get(name) or all_values(self.ranges[name]))
 
     def __contains__(self, point: Mapping[str, Value]) -> bool:
         whole = self.conditions.is_whole(point, self.ranges)

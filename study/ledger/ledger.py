@@ -87,8 +87,9 @@ class Ledger:
             return
         # A resumed sampler must not repeat the suggestions that its first run started with.
         settled = derive_seed(seed, "sampler", len(trials))
-        settings = draw_settings(sampler, space, *reused, seed) if reused else ()
-        self._study.sampler = make_sampler(sampler, space, settled % 2**32, planned, settings)
+        fields, count = reused or ((), 0)
+        settings = draw_settings(sampler, space, fields, count, seed) if fields else ()
+        self._study.sampler = make_sampler(sampler, space, settled % 2**32, planned, fields, settings)
 
     def _name_metrics(self, metric_names: list[str]) -> None:
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):

@@ -65,10 +65,11 @@ class EachPointOnce(BaseSampler):
     Args:
         base: draws the points, over the whole space from the first one.
         seed: of the choice among those that are left.
+        held: fields that such a point has as they were drawn.
     """
 
-    def __init__(self, base: BaseSampler, space: SearchSpace, seed: int) -> None:
-        self._base, self._space, self._random = base, space, random.Random(seed)
+    def __init__(self, base: BaseSampler, space: SearchSpace, seed: int, held: Sequence[str] = ()) -> None:
+        self._base, self._space, self._random, self._held = base, space, random.Random(seed), held
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All fields."""
@@ -86,7 +87,7 @@ class EachPointOnce(BaseSampler):
             if place_of(point, self._space) not in tried:
                 return point
             point = self._draw(study, trial, search_space)
-        return self._left(tried) or point
+        return self._left(tried, {name: point.get(name) for name in self._held}) or point
 
     def _draw(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -98,11 +99,12 @@ class EachPointOnce(BaseSampler):
         }
         return self._space.conditions.drop_idle(whole)
 
-    def _left(self, tried: set[tuple[Any, ...]]) -> dict[str, Any] | None:
-        """One of the points that no trial has; None where there are none, or too many to list."""
-        if (self._space.size or math.inf) > LARGEST:
+    def _left(self, tried: set[tuple[Any, ...]], held: Mapping[str, Any]) -> dict[str, Any] | None:
+        """One of the points with certain values that no trial has; None where there are none, or too many to list."""
+        if (self._space.size_with(held) or math.inf) > LARGEST:
             return None
-        values = {name: all_values(own) or () for name, own in self._space.ranges.items()}
+        ranges = self._space.ranges
+        values = {name: (held[name],) if name in held else all_values(own) or () for name, own in ranges.items()}
         left = [place for place in self._space.conditions.places(values) if place not in tried]
         return point_at(values, self._random.choice(left)) if left else None
 
@@ -148,16 +150,27 @@ class ReusingSampler(BaseSampler):
     """A nested design: some fields take few settings, equally often, and the others are drawn freely beside them.
 
     Each trial takes a setting that fewest others have, by lot where there are several. In the order of trials a setting
-    would come back at every so many points, and with it the same part of a Sobol sequence.
+    would come back at every so many points, and with it the same part of a Sobol sequence. One whose points trials have
+    all, since few are left where some field does nothing, is taken no more.
 
     Args:
         base: draws the other fields.
+        space: all fields.
+        fields: those of the settings.
         settings: each names those of the fields that act there.
         seed: of the lot.
     """
 
-    def __init__(self, base: BaseSampler, settings: Sequence[Mapping[str, Any]], seed: int) -> None:
-        self._base, self._settings, self._seed = base, settings, seed
+    def __init__(
+        self,
+        base: BaseSampler,
+        space: SearchSpace,
+        fields: Sequence[str],
+        settings: Sequence[Mapping[str, Any]],
+        seed: int,
+    ) -> None:
+        self._base, self._space, self._settings, self._seed = base, space, settings, seed
+        self._rooms = points_beside(space, fields, settings)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """That of the base."""
@@ -168,9 +181,16 @@ class ReusingSampler(BaseSampler):
     ) -> dict[str, Any]:
         """What the base draws, with the setting in place of its values."""
         drawn = self._base.sample_relative(study, trial, search_space)
-        points = [settled_point(other) for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        places = tried_points(study, self._space, besides=trial.number)
+        points = [point_at(self._space.ranges, place) for place in places]
         counts = [sum(setting.items() <= point.items() for point in points) for setting in self._settings]
-        fewest = [setting for setting, count in zip(self._settings, counts, strict=True) if count == min(counts)]
+        left = [count < room for count, room in zip(counts, self._rooms, strict=True)]
+        least = min((count for count, more in zip(counts, left, strict=True) if more), default=None)
+        fewest = [
+            setting
+            for setting, count, more in zip(self._settings, counts, left, strict=True)
+            if least is None or (more and count == least)
+        ]
         lot = random.Random(derive_seed(self._seed, "settings", trial.number))
         return {**drawn, **lot.choice(fewest)}
 
@@ -200,18 +220,32 @@ def draw_settings(name: str, space: SearchSpace, fields: Sequence[str], count: i
     return [*drawn.values()]
 
 
+def points_beside(
+    space: SearchSpace, fields: Sequence[str], settings: Sequence[Mapping[str, Any]]
+) -> tuple[float, ...]:
+    """How many points of a space have each of some settings; infinity where another field takes any number."""
+    sizes = (space.size_with({name: setting.get(name) for name in fields}) for setting in settings)
+    return tuple(math.inf if size is None else size for size in sizes)
+
+
 def make_sampler(
-    name: str, space: SearchSpace, seed: int, planned: int, settings: Sequence[Mapping[str, Any]] = ()
+    name: str,
+    space: SearchSpace,
+    seed: int,
+    planned: int,
+    reused: Sequence[str] = (),
+    settings: Sequence[Mapping[str, Any]] = (),
 ) -> BaseSampler:
     """TPE or NSGA-II to search; random or quasi-Monte-Carlo to cover the space, which sensitivity analysis needs.
 
     Args:
-        settings: of some fields, which trials then share; see `ReusingSampler`.
+        reused: fields of which trials share settings; see `ReusingSampler`.
+        settings: of them.
     """
     base = _base_sampler(name, seed, planned, space)
     if settings:
-        base = ReusingSampler(base, settings, seed)
-    return EachPointOnce(base, space, derive_seed(seed, "points that are left"))
+        base = ReusingSampler(base, space, reused, settings, seed)
+    return EachPointOnce(base, space, derive_seed(seed, "points that are left"), reused)
 
 
 def _base_sampler(name: str, seed: int, planned: int, space: SearchSpace) -> BaseSampler:

@@ -33,6 +33,7 @@ from study.planning.holdout_rules import check_holdout
 from study.planning.idle_options import check_options_act, fields_read
 from study.planning.measurable import check_objective, measurable
 from study.planning.own_training import own_training
+from study.planning.point_counts import count_points, given_points
 from study.planning.scenario_checks import check_scenarios, tell_misread
 from study.planning.searched_space import load_space
 from study.planning.shared_stages import Build, plan_builds
@@ -89,8 +90,11 @@ class Plan:
     @property
     def points_note(self) -> str:
         """That the space is smaller than the trials asked for; empty where it is not."""
+        if not self.points:
+            return ""
         points = several(self.points, "setting")
-        return f"The space has {points} in all, so the study ends after as many trials." if self.points else ""
+        having = "The space has" if self.config.reuse is None else f"With --reuse {self.config.reuse} there are"
+        return f"{having} {points} in all, so the study ends after as many trials."
 
     @property
     def trials_note(self) -> str:
@@ -135,10 +139,8 @@ class Plan:
 
         A grid says itself which points there are.
         """
-        if self.grid is not None:
-            return None
-        point = self.space.calibrated_point(self.config.preset, self.defense.config_type.from_mapping(self.base))
-        return point if point != self.default_point else None
+        config = self.defense.config_type.from_mapping(self.base)
+        return next(iter(given_points(self.config, self.space, self.grid, config)[1:]), None)
 
     @property
     def given_trials(self) -> int:
@@ -326,7 +328,9 @@ def make_plan(config: StudyConfig, device: str, gpus: float, precision: str) -> 
     grid = build_grid(config, space)
     # A grid without a number asked for is whole; the preset's number is no wish.
     wanted = config.trials if grid is None or "trials" in config.model_fields_set else math.inf
-    trials = min(wanted, count_points(space if grid is None else grid, space, base))
+    given = given_points(config, space, grid, defense.config_type.from_mapping(base))
+    expensive = expensive_fields(space.ranges, defense, config.until)
+    trials = min(wanted, count_points(config, space, grid, expensive, given))
     points = int(trials) if trials < wanted < math.inf else 0
     config = config.model_copy(update={"trials": int(trials)})
     return Plan(config, environment, space, base, scenarios, data_keys, builds, goal, gpus, grid, pruning, points)
@@ -382,14 +386,3 @@ def build_grid(config: StudyConfig, space: SearchSpace) -> Grid | None:
             f"--resolution changes nothing with --sampler {config.sampler}: leave it out, or use --sampler grid"
         )
     return None
-
-
-def count_points(points: Grid | SearchSpace, space: SearchSpace, base: Mapping[str, Any]) -> float:
-    """How many trials there can be: a point each, and the paper's default beside them where it is none of them.
-
-    Infinity where a field takes any number in a range.
-    """
-    if points.size is None:
-        return math.inf
-    default = space.default(find_defense(space.defense).config_type.from_mapping(base))
-    return points.size + (default not in points)

@@ -2,13 +2,17 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from small_study import empty_ledger
 
-from search_spaces.space import Choice, Float, Range, SearchSpace
+from search_spaces.conditions import where
+from search_spaces.space import Choice, Float, Int, Range, SearchSpace
 from study.ledger.ledger import Ledger
+from study.ledger.samplers import draw_settings, make_sampler
 
 RANGES: dict[str, Range] = {
     "gamma": Float(0.05, 2.0, "costs a training", log=True),
@@ -77,3 +81,40 @@ def test_there_are_no_more_settings_than_the_space_has(tmp_path: Path) -> None:
         reused=(("granularity",), 5),
     )
     assert Counter(ledger.ask()[1]["granularity"] for _ in range(8)) == {"batch": 4, "sample": 4}
+
+
+def draw(ranges: dict[str, Range], sampler: str, fields: tuple[str, ...], count: int, trials: int) -> list[Any]:
+    """The points of a study that reuses settings, as it draws them."""
+    space = SearchSpace("toy", "pipd", ranges)
+    settings = draw_settings(sampler, space, fields, count, 0)
+    study = optuna.create_study(sampler=make_sampler(sampler, space, 0, trials, fields, settings))
+    return [space.suggest(study.ask()) for _ in range(trials)]
+
+
+@pytest.mark.parametrize("sampler", ["qmc", "random"])
+def test_beside_few_settings_no_trial_is_a_copy_of_another(sampler: str) -> None:
+    """Three settings beside seven epochs are 21 points, though γ itself takes any number."""
+    ranges: dict[str, Range] = {"gamma": RANGES["gamma"], "read_epoch": Choice((4, 6, 8, 12, 16, 24, 30), "")}
+    points = draw(ranges, sampler, ("gamma",), 3, 21)
+    assert len({tuple(point.values()) for point in points}) == 21
+    assert len({point["gamma"] for point in points}) == 3
+
+
+@pytest.mark.parametrize("sampler", ["qmc", "random"])
+def test_the_last_points_are_of_the_same_settings(sampler: str) -> None:
+    ranges: dict[str, Range] = {"batch_size": Choice((32, 64, 128, 256, 512, 1024), ""), "rounds": Int(1, 3, "")}
+    points = draw(ranges, sampler, ("batch_size",), 2, 6)
+    assert len({tuple(point.values()) for point in points}) == 6
+    assert sorted(Counter(point["batch_size"] for point in points).values()) == [3, 3]
+
+
+def test_a_setting_whose_points_are_used_up_is_taken_no_more() -> None:
+    """β acts beside one of two values alone: beside the other there are two points, and then none."""
+    ranges: dict[str, Range] = {
+        "granularity": RANGES["granularity"],
+        "statistic": Choice(("max", "mean"), ""),
+        "beta": Float(0.0, 6.0, "", when=where("granularity", "batch")),
+    }
+    points = draw(ranges, "qmc", ("granularity",), 2, 12)
+    assert Counter(point["granularity"] for point in points) == {"batch": 10, "sample": 2}
+    assert len({tuple(point.values()) for point in points}) == 12

@@ -357,6 +357,15 @@ def test_no_more_trials_are_planned_than_there_are_points(make: PlanMaker) -> No
     assert make(trials=6).points_note == ""
 
 
+def test_no_more_trials_are_planned_than_reused_settings_have_points(make: PlanMaker) -> None:
+    """γ takes any number, but three of them beside seven read epochs and the two points that are given make 23."""
+    fixed = {name: value for name, value in WIDE_BUT_READ.items() if name != "gamma"}
+    plan = make(space="pipd_wide", sampler="qmc", set=fixed, trials=40, reuse=3)
+    assert (plan.config.trials, plan.points) == (3 * 7 + 2, 23)
+    assert "With --reuse 3 there are 23 settings in all, so the study ends after as many trials." in describe(plan)
+    assert make(space="pipd_wide", sampler="qmc", set=fixed, trials=40).config.trials == 40
+
+
 def test_trials_that_are_too_few_for_importances_are_told_with_the_number(make: PlanMaker) -> None:
     few = make(sampler="qmc", trials=10)
     assert few.space.ranges
