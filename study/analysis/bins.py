@@ -66,7 +66,7 @@ class Span:
         return self.difference > self.by_chance + _SAME
 
 
-def span(values: Numbers, bins: Cells, tests: int = 1, seed: int = 0) -> Span:
+def span(values: Numbers, bins: Cells, tests: int = 1, seed: int = 0, settings: Cells | None = None) -> Span:
     """The span of a metric along a hyperparameter, beside the one that the same trials have in random order.
 
     Args:
@@ -74,14 +74,25 @@ def span(values: Numbers, bins: Cells, tests: int = 1, seed: int = 0) -> Span:
         bins: int64 [trials], positions from 0 on, none of them empty.
         tests: how many hyperparameters are looked at: in 95 % of random orders all of them stay below `Span.by_chance`
             (Bonferroni).
+        settings: int64 [trials], which trials are to change places together, since they share a training and with it
+            its luck; each lies in one bin. None where each trial moves alone.
     """
     counts = np.bincount(bins)
     means = np.bincount(bins, values) / counts
-    rng = np.random.default_rng(seed)
-    shuffled = rng.permuted(np.tile(values, (_SHUFFLES, 1)), axis=1)
-    inside = np.eye(len(counts))[bins] / counts
-    by_chance = np.ptp(shuffled @ inside, axis=1)
+    by_chance = np.ptp(_shuffled_means(values, bins, seed, settings), axis=1)
     low, high = int(np.argmin(means)), int(np.argmax(means))
     return Span(
         low, high, float(means[low]), float(means[high]), float(np.quantile(by_chance, 1 - (1 - _LEVEL) / tests))
     )
+
+
+def _shuffled_means(values: Numbers, bins: Cells, seed: int, settings: Cells | None) -> Numbers:
+    """Means of the bins with trials, or whole settings, in random order: float64 [orders, bins]."""
+    units = np.arange(len(values)) if settings is None else np.unique(settings, return_inverse=True)[1]
+    sums, counts = np.bincount(units, values), np.bincount(units).astype(np.float64)
+    of_unit = np.zeros(len(counts), np.int64)
+    of_unit[units] = bins
+    inside = np.eye(int(bins.max()) + 1)[of_unit]
+    order = np.random.default_rng(seed).permuted(np.tile(np.arange(len(counts)), (_SHUFFLES, 1)), axis=1)
+    means: Numbers = (sums[order] @ inside) / (counts[order] @ inside)
+    return means

@@ -46,6 +46,8 @@ LEAST = LEAST_TRIALS
 ERRORS = ((146, 0.04), (40, 0.07), (0, 0.15))
 """Trials a hyperparameter, at least -> the largest error of a share: of 10, 40 and 146 quasi-random trials a
 hyperparameter, measured on a function of seven whose shares are known."""
+FEWEST_SETTINGS = 10
+"""For each field of which trials share settings, before a share of it says anything: the least that was measured."""
 _DIGITS = 12  # of a value: below, two that are equal differ by rounding
 
 Ped = Callable[["pandas.DataFrame", Sequence[str], Numbers], Numbers | None]
@@ -291,3 +293,8 @@ def _targets(results: Results) -> "Iterator[tuple[str, str, pandas.Series[float]
 def error_of_share(trials: int, axes: int) -> float:
     """How wrong a share may be with so many trials, as measured where shares are known."""
     return next(error for least, error in ERRORS if trials >= least * max(1, axes))
+
+
+def error_of_settings(settings: int, fields: int) -> float:
+    """The same of fields whose settings trials share, by the settings; 1 where they are fewer than was measured."""
+    return error_of_share(settings, fields) if settings >= FEWEST_SETTINGS * fields else 1.0

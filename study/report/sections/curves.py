@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from search_spaces.space import Choice, Range
 from study.analysis.bins import PER_BIN, Span, binned, span
 from study.analysis.discretise import Cells, load_default_point
 from study.analysis.results import Results
+from study.analysis.reused_settings import setting_numbers, shared_fields
 from study.analysis.upstream_fields import searched_upstream
-from study.cli.numbers import format_number, format_value
+from study.cli.numbers import format_number, format_value, listed
 from study.config.objectives import in_words
 from study.report.elements import AxisValue, Cell, Curves, Item, Line, Note, Section, Table
 from study.report.formatting import sentence
@@ -40,6 +43,8 @@ def curves_section(results: Results) -> Section:
     figures: list[Item] = []
     spans: dict[str, tuple[tuple[AxisValue, ...], Span]] = {}
     means = cells.groupby("trial")[objective].mean().dropna()
+    shared = shared_fields(results)
+    settings = setting_numbers(results, shared)
     for field in fields:
         acting = trials[trials[field].notna()]
         if len(acting) < 2 * PER_BIN:
@@ -53,13 +58,14 @@ def curves_section(results: Results) -> Section:
         known = acting.index.isin(means.index)
         if field in upstream[objective] and known.any():
             values = means.loc[acting.index[known]].to_numpy(float)
-            spans[field] = places, span(values, _without_gaps(bins[known]), len(fields))
+            together = settings.loc[acting.index[known]].to_numpy(np.int64) if field in shared else None
+            spans[field] = places, span(values, _without_gaps(bins[known]), len(fields), settings=together)
     lead = _lead(objective, len(means), spans)
     if not figures:
         lead = lead if len(means) else f"No metric varies over these {len(trials)} trials."
         return Section("curves", title, lead, (), command, answered=False, uses_labels=True)
     table = [_table(objective, spans)] if spans else []
-    items = (*table, *figures, *_notes(results, fields, upstream))
+    items = (*table, *figures, *_notes(results, fields, upstream), *_shared_note(results, shared))
     return Section("curves", title, lead, items, command, uses_labels=True)
 
 
@@ -70,9 +76,7 @@ def _varies(values: "pandas.Series[float]") -> bool:
 
 def _without_gaps(bins: Cells) -> Cells:
     """Bins numbered anew where some are empty."""
-    import numpy
-
-    return numpy.unique(bins, return_inverse=True)[1]
+    return np.unique(bins, return_inverse=True)[1]
 
 
 def _why_none(results: Results, trials: int, cells: bool) -> str:
@@ -150,6 +154,18 @@ def _notes(results: Results, fields: Sequence[str], upstream: Mapping[str, Seque
         if without:
             texts.append(f"{', '.join(without)} cannot depend on {field}, so there is no figure of them.")
     return [Note(text, "footnote") for text in texts]
+
+
+def _shared_note(results: Results, shared: tuple[str, ...]) -> list[Note]:
+    """Of fields whose settings trials share, what chance is."""
+    if not shared:
+        return []
+    count = setting_numbers(results, shared).nunique()
+    text = (
+        f"{count} settings of {listed(shared)} are shared by {len(results.space_filling_trials)} trials, and with each "
+        "the luck of its training: by chance means here that whole settings change places, not single trials."
+    )
+    return [Note(text, "footnote")]
 
 
 def _figure(

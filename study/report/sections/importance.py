@@ -1,20 +1,35 @@
 """Which hyperparameters matter, for which metric, on which scenario: fANOVA and PED-ANOVA."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from study.analysis.discretise import Numbers
 from study.analysis.fanova import LEAF
-from study.analysis.importances import ALL, ERRORS, Importance, Importances, compute_importances, error_of_share
+from study.analysis.importances import (
+    ALL,
+    ERRORS,
+    FEWEST_SETTINGS,
+    Importance,
+    Importances,
+    compute_importances,
+    error_of_settings,
+    error_of_share,
+)
 from study.analysis.ped_anova import QUANTILE
 from study.analysis.results import Results
-from study.analysis.reused_settings import SETTINGS, group_reused, grouped_fields
+from study.analysis.reused_settings import (
+    LEAST_SETTINGS,
+    SETTINGS,
+    group_reused,
+    grouped_fields,
+    setting_numbers,
+    shared_fields,
+)
 from study.cli.numbers import listed
 from study.config.objectives import in_words
-from study.config.sampling import LEAST_TRIALS
 from study.report.elements import Bars, Cell, Heat, Item, Note, Section, Table
 from study.report.formatting import format_share, sentence
 
@@ -125,22 +140,27 @@ def importance_section(results: Results, computed: Importances, beside: Sequence
         *_conditional_notes(results, drawn),
         *_grouped_note(results),
     )
-    return Section("importance", title, _lead(computed, objective), items, command, uses_labels=True)
+    shared = _shared_settings(results, computed)
+    items = (*items, *_shared_note(shared))
+    return Section("importance", title, _lead(computed, objective, shared), items, command, uses_labels=True)
 
 
 def _of_how_many(computed: Importances) -> str:
     return f" ({computed.each[0].trials} trials)" if computed.each else ""
 
 
-def _lead(computed: Importances, metric: str) -> str:
-    """What stands out: the hyperparameters whose share is larger than the error of so many trials."""
+def _lead(computed: Importances, metric: str, shared: Mapping[str, tuple[int, int]]) -> str:
+    """What stands out: the hyperparameters whose share is larger than the error of so many trials, or settings."""
     whole, name = computed.of(metric), in_words(metric)
     if whole is None:
         return f"{sentence(name)} is not defined on enough trials; other metrics stand below."
     if whole.shares is None:
         return f"{sentence(name)} is the same in all of {whole.trials} trials but a few: no hyperparameter moves it."
     shares, error = whole.shares.alone, error_of_share(whole.trials, sum(whole.read))
-    errors = [error_of_share(acts, sum(whole.read)) for acts in whole.acts]
+    errors = [
+        error_of_settings(*shared[field]) if field in shared else error_of_share(acts, sum(whole.read))
+        for field, acts in zip(computed.fields, whole.acts, strict=True)
+    ]
     clear = [at for at in np.argsort(-shares, kind="stable") if shares[at] > errors[at]]
     cannot = f"cannot be told from zero with {whole.trials} trials (a share may be wrong by {error:g})"
     if not clear:
@@ -182,11 +202,32 @@ def _grouped_note(results: Results) -> list[Note]:
     fields = grouped_fields(results)
     if not fields:
         return []
-    needed = LEAST_TRIALS * len(fields)
+    needed = LEAST_SETTINGS * len(fields)
     text = (
         f"{SETTINGS} stands for {listed(fields)} together: trials share {results.config.reuse} settings of them "
         f"(--reuse), equally often and beside freely drawn values of the others, so that its share is unbiased. Which "
-        f"of them it is takes {needed} settings."
+        f"field it is, and what is the luck of {results.config.reuse} trainings on each scenario, takes {needed}."
+    )
+    return [Note(text)]
+
+
+def _shared_settings(results: Results, computed: Importances) -> dict[str, tuple[int, int]]:
+    """How many settings of how many fields trials share, for each such field that counts by itself."""
+    fields = [name for name in shared_fields(results) if name in computed.fields]
+    return {name: (setting_numbers(results, tuple(fields)).nunique(), len(fields)) for name in fields}
+
+
+def _shared_note(shared: Mapping[str, tuple[int, int]]) -> list[Note]:
+    """That trials which share a training share its luck, too."""
+    if not shared:
+        return []
+    settings, fields = next(iter(shared.values()))
+    error = error_of_settings(settings, fields)
+    text = (
+        f"Trials share {settings} settings of {listed(tuple(shared))}, and with each the luck of its training. So a "
+        "share of theirs may be wrong by "
+        + (f"{error:g}" if error < 1 else f"anything (fewer than {FEWEST_SETTINGS} settings for each field)")
+        + ", and the range in brackets, which takes trials as if each had been trained apart, is too narrow."
     )
     return [Note(text)]
 

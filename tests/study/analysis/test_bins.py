@@ -33,3 +33,15 @@ def test_equal_means_have_no_lowest_and_no_highest() -> None:
 def test_more_hyperparameters_take_more() -> None:
     values, bins = np.random.default_rng(1).normal(size=60), np.repeat(np.arange(6), 10)
     assert span(values, bins, tests=7).by_chance > span(values, bins).by_chance
+
+
+def test_what_shares_a_training_changes_places_together() -> None:
+    """Two settings a bin, of 30 trials each: chance puts bins as far apart as the orders of four settings do."""
+    settings = np.repeat(np.arange(4), 30)
+    values = np.array([0.0, 0.0, 1.0, 1.0])[settings]
+    bins = settings // 2
+    assert span(values, bins).stands_out, "as single trials, of which no order comes near"
+    together = span(values, bins, settings=settings)
+    assert together.difference == 1.0
+    assert together.by_chance == 1.0, "two of six orders of the four"
+    assert not together.stands_out

@@ -8,9 +8,10 @@ from small_results import small_results
 
 from search_spaces.space import Float, Range
 from study.analysis.results import Results
-from study.analysis.reused_settings import SETTINGS, group_reused, grouped_fields
+from study.analysis.reused_settings import SETTINGS, group_reused, grouped_fields, shared_fields
 from study.ledger.manifest import Manifest
 from study.report.elements import Note
+from study.report.sections.curves import curves_section
 from study.report.sections.importance import importance_section, importances
 from study.report.sections.interactions import interactions_section
 
@@ -56,7 +57,52 @@ def test_settings_count_as_one_hyperparameter_with_the_share_that_they_have() ->
 
 
 def test_enough_settings_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    few, enough, none = study(9, 90, 9), study(10, 90, 10), study(8, 90, None)
+    few, enough, none = study(79, 240, 79), study(80, 240, 80), study(8, 90, None)
     assert grouped_fields(few) == ("gamma", "pre_isolation_lr")
     assert grouped_fields(enough) == grouped_fields(none) == ()
     assert group_reused(enough) is enough
+    assert shared_fields(none) == ("gamma", "pre_isolation_lr"), "no less shared where nobody asked for it"
+    assert shared_fields(study(90, 90, None)) == ()
+    assert grouped_fields(study(1, 90, 1)) == (), "nothing varies"
+
+
+def luck(seed: int, settings: int, trials: int, reuse: int | None) -> Results:
+    """TPR is the luck of each setting's training and of each trial: no field has any effect."""
+    draw = np.random.default_rng(seed)
+    results = study(settings, trials, reuse)
+    of_setting, of_trial = draw.normal(size=settings), 0.7 * draw.normal(size=trials)
+    numbers = np.arange(trials) % settings
+    tpr = [0.5, *(0.5 + 0.1 * (of_setting[numbers] + of_trial))]
+    names = list(results.ranges)
+    points = results.trials[names].to_dict("records")
+    cells = [{"trial": at, "attack": "badnets", "tpr": float(one), "fpr": 0.0} for at, one in enumerate(tpr)]
+    return small_results(cells, ranges=RANGES, points=points, manifest=results.manifest)
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_luck_of_trainings_is_no_effect_of_a_field(seed: int, reuse: bool) -> None:
+    results = luck(seed, settings=12, trials=240, reuse=12 if reuse else None)
+    assert curves_section(results).lead.startswith("No hyperparameter alone moves the mean")
+    computed = importances(results)
+    section = importance_section(results, computed)
+    if reuse:
+        assert "gives first training 0." in section.lead
+        return
+    assert section.lead.startswith("No hyperparameter stands out"), "12 settings tell nothing of two fields"
+    notes = " ".join(item.text for item in section.items if isinstance(item, Note))
+    assert "Trials share 12 settings of gamma and pre_isolation_lr" in notes
+    assert "may be wrong by anything (fewer than 10 settings for each field)" in notes
+
+
+def test_an_effect_of_a_shared_field_still_shows() -> None:
+    results = study(20, 240, 20)  # the effect of a setting grows with its number
+    ordered = sorted({float(value) for value in results.trials["gamma"].iloc[1:]})
+    rank = {value: at for at, value in enumerate(ordered)}
+    points = results.trials[list(results.ranges)].to_dict("records")
+    cells = [
+        {"trial": at, "attack": "badnets", "tpr": 0.2 + 0.03 * rank.get(point["gamma"], 0), "fpr": 0.0}
+        for at, point in enumerate(points)
+    ]
+    again = small_results(cells, ranges=RANGES, points=points, manifest=results.manifest)
+    assert curves_section(again).lead.startswith("Alone, gamma moves the mean")
