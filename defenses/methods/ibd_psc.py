@@ -22,8 +22,8 @@ wrong, and we differ:
 
 Known failures: users report an AUROC of 0.7 on BadNets (BackdoorBox's issue 89), and in FLARE's table it misses BadNets
 where each class has a target of its own. A network with amplified layers says one class of nearly everything, and
-benign images of that class score high: on digits, where all of 12 layers must be amplified, three eighths of a clean set
-are flagged and badnets has an AUROC of 0.88; a faint blend loses to that class altogether (0.15).
+benign images of that class score high: on digits, where all of 12 layers must be amplified, three eighths of a clean
+set are flagged and badnets has an AUROC of 0.88; a faint blend loses to that class altogether (0.15).
 
 Stages: `standard_training`, `psc_curve`, `psc`, `ibd_psc` (not cached), `retraining`.
 """

@@ -39,6 +39,7 @@ class Checkpoint:
 
     Attributes:
         earlier_seconds: what processes before this one spent on the epochs that it did not have to run.
+        waited_seconds: how long this one waited for another that trained the same.
     """
 
     def __init__(self, folder: Path | None = None, seconds: float = SECONDS) -> None:
@@ -47,6 +48,7 @@ class Checkpoint:
         self._loops = 0
         self._started = time.monotonic()
         self.earlier_seconds = 0.0
+        self.waited_seconds = 0.0
 
     def epochs(self, count: int, parts: TrainingState) -> Iterator[int]:
         """The numbers of the epochs that are still to run, from 0 when none was kept.

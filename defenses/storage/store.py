@@ -159,10 +159,13 @@ class Store:
         """
         self._enter()
         folder = self.folder(stage, shared)
+        asked = time.perf_counter()
         with entry_lock(folder):
+            waited = time.perf_counter() - asked
             if about is not None and not (folder / ABOUT).exists():
                 write_atomic(folder / ABOUT, json.dumps(about, indent=1))
             checkpoint = TrajectoryCheckpoint(folder, stop, self.checkpoint_seconds, kept)
+            checkpoint.waited_seconds = waited
             self._checkpoints[stage, key] = checkpoint
             yield checkpoint
 
@@ -272,7 +275,8 @@ class Store:
                 started = time.perf_counter()
                 outputs = self._outputs(stage, key, build)
                 checkpoint = self._checkpoints.pop((stage, key), Checkpoint())
-                seconds = checkpoint.earlier_seconds + time.perf_counter() - started
+                spent = time.perf_counter() - started - checkpoint.waited_seconds
+                seconds = checkpoint.earlier_seconds + spent
                 self._write(folder, outputs, seconds, describe or {}, how or {})
                 remove_checkpoints(folder)
                 if self.remote is not None:

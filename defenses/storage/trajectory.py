@@ -9,8 +9,10 @@ stopping would have given. A lower precision is not offered. It would halve what
 one would be another training under the same key: what a read gives would hang on who had read before it.
 """
 
+import os
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,4 +103,7 @@ class TrajectoryCheckpoint(Checkpoint):
         kept = sorted(
             (int(file.stem.removeprefix("epoch-")) for file in self._states.glob("epoch-*.json")), reverse=True
         )
-        return next((epoch for epoch in kept if epoch <= stop and self._restore(f"epoch-{epoch}", parts)), 0)
+        done = next((epoch for epoch in kept if epoch <= stop and self._restore(f"epoch-{epoch}", parts)), 0)
+        with suppress(OSError):  # a store that cannot be written to is read all the same
+            os.utime(self._states / f"epoch-{done}.json")  # when it was last used: what nobody uses goes first
+        return done
