@@ -47,11 +47,18 @@ def count_points(
     return math.inf if space.size is None else space.size + sum(point not in space for point in given)
 
 
+def draw_reused(config: StudyConfig, space: SearchSpace, expensive: Sequence[str]) -> list[dict[str, Value]]:
+    """The settings of the expensive fields that a study's trials share, as its ledger draws them."""
+    from study.ledger.samplers import draw_settings  # needs Optuna
+
+    return draw_settings(config.sampler, space, expensive, config.reuse or 0, config.search_seed)
+
+
 def _count_reused(
     config: StudyConfig, space: SearchSpace, expensive: Sequence[str], given: Sequence[dict[str, Value]]
 ) -> float:
-    from study.ledger.samplers import draw_settings, points_beside  # needs Optuna
+    from study.ledger.samplers import points_beside  # needs Optuna
 
-    settings = draw_settings(config.sampler, space, expensive, config.reuse or 0, config.search_seed)
+    settings = draw_reused(config, space, expensive)
     drawn = [any(setting.items() <= point.items() for setting in settings) and point in space for point in given]
     return sum(points_beside(space, expensive, settings)) + drawn.count(False)

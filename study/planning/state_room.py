@@ -9,16 +9,15 @@ from defenses.api import Stage
 from defenses.models import ModelSpec
 from defenses.registry import UserError
 from defenses.storage.atomic_files import SHOW_STORE
-from defenses.storage.inventory import Kind, read_stage
 from defenses.storage.remote import cache_folder, is_url
 from defenses.storage.trajectory import KeptStates
 from defenses.trajectories import state_bytes
 from search_spaces.space import Choice, Int
 from study.cli.numbers import several
 from study.cli.sizes import format_size
-from study.ledger.store_use import poisoned_fingerprints
 from study.planning.plan import Plan
 from study.planning.setting_counts import count_trainings
+from study.planning.states_there import StatesThere
 from study.scenarios.evaluation import cached_images
 
 _SPARE_BYTES = 500 << 20  # what a study writes beside its states
@@ -75,29 +74,26 @@ def kept_states(plan: Plan) -> list[States]:
         if asked:
             network = (environment.model, environment.width, environment.blocks)
             size = state_bytes(ModelSpec(*network, images.num_classes, images.image_size))
-            one = len(kept.epochs(asked[-1]))
             settings = count_trainings(plan, stage)
+            one = len(_kept_of_one(kept, asked, _read_of_one(plan, stage, asked, settings)))
             states.append(States(stage.name, asked[-1], one, size, len(plan.scenarios), settings, asked))
     return states
 
 
-def check_state_room(plan: Plan) -> None:
-    """Refuses a study whose trainings would keep more states than its store has room for.
+def check_state_room(plans: Sequence[Plan]) -> None:
+    """Refuses studies of one command whose trainings would keep more states than their store has room for.
 
     Those that a pruner may stop are not counted: at least one is trained on each scenario.
 
     Raises:
         UserError: how much they take, and how much there is.
     """
-    kept = kept_states(plan)
+    kept = [one for plan in plans for one in kept_states(plan)]
     if not kept:
         return
-    place = plan.environment.store
+    place = plans[0].environment.store
     root = cache_folder(str(place)) if is_url(place) else Path(place)
-    data = poisoned_fingerprints(root, plan.data_keys)
-    there = sum(_there(root / states.stage, data) for states in kept)
-    pruned = plan.config.pruner != "none"
-    needed = max(0, sum(states.least if pruned else states.total for states in kept) - there)
+    needed = sum(_needed(plan, root) for plan in plans)
     free = shutil.disk_usage(next(folder for folder in (root, *root.parents) if folder.exists())).free
     if needed + _SPARE_BYTES > free:
         raise UserError(
@@ -167,7 +163,24 @@ def _asked_epochs(stage: Stage, plan: Plan) -> tuple[int, ...]:
     return tuple(sorted({min(epoch, epochs) for epoch in asked}))
 
 
-def _there(stage: Path, data: frozenset[str]) -> int:
-    """Bytes of the states that lie in the store already, of trainings on data with these fingerprints."""
-    held = read_stage(stage)
-    return sum(one.bytes for one in held if one.kind is Kind.STATES and one.about.get("dataset") in data)
+def _kept_of_one(kept: KeptStates, asked: Sequence[int], read: Sequence[int]) -> set[int]:
+    """The epochs whose state a training keeps that is read after some of those asked for."""
+    return set() if kept.text == "none" else {*kept.epochs(asked[-1]), *read}
+
+
+def _read_of_one(plan: Plan, stage: Stage, asked: Sequence[int], settings: int) -> Sequence[int]:
+    """The epochs at which one training may be read: all where trials share it, else one, and where a pruner looks."""
+    assert stage.trajectory is not None
+    if settings < plan.config.trials:
+        return asked
+    pruned = plan.pruning is not None and plan.pruning.field == stage.trajectory.read
+    return [epoch for epoch in plan.reads if epoch <= asked[-1]] if pruned else ()
+
+
+def _needed(plan: Plan, root: Path) -> int:
+    """Bytes that the states of a study take beside those that lie in the store."""
+    there = StatesThere(root, plan)
+    stages = {stage.name: stage for stage in plan.defense.stages}
+    pruned = plan.config.pruner != "none"
+    wanted = [(states.least if pruned else states.total, stages[states.stage]) for states in kept_states(plan)]
+    return sum(max(0, total - there.bytes(stage)) for total, stage in wanted)

@@ -33,8 +33,8 @@ def plan_study(config: StudyConfig) -> "Plan":
         configs = child_configs(config) if config.defenses else (config,)
         plans = [make_plan(own, device, gpus, precision) for own in configs]  # all, before the first is started
     check_keep_states(plans)
+    check_state_room(plans)
     for plan in plans:
-        check_state_room(plan)
         idle = idle_values(plan.config.set, plan.base, plan.space.ranges, plan.defense)
         for note in (*idle_options(plan.config, plan.defense), *idle):
             print_error(f"warning: {note}")

@@ -21,6 +21,7 @@ from study.datasets.images import Images
 from study.planning.dry_run import describe
 from study.planning.plan import Plan
 from study.planning.state_room import check_keep_states, check_state_room, kept_states
+from study.planning.states_there import StatesThere
 from study.scenarios.evaluation import evaluate_scenario
 
 
@@ -43,10 +44,10 @@ def test_a_store_without_room_for_the_states_is_one_line(
     assert (states.stage, states.last, states.count) == ("pre_isolation", 100, 14)
     assert (states.scenarios, states.settings) == (len(plan.scenarios), 1)
     with_free(monkeypatch, (500 << 20) + states.total)
-    check_state_room(plan)
+    check_state_room([plan])
     with_free(monkeypatch, (500 << 20) + states.total - 1)
     with pytest.raises(UserError, match=r"take .+ of disk beside .+ free some") as told:
-        check_state_room(plan)
+        check_state_room([plan])
     assert len(str(told.value).splitlines()) == 1
     assert "14 states of" in str(told.value)
     assert "14 states of" in describe(plan)
@@ -55,7 +56,7 @@ def test_a_store_without_room_for_the_states_is_one_line(
 def test_a_study_that_reads_at_the_end_keeps_none(make: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
     plan = make()
     with_free(monkeypatch, 1)
-    check_state_room(plan)
+    check_state_room([plan])
     assert "States of trainings" not in describe(plan)
 
 
@@ -69,9 +70,9 @@ def test_trials_that_train_anew_keep_states_of_their_own(
     assert "with 5 trainings for each of 2 scenarios" in describe(make(**wide, reuse=3))
     with_free(monkeypatch, (500 << 20) + own.total - 1)
     with pytest.raises(UserError, match="share trainings"):
-        check_state_room(make(**wide))
-    check_state_room(make(**wide, reuse=3))
-    check_state_room(make(**wide | {"sampler": "tpe"}, pruner="asha", pruner_over="epochs"))
+        check_state_room([make(**wide)])
+    check_state_room([make(**wide, reuse=3)])
+    check_state_room([make(**wide | {"sampler": "tpe"}, pruner="asha", pruner_over="epochs")])
 
 
 def test_the_second_training_of_qt_hangs_on_the_fields_of_the_first(make: Callable[..., Plan]) -> None:
@@ -95,9 +96,41 @@ def test_states_in_the_store_count_where_they_are_of_the_study_s_data(
     (Path(plan.environment.store) / "poison" / "notes.txt").write_text("of somebody who looked in")
     assert made.bytes > kept_states(plan)[0].total, "they take a little more than was told: nothing is wanting"
     with_free(monkeypatch, 500 << 20)
-    check_state_room(plan)
+    check_state_room([plan])
     with pytest.raises(UserError, match="free some"):
-        check_state_room(other)
+        check_state_room([other])
+
+
+def test_states_of_other_settings_count_for_nothing(make: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states of one γ make no room for those of another, but for a study that searches over both."""
+    read = {"pre_isolation_epochs": "4", "read_epoch": "3", "batch_size": "32"}
+    plan = make(set=read | {"gamma": "0.5"})
+    evaluate_scenario("pipd", plan.base, plan.scenarios[0], plan.environment, "isolate")
+    with_free(monkeypatch, 500 << 20)
+    check_state_room([plan])
+    for other in ({"gamma": "0.3"}, {"pre_isolation_epochs": "5"}):
+        with pytest.raises(UserError, match="free some"):
+            check_state_room([make(set=read | {"gamma": "0.5"} | other)])
+    with pytest.raises(UserError, match="free some"):
+        check_state_room([make(set=read | {"gamma": "0.5"}, width=8)])
+    wide = make(space="pipd_wide", set=read | {"pre_isolation_lr": "0.1"}, sampler="qmc", trials=2, until="isolate")
+    known = StatesThere(Path(plan.environment.store), wide)
+    assert known.bytes(wide.defense.stages[0]) == 0, "of another rate and schedule"
+
+
+def test_the_studies_of_one_command_share_the_room(make: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make(set=READ)
+    with_free(monkeypatch, (500 << 20) + 2 * kept_states(plan)[0].total - 1)
+    check_state_room([plan])
+    with pytest.raises(UserError, match="free some"):
+        check_state_room([plan, plan])
+
+
+def test_what_is_read_of_a_shared_training_is_kept_whatever_the_setting(make: Callable[..., Plan]) -> None:
+    """Reads at 4, 6, 8, 12, 16, 24 and 30, of which only 8 is to be kept: each state that is read is, too."""
+    wide = {"space": "pipd_wide", "sampler": "qmc", "trials": 40, "until": "isolate", "keep_states": "8"}
+    assert [one.count for one in kept_states(make(**wide, reuse=3))] == [7]
+    assert [one.count for one in kept_states(make(**wide))] == [2], "each trial has a training of its own"
 
 
 READ = {"pre_isolation_epochs": "200", "read_epoch": "100"}
