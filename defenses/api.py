@@ -108,6 +108,8 @@ class StageRun:
         of_defense: it is a part of the defense; False for what only the attack or the judge needs, None where nobody
             said.
         step: how its training steps were taken (``eager``, ``captured`` or ``compiled``); None where none was.
+        training: names the training of which this is the state after an epoch: `built_seconds` is then all that it took
+            up to there. Empty for everything else.
     """
 
     stage: str
@@ -118,6 +120,7 @@ class StageRun:
     epoch_equivalents: float | None = None
     of_defense: bool | None = None
     step: str | None = None
+    training: str = ""
 
 
 @dataclass(frozen=True)

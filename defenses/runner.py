@@ -175,14 +175,15 @@ def _run_stage(
     identity = stage_identity(stage, config, dataset.fingerprint, context, digests)
     key = stage_key(identity)
     how: dict[str, str] = {}
+    read = read_epoch(stage, config)
+    about = {} if read is None else identity | {"params": shared_params(stage, config), "trajectory": True}
+    training = stage_key(about) if about else ""
 
     def build() -> Outputs:
-        read = read_epoch(stage, config)
         if read is None:
             return train(context.store.checkpoint(stage.name, key) if stage.cached else Checkpoint())
-        about = identity | {"params": shared_params(stage, config), "trajectory": True}
-        how[STATES_KEY] = stage_key(about)
-        with context.store.trajectory(stage.name, key, how[STATES_KEY], read, about, context.kept) as checkpoint:
+        how[STATES_KEY] = training
+        with context.store.trajectory(stage.name, key, training, read, about, context.kept) as checkpoint:
             return train(checkpoint)
 
     def train(checkpoint: Checkpoint) -> Outputs:
@@ -208,7 +209,7 @@ def _run_stage(
     def run(hit: bool, seconds: float, built: float, step: str | None) -> StageRun:
         flagged = done[sources["flagged"][0]].load(sources["flagged"][1]) if _asks_for_flags(stage) else None
         cost = stage_cost(stage, stage_params(stage, config), len(dataset), flagged)
-        return StageRun(stage.name, key, hit, seconds, built, cost, True, step)
+        return StageRun(stage.name, key, hit, seconds, built, cost, True, step, training)
 
     if stage.cached:
         artifact, hit = context.store.get_or_build(stage.name, key, build, identity, how)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from study.config.objectives import Goal, scores
 from study.ledger.manifest import Manifest, ScenarioParts
 from study.ledger.method_cost import MethodCost, method_cost
-from study.ledger.records import ScenarioRecord, read_scenario, scenario_paths
+from study.ledger.records import ScenarioRecord, early_paths, read_scenario, scenario_paths
 from study.ledger.snapshot import SnapshotTrial
 from study.ledger.study_folder import POINTS
 from study.scenarios.oracle_defenses import find_defense
@@ -19,7 +19,10 @@ from tracking import names
 if TYPE_CHECKING:
     import pandas
 
-_STAGE = ("trial", "scenario", "stage", "key", "hit", "wall_seconds", "built_seconds", "epoch_equivalents")
+_STAGE = (
+    *("trial", "scenario", "stage", "key", "hit", "wall_seconds", "built_seconds", "epoch_equivalents"),
+    *("training", "early"),
+)
 COSTS = tuple(f"defense_{field.name}" for field in fields(MethodCost))
 """Columns of evaluations: epoch-equivalents and seconds of the defense's own stages, built and spent."""
 _NAME = re.compile(r"(.*)-([0-9.]+(?:e-?[0-9]+)?)-s(-?[0-9]+)(?:-r([0-9]+))?")
@@ -75,16 +78,23 @@ def read_evaluations(
     stages: list[dict[str, Any]] = []
     damaged: list[str] = []
     for trial in trials:
-        for path in scenario_paths(folder / POINTS / trial.key) if trial.key else ():
-            record = read_scenario(path)
-            if record is None:
-                damaged.append(str(path))
-                continue
+        point = folder / POINTS / trial.key
+        early = _read_all(early_paths(point) if trial.key else (), damaged)
+        stages += [_stage(trial.number, one.scenario, stage, early=True) for one in early for stage in one.stages]
+        for record in _read_all(scenario_paths(point) if trial.key else (), damaged):
             said = all("of_defense" in stage for stage in record.stages)
-            cost = method_cost(record.stages, () if said else _own_stages(defense))
+            before = [stage for one in early if one.scenario == record.scenario for stage in one.stages]
+            cost = method_cost(record.stages, () if said else _own_stages(defense), before)
             cells.append(_evaluation(trial.number, record, manifest.scenario_parts(record.scenario), cost))
             stages += [_stage(trial.number, record.scenario, stage) for stage in record.stages]
     return cells, stages, damaged
+
+
+def _read_all(paths: Iterable[Path], damaged: list[str]) -> list[ScenarioRecord]:
+    """The records that can be read; the names of the other files are added to those that are damaged."""
+    records = {path: read_scenario(path) for path in paths}
+    damaged += [str(path) for path, record in records.items() if record is None]
+    return [record for record in records.values() if record is not None]
 
 
 def evaluation_table(rows: list[dict[str, Any]]) -> "pandas.DataFrame":
@@ -103,8 +113,11 @@ def _own_stages(defense: str) -> frozenset[str]:
     return frozenset(stage.name for stage in find_defense(defense).stages)
 
 
-def _stage(trial: int, scenario: str, stage: Mapping[str, Any]) -> dict[str, Any]:
-    return {"trial": trial, "scenario": scenario, "epoch_equivalents": None, **stage}
+def _stage(trial: int, scenario: str, stage: Mapping[str, Any], early: bool = False) -> dict[str, Any]:
+    """A row of stages; `early` where a trial was compared with others at an epoch before its own."""
+    training = stage.get("training") or stage["key"]
+    known = {"trial": trial, "scenario": scenario, "epoch_equivalents": None, **stage}
+    return {**known, "training": training, "early": early}
 
 
 def _evaluation(trial: int, record: ScenarioRecord, known: ScenarioParts | None, cost: MethodCost) -> dict[str, Any]:

@@ -48,7 +48,9 @@ class Results:
             when they were built), ``wall_seconds`` (what this cell spent) and the defense's own cost by `COSTS`.
             Undefined metrics are NaN.
         stages: a row a stage of a cell: ``trial``, ``scenario``, ``stage``, ``key``, ``hit``, ``wall_seconds``,
-            ``built_seconds``, ``epoch_equivalents`` (NaN where the record does not say).
+            ``built_seconds``, ``epoch_equivalents`` (NaN where the record does not say), ``training`` (what the epochs
+            of one training have in common, else the key), ``early`` (where a trial was compared with others at an epoch
+            before its own).
         points: number of a trial -> its searched fields that act there, as the ledger has them.
         clean_fpr: number of a trial -> seed -> the FPR when nothing is poisoned, of the trials that were run on that.
         damaged: files that could not be read; what they held is left out.

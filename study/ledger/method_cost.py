@@ -14,7 +14,8 @@ class MethodCost:
 
     Attributes:
         built_epochs, built_seconds: of all stages of the defense, whenever they were built: what it costs by itself.
-        spent_epochs, spent_seconds: of those that this run built; the others were in the store.
+        spent_epochs, spent_seconds: of those that this run built, at epochs where it was compared with others as well;
+            the others were in the store.
     """
 
     built_epochs: float | None
@@ -23,17 +24,21 @@ class MethodCost:
     spent_seconds: float
 
 
-def method_cost(stages: Sequence[Mapping[str, Any]], own: Collection[str]) -> MethodCost:
+def method_cost(
+    stages: Sequence[Mapping[str, Any]], own: Collection[str], earlier: Sequence[Mapping[str, Any]] = ()
+) -> MethodCost:
     """The cost of a defense by the stages of a record; epoch-equivalents are None where they do not say.
 
     Args:
+        earlier: stages of the records of the same run that were made at earlier epochs of its trainings.
         own: names of the defense's stages, for records of versions that did not say which stages are.
     """
     of_defense = [stage for stage in stages if is_own(stage, own)]
-    built = [stage for stage in of_defense if not stage["hit"]]
+    built = [stage for stage in (*earlier, *stages) if is_own(stage, own) and not stage["hit"]]
+    trained = {stage.get("training") or at: stage for at, stage in enumerate(built)}  # of one training the last
     return MethodCost(
         built_epochs=_epochs(of_defense) if of_defense else None,
-        spent_epochs=_epochs(built) if of_defense and _epochs(of_defense) is not None else None,
+        spent_epochs=_epochs([*trained.values()]) if of_defense and _epochs(of_defense) is not None else None,
         built_seconds=float(sum(stage["built_seconds"] for stage in of_defense)),
         spent_seconds=float(sum(stage["wall_seconds"] for stage in built)),
     )

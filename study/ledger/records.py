@@ -88,6 +88,11 @@ def read_path(point: Path, scenario: str, epoch: int) -> Path:
     return scenario_path(point / f"read-{epoch}", scenario)
 
 
+def early_paths(point: Path) -> list[Path]:
+    """The records of scenarios whose training was read after an epoch that is not a trial's own."""
+    return sorted(point.glob("read-*/*.json"))
+
+
 def trial_path(point: Path) -> Path:
     """Where the record of a trial lies in the folder of its point."""
     return point / _TRIAL

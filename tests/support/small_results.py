@@ -7,6 +7,7 @@ from typing import Any
 import pandas
 
 from search_spaces.space import Float, Range
+from study.analysis.result_tables import stage_table
 from study.analysis.results import Results
 from study.config.objectives import Goal, scores
 from study.ledger.manifest import Manifest
@@ -61,7 +62,7 @@ def small_results(
         "goal": goal,
         "trials": trials,
         "evaluations": pandas.DataFrame(rows),
-        "stages": pandas.DataFrame(columns=["trial", "scenario", "stage", "key", "hit", "wall_seconds"]),
+        "stages": stage_table([]),
     }
     return Results(**{**parts, **changes})
 

@@ -24,7 +24,8 @@ class Costs:
 
     Attributes:
         alone: what all trials would have cost, each computing everything itself. A stage that several scenarios of one
-            trial use counts once for that trial, and once more for every other trial that uses it.
+            trial use counts once for that trial, and once more for every other trial that uses it; a training that is
+            read at several epochs once, up to the last of them.
         spent: what the trials of this study took, loading and waiting for one another included.
         earlier: what the stages took, once each, that every trial found ready: they were built before the first trial,
             by this study or by an earlier one with the same store.
@@ -57,17 +58,24 @@ def costs(results: Results) -> Costs:
 
 def _rest(results: Results) -> float:
     """What the trials did besides stages: measuring, files."""
-    return max(0.0, float(results.evaluations["wall_seconds"].sum() - results.stages["wall_seconds"].sum()))
+    of_cells = results.stages.loc[~results.stages["early"].astype(bool), "wall_seconds"]
+    return max(0.0, float(results.evaluations["wall_seconds"].sum() - of_cells.sum()))
 
 
 def _once_a_trial(stages: "pandas.DataFrame") -> "pandas.DataFrame":
-    return stages.drop_duplicates(["trial", "key"])
+    return _whole_trainings(stages, "trial")
 
 
 def _found_built(stages: "pandas.DataFrame") -> "pandas.DataFrame":
     """A row a stage that no trial built: all found it in the store, so it was built once before them."""
     by_someone = stages.loc[~stages["hit"], "key"].unique()
-    return stages[~stages["key"].isin(by_someone)].drop_duplicates("key")
+    return _whole_trainings(stages[~stages["key"].isin(by_someone)])
+
+
+def _whole_trainings(stages: "pandas.DataFrame", *by: str) -> "pandas.DataFrame":
+    """A row for each stage, of a training that was read at several epochs the last one, which took all the others."""
+    lasting = stages["built_seconds"].groupby([stages[name] for name in (*by, "training")], sort=False)
+    return stages.loc[lasting.idxmax().sort_values()]
 
 
 def sections(results: Results) -> list[Section]:
@@ -100,7 +108,7 @@ def _by_clock(clock: Clock) -> list[str]:
 
 def _is_shared(results: Results) -> bool:
     """Whether more than one trial used a stage."""
-    return bool((_once_a_trial(results.stages)["key"].value_counts() > 1).any())
+    return bool((_once_a_trial(results.stages)["training"].value_counts() > 1).any())
 
 
 def _of_work(cost: Costs, shared: bool) -> str:

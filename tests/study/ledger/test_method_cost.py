@@ -41,6 +41,22 @@ def stage(name: str, hit: bool, **others: Any) -> dict[str, Any]:
     return {"stage": name, "hit": hit, "wall_seconds": 1.0, "built_seconds": 8.0, **others}
 
 
+def test_what_a_run_trained_to_be_compared_early_is_spent_as_well() -> None:
+    """Epochs 1 to 4, then 5 to 12, then 13 to 30 of one training; the activations were computed at each look."""
+
+    def read(epoch: int, seconds: float, **others: Any) -> list[dict[str, Any]]:
+        own = {"of_defense": True, "wall_seconds": seconds, **others}
+        return [
+            stage("pre_isolation", False, key=f"p{epoch}", training="t", epoch_equivalents=float(epoch), **own),
+            stage("activations", False, key=f"a{epoch}", epoch_equivalents=0.3, **own),
+        ]
+
+    cost = method_cost(read(30, 18.0), (), [*read(4, 4.0), *read(12, 8.0)])
+    assert (cost.built_epochs, cost.built_seconds) == (pytest.approx(30.3), 16.0), "by itself it reads once"
+    assert cost.spent_epochs == pytest.approx(30 + 3 * 0.3)
+    assert cost.spent_seconds == pytest.approx(2 * (4 + 8 + 18))
+
+
 def test_the_defense_s_own_stages_cost_and_the_judge_s_do_not() -> None:
     stages = [
         stage("poison", False, epoch_equivalents=None, of_defense=False),

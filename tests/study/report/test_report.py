@@ -199,7 +199,8 @@ def test_fronts_hold_what_no_trial_beats(mine: Results) -> None:
 
 def stages(*rows: tuple[int, str, str, bool, float, float]) -> pandas.DataFrame:
     columns = ["trial", "scenario", "stage", "key", "hit", "wall_seconds", "built_seconds"]
-    return pandas.DataFrame([(row[0], f"s{at}", *row[1:]) for at, row in enumerate(rows)], columns=columns)
+    found = pandas.DataFrame([(row[0], f"s{at}", *row[1:]) for at, row in enumerate(rows)], columns=columns)
+    return found.assign(training=found["key"], early=False)
 
 
 def test_costs_count_each_key_as_often_as_it_was_needed(mine: Results) -> None:
@@ -259,6 +260,25 @@ def test_a_ledger_that_is_not_there_tells_no_time(tmp_path: Path) -> None:
     assert read_clock(tmp_path / "study.db") == Clock(None, None)
     (tmp_path / "study.db").write_bytes(b"no ledger")
     assert read_clock(tmp_path / "study.db") == Clock(None, None)
+
+
+def test_of_one_training_its_last_read_counts(mine: Results) -> None:
+    """Three trials find reads after 4, 12 and 30 epochs of one training ready; a fourth trains its own, looking early.
+
+    What a read took is all that its training took up to there.
+    """
+    found = stages(
+        (0, "train", "at 4", True, 0.1, 10.0),
+        (1, "train", "at 30", True, 0.1, 75.0),
+        (2, "train", "at 12", True, 0.1, 30.0),
+        (3, "train", "own at 4", False, 11.0, 11.0),
+        (3, "train", "own at 30", False, 65.0, 76.0),
+    ).assign(training=["a", "a", "a", "b", "b"], early=[False, False, False, True, False])
+    cells = mine.evaluations.iloc[:2].assign(wall_seconds=[0.3, 66.0])
+    cost = costs.costs(_with(mine, stages=found, evaluations=cells))
+    assert (cost.earlier, cost.ready) == (75.0, 1)
+    assert cost.alone == pytest.approx(10 + 75 + 30 + 76 + 1), "each trial alone, and a second of the rest"
+    assert cost.spent == pytest.approx(0.3 + 11 + 65 + 1), "what was trained to look early, too"
 
 
 def test_costs_of_a_study_that_shares_nothing(mine: Results) -> None:
