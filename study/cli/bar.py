@@ -186,14 +186,15 @@ class Bar(_Ticking):
         if self._moved == self._initial * self._parts:
             self._moves = [(self._counted, max(self._started, time.monotonic() - seconds))]
 
-    def advance(self, step: int = 1, line: str = "", parts: int | None = None) -> None:
+    def advance(self, step: int = 1, line: str = "", parts: int | None = None, built: int = 0) -> None:
         """Moves on; without a terminal, `line` is printed when it is not empty and it is time for one.
 
         Args:
             parts: of the step that the bar has not moved by yet; all of them by default.
+            built: how many of them build what the others share, or would have.
         """
         self._count += step
-        self.move(step * self._parts if parts is None else parts)
+        self.move(step * self._parts if parts is None else parts, built)
         if self._line is None and line and self._due():
             self._print(line)
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from defenses.storage.atomic_files import canonical
 from study.ledger.ledger import Ledger
+from study.ledger.snapshot import is_finished
+from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from study.planning.setting_counts import sure_trainings
 
@@ -21,7 +23,7 @@ class FirstTrainings:
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
         self._plan, self._ledger = plan, ledger
-        done = [row for row in ledger.rows() if row.comparable]
+        done = [row for row in ledger.rows() if is_finished(row.state, row.reason)]
         self._made = {self._training(row.point, one.name) for row in done for one in plan.scenarios}
         made = len(self._made) if plan.reused is None else len(done) * len(plan.scenarios)
         self.left = max(0, sure_trainings(plan) * len(plan.scenarios) - made)
@@ -35,6 +37,20 @@ class FirstTrainings:
         made = bool(new) or self._plan.reused is not None
         self.left -= made
         return made
+
+    def given_up(self, row: TrialRow, scenarios: int) -> int:
+        """How many of them nobody waits for any more, since a trial failed or was stopped before it was judged.
+
+        Args:
+            scenarios: that it had not come to.
+        """
+        over = 0
+        if self.left and not row.comparable:
+            new = {self._training(row.point, one.name) for one in self._plan.scenarios} - self._made
+            self._made |= new
+            over = min(self.left, len(new) if self._plan.reused is None else scenarios)
+        self.left -= over
+        return over
 
     def _training(self, point: Mapping[str, Any], scenario: str) -> str:
         """What trials have in common that share the first training on a scenario."""

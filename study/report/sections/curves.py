@@ -57,9 +57,8 @@ def curves_section(results: Results) -> Section:
         ]
         known = acting.index.isin(means.index)
         if field in upstream[objective] and known.any():
-            values = means.loc[acting.index[known]].to_numpy(float)
-            together = settings.loc[acting.index[known]].to_numpy(np.int64) if field in shared else None
-            spans[field] = places, span(values, _without_gaps(bins[known]), len(fields), settings=together)
+            together = settings.loc[acting.index[known]] if field in shared else None
+            spans[field] = places, _span(means.loc[acting.index[known]], bins[known], together, len(fields))
     lead = _lead(objective, len(means), spans)
     if not figures:
         lead = lead if len(means) else f"No metric varies over these {len(trials)} trials."
@@ -74,9 +73,11 @@ def _varies(values: "pandas.Series[float]") -> bool:
     return bool(len(known)) and float(known.max() - known.min()) > _SAME
 
 
-def _without_gaps(bins: Cells) -> Cells:
-    """Bins numbered anew where some are empty."""
-    return np.unique(bins, return_inverse=True)[1]
+def _span(means: "pandas.Series[float]", bins: Cells, settings: "pandas.Series[int] | None", tests: int) -> Span:
+    """Of a metric's means by trial, in bins of which some may be empty; see `study.analysis.bins.span`."""
+    numbered = np.unique(bins, return_inverse=True)[1]
+    together = None if settings is None else np.asarray(settings, np.int64)
+    return span(np.asarray(means, np.float64), numbered, tests, settings=together)
 
 
 def _why_none(results: Results, trials: int, cells: bool) -> str:

@@ -28,7 +28,11 @@ class Points:
         self.points, self.state = points, state
 
     def rows(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(point=p, key=canonical(p), comparable=self.state == "complete") for p in self.points]
+        return [self.row(point) for point in self.points]
+
+    def row(self, point: dict[str, Any]) -> SimpleNamespace:
+        own = {"state": self.state, "reason": "it diverged", "comparable": self.state == "complete"}
+        return SimpleNamespace(point=point, key=canonical(point), **own)
 
 
 @pytest.fixture
@@ -63,3 +67,25 @@ def test_nothing_is_awaited_where_a_sampler_may_draw_anything(images: Images, tm
     plan = small_plan(save_npz(tmp_path / "data.npz", images), tmp_path, space="pipd_wide", set=_FIXED, trials=40)
     first = FirstTrainings(plan, Points(_LOW))  # type: ignore[arg-type]
     assert (first.left, made(first, _LOW, "badnets-0.1-s0")) == (0, False)
+
+
+@pytest.mark.parametrize("state", ["fail", "pruned"])
+def test_nobody_waits_for_what_a_trial_that_ended_early_would_have_trained(plan: Plan, state: str) -> None:
+    """Else the time left would be told of trainings that never come, to the end of the study."""
+    ended = Points(_LOW, _HIGH, state=state)
+    first = FirstTrainings(plan, Points(_LOW, state="running"))  # type: ignore[arg-type]
+    assert made(first, _LOW, "badnets-0.1-s0")
+    assert first.given_up(ended.row(_LOW), 1) == 1, "on the scenario that it had not come to"  # type: ignore[arg-type]
+    assert first.given_up(ended.row(_HIGH), 2) == 2  # type: ignore[arg-type]
+    assert first.given_up(ended.row({**_HIGH, "read_epoch": 4}), 2) == 0, "of the same training"  # type: ignore[arg-type]
+    assert first.left == 4
+    assert FirstTrainings(plan, ended).left == 4, "when the study goes on, too"  # type: ignore[arg-type]
+
+
+def test_the_first_trials_of_a_study_that_reuses_settings_may_fail(images: Images, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"sampler": "qmc", "trials": 20, "reuse": 2, "until": "isolate", "seeds": (0, 1)}
+    plan = small_plan(save_npz(tmp_path / "data.npz", images), tmp_path, space="pipd_wide", set=_FIXED, **options)
+    first = FirstTrainings(plan, Points())  # type: ignore[arg-type]
+    assert first.left == (2 + 2) * 2
+    assert first.given_up(Points(state="fail").row(_LOW), 2) == 2  # type: ignore[arg-type]
+    assert first.left == 6
