@@ -10,6 +10,7 @@ from search_spaces.space import Choice, Int, Range
 from study.analysis.discretise import Cells, Numbers
 from study.analysis.prim import Bools, Box, peel_prim_box
 from study.analysis.results import Results
+from study.analysis.reused_settings import shared_fields
 from study.analysis.upstream_fields import searched_upstream
 from study.cli.numbers import format_value, several
 from study.config.sampling import SPACE_FILLING
@@ -243,6 +244,12 @@ def _notes(results: Results, region: Region, fields: Collection[str]) -> list[It
             f"exclude bad ones between them: at most {300 / region.settings:.0f} % of the box would be bad, had it "
             "been chosen beforehand (rule of three, 95 %). It was chosen to hold no bad trial, so the true share may "
             "be larger. The box is found by peeling (PRIM, Friedman & Fisher 1999), and not proven to be the largest."
+        )
+    shared = [name for name in shared_fields(results) if name in fields]
+    if shared and region.good < region.trials:
+        texts.append(
+            f"Trials share settings of {', '.join(shared)}, and with each the luck of its training: as evidence they "
+            "are fewer than their number says."
         )
     if results.config.sampler not in SPACE_FILLING:
         texts.append(
