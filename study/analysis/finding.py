@@ -79,23 +79,29 @@ def _of_one(results: Results, best: int) -> Finding:
         return Finding(f"{sentence}.", _caveats(results, chosen=True))
     difference = _difference(results, best, results.default)
     gain = abs(value - float(str(trials.at[results.default, "value"])))
-    return Finding(f"{sentence}, {_gained(gain, difference)}.", _caveats(results, chosen=True), gain)
+    said = _gained(gain, difference, tested=goal.how == "mean")
+    return Finding(f"{sentence}, {said}.", _caveats(results, chosen=True), gain)
 
 
 def _difference(results: Results, best: int, default: int) -> Difference | None:
-    """The best against the default by the first objective; None where no scenario defines it for both."""
+    """The best against the default by the first objective over all attacks; None where no seed has it for all."""
     selected = [SelectedTrial(results, trial, "") for trial in (best, default)]
     compared = differences(pair(*selected), results.goal.objectives[:1])
-    return compared[0] if compared else None
+    return next((one for one in compared if one.stratum is None), None)
 
 
-def _gained(gain: float, difference: Difference | None) -> str:
-    if difference is None or (difference.verdict == "equal" and not gain):
+def _gained(gain: float, difference: Difference | None, tested: bool) -> str:
+    """How much better than the default, and whether that is chance; `tested` where the gain is a mean, as tests are."""
+    if not gain:
         return "as the paper's default"
     size = format_number(gain) if gain >= _SMALL else f"less than {_SMALL:g}"
     amount = f"{size} better than the paper's default"
+    if difference is None:
+        return f"{amount}; that is not tested, since no seed has every attack at work"
     if difference.seeds == 1:
         return f"{amount}; one seed cannot tell that from chance"
+    if not tested:
+        return f"{amount}; that is of the worst scenario of each, which no test tells from chance"
     over = f"over {difference.seeds} seeds"
     if difference.verdict == "A":
         return f"{amount}, more than chance explains {over}"

@@ -121,7 +121,7 @@ def visible_trials(results: Results, judged: Sequence[SignalQuality]) -> dict[st
     Args:
         judged: as `judge_signals` gives them.
     """
-    known = {one.signal: one for one in judged}
+    known = {one.signal: one for one in judged if one.varies}  # the others choose nothing, or not everywhere
     told = [signal for signal in VISIBLE if signal in known]  # their order by regret would know the scenario itself
     return visible(
         {signal: _candidates(signal_values(results, signal)) for signal in told},

@@ -83,7 +83,9 @@ def look(runs: Sequence[tuple[Votes, NDArray[np.bool_]]], count: int) -> Unplant
     if not left.any():
         return None
     alarms = ballot.flagged & left
-    classes, whole = shared_classes(alarms, labels, count), whole_class(alarms, labels, count)
+    # A class counts as large as what of it was left alone: else one that is flagged whole would seem to be in part.
+    classes = shared_classes(alarms[left], labels[left], count)
+    whole = whole_class(alarms[left], labels[left], count)
     return Unplanted(
         planted=any(bool(planted.any()) for _, planted in runs),
         total=int(left.sum()),

@@ -149,11 +149,7 @@ def decide(votes: Votes, classes: Sequence[str]) -> Verdict:
         hits = int((flagged & np.isin(labels, shared)).sum())
         return Verdict("poison", _poison_sentence(hits, shared, classes), reasons, shared, overlap)
     if several and finders:
-        sentence = (
-            f"The seeds disagree: do not trust this. {finders} of {len(own)} runs find images that share a class, and "
-            "the runs do not flag the same ones."
-        )
-        return Verdict("disagree", sentence, reasons, (), overlap)
+        return Verdict("disagree", _disagree_sentence(votes, own, classes, overlap), reasons, (), overlap)
     whole = whole_class(flagged, labels, count)
     if whole is not None and (overlap is None or overlap >= AGREE):
         sentence = (
@@ -176,6 +172,42 @@ def _poison_sentence(hits: int, shared: tuple[int, ...], classes: Sequence[str])
     named = listed(names)
     what = f"class {named} share" if len(names) == 1 else f"classes {named} share"
     return f"{hits:,} images of {what} something that others lack: look at them."
+
+
+def _disagree_sentence(
+    votes: Votes, own: Sequence[tuple[int, ...]], classes: Sequence[str], overlap: float | None
+) -> str:
+    """Whether it is the methods that disagree, one or more of them sure by itself, or the seeds of one."""
+    methods = tuple(dict.fromkeys(vote.defense for vote in votes.votes))
+    runs = {
+        name: [shared for vote, shared in zip(votes.votes, own, strict=True) if vote.defense == name]
+        for name in methods
+    }
+    finders = {name: sum(bool(shared) for shared in of_method) for name, of_method in runs.items()}
+    agreed = {name: votes.agreement_of(name) for name in methods}
+    sure = [
+        name
+        for name in methods
+        if 2 * finders[name] > len(runs[name]) and ((alike := agreed[name]) is None or alike >= AGREE)
+    ]
+    if len(methods) > 1 and sure:
+        told = [_found_by(name, finders[name], runs[name], classes) for name in methods]
+        return (
+            f"The methods disagree: {listed(told)}. Methods see different attacks: look at what {sure[0]} flags by "
+            f"itself (--defense {sure[0]})."
+        )
+    others = "the runs do not flag the same ones" if overlap is None or overlap < AGREE else "the others find none"
+    return (
+        f"The seeds disagree: do not trust this. {sum(finders.values())} of {len(own)} runs find images that share a "
+        f"class, and {others}."
+    )
+
+
+def _found_by(name: str, finders: int, runs: Sequence[tuple[int, ...]], classes: Sequence[str]) -> str:
+    if not finders:
+        return f"{name} finds none that share a class in any of {len(runs)}"
+    of_class = listed([str(classes[label]) for label in dict.fromkeys(label for shared in runs for label in shared)])
+    return f"{name} finds images of {of_class} in {finders} of {len(runs)} runs"
 
 
 def _nothing(votes: Votes) -> tuple[str, tuple[str, ...]]:

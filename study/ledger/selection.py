@@ -219,8 +219,9 @@ def visible(
     """
 
     def mean_regret(signal: str, scenario: str) -> float:
-        others = [name for name in regrets[signal] if attacks[name] != attacks[scenario]]
-        mean = _together([regrets[signal][name] for name in others or regrets[signal]], "minimize", "mean")
+        known = [name for name, lost in regrets[signal].items() if math.isfinite(lost)]
+        others = [name for name in known if attacks[name] != attacks[scenario]]
+        mean = _together([regrets[signal][name] for name in others or known], "minimize", "mean")
         return math.inf if mean is None else mean
 
     taken: dict[str, int] = {}

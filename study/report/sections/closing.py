@@ -153,7 +153,7 @@ class Closing:
         best = results.front if self._several else [] if results.best is None else [results.best]
         name = "front" if self._several else "best"
         if results.default in best:
-            default = [(f"paper default, {'on the front' if self._several else 'the best'}", best[0])]
+            default = [(f"paper default, {'on the front' if self._several else 'the best'}", default[0][1])]
         return default + [(f"{name} (#{trial})", trial) for trial in best if trial != results.default]
 
     def _scenario_table(self) -> Table:

@@ -96,9 +96,7 @@ def _lead(objective: str, trials: int, spans: Mapping[str, tuple[tuple[AxisValue
         return f"{sentence(name)} is defined for none of these trials; what other metrics do stands below."
     if not any(one.difference for _, one in spans.values()):
         return f"The mean {name} is the same along every hyperparameter ({trials} trials)."
-    field, (places, widest) = max(
-        spans.items(), key=lambda pair: (pair[1][1].stands_out, pair[1][1].difference - pair[1][1].by_chance)
-    )
+    field, (places, widest) = max(spans.items(), key=lambda pair: (pair[1][1].stands_out, pair[1][1].difference))
     if max(one.difference for _, one in spans.values()) < _LEAST:
         return f"No hyperparameter alone moves the mean {name} by {_LEAST:g} or more ({trials} trials)."
     if not widest.stands_out:

@@ -163,16 +163,28 @@ def _lead(computed: Importances, metric: str, shared: Mapping[str, tuple[int, in
     ]
     clear = [at for at in np.argsort(-shares, kind="stable") if shares[at] > errors[at]]
     cannot = f"cannot be told from zero with {whole.trials} trials (a share may be wrong by {error:g})"
+    unclear = [at for at, read in enumerate(whole.read) if read and at not in clear]
+    plain = [at for at in unclear if computed.fields[at] not in shared]
+    unsure = _unsure(computed, shares, [at for at in unclear if at not in plain], shared)
     if not clear:
-        return (
-            f"No hyperparameter stands out: each explains {format_share(shares.max())} or less of the variance of "
-            f"{name}, which {cannot}."
-        )
+        largest = format_share(max((shares[at] for at in plain), default=0.0))
+        each = f"each explains {largest} or less of the variance of {name}, which {cannot}"
+        return (f"No hyperparameter stands out: {each}." if plain else f"What moves {name} cannot be told.") + unsure
     named = [f"{computed.fields[at]} {format_share(shares[at])}{_of_whom(whole, at)}" for at in clear[:3]]
-    rest = sum(whole.read) - len(clear)
-    others = f" The share of the other {rest if rest > 1 else 'one'} {cannot}." if rest else ""
+    others = f" The share of the other {len(plain) if len(plain) > 1 else 'one'} {cannot}." if plain else ""
     more = f" ({len(clear) - 3} more stand below)" if len(clear) > 3 else ""
-    return f"Of the variance of {name} (mean over scenarios) fANOVA gives {listed(named)}{more}.{others}"
+    return f"Of the variance of {name} (mean over scenarios) fANOVA gives {listed(named)}{more}.{others}{unsure}"
+
+
+def _unsure(computed: Importances, shares: Numbers, which: Sequence[int], shared: Mapping[str, tuple[int, int]]) -> str:
+    """Of fields whose settings trials share, that these are too few to say how large a share is."""
+    if not which:
+        return ""
+    settings, fields = shared[computed.fields[which[0]]]
+    error = error_of_settings(settings, fields)
+    named = listed([f"{computed.fields[at]} {format_share(shares[at])}" for at in which])
+    wrong = f"by {error:g}" if error < 1 else "by anything"
+    return f" {settings} settings, each with the luck of one training, give {named}, which may be wrong {wrong}."
 
 
 def _of_whom(one: Importance, at: int) -> str:

@@ -9,7 +9,8 @@ from study.analysis.bins import binned
 from study.analysis.discretise import Numbers, load_default_point
 from study.analysis.importances import Importances
 from study.analysis.results import Results
-from study.analysis.reused_settings import group_reused
+from study.analysis.reused_settings import group_reused, setting_numbers, shared_fields
+from study.cli.numbers import several
 from study.config.objectives import in_words
 from study.report.elements import AxisValue, Contour, Item, Note, Section, Table
 from study.report.formatting import format_share, sentence
@@ -28,6 +29,8 @@ _PER_PLACE = 4  # trials, on average at least
 
 def interactions_section(results: Results, computed: Importances) -> Section:
     """The answer, from the importances that were computed."""
+    shared = shared_fields(results)
+    settings = setting_numbers(results, shared).nunique()
     results = group_reused(results)
     title = "Which hyperparameters depend on one another"
     command = results.command_for("analyze")
@@ -49,7 +52,9 @@ def interactions_section(results: Results, computed: Importances) -> Section:
     means = cells.groupby("trial")[objective].mean().dropna()
     caption = f"fANOVA: share of the variance of {name} (mean over scenarios) that two explain beyond each alone"
     both = results.space_filling_trials.loc[means.index, list(rows[0][:2])].notna().all(axis=1)
-    error = next(error for least, error in _ERRORS if both.sum() >= least)
+    together = set(rows[0][:2]) <= set(shared)  # each setting of the two has the luck of one training
+    count = settings if together else int(both.sum())
+    error = next(error for least, error in _ERRORS if count >= least)
     items: tuple[Item, ...] = (
         Table("interactions", caption, ("hyperparameter", "and", "share of variance"), rows, left=2),
         *(_contour(results, means, *row[:2], objective) for row in rows if row[2] >= _SHOWN),
@@ -61,19 +66,18 @@ def interactions_section(results: Results, computed: Importances) -> Section:
             "footnote",
         ),
     )
-    return Section(
-        "interactions", title, _lead(rows[0], name, int(both.sum()), error), items, command, uses_labels=True
-    )
+    lead = _lead(rows[0], name, several(count, "setting" if together else "trial"), error)
+    return Section("interactions", title, lead, items, command, uses_labels=True)
 
 
-def _lead(first: tuple[str, str, float], name: str, trials: int, error: float) -> str:
+def _lead(first: tuple[str, str, float], name: str, trials: str, error: float) -> str:
     one, two, share = first
     if share < _SHOWN:
         return f"No two hyperparameters explain 0.01 or more of the variance of {name} beyond what each does alone."
     if share <= error:
         return (
             f"No pair stands out from noise: the largest share is {format_share(share)} ({one} and {two}), and with "
-            f"{trials} trials a pair that does nothing may be given {'as much' if error >= 1 else f'{error:g}'}."
+            f"{trials} a pair that does nothing may be given {'as much' if error >= 1 else f'{error:g}'}."
         )
     return (
         f"{one} and {two} depend on each other most: together they explain {format_share(share)} of the variance of "

@@ -123,7 +123,8 @@ def _rules(results: Results, judged: list[SignalQuality]) -> Table:
     for rule, taken in _taken(results, judged).items():
         lost = regrets(scores, taken)
         rows.append((rule, *_reached(results, taken), _number(lost.mean()), _number(lost.max())))
-    by_scenario = results.compared.groupby("scenario")[[*_METRICS, results.goal.objectives[0]]].mean().mean()
+    cells = results.compared[results.compared["scenario"].isin(_scored(results))]
+    by_scenario = cells.groupby("scenario")[[*_METRICS, results.goal.objectives[0]]].mean().mean()
     lost = scores.max() - scores.mean()
     rows.append(("a trial at random", *map(_number, by_scenario), _number(lost.mean()), _number(lost.max())))
     return Table(
@@ -136,16 +137,21 @@ def _rules(results: Results, judged: list[SignalQuality]) -> Table:
 
 def _taken(results: Results, judged: list[SignalQuality]) -> dict[str, dict[str, int]]:
     """Rule -> scenario -> trial."""
-    scenarios = [str(name) for name in oracle_scores(results).columns]
+    scenarios = _scored(results)
     taken: dict[str, dict[str, int]] = {}
     if results.default is not None:
         taken["paper default"] = dict.fromkeys(scenarios, results.default)
-    taken["visible"] = visible_trials(results, judged)
+    taken["visible"] = {name: trial for name, trial in visible_trials(results, judged).items() if name in scenarios}
     if results.best is not None:
         single = "best single" if len(results.goal.objectives) == 1 else results.best_name
         taken[f"{single} (#{results.best})"] = dict.fromkeys(scenarios, results.best)
     taken["own best"] = oracle_trials(results)
     return taken
+
+
+def _scored(results: Results) -> list[str]:
+    """The scenarios that define the objective: on clean data nothing is a choice."""
+    return [str(name) for name in oracle_scores(results).dropna(axis=1, how="all").columns]
 
 
 def _reached(results: Results, taken: Mapping[str, int]) -> list[float | None]:
@@ -171,7 +177,7 @@ def _notes(results: Results, judged: list[SignalQuality]) -> list[Note]:
         texts.append(
             "A signal that is the same in all trials of a scenario chooses nothing there, so it has no regret."
         )
-    if results.scenarios.loc[~results.scenarios["attack_failed"], "attack"].nunique() < 2:
+    if results.scenarios.loc[_scored(results), "attack"].nunique() < 2:
         texts.append(
             "One attack works: the rule visible was chosen on the very scenarios that it is shown on, so its regret is "
             "too low. Study several attacks to know."

@@ -1,5 +1,6 @@
 """Importances of a nested design: unbiased, and no more is told apart than settings allow."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -106,3 +107,32 @@ def test_an_effect_of_a_shared_field_still_shows() -> None:
     ]
     again = small_results(cells, ranges=RANGES, points=points, manifest=results.manifest)
     assert curves_section(again).lead.startswith("Alone, gamma moves the mean")
+
+
+def grid_of_luck(seed: int) -> Results:
+    """γ x rate x beta x p of a grid, 4 x 4 x 8 x 4: TPR is the luck of each of 16 trainings, and some of each trial."""
+    draw = np.random.default_rng(seed)
+    values = [np.geomspace(0.05, 2, 4), np.geomspace(0.01, 0.3, 4), np.linspace(0, 6, 8), np.geomspace(0.002, 0.05, 4)]
+    points: list[dict[str, Any]] = [{"gamma": 0.5, "pre_isolation_lr": 0.1, "beta": 3.0, "isolation_rate": 0.01}]
+    cells: list[dict[str, Any]] = [{"trial": 0, "attack": "badnets", "tpr": 0.5, "fpr": 0.0}]
+    luck = draw.normal(size=(4, 4))
+    for trial, (one, two, three, four) in enumerate(itertools.product(*map(range, (4, 4, 8, 4))), start=1):
+        own = [values[at][place] for at, place in enumerate((one, two, three, four))]
+        points.append(dict(zip(RANGES, map(float, own), strict=True)))
+        tpr = 0.5 + 0.1 * (luck[one, two] + 0.3 * draw.normal())
+        cells.append({"trial": trial, "attack": "badnets", "tpr": float(tpr), "fpr": 0.0})
+    options = {"sampler": "grid", "preset": "smoke", "space": "pipd_wide", "aggregate": "mean"}
+    return small_results(cells, "grid", ranges=RANGES, points=points, manifest=Manifest("", (), options))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_luck_of_a_grid_s_trainings_is_neither_an_effect_nor_an_interaction(seed: int) -> None:
+    results = grid_of_luck(seed)
+    computed = importances(results)
+    lead = importance_section(results, computed).lead
+    assert "fANOVA gives" not in lead
+    assert "16 settings, each with the luck of one training, give gamma" in lead
+    assert lead.endswith("which may be wrong by anything.")
+    pairs = interactions_section(results, computed).lead
+    assert pairs.startswith("No pair stands out from noise: the largest share is")
+    assert "with 16 settings a pair that does nothing may be given as much" in pairs

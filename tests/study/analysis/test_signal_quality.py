@@ -186,3 +186,30 @@ def test_a_signal_stands_beside_a_trial_at_random() -> None:
     worse = told([cell(n, "a", n / 10, -n, 0.3 * (n % 2 == 0)) for n in range(6)])
     assert worse.lead.startswith("No signal chooses better than chance"), worse.lead
     assert worse.uses_labels
+
+
+def test_a_signal_that_differs_nowhere_is_not_trusted() -> None:
+    """It would "prefer" the first trial, the paper's default, which here happens to be the best on both attacks."""
+    rows = [
+        cell(trial, attack, tpr, 1.0, trial / 10)
+        for attack in ("a", "b")
+        for trial, tpr in enumerate((0.9, 0.2, 0.3, 0.8, 0.1, 0.85))
+    ]
+    results = small_results(rows)
+    assert visible_trials(results, judge_signals(results)) == {"a-0.1-s0": 5, "b-0.1-s0": 5}, "by the focus"
+
+
+def test_clean_data_are_no_other_attack() -> None:
+    """Nothing is chosen on them, so that no signal can have been right there."""
+    tpr = (0.1, 0.2, 0.9, 0.3, 0.4)
+    attacked = [
+        cell(trial, "a", one, 1.0 - trial / 10, 1.0 if trial == 2 else trial / 10) for trial, one in enumerate(tpr)
+    ]
+    clean = [{**cell(trial, "clean", float("nan"), trial / 7, trial / 9), "fpr": 0.5} for trial in range(5)]
+    results = small_results([*attacked, *clean])
+    assert visible_trials(results, judge_signals(results))["a-0.1-s0"] == 2, "by the focus, which is right on a"
+    section = label_free.section(results)
+    assert section is not None
+    assert any("One attack works" in getattr(item, "text", "") for item in section.items)
+    rules = next(item for item in section.items if isinstance(item, Table) and item.name == "rules")
+    assert {row[2] for row in rules.rows} == {0.0}, "the FPR on clean data is in no rule's mean"

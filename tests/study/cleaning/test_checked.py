@@ -135,3 +135,18 @@ def test_the_page_says_what_was_checked() -> None:
     verdict = checked(THRICE, quiet(27))
     page = words(build_page(told(THRICE, verdict=verdict)))
     assert page.index(verdict.sentence) < page.index("Here 30 of 400 images are flagged in this way")
+
+
+@pytest.mark.parametrize("plantings", [3, 4, 5])
+def test_a_class_that_is_taken_whole_stays_whole_however_much_was_planted(plantings: int) -> None:
+    """Each planting takes 5 of each 100 images of a class; what is left of class go is flagged whole."""
+    runs = []
+    for planting in range(plantings):
+        planted = np.zeros(400, dtype=bool)
+        planted[planting * 5 : 5 + planting * 5] = True
+        labels = np.where(planted, 3, LABELS)
+        ballot = Votes((vote(np.flatnonzero((LABELS == 0) & ~planted)),), labels)
+        runs.append((ballot, planted))
+    seen = look(runs, 4)
+    assert seen is not None
+    assert (seen.shared, seen.whole) == (0, 100 - 5 * plantings)

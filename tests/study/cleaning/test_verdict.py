@@ -1,10 +1,13 @@
 """What votes are taken to mean: that something is flagged is no evidence by itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from cleaning_parts import CLASSES, LABELS, POISON, votes
 
 from study.cleaning.verdict import concerned, decide, shared_classes
+from study.cleaning.votes import Votes
 
 
 def some(count: int, seed: int) -> np.ndarray:
@@ -61,6 +64,22 @@ def test_seeds_that_find_different_things_disagree() -> None:
     assert verdict.outcome == "disagree"
     assert verdict.sentence.startswith("The seeds disagree: do not trust this. 2 of 3 runs")
     assert verdict.drops
+
+
+def test_methods_that_are_sure_by_themselves_disagree_as_methods() -> None:
+    """A blend that one method finds with every seed and the other, which sees patches alone, with none."""
+    none = np.empty(0, dtype=np.int64)
+    found, missed = votes(*[POISON] * 3).votes, votes(*[none] * 3).votes
+    both = Votes((*found, *(replace(vote, defense="flare") for vote in missed)), LABELS)
+    verdict = decide(both, CLASSES)
+    assert verdict.outcome == "disagree"
+    assert verdict.sentence == (
+        f"The methods disagree: {found[0].defense} finds images of stop in 3 of 3 runs and flare finds none that share "
+        f"a class in any of 3. Methods see different attacks: look at what {found[0].defense} flags by itself "
+        f"(--defense {found[0].defense})."
+    )
+    unsure = decide(Votes((*votes(POISON, some(40, 1), some(30, 2)).votes, *both.votes[3:]), LABELS), CLASSES)
+    assert unsure.sentence.startswith("The seeds disagree: do not trust this. 1 of 6 runs")
 
 
 def test_the_same_images_of_all_classes_again_and_again() -> None:

@@ -10,10 +10,11 @@ from small_results import small_results
 from synthetic_study import PAPER, draw, rates, unit, write_study
 
 from search_spaces import SEARCH_SPACES
+from study.analysis.bins import Span
 from study.analysis.results import Results, read_results
 from study.report.elements import Curves, Heat, Line, Note, Scatter, Section, Table
 from study.report.plotly_figures import as_plotly
-from study.report.sections import contents, heatmap, pareto
+from study.report.sections import contents, curves, heatmap, pareto
 from study.report.sections.curves import curves_section
 from study.report.sections.importance import importances
 from study.report.sections.interactions import interactions_section
@@ -280,3 +281,14 @@ def test_no_section_says_what_a_colleague_would_not(noise_alone: Results) -> Non
         assert not [one for one in section.items if isinstance(one, Note) and one.kind != "footnote"]
         if not section.answered:
             assert section.items == ()
+
+
+def test_the_largest_difference_is_named_by_its_size() -> None:
+    """Chance differs between fields: of one whose settings trials share it is large."""
+    spans = {
+        "gamma": ((0.1, 0.2), Span(0, 1, 0.2, 0.5, by_chance=0.35)),
+        "beta": ((1.0, 2.0), Span(0, 1, 0.30, 0.32, by_chance=0.03)),
+    }
+    assert "(largest: gamma, by 0.300)" in curves._lead("tpr", 96, spans)
+    wide = {"rate": ((1.0, 2.0), Span(0, 1, 0.1, 0.7, by_chance=0.5)), "near": ((1.0, 2.0), Span(0, 1, 0.2, 0.6, 0.1))}
+    assert curves._lead("tpr", 96, wide).startswith("Alone, rate moves the mean TPR most: by 0.600")

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +12,15 @@ from desk import BAD, GOOD, Desk, judged, rows_of
 from small_study import save_npz, small_plan
 
 from defenses.signals import SIGNALS
+from study.analysis.finding import _gained
+from study.analysis.paired_tests import Difference
 from study.cli.terminal import duration, table
 from study.datasets.images import Images
 from study.driver.driver import why_no_result
 from study.ledger.records import TrialRecord, write_record
 from study.ledger.result_reader import NO_ATTACK
 from study.ledger.snapshot import LOST
+from study.report.sections.closing import Closing
 from tracking import names
 
 MakeDesk = Callable[..., Desk]
@@ -321,3 +325,28 @@ def test_everything_is_passed_on_once(make: MakeDesk) -> None:
 def test_studies_that_share_a_database_share_no_run(make: MakeDesk) -> None:
     books = [make(name=name).told for name in ("one", "two")]
     assert len({book.trial_run("k") for book in books}) == len({book.scenario_run("k", BAD) for book in books}) == 2
+
+
+def test_a_default_that_came_later_keeps_its_numbers() -> None:
+    """After a kill in the first trial the paper's default has another number, and one of the front may come before."""
+    results = SimpleNamespace(default=3, front=[1, 3, 4], best=1, ranges={"beta": None}, complete=range(5))
+    compared = Closing._compared(SimpleNamespace(results=results, _several=True))  # type: ignore[arg-type]
+    assert compared == [("paper default, on the front", 3), ("front (#1)", 1), ("front (#4)", 4)]
+
+
+def difference(seeds: int, verdict: Any) -> Difference:
+    return Difference("tpr", None, 2 * seeds, seeds, 2 * seeds, 0.6, 0.5, 0.1, 0.05, 0.15, 0.01, 0.01, verdict=verdict)
+
+
+@pytest.mark.parametrize(
+    ("tested", "found", "told"),
+    [
+        (True, None, "0.400 better than the paper's default; that is not tested, since no seed has every attack"),
+        (True, difference(6, "A"), "0.400 better than the paper's default, more than chance explains over 6 seeds"),
+        (False, difference(6, "A"), "; that is of the worst scenario of each, which no test tells from chance"),
+        (False, difference(1, "not tested"), "; one seed cannot tell that from chance"),
+    ],
+)
+def test_only_the_mean_is_tested(tested: bool, found: Difference | None, told: str) -> None:
+    assert told in _gained(0.4, found, tested)
+    assert _gained(0.0, found, tested) == "as the paper's default"
