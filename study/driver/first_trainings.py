@@ -9,49 +9,62 @@ from study.ledger.snapshot import is_finished
 from study.ledger.trial_row import TrialRow
 from study.planning.plan import Plan
 from study.planning.setting_counts import sure_trainings
+from study.planning.state_room import asked_epochs
 
 
 class FirstTrainings:
     """The first trainings that the trials of a study are sure to make.
 
     A whole grid has each setting of the fields that start one, in an order that is drawn; with `--reuse` the first
-    trials have one each.
+    trials have one each. Where trials read it at several epochs it counts in epochs: who reads later trains the rest.
 
     Attributes:
-        left: that no trial has made so far, over all scenarios.
+        left: that no trial has made so far, over all scenarios: trainings, or epochs of them.
     """
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
         self._plan, self._ledger = plan, ledger
-        done = [row for row in ledger.rows() if is_finished(row.state, row.reason)]
-        self._made = {self._training(row.point, one.name) for row in done for one in plan.scenarios}
-        made = len(self._made) if plan.reused is None else len(done) * len(plan.scenarios)
-        self.left = max(0, sure_trainings(plan) * len(plan.scenarios) - made)
+        self._read, self._length = _read_field(plan)
+        self._made: dict[str, int] = {}
+        sure = sure_trainings(plan) * len(plan.scenarios)
+        done = [row for row in ledger.rows() if sure and is_finished(row.state, row.reason)]
+        made = sum(self._add(row.point, one.name, row.comparable) for row in done for one in plan.scenarios)
+        self.left = max(0, sure * self._length - made)
 
-    def made(self, key: str, scenario: str) -> bool:
-        """Whether a trial, by the key of its settings, made one of them on a scenario that it is done with."""
+    def made(self, key: str, scenario: str) -> int:
+        """How much of them a trial, by the key of its settings, made on a scenario that it is done with."""
         if not self.left:
-            return False
-        new = {self._training(row.point, scenario) for row in self._ledger.rows() if row.key == key} - self._made
-        self._made |= new
-        made = bool(new) or self._plan.reused is not None
-        self.left -= made
-        return made
+            return 0
+        new = sum(self._add(row.point, scenario) for row in self._ledger.rows() if row.key == key)
+        return self._take(new)
 
-    def given_up(self, row: TrialRow, scenarios: int) -> int:
-        """How many of them nobody waits for any more, since a trial failed or was stopped before it was judged.
+    def given_up(self, row: TrialRow) -> int:
+        """How much of them nobody waits for any more, since a trial failed or was stopped before it was judged."""
+        if not self.left or row.comparable:
+            return 0
+        return self._take(sum(self._add(row.point, one.name, judged=False) for one in self._plan.scenarios))
 
-        Args:
-            scenarios: that it had not come to.
-        """
-        over = 0
-        if self.left and not row.comparable:
-            new = {self._training(row.point, one.name) for one in self._plan.scenarios} - self._made
-            self._made |= new
-            over = min(self.left, len(new) if self._plan.reused is None else scenarios)
-        self.left -= over
-        return over
+    def _take(self, made: int) -> int:
+        taken = min(self.left, made)
+        self.left -= taken
+        return taken
 
-    def _training(self, point: Mapping[str, Any], scenario: str) -> str:
-        """What trials have in common that share the first training on a scenario."""
-        return canonical([scenario, *(point.get(name) for name in self._plan.expensive)])
+    def _add(self, point: Mapping[str, Any], scenario: str, judged: bool = True) -> int:
+        """Notes how far a trial's training went on a scenario, to its end where nobody waits; what that is more."""
+        training = canonical([scenario, *(point.get(name) for name in self._plan.expensive)])
+        read = point.get(self._read) if judged else None
+        before = self._made.get(training, 0)
+        self._made[training] = max(before, self._length if read is None else min(self._length, int(read)))
+        return self._made[training] - before
+
+
+def _read_field(plan: Plan) -> tuple[str, int]:
+    """The searched field that says after which epoch trials read the first training, and the latest.
+
+    No field and 1 where all read its end.
+    """
+    for stage in plan.defense.stages_until(plan.config.until):
+        if stage.trajectory is not None and set(plan.expensive) & set(stage.reads):
+            searched = stage.trajectory.read in plan.space.ranges
+            return (stage.trajectory.read, asked_epochs(stage, plan)[-1]) if searched else ("", 1)
+    return "", 1

@@ -126,7 +126,7 @@ class TrialProgress:
         self._bar.note(*self._texts())
         # A trial that failed or was stopped early is over, and so are the scenarios that it has not come to.
         rest = max(0, len(self._plan.scenarios) - self._done.pop(row.key, 0))
-        over = self._first.given_up(row, rest)
+        over = self._first.given_up(row)
         self._bar.advance(1, ", ".join([shown, *self._texts()]), rest, over)
 
     def close(self) -> None:

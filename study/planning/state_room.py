@@ -70,7 +70,7 @@ def kept_states(plan: Plan) -> list[States]:
     kept = KeptStates(plan.environment.keep_states)
     states = []
     for stage in plan.defense.stages_until(plan.config.until):
-        asked = _asked_epochs(stage, plan)
+        asked = asked_epochs(stage, plan)
         if asked:
             network = (environment.model, environment.width, environment.blocks)
             size = state_bytes(ModelSpec(*network, images.num_classes, images.image_size))
@@ -142,7 +142,7 @@ def states_text(plan: Plan) -> str:
     )
 
 
-def _asked_epochs(stage: Stage, plan: Plan) -> tuple[int, ...]:
+def asked_epochs(stage: Stage, plan: Plan) -> tuple[int, ...]:
     """The epochs at which a stage may be read, ascending; none where it is read at its end alone."""
     if stage.trajectory is None:
         return ()
