@@ -251,6 +251,7 @@ def test_a_defense_is_handed_nothing_but_what_it_may_see(
     assert {name for name in dir(Checkpoint(Path("folder"))) if not name.startswith("_")} == {
         "epochs",
         "earlier_seconds",
+        "waited_seconds",
     }
 
 
