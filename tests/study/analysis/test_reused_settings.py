@@ -81,7 +81,7 @@ def luck(seed: int, settings: int, trials: int, reuse: int | None) -> Results:
 
 
 @pytest.mark.parametrize("reuse", [True, False])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_the_luck_of_trainings_is_no_effect_of_a_field(seed: int, reuse: bool) -> None:
     results = luck(seed, settings=12, trials=240, reuse=12 if reuse else None)
     assert curves_section(results).lead.startswith("No hyperparameter alone moves the mean")
@@ -125,9 +125,8 @@ def grid_of_luck(seed: int) -> Results:
     return small_results(cells, "grid", ranges=RANGES, points=points, manifest=Manifest("", (), options))
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_the_luck_of_a_grid_s_trainings_is_neither_an_effect_nor_an_interaction(seed: int) -> None:
-    results = grid_of_luck(seed)
+def test_the_luck_of_a_grid_s_trainings_is_neither_an_effect_nor_an_interaction() -> None:
+    results = grid_of_luck(0)
     computed = importances(results)
     lead = importance_section(results, computed).lead
     assert "fANOVA gives" not in lead
