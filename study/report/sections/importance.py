@@ -218,7 +218,7 @@ def _grouped_note(results: Results) -> list[Note]:
     text = (
         f"{SETTINGS} stands for {listed(fields)} together: trials share {results.config.reuse} settings of them "
         f"(--reuse), equally often and beside freely drawn values of the others, so that its share is unbiased. Which "
-        f"field it is, and what is the luck of {results.config.reuse} trainings on each scenario, takes {needed}."
+        f"field it is, and what is the luck of so few trainings on each scenario, takes {needed} settings."
     )
     return [Note(text)]
 
