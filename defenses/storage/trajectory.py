@@ -104,6 +104,6 @@ class TrajectoryCheckpoint(Checkpoint):
             (int(file.stem.removeprefix("epoch-")) for file in self._states.glob("epoch-*.json")), reverse=True
         )
         done = next((epoch for epoch in kept if epoch <= stop and self._restore(f"epoch-{epoch}", parts)), 0)
-        with suppress(OSError):  # a store that cannot be written to is read all the same
+        with suppress(OSError):  # none was kept, or a store that cannot be written to is read all the same
             os.utime(self._states / f"epoch-{done}.json")  # when it was last used: what nobody uses goes first
         return done

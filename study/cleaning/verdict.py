@@ -178,7 +178,7 @@ def _disagree_sentence(
     votes: Votes, own: Sequence[tuple[int, ...]], classes: Sequence[str], overlap: float | None
 ) -> str:
     """Whether it is the methods that disagree, one or more of them sure by itself, or the seeds of one."""
-    methods = tuple(dict.fromkeys(vote.defense for vote in votes.votes))
+    methods = votes.methods
     runs = {
         name: [shared for vote, shared in zip(votes.votes, own, strict=True) if vote.defense == name]
         for name in methods
@@ -228,7 +228,7 @@ def _nothing(votes: Votes) -> tuple[str, tuple[str, ...]]:
 
 def _overlap(votes: Votes) -> float | None:
     """Agreement of seeds, over methods; of single runs of several methods, theirs."""
-    by_defense = [votes.agreement_of(name) for name in dict.fromkeys(vote.defense for vote in votes.votes)]
+    by_defense = [votes.agreement_of(name) for name in votes.methods]
     known = [value for value in by_defense if value is not None]
     return float(np.mean(known)) if known else mean_overlap([vote.flagged for vote in votes.votes])
 

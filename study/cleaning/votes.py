@@ -74,6 +74,11 @@ class Votes:
         """Votes that flag a sample."""
         return votes_needed(len(self.votes), self.agreement)
 
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The defenses that voted, each once."""
+        return tuple(dict.fromkeys(vote.defense for vote in self.votes))
+
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """int64 [N]: votes for each sample."""

@@ -86,7 +86,7 @@ def make_grid(space: SearchSpace, resolution: Resolution) -> Grid:
                 f"--resolution names a field that is searched, got {name!r}: "
                 f"{nearest(name, space.ranges)}(searched: {', '.join(space.ranges) or 'none'})"
             )
-    told = {name: _told(name, space.ranges[name], values) for name, values in resolution.items()}
+    told = {name: _values_told(name, space.ranges[name], values) for name, values in resolution.items()}
     listed = {name: all_values(own) for name, own in space.ranges.items() if name not in told}
     endless = [name for name, values in listed.items() if values is None]
     if endless:
@@ -105,7 +105,7 @@ def make_grid(space: SearchSpace, resolution: Resolution) -> Grid:
     return grid
 
 
-def _told(name: str, searched: Range, values: int | tuple[str, ...]) -> tuple[Value, ...]:
+def _values_told(name: str, searched: Range, values: int | tuple[str, ...]) -> tuple[Value, ...]:
     """The values of a range, of which somebody said how many or which."""
     if isinstance(values, tuple):
         return _named(name, searched, values)

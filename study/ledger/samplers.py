@@ -184,13 +184,9 @@ class ReusingSampler(BaseSampler):
         places = tried_points(study, self._space, besides=trial.number)
         points = [point_at(self._space.ranges, place) for place in places]
         counts = [sum(setting.items() <= point.items() for point in points) for setting in self._settings]
-        left = [count < room for count, room in zip(counts, self._rooms, strict=True)]
-        least = min((count for count, more in zip(counts, left, strict=True) if more), default=None)
-        fewest = [
-            setting
-            for setting, count, more in zip(self._settings, counts, left, strict=True)
-            if least is None or (more and count == least)
-        ]
+        left = [at for at, count in enumerate(counts) if count < self._rooms[at]]
+        least = min((counts[at] for at in left), default=0)
+        fewest = [self._settings[at] for at in left if counts[at] == least] or self._settings
         lot = random.Random(derive_seed(self._seed, "settings", trial.number))
         return {**drawn, **lot.choice(fewest)}
 

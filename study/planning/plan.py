@@ -139,13 +139,17 @@ class Plan:
 
         A grid says itself which points there are.
         """
-        config = self.defense.config_type.from_mapping(self.base)
-        return next(iter(given_points(self.config, self.space, self.grid, config)[1:]), None)
+        return next(iter(self.given_points[1:]), None)
+
+    @property
+    def given_points(self) -> list[dict[str, Value]]:
+        """The points of the trials that no sampler draws, the paper's default first."""
+        return given_points(self.config, self.space, self.grid, self.defense.config_type.from_mapping(self.base))
 
     @property
     def given_trials(self) -> int:
-        """How many trials no sampler draws: the paper's default, and the preset's values where they are others."""
-        return 1 + (self.calibrated_point is not None)
+        """How many these are."""
+        return len(self.given_points)
 
     def full_config(self, point: Mapping[str, Any]) -> Config:
         """The whole configuration of a trial."""

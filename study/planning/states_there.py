@@ -68,7 +68,7 @@ class StatesThere:
 
 def _known_points(plan: Plan) -> list[Point]:
     """Points that the study's trials have, or parts of such: given, drawn to be shared, or in its ledger."""
-    points: list[Point] = [plan.default_point, *([plan.calibrated_point] if plan.calibrated_point else [])]
+    points: list[Point] = [*plan.given_points]
     if plan.reused is not None:
         points += draw_reused(plan.config, plan.space, plan.expensive)
     try:

@@ -225,8 +225,8 @@ def _grouped_note(results: Results) -> list[Note]:
 
 def _shared_settings(results: Results, computed: Importances) -> dict[str, tuple[int, int]]:
     """How many settings of how many fields trials share, for each such field that counts by itself."""
-    fields = [name for name in shared_fields(results) if name in computed.fields]
-    return {name: (setting_numbers(results, tuple(fields)).nunique(), len(fields)) for name in fields}
+    fields = tuple(name for name in shared_fields(results) if name in computed.fields)
+    return dict.fromkeys(fields, (setting_numbers(results, fields).nunique(), len(fields)))
 
 
 def _shared_note(shared: Mapping[str, tuple[int, int]]) -> list[Note]:
