@@ -88,7 +88,8 @@ class Results:
     def complete(self) -> "pandas.DataFrame":
         """The trials with a readable result on every scenario: a mean over fewer would not compare."""
         judged = self.evaluations.groupby("trial").size().reindex(self.trials.index, fill_value=0)
-        return self.trials[(self.trials["state"] == "complete") & (judged == len(self.scenarios))]
+        planned = len(self.manifest.scenarios) or len(self.scenarios)  # what no trial could be read on counts as well
+        return self.trials[(self.trials["state"] == "complete") & (judged == planned)]
 
     @functools.cached_property
     def compared(self) -> "pandas.DataFrame":

@@ -205,6 +205,16 @@ def test_a_record_that_was_damaged_later_is_no_end(make: MakeDesk) -> None:
     assert desk.closing().metrics()["best/tpr"] == 0.5
 
 
+def test_the_only_trial_is_not_whole_without_a_scenario_that_no_trial_can_be_read_on(make: MakeDesk) -> None:
+    desk = make()
+    row = desk.trial(judged(0.5, 0.0, 0.5, 0.5), judged(0.5, 0.0, 0.5, 0.5))
+    (desk.reader.points / row.key / f"{GOOD}.json").write_text("{")
+    text = desk.closing().text()
+    assert "0.500" not in text, "half of its scenarios are no mean of all"
+    assert "The files of trial 0 cannot be read any more" in text
+    assert "best/tpr" not in desk.closing().metrics()
+
+
 def test_the_csv_has_a_line_a_trial_and_scenario(make: MakeDesk) -> None:
     desk = make(attacks=("badnets", "clean"), objective="fpr")
     row = desk.trial(judged(1.0, 0.0, 0.5, 0.25), judged(None, 0.125, 0.5, None), failed=(BAD,))
