@@ -29,6 +29,7 @@ PLACES = {
     "optuna": {
         "search_spaces/space.py",
         "study/ledger/ledger.py",
+        "study/ledger/quiet_study.py",
         "study/ledger/samplers.py",
         "study/ledger/storage.py",
         "study/ledger/trial_rows.py",

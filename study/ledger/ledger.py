@@ -25,6 +25,7 @@ from study.ledger import selection
 from study.ledger.dashboard import LOCK_SECONDS, Shown, describe_trials
 from study.ledger.grid import Grid, Points
 from study.ledger.pruning import Stopped
+from study.ledger.quiet_study import create_study
 from study.ledger.samplers import GridSampler, draw_settings, make_sampler, settled_point, tried_points
 from study.ledger.snapshot import CALIBRATED, KEY, LOST, PAPER_DEFAULT, REASON, RETRY_OF, SHARED_SECONDS, is_finished
 from study.ledger.storage import LedgerStorage
@@ -64,13 +65,12 @@ class Ledger:
         shown: Shown | None = None,
         reused: tuple[Sequence[str], int] | None = None,
     ) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._path, self._space, self._key_of, self._shown = path, space, key_of, shown
         self._points: SearchSpace | Grid | Points = space if grid is None else grid
         self._directions: list[Direction] = [directions] if isinstance(directions, str) else [*directions]
         patience = {"connect_args": {"timeout": LOCK_SECONDS}}
         file = optuna.storages.RDBStorage(sqlite_url(path), engine_kwargs=patience)
-        optuna.create_study(study_name=name, storage=file, directions=self._directions, load_if_exists=True)
+        create_study(study_name=name, storage=file, directions=self._directions, load_if_exists=True)
         self._storage = LedgerStorage(path, file, name)
         self._study = optuna.load_study(study_name=name, storage=self._storage)
         self._ended: dict[int, TrialRow] = {}  # by number: what ended stays as it is

@@ -16,6 +16,7 @@ from defenses.seeds import derive_seed
 from search_spaces.conditions import point_at
 from search_spaces.space import SearchSpace, all_values
 from study.ledger.grid import LARGEST, Grid, Points
+from study.ledger.quiet_study import create_study
 
 _STARTUP_SHARE = 0.4  # of the planned trials: TPE needs some to learn from, and a short study must still learn
 _DRAWS = 20  # for a point that no trial has, before the rest of the space is listed
@@ -207,7 +208,7 @@ def draw_settings(name: str, space: SearchSpace, fields: Sequence[str], count: i
     distributions = {field: space.ranges[field].distribution() for field in fields}
     drawn: dict[tuple[Any, ...], dict[str, Any]] = {}
     sampler = _base_sampler(name, derive_seed(seed, "settings") % 2**32, count, part)
-    asked = optuna.create_study(sampler=sampler)
+    asked = create_study(sampler=sampler)
     for _ in range(count * _DRAWS):
         point = part.conditions.drop_idle(asked.ask(distributions).params)
         drawn.setdefault(place_of(point, part), point)

@@ -86,9 +86,10 @@ def _frozen(results: Results, trials: "pandas.DataFrame") -> "optuna.Study":
     """The trials as a study in memory, which is what Optuna's evaluators read."""
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    from study.ledger.quiet_study import create_study
+
     ranges = {name: searched.distribution() for name, searched in results.ranges.items()}
-    study = optuna.create_study()
+    study = create_study()
     columns = [trials[name].tolist() for name in ranges]
     for values in zip(*columns, strict=True):
         point = {name: value for name, value in zip(ranges, values, strict=True) if value is not None}
