@@ -128,7 +128,8 @@ def gaussian_mixture(scores: Scores, seed: int) -> Mask:
         seed: is not used.
 
     Returns:
-        bool [n], the samples above the lower mean that the upper class is likelier to have.
+        bool [n], the samples above the lower mean that the upper class is likelier to have, and all above the lowest of
+        these: beyond an upper class that is narrower than the lower one, the lower one's tail is likelier again.
     """
     nothing = np.zeros(len(scores), dtype=bool)
     standard = _standardised(scores)
@@ -148,7 +149,8 @@ def gaussian_mixture(scores: Scores, seed: int) -> Mask:
     if best.shares[1, 0] > LARGEST_UPPER:
         return nothing
     logs = best.log_density(standard)
-    flagged: Mask = (logs[1] > logs[0]) & (standard > best.means[0])
+    likelier = standard[(logs[1] > logs[0]) & (standard > best.means[0])]
+    flagged: Mask = standard >= likelier.min(initial=math.inf)
     return flagged
 
 

@@ -29,8 +29,8 @@ what is clean under most transforms (`search_spaces/README.md`).
 The first model may be read before its last epoch (`read_epoch`), in either phase, and trials share one training. The
 second network is not read early: its pools are those of one trial, so that no two trials would share what it keeps.
 
-Stages: `distinguishing`, `feature_movement`, `dst_pools` (not cached: it sorts the scores), `dst_contrastive`,
-`dst_head`.
+Stages: `distinguishing`, `feature_movement`, `dst_pools` and `dst_trusted` (not cached: they sort the scores; the
+second is no part of who is flagged), `dst_contrastive`, `dst_head`.
 """
 
 from dataclasses import dataclass
@@ -190,20 +190,24 @@ def _features(model: Normalised, images: Tensor, context: StageContext) -> Tenso
 
 def _pools(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     movement = np.asarray(inputs["movement"], dtype=np.float64)
-    n = len(movement)
-    trusted, flagged = count_from_share(params.clean_share, n), count_from_share(params.poison_share, n)
+    return {"flagged": lowest_mask(-movement, count_from_share(params.poison_share, len(movement)))}
+
+
+def _trusted(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
+    movement, moved_most = np.asarray(inputs["movement"], dtype=np.float64), np.asarray(inputs["flagged"])
+    n, flagged, labels = len(movement), int(moved_most.sum()), context.dataset.labels
+    trusted = count_from_share(params.clean_share, n)
     if trusted + flagged > n:
         raise UserError(
             f"D-ST's trusted and flagged samples must be at most all {n}, but clean_share = {params.clean_share:g} and "
             f"poison_share = {params.poison_share:g} make {trusted} and {flagged}: lower one of them",
             about="field clean_share",
         )
-    labels, moved_most = context.dataset.labels, lowest_mask(-movement, flagged)
     mask = lowest_mask(movement, trusted)
     if params.per_class:
         mask = lowest_of_each(movement, labels, params.clean_share) & ~moved_most
     classes = np.unique(labels[mask])
-    return {"trusted": mask, "flagged": moved_most, "series": {"classes_trusted": [float(len(classes))]}}
+    return {"trusted": mask, "series": {"classes_trusted": [float(len(classes))]}}
 
 
 def lowest_of_each(values: NDArray[np.float64], labels: NDArray[np.int64], share: float) -> Mask:
@@ -298,16 +302,24 @@ FEATURE_MOVEMENT = Stage(
 DST_POOLS = Stage(
     name="dst_pools",
     run=_pools,
-    reads=("clean_share", "poison_share", "per_class"),
+    reads=("poison_share",),
     inputs={"movement": "feature_movement.movement"},
-    outputs=("trusted", "flagged", "series"),
+    outputs=("flagged",),
+    cached=False,
+)
+DST_TRUSTED = Stage(
+    name="dst_trusted",
+    run=_trusted,
+    reads=("clean_share", "poison_share", "per_class"),
+    inputs={"movement": "feature_movement.movement", "flagged": "dst_pools.flagged"},
+    outputs=("trusted", "series"),
     cached=False,
 )
 DST_CONTRASTIVE = Stage(
     name="dst_contrastive",
     run=_contrastive,
     reads=(*CONTRASTIVE_FIELDS, "mask_columns"),
-    inputs={"trusted": "dst_pools.trusted"},
+    inputs={"trusted": "dst_trusted.trusted"},
     outputs=("weights", "series"),
     cost=contrastive_cost,
 )
@@ -326,7 +338,7 @@ DST_HEAD = Stage(
     ),
     inputs={
         "weights": "dst_contrastive.weights",
-        "trusted": "dst_pools.trusted",
+        "trusted": "dst_trusted.trusted",
         "flagged": "dst_pools.flagged",
     },
     outputs=("weights", "series"),
@@ -339,7 +351,7 @@ class DST(Defense):
 
     name = "dst"
     config_type = DSTConfig
-    stages = (DISTINGUISHING, FEATURE_MOVEMENT, DST_POOLS, DST_CONTRASTIVE, DST_HEAD)
+    stages = (DISTINGUISHING, FEATURE_MOVEMENT, DST_POOLS, DST_TRUSTED, DST_CONTRASTIVE, DST_HEAD)
     scores = "feature_movement.movement"
     flagged = "dst_pools.flagged"
     weights = "dst_head.weights"

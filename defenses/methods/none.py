@@ -94,7 +94,6 @@ class Detection:
     strong_probability: float
     beta: float
     detector_channels: float | int
-    reset_channels: float | int
     minimum_gap: float
 
     @classmethod
@@ -105,7 +104,6 @@ class Detection:
             params.strong_probability,
             params.beta,
             params.detector_channels,
-            params.reset_channels,
             params.minimum_gap,
         )
 
@@ -170,13 +168,13 @@ class Detected:
     Attributes:
         scores: float64 [N], the sum of the detectors.
         flagged: bool [N].
-        reset: int64, positions of the channels to reset.
+        discrepancy: float64 [channels]; see `discrepancies`.
         values: per round, for curves.
     """
 
     scores: Scores
     flagged: Mask
-    reset: NDArray[np.int64]
+    discrepancy: Scores
     values: Mapping[str, float]
 
 
@@ -209,7 +207,7 @@ def detect(
         "break_gap": gap,
         "classes_compared": float(len(compared)),
     }
-    return Detected(scores, flagged, choose_channels(discrepancy, tap_sizes, how.reset_channels), values)
+    return Detected(scores, flagged, discrepancy, values)
 
 
 def _isolate(_context: StageContext, inputs: Outputs, params: Params) -> Outputs:
@@ -217,7 +215,7 @@ def _isolate(_context: StageContext, inputs: Outputs, params: Params) -> Outputs
     return {
         "scores": detected.scores,
         "flagged": detected.flagged,
-        "reset": detected.reset,
+        "discrepancy": detected.discrepancy,
         "series": {name: [value] for name, value in detected.values.items()},
     }
 
@@ -228,7 +226,7 @@ def _cleaning(context: StageContext, inputs: Outputs, params: Params) -> Outputs
     # What later rounds need is read even where there are none: a field that is read is one that the stage's key holds.
     taps, statistic = params.taps, params.channel_statistic
     how, recipe = Detection.of(params), Recipe.of(params, "finetuning_")
-    flagged, reset = np.asarray(inputs["flagged"]), np.asarray(inputs["reset"])
+    flagged, discrepancy = np.asarray(inputs["flagged"]), np.asarray(inputs["discrepancy"])
     series: dict[str, list[float]] = {"loss": [], "left_out_share": []}
     for number in range(1, params.rounds + 1):
         apart = context if number == 1 else replace(context, stage=f"{context.stage} round {number}")
@@ -236,9 +234,10 @@ def _cleaning(context: StageContext, inputs: Outputs, params: Params) -> Outputs
             activations, tap_sizes = read_channels(context, model, taps, statistic)
             logits = predict_logits(model, images, context.precision).cpu().numpy()
             detected = detect(activations[~flagged], tap_sizes, logits[~flagged], how)
-            flagged, reset = flagged.copy(), detected.reset
+            flagged, discrepancy = flagged.copy(), detected.discrepancy
             flagged[~flagged] = detected.flagged
         _check_kept(flagged)
+        reset = choose_channels(discrepancy, inputs["tap_sizes"], params.reset_channels)
         reset_channels(model, tap_names(model, taps), _by_tap(reset, inputs["tap_sizes"]))
         series["left_out_share"].append(float(flagged.mean()))
         series["loss"] += finetune(apart, model, flagged, recipe, params.finetuning_augment, frozen_statistics=True)
@@ -275,7 +274,6 @@ _DETECTION = (
     "strong_probability",
     "beta",
     "detector_channels",
-    "reset_channels",
     "minimum_gap",
 )
 UNDEFENDED_CHANNELS = replace(CHANNEL_ACTIVATIONS, inputs={"weights": "standard_training.weights"})
@@ -289,7 +287,7 @@ NONE_ISOLATION = Stage(
         "tap_sizes": "channel_activations.tap_sizes",
         "logits": "predictions.logits",
     },
-    outputs=("scores", "flagged", "reset", "series"),
+    outputs=("scores", "flagged", "discrepancy", "series"),
     cached=False,
 )
 NONE_CLEANING = Stage(
@@ -297,6 +295,7 @@ NONE_CLEANING = Stage(
     run=_cleaning,
     reads=(
         *_DETECTION,
+        "reset_channels",
         "taps",
         "channel_statistic",
         "rounds",
@@ -312,7 +311,7 @@ NONE_CLEANING = Stage(
         "weights": "standard_training.weights",
         "tap_sizes": "channel_activations.tap_sizes",
         "flagged": "none_isolation.flagged",
-        "reset": "none_isolation.reset",
+        "discrepancy": "none_isolation.discrepancy",
     },
     outputs=("weights", "series"),
     cost=_cleaning_cost,

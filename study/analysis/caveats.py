@@ -1,16 +1,18 @@
 """What limits a result whatever it says: flags that are none or too many, and epochs that were cut."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from study.analysis.compared import DEFAULT, shown_trials
 from study.analysis.results import Results
-from study.cli.numbers import format_number, listed
+from study.cli.numbers import format_number, format_value, listed, several
 from study.config.objectives import CLEAN
 from tracking import names
 
 BUDGET = "budget_fraction"
 MOST_FLAGGED = 0.5  # a defense that flags more takes most of the data for poison
 _NAMED = 3  # scenarios that are named of a trial
+_SET = 6  # fields that are named of those that the user set
 _UNPOISONED = "the data unpoisoned"
 _Where = dict[str, float]
 """Scenario -> the flagged share."""
@@ -31,21 +33,22 @@ def flag_caveats(results: Results) -> list[str]:
     nothing: dict[int, _Where] = {}
     too_much: dict[int, _Where] = {}
     cells = results.evaluations[results.evaluations["trial"].isin(results.complete.index)]
-    for trial, scenario, attack, share in cells[["trial", "scenario", "attack", names.FLAGGED_SHARE]].itertuples(
-        index=False
-    ):
-        if flags_nothing(share, str(attack)):
-            nothing.setdefault(int(trial), {})[scenario] = share
+    shares = cells[["trial", "scenario", "attack", names.FLAGGED_SHARE]].itertuples(index=False)
+    runs = [(int(trial), str(scenario), str(attack), share) for trial, scenario, attack, share in shares]
+    if all(attack.partition(":")[0] != CLEAN for _, _, attack, _ in runs):  # else they are the control
+        controls = {trial: results.clean_fpr.get(trial, {}) for trial in map(int, results.complete.index)}
+        runs += [(at, f"{_UNPOISONED}, seed {seed}", CLEAN, of[seed]) for at, of in controls.items() for seed in of]
+    for trial, scenario, attack, share in runs:
+        if flags_nothing(share, attack):
+            nothing.setdefault(trial, {})[scenario] = share
         if flags_too_much(share):
-            too_much.setdefault(int(trial), {})[scenario] = share
-    for trial in results.complete.index:
-        share = results.clean_fpr_mean(trial)[0]
-        if flags_too_much(share) and share is not None:
-            too_much.setdefault(int(trial), {})[_UNPOISONED] = share
-    sentences = {"nothing": nothing, "more than half of the samples": too_much}
+            too_much.setdefault(trial, {})[scenario] = share
+    poisoned = sum(attack.partition(":")[0] != CLEAN for _, _, attack, _ in runs)
+    sentences = (("nothing", nothing, poisoned), ("more than half of the samples", too_much, len(runs)))
     return [
-        f"{results.defense} flags {what}: {_trials(results, where, shares=where is too_much)}."
-        for what, where in sentences.items()
+        f"{results.defense} flags {what} in {sum(map(len, where.values()))} of {several(total, 'run')}: "
+        f"{_trials(results, where, shares=where is too_much)}."
+        for what, where, total in sentences
         if where
     ]
 
@@ -56,7 +59,8 @@ def _trials(results: Results, where: dict[int, _Where], shares: bool) -> str:
     parts = [f"{_name(results, trial)} on {_scenarios(where[trial], shares)}" for trial in shown]
     others = len(where) - len(shown)
     if others:
-        parts.append(f"{others} {'other ' * bool(shown)}trial{'s' * (others != 1)} of {len(results.complete)}")
+        count = several(others, f"{'other ' * bool(shown)}trial")
+        parts.append(f"{count} of {len(results.complete)} on at least one scenario")
     return "; ".join(parts)
 
 
@@ -68,6 +72,20 @@ def _scenarios(where: _Where, shares: bool) -> str:
     named = [f"{name} ({format_number(share)})" if shares else name for name, share in list(where.items())[:_NAMED]]
     more = len(where) - len(named)
     return listed([*named, *([f"{more} more"] if more else [])])
+
+
+def set_caveat(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """That what is called the paper's default is not the paper's in fields that the user set; empty where it is.
+
+    Args:
+        changed: field -> the value of all trials, and the paper's.
+    """
+    if not changed:
+        return ""
+    told = [f"{name} {format_value(here)} (paper {format_value(paper)})" for name, (here, paper) in changed.items()]
+    more = [f"{len(told) - _SET} more"] if len(told) > _SET else []
+    values = listed([*told[:_SET], *more])
+    return f"Every trial, the {DEFAULT} too, has values of --set that are not the paper's: {values}."
 
 
 def budget_caveat(defense: str, fields: Iterable[tuple[str, object]]) -> str:

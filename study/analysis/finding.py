@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from search_spaces import SEARCH_SPACES
-from study.analysis.caveats import BUDGET, budget_caveat, flag_caveats
+from study.analysis.caveats import BUDGET, budget_caveat, flag_caveats, set_caveat
 from study.analysis.failed_runs import failure_caveats
-from study.analysis.fixed_fields import load_fields
-from study.analysis.paired_tests import Difference, differences, pair
+from study.analysis.fixed_fields import load_fields, set_beside_paper
+from study.analysis.paired_tests import ALPHA, Difference, differences, pair
 from study.analysis.results import Results
 from study.analysis.selected_trial import SelectedTrial
 from study.cli.numbers import format_number, several
@@ -67,7 +67,8 @@ def _of_one(results: Results, best: int) -> Finding:
     worst = " on its worst scenario" if goal.how == "worst" else ""
     reached = f"{in_words(goal.objectives[0])} {format_number(value)}{worst}"
     if len(trials) == 1:
-        what = "The paper's default, the only trial," if best == results.default else f"Trial {best}, the only one,"
+        name = "The setting of --set" if not results.ranges and set_beside_paper(results) else "The paper's default"
+        what = f"{name}, the only trial," if best == results.default else f"Trial {best}, the only one,"
         return Finding(f"{what} reaches {reached}.", _caveats(results, chosen=False))
     tied = int((trials["value"].astype(float).round(_DIGITS) == round(value, _DIGITS)).sum()) - 1
     ties = f" (tied with {'one other' if tied == 1 else f'{tied} others'})" if tied else ""
@@ -79,7 +80,7 @@ def _of_one(results: Results, best: int) -> Finding:
         return Finding(f"{sentence}.", _caveats(results, chosen=True))
     difference = _difference(results, best, results.default)
     gain = abs(value - float(str(trials.at[results.default, "value"])))
-    said = _gained(gain, difference, tested=goal.how == "mean")
+    said = _gained(gain, difference, goal.how == "mean", picked_of=len(trials) - 1)
     return Finding(f"{sentence}, {said}.", _caveats(results, chosen=True), gain)
 
 
@@ -90,8 +91,14 @@ def _difference(results: Results, best: int, default: int) -> Difference | None:
     return next((one for one in compared if one.stratum is None), None)
 
 
-def _gained(gain: float, difference: Difference | None, tested: bool) -> str:
-    """How much better than the default, and whether that is chance; `tested` where the gain is a mean, as tests are."""
+def _gained(gain: float, difference: Difference | None, tested: bool, picked_of: int) -> str:
+    """How much better than the default, and whether that is chance.
+
+    Args:
+        tested: the gain is a mean, as tests are.
+        picked_of: trials that the best is the best of, beside the default; the chance that one of them looks so good
+            is bounded by Bonferroni's inequality.
+    """
     if not gain:
         return "as the paper's default"
     size = format_number(gain) if gain >= _SMALL else f"less than {_SMALL:g}"
@@ -103,9 +110,15 @@ def _gained(gain: float, difference: Difference | None, tested: bool) -> str:
     if not tested:
         return f"{amount}; that is of the worst scenario of each, which no test tells from chance"
     over = f"over {difference.seeds} seeds"
-    if difference.verdict == "A":
-        return f"{amount}, more than chance explains {over}"
-    return f"{amount}, which {over} cannot be told from chance"
+    mean = format_number(abs(difference.mean))
+    over += f" with every attack at work ({mean} on their {difference.pairs} scenarios)" if mean != size else ""
+    if difference.verdict != "A" or difference.p is None:
+        return f"{amount}, which {over} cannot be told from chance"
+    if difference.p * picked_of >= ALPHA:
+        return f"{amount}, which {over} cannot be told from the luck of the best of {picked_of}"
+    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+        return f"{amount}, on these scenarios more than chance explains; {over} it stays open what other seeds give"
+    return f"{amount}, more than chance explains {over}"
 
 
 def _of_front(results: Results) -> str:
@@ -145,8 +158,10 @@ def _caveats(results: Results, chosen: bool) -> tuple[str, ...]:
     if len(results.seeds) == 1:
         caveats.append("One seed: a small difference may be chance.")
     caveats += [*failure_caveats(results), *flag_caveats(results)]
-    budget = budget_caveat(results.defense, _unvaried_fields(results))
-    caveats += [budget] if budget else []
+    caveats += filter(
+        None,
+        (set_caveat(set_beside_paper(results)), budget_caveat(results.defense, _unvaried_fields(results))),
+    )
     if chosen and len(results.complete) > 1:
         caveats.append("The best is picked with ground truth on the scenarios that it is shown on, so it is flattered.")
     return tuple(caveats)

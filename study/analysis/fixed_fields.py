@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from defenses.registry import UserError
+from search_spaces import SEARCH_SPACES
 from study.analysis.results import Results
 from study.config.config import StudyConfig
 from study.config.paper_deviations import Change, preset_changes
@@ -21,6 +23,20 @@ def load_changes(results: Results) -> list[Change]:
     """What the papers did otherwise; empty for a study of another version."""
     known = _config_and_fixed(results)
     return preset_changes(known[0], find_defense(results.defense).config_type, known[1]) if known else []
+
+
+def set_beside_paper(results: Results) -> dict[str, tuple[Any, Any]]:
+    """Field -> what --set gives all trials and the paper's value, where they differ; empty if of another version."""
+    if not results.config.set:
+        return {}
+    kind = find_defense(results.defense).config_type
+    preset = SEARCH_SPACES[results.space].preset(results.config.preset)
+    try:
+        given = kind.from_text(results.config.set, preset)
+    except UserError:
+        return {}
+    pairs = {name: (getattr(given, name), getattr(kind(), name)) for name in results.config.set}
+    return {name: (here, paper) for name, (here, paper) in pairs.items() if here != paper}
 
 
 def _config_and_fixed(results: Results) -> tuple[StudyConfig, dict[str, Any]] | None:

@@ -206,10 +206,13 @@ class Results:
         """
         if self.repeats == 1:
             return self
-        held = self.holdout_results
-        merged = merge_repeats(self.evaluations)
+        held, manifest = self.holdout_results, self.manifest
+        firsts = manifest.first_repeats if manifest.parts else ()
         return dataclasses.replace(
-            self, evaluations=merged, holdout_results=None if held is None else held.over_repeats
+            self,
+            manifest=dataclasses.replace(manifest, scenarios=firsts),
+            evaluations=merge_repeats(self.evaluations),
+            holdout_results=None if held is None else held.over_repeats,
         )
 
     def clean_fpr_mean(self, trial: int) -> tuple[float | None, float | None]:

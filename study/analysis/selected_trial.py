@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from defenses.registry import UserError
+from study.analysis.fixed_fields import set_beside_paper
 from study.analysis.results import Results
+from study.cli.numbers import listed
 from study.ledger import selection
 
 
@@ -45,7 +47,9 @@ def select_trial(results: Results, rule: str = "default") -> SelectedTrial:
                 f"study {results.name!r} has no complete trial with the paper's default: compare its best "
                 f"({results.name}:best), or a trial by its number ({results.name}:{complete.index[0]})"
             )
-        return SelectedTrial(results, results.default, "the paper's default")
+        changed = set_beside_paper(results)
+        but = f" but for {listed([*changed])}, which --set gives" if changed else ""
+        return SelectedTrial(results, results.default, f"the paper's default{but}")
     return _numbered(results, rule)
 
 

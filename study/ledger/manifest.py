@@ -101,6 +101,12 @@ class Manifest:
         """The parts of a scenario; None where the file does not tell."""
         return next((parts for parts in self.parts if parts.name == name), None)
 
+    @property
+    def first_repeats(self) -> tuple[str, ...]:
+        """The scenarios that are the first of each poisoned set; all where the file does not tell."""
+        repeats = {part.name for part in self.parts if part.repeat}
+        return tuple(scenario for scenario in self.scenarios if scenario not in repeats)
+
     def child_studies(self, folder: Path) -> list[Path]:
         """Folders of the studies that one with ``--holdout``, ``--defenses`` or ``--per-scenario`` is made of.
 
@@ -113,9 +119,7 @@ class Manifest:
         if self.settings.get("defenses"):
             return [folder.with_name(f"{folder.name}.{space}") for space in self.settings["defenses"]]
         if self.settings.get("per_scenario") and not (folder / LEDGER).is_file():
-            repeats = {part.name for part in self.parts if part.repeat}  # in the study of the first one
-            firsts = [scenario for scenario in self.scenarios if scenario not in repeats]
-            return [folder.with_name(f"{folder.name}.{scenario}") for scenario in firsts]
+            return [folder.with_name(f"{folder.name}.{first}") for first in self.first_repeats]  # with all others
         return []
 
     def whole_study(self) -> "Manifest":

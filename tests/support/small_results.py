@@ -10,7 +10,7 @@ from search_spaces.space import Float, Range
 from study.analysis.result_tables import stage_table
 from study.analysis.results import Results
 from study.config.objectives import Goal, scores
-from study.ledger.manifest import Manifest
+from study.ledger.manifest import Manifest, ScenarioParts
 from study.ledger.selection import Candidate, over_scenarios
 from tracking import names
 
@@ -52,10 +52,13 @@ def small_results(
         ]
     ).set_index("number")
     settings = {"sampler": sampler, "preset": "smoke", "space": "pipd", "aggregate": how}
+    told = {row["scenario"]: _parts(row) for row in rows}
     parts: dict[str, Any] = {
         "name": "small",
         "folder": Path("small"),
-        "manifest": Manifest("", (), settings, given_points=given_points),
+        "manifest": Manifest(
+            "", (), settings, given_points=given_points, scenarios=tuple(told), parts=(*told.values(),)
+        ),
         "space": "pipd",
         "defense": "pipd",
         "ranges": ranges or {"beta": BETA},
@@ -65,6 +68,11 @@ def small_results(
         "stages": stage_table([]),
     }
     return Results(**{**parts, **changes})
+
+
+def _parts(row: Mapping[str, Any]) -> ScenarioParts:
+    """What a driver would have written of a scenario."""
+    return ScenarioParts(row["scenario"], row["attack"], row["poison_rate"], row["seed"], repeat=row["repeat"])
 
 
 def _value(rows: Sequence[Mapping[str, Any]], goal: Goal) -> float | None:

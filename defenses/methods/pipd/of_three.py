@@ -3,7 +3,8 @@
 Ours, not the paper's. Pre-isolation has two outcomes: poison falls to the lowest losses, or other samples do and
 nearly nothing of the poison is found; which it is can hang on a seed. A failed one shows in what it flags. Poison of
 one target has one label, so that its flags are nearly all of one class, while those of a failed pre-isolation are
-mostly spread over several; how both measure is in `search_spaces/README.md`.
+mostly spread over several; a single one is of one class whatever it is. How both measure is in
+`search_spaces/README.md`.
 
 Known failure: where the attack or its rate decides, all three fail (14 sets measured: in none did trainings differ).
 An all-to-all attack has flags of every class, so take `choice` ``variance`` or ``agreement`` where one may be. On clean
@@ -13,6 +14,7 @@ Stages: `pre_isolation` and `channel_activations` as in `PIPD`, whose entries it
 networks (`pre_isolation_2`, `pre_isolation_3`); `isolate_of_three` (not cached), `selective_training_of_three`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,6 +38,8 @@ from defenses.signals import class_focus
 COPIES = ("", "_2", "_3")
 """What is added to the names of stages and inputs of each network; the first is PIPD's own."""
 
+_DEVIATIONS = 1.96  # of the normal distribution: 95 %
+
 
 @dataclass(frozen=True)
 class PIPDOfThreeConfig(PIPDConfig):
@@ -50,7 +54,11 @@ class PIPDOfThreeConfig(PIPDConfig):
 
 
 def _focus(labels: NDArray[np.int64], isolation: Mapping[str, Any]) -> float:
-    return class_focus(labels, isolation["flagged"]) or 0.0
+    """The least focus that the flags show: Wilson's lower bound (1927), since few are of one class by chance."""
+    flagged = isolation["flagged"]
+    share, count = class_focus(labels, flagged) or 0.0, max(int(flagged.sum()), 1)
+    half = _DEVIATIONS * math.sqrt(share * (1 - share) / count + (_DEVIATIONS / (2 * count)) ** 2)
+    return (share + _DEVIATIONS**2 / (2 * count) - half) / (1 + _DEVIATIONS**2 / count)
 
 
 def _variance(_labels: NDArray[np.int64], isolation: Mapping[str, Any]) -> float:

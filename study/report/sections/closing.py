@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_spaces import SEARCH_SPACES
+from study.analysis.compared import DEFAULT
 from study.analysis.failed_runs import FAILED_RUNS, count_failed, shows_failed
 from study.analysis.finding import find
-from study.analysis.fixed_fields import load_changes, load_fields
+from study.analysis.fixed_fields import load_changes, load_fields, set_beside_paper
 from study.analysis.repeats import spread_of_runs
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective, format_value, several
@@ -124,7 +125,7 @@ class Closing:
     def _front_table(self) -> str:
         """A column a trial: what it reached and where it lies; the first of a long front, and its knee."""
         shown = [one for at, one in enumerate(self.compared) if at < _MOST_COLUMNS or one[1] == self.results.best]
-        labels = ["paper default" if trial == self.results.default else f"#{trial}" for _, trial in shown]
+        labels = [DEFAULT if trial == self.results.default else f"#{trial}" for _, trial in shown]
         values = [list(map(format_objective, self.values(trial))) for _, trial in shown]
         settings = [self.point(trial) for _, trial in shown]
         goal = [(in_words(name), *each) for name, *each in zip(self.results.goal.objectives, *values, strict=True)]
@@ -147,14 +148,19 @@ class Closing:
     def _compared(self) -> list[tuple[str, int]]:
         """The paper's default, then the best trial, or every one on the front."""
         results = self.results
-        default = [("paper default", results.default)] if results.default is not None else []
+        default = [(DEFAULT, results.default)] if results.default is not None else []
         if default and (not results.ranges or len(results.complete) == 1):
-            return default  # there is nothing else that could be better
+            return [(self._only_name, trial) for _, trial in default]  # there is nothing else that could be better
         best = results.front if self._several else [] if results.best is None else [results.best]
         name = "front" if self._several else "best"
         if results.default in best:
-            default = [(f"paper default, {'on the front' if self._several else 'the best'}", default[0][1])]
+            default = [(f"{DEFAULT}, {'on the front' if self._several else 'the best'}", default[0][1])]
         return default + [(f"{name} (#{trial})", trial) for trial in best if trial != results.default]
+
+    @property
+    def _only_name(self) -> str:
+        """Of the default where it stands alone."""
+        return "as set" if not self.results.ranges and set_beside_paper(self.results) else DEFAULT
 
     def _scenario_table(self) -> Table:
         rows = self.scenario_rows()

@@ -255,3 +255,13 @@ def test_breaks_of_more_classes() -> None:
     scores = array([1, 2, 3, 9, 10, 50, 51])
     assert natural_breaks(scores, 2) == [1, 10, 51]
     assert natural_breaks(scores, 3) == [1, 3, 10, 51]
+
+
+@pytest.mark.parametrize("clustering", CLUSTERINGS)
+def test_what_is_most_suspect_is_flagged_first(clustering: str) -> None:
+    """The upper class is narrower than the bulk, whose density is the larger again far above."""
+    random = np.random.default_rng(0)
+    scores = np.concatenate([random.normal(0, 3, 950), random.normal(10, 0.3, 48), [14.0, 15.0]])
+    flagged = CLUSTERINGS[clustering](scores, 0)
+    assert flagged[-2:].all()
+    assert scores[flagged].min() > scores[~flagged].max()

@@ -143,7 +143,7 @@ def test_the_budget_scales_every_epoch_count_and_the_cost() -> None:
     assert costs == pytest.approx(
         {"distinguishing": 3, "feature_movement": 5 / 3, "dst_contrastive": 20, "dst_head": 1 / 3}
     )
-    assert set(costs) == {stage.name for stage in DST.stages} - {"dst_pools"}
+    assert set(costs) == {stage.name for stage in DST.stages} - {"dst_pools", "dst_trusted"}
     assert sum(
         stage.cost(params_of(stage, DSTConfig()), 100) for stage in DST.stages if stage.cost is not None
     ) == pytest.approx(414)
@@ -181,8 +181,12 @@ def test_more_draws_are_steadier() -> None:
     assert many.std() < one.std()
 
 
-def pools(values: Any, **fields: Any) -> Outputs:
-    return run_stage(DST, "dst_pools", {"movement": values}, (np.arange(len(values)) % 4).astype(np.int64), **fields)
+def pools(values: Any, labels: Any = None, **fields: Any) -> Outputs:
+    """Both pools, of labels 0 to 3 in turn unless they are given."""
+    given = (np.arange(len(values)) % 4).astype(np.int64) if labels is None else labels
+    flagged = run_stage(DST, "dst_pools", {"movement": values}, given, **fields)["flagged"]
+    trusted = run_stage(DST, "dst_trusted", {"movement": values, "flagged": flagged}, given, **fields)
+    return {**trusted, "flagged": flagged}
 
 
 def test_pools_are_exact_shares_of_either_end() -> None:
@@ -200,11 +204,11 @@ def test_pools_are_exact_shares_of_either_end() -> None:
 def test_of_each_class_a_share_is_trusted_unless_it_is_flagged() -> None:
     values = np.concatenate([np.arange(0, 400, 4), np.arange(1, 400, 4)]).astype(np.float64)
     labels = np.repeat([0, 1, 2], [20, 80, 100]).astype(np.int64)
-    split = run_stage(DST, "dst_pools", {"movement": values}, labels, per_class=True)
+    split = pools(values, labels, per_class=True)
     assert [int(split["trusted"][labels == label].sum()) for label in range(3)] == [4, 16, 20]
     assert split["trusted"][:4].all()
     swallowed = np.where(labels == 0, values + 1000, values)
-    split = run_stage(DST, "dst_pools", {"movement": swallowed}, labels, per_class=True, poison_share=0.1)
+    split = pools(swallowed, labels, per_class=True, poison_share=0.1)
     assert np.array_equal(split["flagged"], labels == 0)
     assert not (split["trusted"] & split["flagged"]).any()
     assert split["series"] == {"classes_trusted": [2.0]}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from defenses import DEFENSES
 from defenses.methods.none import NONE, Detection, NONEConfig, detect, discrepancies
+from defenses.methods.pipd.isolation import choose_channels
 from defenses.models import ModelSpec, Normalised, build_model
 from defenses.models.channel_reset import reset_channels
 from defenses.models.taps import tap_names
@@ -23,7 +24,7 @@ from study.planning.plan import make_plan
 from study.scenarios.metrics import auroc
 
 torch.set_num_threads(1)
-HOW = Detection(0.1, 0.9, 3.0, 1, 0.03, 0.0)
+HOW = Detection(0.1, 0.9, 3.0, 1, 0.0)
 N, K, TAPS = 1200, 4, [20, 40]
 PLANTED = 31
 
@@ -64,8 +65,9 @@ def test_the_planted_channel_ranks_first_and_the_break_recovers_who_fires_it() -
     largest, _ = discrepancies(activations, softmax(logits), HOW)
     assert int(np.argmax(largest)) == PLANTED
     detected = detect(activations, TAPS, logits, HOW)
-    assert PLANTED in detected.reset
-    assert len(detected.reset) == 1 + 2  # 3 % of 20 and of 40, rounded up
+    reset = choose_channels(detected.discrepancy, TAPS, 0.03)
+    assert PLANTED in reset
+    assert len(reset) == 1 + 2  # 3 % of 20 and of 40, rounded up
     assert np.array_equal(detected.flagged, poison)
     assert detected.values["flagged_share"] == 60 / N
     found_by_chance = np.random.default_rng(0)
@@ -81,7 +83,7 @@ def test_clean_samples_are_flagged_too_unless_a_gap_is_asked_for() -> None:
     assert auroc(plain.scores, poison) == pytest.approx(0.5, abs=0.1)
     guarded = detect(activations, TAPS, logits, dataclasses.replace(HOW, minimum_gap=0.5))
     assert not guarded.flagged.any()
-    assert np.array_equal(guarded.reset, plain.reset)
+    assert np.array_equal(guarded.discrepancy, plain.discrepancy)
     planted, planted_logits, planted_poison = made_up()
     still = detect(planted, TAPS, planted_logits, dataclasses.replace(HOW, minimum_gap=0.5))
     assert np.array_equal(still.flagged, planted_poison)

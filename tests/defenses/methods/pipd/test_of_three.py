@@ -62,6 +62,17 @@ def test_one_of_three_is_believed(choice: str, chosen: int, monkeypatch: pytest.
     assert (gave["sample_losses"] == chosen).all(), "the losses are those of the network that is believed"
 
 
+def test_one_flagged_sample_is_no_focus() -> None:
+    """100 of one class and one of another, or a single sample; by hand: 1 / (1 + 1.96^2) for one of one."""
+    labels = np.repeat(np.arange(10), 100)
+    many, one = np.zeros(1000, dtype=bool), np.zeros(1000, dtype=bool)
+    many[:101] = one[0] = True
+    shown = [of_three._focus(labels, {"flagged": flagged}) for flagged in (many, one, ~(many | True))]
+    assert shown[0] == pytest.approx(0.946, abs=0.001)
+    assert shown[1] == pytest.approx(1 / (1 + 1.96**2))
+    assert shown[2] == pytest.approx(0.0)
+
+
 def test_samples_that_two_of_three_flag(monkeypatch: pytest.MonkeyPatch) -> None:
     gave = isolate_three("agreement", monkeypatch)
     assert gave["flagged"].tolist() == [True, True, True, False, False, False]

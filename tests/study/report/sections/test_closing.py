@@ -85,6 +85,23 @@ def test_the_paper_s_default_stands_beside_the_best(make: MakeDesk) -> None:
     assert points["β beta"] == ["3", f"{best.point['beta']:.3g}", "[0, 6]"]
 
 
+def test_what_set_gives_is_not_called_the_paper_s(make: MakeDesk) -> None:
+    desk = make(set={"beta": "1.7", "rounds": "8", "gamma": "0.5"})  # the paper's rounds and gamma
+    desk.trial(judged(0.5, 0.25, 0.75, 0.5), judged(0.25, 0.25, 0.75, 1.0))
+    assert "Every trial, the paper default too, has values of --set that are not the paper's: beta 1.7 (paper 3)." in (
+        " ".join(desk.closing().text().split())
+    )
+
+
+def test_a_setting_that_is_all_set_is_not_the_paper_s_default(make: MakeDesk) -> None:
+    fields = {"isolation_rate": "0.01", "clean_rate": "0.2", "beta": "1.7", "channels_per_tap": "0.04", "rounds": "8"}
+    desk = make(set={**fields, "ascent_weight": "1", "channel_statistic": "max"})
+    desk.trial(judged(0.5, 0.25, 0.75, 0.5), judged(0.25, 0.25, 0.75, 1.0))
+    text = desk.closing().text()
+    assert text.startswith("The setting of --set, the only trial,")
+    assert {row[1] for row in rows_of(text, "scenario")} == {"undefended", "as set"}
+
+
 def test_the_default_is_in_the_table_when_it_is_the_best(make: MakeDesk) -> None:
     desk = make()
     desk.trial(judged(1.0, 0.0, 1.0, 0.0), judged(1.0, 0.0, 1.0, 0.0))
@@ -344,8 +361,30 @@ def test_a_default_that_came_later_keeps_its_numbers() -> None:
     assert compared == [("paper default, on the front", 3), ("front (#1)", 1), ("front (#4)", 4)]
 
 
-def difference(seeds: int, verdict: Any) -> Difference:
-    return Difference("tpr", None, 2 * seeds, seeds, 2 * seeds, 0.6, 0.5, 0.1, 0.05, 0.15, 0.01, 0.01, verdict=verdict)
+def difference(seeds: int, verdict: Any, p: float = 0.001, low: float = 0.3, mean: float = 0.4) -> Difference:
+    high = 2 * mean - low
+    return Difference("tpr", None, 2 * seeds, seeds, 2 * seeds, 0.6, 0.2, mean, low, high, p, 0.0001, verdict=verdict)
+
+
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        (difference(6, "A"), ", more than chance explains over 6 seeds"),
+        (
+            difference(2, "A", low=-1.0),
+            ", on these scenarios more than chance explains; over 2 seeds it stays open what",
+        ),
+        (difference(6, "A", p=0.02), ", which over 6 seeds cannot be told from the luck of the best of 20"),
+        (
+            difference(2, "A", mean=0.3),
+            ", more than chance explains over 2 seeds with every attack at work (0.300 on their 4 scenarios)",
+        ),
+        (difference(6, "not separated"), ", which over 6 seeds cannot be told from chance"),
+    ],
+)
+def test_more_than_chance_is_more_than_other_seeds_and_picking_explain(found: Difference, told: str) -> None:
+    """Of 20 null trials the best has p below 0.02 with a chance of up to 0.4."""
+    assert _gained(0.4, found, True, 20).startswith(f"0.400 better than the paper's default{told}")
 
 
 @pytest.mark.parametrize(
@@ -358,5 +397,5 @@ def difference(seeds: int, verdict: Any) -> Difference:
     ],
 )
 def test_only_the_mean_is_tested(tested: bool, found: Difference | None, told: str) -> None:
-    assert told in _gained(0.4, found, tested)
-    assert _gained(0.0, found, tested) == "as the paper's default"
+    assert told in _gained(0.4, found, tested, 20)
+    assert _gained(0.0, found, tested, 20) == "as the paper's default"

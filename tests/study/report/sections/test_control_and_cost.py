@@ -108,11 +108,12 @@ def test_a_clean_scenario_of_the_study_is_its_control(tmp_path: Path) -> None:
 
 
 def test_flags_that_are_no_answer_are_said(tmp_path: Path) -> None:
-    results = study(tmp_path, (0.0, 0.6, 0.0), clean_fpr={1: {0: 0.7, 1: 0.8}})
+    results = study(tmp_path, (0.0, 0.6, 0.0), clean_fpr={1: {0: 0.7, 1: 0.3}})
     assert flag_caveats(results) == [
-        "pipd flags nothing: the paper default on badnets-0.1-s0 and badnets-0.1-s1; 1 other trial of 3.",
-        "pipd flags more than half of the samples: trial 1 on badnets-0.1-s0 (0.600), badnets-0.1-s1 (0.600) and the "
-        "data unpoisoned (0.750).",
+        "pipd flags nothing in 4 of 6 runs: the paper default on badnets-0.1-s0 and badnets-0.1-s1; 1 other trial of 3 "
+        "on at least one scenario.",
+        "pipd flags more than half of the samples in 3 of 8 runs: trial 1 on badnets-0.1-s0 (0.600), badnets-0.1-s1 "
+        "(0.600) and the data unpoisoned, seed 0 (0.700).",
     ]
     assert "pipd flags nothing" in Closing(results).text()
     assert flag_caveats(study(tmp_path, (0.1, 0.5, 0.2), name="sound")) == []
