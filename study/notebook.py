@@ -53,7 +53,7 @@ class Study:
         """A row a trial that was started, by its number.
 
         The searched fields, ``key``, ``state``, ``paper_default``, ``value`` (of the objective) and ``reason`` of a
-        failure.
+        failure. A state is ``complete``, ``fail``, ``pruned`` (stopped early), ``running`` or ``interrupted``.
         """
         return self.results.trials
 

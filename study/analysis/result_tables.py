@@ -37,6 +37,10 @@ _EVALUATION = (
 """Columns of evaluations; signals come with the rows."""
 
 
+INTERRUPTED = "interrupted"
+"""The state of a trial during which the study was stopped."""
+
+
 def trial_table(trials: list[SnapshotTrial], goal: Goal, searched: Iterable[str] = ()) -> "pandas.DataFrame":
     """`Results.trials` of the trials that were started.
 
@@ -52,7 +56,7 @@ def trial_table(trials: list[SnapshotTrial], goal: Goal, searched: Iterable[str]
             **trial.point,
             "number": trial.number,
             "key": trial.key,
-            "state": trial.state,
+            "state": INTERRUPTED if trial.interrupted else trial.state,
             "paper_default": trial.paper_default,
             "calibrated": trial.calibrated,
             "value": trial.values[0] if trial.values else None,
@@ -77,7 +81,10 @@ def read_evaluations(
     cells: list[dict[str, Any]] = []
     stages: list[dict[str, Any]] = []
     damaged: list[str] = []
+    others = {trial.key for trial in trials if not trial.interrupted}
     for trial in trials:
+        if trial.interrupted and trial.key in others:  # whose files are the same
+            continue
         point = folder / POINTS / trial.key
         early = _read_all(early_paths(point) if trial.key else (), damaged)
         stages += [_stage(trial.number, one.scenario, stage, early=True) for one in early for stage in one.stages]

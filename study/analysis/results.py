@@ -21,7 +21,7 @@ from study.ledger import selection
 from study.ledger.clean_control import read_clean_control
 from study.ledger.manifest import Manifest, read_manifest
 from study.ledger.records import read_scenario, scenario_path
-from study.ledger.snapshot import is_finished, read_ledger
+from study.ledger.snapshot import read_ledger
 from study.ledger.study_folder import LEDGER, POINTS, find_study, study_command
 from study.planning.searched_space import load_space
 from tracking import names
@@ -327,7 +327,7 @@ def _searched(space: SearchSpace, drawn: Collection[str], config: StudyConfig) -
 
 def _why_empty(results: Results) -> str:
     trials = results.trials
-    failed = [str(reason) for reason in trials["reason"][trials["state"] == "fail"] if is_finished("fail", str(reason))]
+    failed = [str(reason) for reason in trials["reason"][trials["state"] == "fail"]]
     if failed:
         reason = failed[0].strip().splitlines()
         return f"all {len(failed)} trials failed, the first with: {reason[-1] if reason else 'no reason'}"

@@ -51,6 +51,11 @@ class SnapshotTrial:
     calibrated: bool = False
 
     @property
+    def interrupted(self) -> bool:
+        """The study was stopped while it ran: it failed at nothing, and another trial runs its point."""
+        return self.state == "fail" and self.reason == LOST
+
+    @property
     def finished(self) -> bool:
         """It counts as tried."""
         return is_finished(self.state, self.reason)

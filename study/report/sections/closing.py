@@ -20,7 +20,6 @@ from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective, format_value, several
 from study.config.objectives import aggregate, direction, in_words
 from study.config.paper_deviations import changes_line
-from study.ledger.snapshot import LOST
 from study.report.elements import Cell, Table
 from study.report.formatting import format_cell, over_what, spread_cell
 from study.report.screen import legend, without_empty_columns, wrapped
@@ -298,7 +297,7 @@ class Closing:
     def failed(self) -> "pandas.DataFrame":
         """The trials that failed for good, by number."""
         trials = self.results.trials
-        return trials[(trials["state"] == "fail") & ~trials["reason"].isin(["", LOST])]
+        return trials[(trials["state"] == "fail") & (trials["reason"] != "")]
 
     def _failures(self) -> list[str]:
         """Trials that failed, and those whose records were damaged since."""

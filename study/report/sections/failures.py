@@ -1,9 +1,9 @@
 """What did not work: trials that failed and why, attacks that do not work, files that cannot be read."""
 
+from study.analysis.result_tables import INTERRUPTED
 from study.analysis.results import Results
 from study.cli.numbers import several
 from study.cli.terminal import last_line
-from study.ledger.snapshot import LOST
 from study.report.elements import Cell, Item, Note, Section, Table
 from tracking import names
 
@@ -12,9 +12,9 @@ _SHOWN = 20  # damaged files that are named
 
 def sections(results: Results) -> list[Section]:
     """One section; its lead says how many of each there are."""
-    failed = results.trials[(results.trials["state"] == "fail") & (results.trials["reason"] != LOST)]
+    failed = results.trials[results.trials["state"] == "fail"]
     marked = results.scenarios[results.scenarios["attack_failed"]]
-    lost = int((results.trials["reason"] == LOST).sum())
+    lost = int((results.trials["state"] == INTERRUPTED).sum())
     stopped = int((results.trials["state"] == "pruned").sum())
     items: list[Item] = []
     if len(failed):
@@ -58,7 +58,7 @@ def _plural(what: str) -> str:
 
 def _reasons(results: Results) -> Table:
     """A row a reason, the commonest first."""
-    failed = results.trials[(results.trials["state"] == "fail") & (results.trials["reason"] != LOST)]
+    failed = results.trials[results.trials["state"] == "fail"]
     reasons = failed["reason"].map(last_line)
     rows: list[tuple[Cell, ...]] = []
     for reason, count in reasons.value_counts(sort=True).items():

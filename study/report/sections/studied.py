@@ -12,7 +12,7 @@ from study.report.elements import Item, Note, Section, Table
 from study.scenarios.oracle_defenses import describe_defense
 
 _SHOWN_FAILURES = 5
-_STATES = {"complete": "complete", "pruned": "stopped early", "fail": "failed", "running": "running"}
+_STATES = {"complete": "complete", "pruned": "stopped early", "fail": "failed"}
 
 
 def section(results: Results) -> Section:

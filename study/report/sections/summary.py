@@ -10,6 +10,7 @@ from search_spaces import SEARCH_SPACES
 from study.analysis.compared import ComparedConfiguration, compared_configurations
 from study.analysis.failed_runs import FAILED_RUNS, RULE, count_failed, shows_failed
 from study.analysis.finding import find
+from study.analysis.result_tables import INTERRUPTED
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective, several
 from study.config.objectives import in_words, meaning
@@ -127,7 +128,7 @@ def _facts(results: Results, gain: float | None) -> Facts:
     )
 
 
-_OTHER_STATES = {"pruned": "stopped early", "fail": "failed", "running": "running"}
+_OTHER_STATES = {"pruned": "stopped early", "fail": "failed", "running": "running", INTERRUPTED: INTERRUPTED}
 
 
 def _best_fact(results: Results, gain: float | None) -> Fact:

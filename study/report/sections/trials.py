@@ -11,7 +11,7 @@ from study.scenarios.oracle_defenses import find_defense
 from tracking import names
 
 _MOST = 2000  # rows: a page of more is slow
-_STATES = {"complete": "", "pruned": "stopped early", "fail": "failed", "running": "running"}
+_STATES = {"complete": "", "pruned": "stopped early", "fail": "failed"}
 
 
 def section(results: Results) -> Section:

@@ -20,6 +20,7 @@ from study.driver.driver import why_no_result
 from study.ledger.records import TrialRecord, write_record
 from study.ledger.result_reader import NO_ATTACK
 from study.ledger.snapshot import LOST
+from study.report.sections import summary
 from study.report.sections.closing import Closing
 from tracking import names
 
@@ -203,7 +204,15 @@ def test_an_interrupted_trial_is_no_failed_one(make: MakeDesk) -> None:
     desk.ledger.recover_interrupted(desk.reader.outcome)
     desk.trial(judged(1.0, 0.0, 1.0, 0.0))
     assert [row.reason for row in desk.ledger.rows()] == [LOST, ""]
+    results = desk.closing().results
     assert "failed" not in desk.closing().text()
+    assert results.trials["state"].tolist() == ["interrupted", "complete"]
+    assert results.trials["key"].nunique() == 1, "the second runs what the first began"
+    assert set(results.evaluations["trial"]) == {1}, "whose records are those of both"
+    (summed,) = summary.sections(results)
+    told = str(summed)
+    assert "1 interrupted" in told
+    assert "1 failed" not in told
 
 
 def test_a_record_that_was_damaged_later_is_no_end(make: MakeDesk) -> None:
