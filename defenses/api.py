@@ -110,6 +110,8 @@ class StageRun:
         step: how its training steps were taken (``eager``, ``captured`` or ``compiled``); None where none was.
         training: names the training of which this is the state after an epoch: `built_seconds` is then all that it took
             up to there. Empty for everything else.
+        spent_epochs: of the epoch-equivalents those that this run computed: none of what was read from the store, and
+            of a training that is read early those after the state that it went on from; None where nobody said.
     """
 
     stage: str
@@ -121,6 +123,7 @@ class StageRun:
     of_defense: bool | None = None
     step: str | None = None
     training: str = ""
+    spent_epochs: float | None = None
 
 
 @dataclass(frozen=True)

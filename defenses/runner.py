@@ -175,6 +175,7 @@ def _run_stage(
     identity = stage_identity(stage, config, dataset.fingerprint, context, digests)
     key = stage_key(identity)
     how: dict[str, str] = {}
+    ran: list[Checkpoint] = []
     read = read_epoch(stage, config)
     about = {} if read is None else identity | {"params": shared_params(stage, config), "trajectory": True}
     training = stage_key(about) if about else ""
@@ -202,6 +203,7 @@ def _run_stage(
             how,
         )
         outputs = stage.run(stage_context, inputs, Params(**stage_params(stage, config)))
+        ran.append(checkpoint)
         if set(outputs) != set(stage.outputs):
             raise TypeError(f"stage {stage.name} declares {sorted(stage.outputs)} and gave {sorted(outputs)}")
         return outputs
@@ -209,7 +211,9 @@ def _run_stage(
     def run(hit: bool, seconds: float, built: float, step: str | None) -> StageRun:
         flagged = done[sources["flagged"][0]].load(sources["flagged"][1]) if _asks_for_flags(stage) else None
         cost = stage_cost(stage, stage_params(stage, config), len(dataset), flagged)
-        return StageRun(stage.name, key, hit, seconds, built, cost, True, step, training)
+        saved = sum(checkpoint.earlier_epochs for checkpoint in ran) / read if read else 0.0
+        spent = None if cost is None else cost * (1 - saved) * (not hit)
+        return StageRun(stage.name, key, hit, seconds, built, cost, True, step, training, spent)
 
     if stage.cached:
         artifact, hit = context.store.get_or_build(stage.name, key, build, identity, how)

@@ -39,6 +39,7 @@ class Checkpoint:
 
     Attributes:
         earlier_seconds: what processes before this one spent on the epochs that it did not have to run.
+        earlier_epochs: how many these are, of all its loops.
         waited_seconds: how long this one waited for another that trained the same.
     """
 
@@ -48,6 +49,7 @@ class Checkpoint:
         self._loops = 0
         self._started = time.monotonic()
         self.earlier_seconds = 0.0
+        self.earlier_epochs = 0
         self.waited_seconds = 0.0
 
     def epochs(self, count: int, parts: TrainingState) -> Iterator[int]:
@@ -97,6 +99,7 @@ class Checkpoint:
             return 0
         log.info("%s goes on after epoch %d", self._folder, done["epochs"])
         self.earlier_seconds = max(self.earlier_seconds, done["seconds"])
+        self.earlier_epochs += int(done["epochs"])
         return int(done["epochs"])
 
 

@@ -35,13 +35,19 @@ def method_cost(
     """
     of_defense = [stage for stage in stages if is_own(stage, own)]
     built = [stage for stage in (*earlier, *stages) if is_own(stage, own) and not stage["hit"]]
-    trained = {stage.get("training") or at: stage for at, stage in enumerate(built)}  # of one training the last
     return MethodCost(
         built_epochs=_epochs(of_defense) if of_defense else None,
-        spent_epochs=_epochs([*trained.values()]) if of_defense and _epochs(of_defense) is not None else None,
+        spent_epochs=_spent_epochs(built) if of_defense and _epochs(of_defense) is not None else None,
         built_seconds=float(sum(stage["built_seconds"] for stage in of_defense)),
         spent_seconds=float(sum(stage["wall_seconds"] for stage in built)),
     )
+
+
+def _spent_epochs(built: Sequence[Mapping[str, Any]]) -> float | None:
+    """What stages computed; of records that do not say, each training up to where it was read last."""
+    if all(stage.get("spent_epochs") is not None for stage in built):
+        return float(sum(stage["spent_epochs"] for stage in built))
+    return _epochs([*{stage.get("training") or at: stage for at, stage in enumerate(built)}.values()])
 
 
 def is_own(stage: Mapping[str, Any], own: Collection[str]) -> bool:

@@ -102,8 +102,11 @@ def test_an_earlier_read_goes_on_from_the_grid(tmp_path: Path) -> None:
     count = Count(stage)
     found = run(tmp_path / "shared", name, stage, fields | {read: 5}, count)[stage]
     assert count.epochs == [5]  # from epoch 4, which lies on the grid
-    run(tmp_path / "shared", name, stage, fields | {read: 4}, count)
+    ready = run(tmp_path / "shared", name, stage, fields | {read: 4}, count)[stage]
     assert count.epochs == [5]
+    assert found.run.spent_epochs == pytest.approx(found.run.epoch_equivalents / 5), "one of five epochs"
+    assert (ready.run.hit, ready.run.spent_epochs) == (False, 0.0)
+    assert run(tmp_path / "shared", name, stage, fields | {read: 5})[stage].run.spent_epochs == 0.0
     assert found.digests == run(tmp_path / "alone", name, stage, fields | {read: 5})[stage].digests
 
 

@@ -225,7 +225,9 @@ def _grouped_note(results: Results) -> list[Note]:
 
 
 def _shared_settings(results: Results, computed: Importances) -> dict[str, tuple[int, int]]:
-    """How many settings of how many fields trials share, for each such field that counts by itself."""
+    """How many settings of how many fields trials share, for each such field, or for all of them where they are one."""
+    if SETTINGS in computed.fields:
+        return {SETTINGS: (setting_numbers(results, grouped_fields(results)).nunique(), 1)}
     fields = tuple(name for name in shared_fields(results) if name in computed.fields)
     return dict.fromkeys(fields, (setting_numbers(results, fields).nunique(), len(fields)))
 
@@ -237,8 +239,8 @@ def _shared_note(shared: Mapping[str, tuple[int, int]]) -> list[Note]:
     settings, fields = next(iter(shared.values()))
     error = error_of_settings(settings, fields)
     text = (
-        f"Trials share {settings} settings of {listed(tuple(shared))}, and with each the luck of its training. So a "
-        "share of theirs may be wrong by "
+        f"Trials share {settings} settings of {'the ' * (SETTINGS in shared)}{listed(tuple(shared))}, and with each "
+        "the luck of its training. So a share of theirs may be wrong by "
         + (f"{error:g}" if error < 1 else f"anything (fewer than {FEWEST_SETTINGS} settings for each field)")
         + ", and the range in brackets, which takes trials as if each had been trained apart, is too narrow."
     )

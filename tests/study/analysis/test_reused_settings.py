@@ -54,6 +54,9 @@ def test_settings_count_as_one_hyperparameter_with_the_share_that_they_have() ->
     section = importance_section(results, computed)
     notes = [item.text for item in section.items if isinstance(item, Note)]
     assert any("stands for gamma and pre_isolation_lr together: trials share 8 settings" in text for text in notes)
+    assert any("Trials share 8 settings of the first training" in text and "is too narrow" in text for text in notes)
+    assert "8 settings, each with the luck of one training, give first training 0." in section.lead
+    assert section.lead.endswith("which may be wrong by anything."), "8 trainings stand behind it, however many trials"
     assert interactions_section(results, computed).title
 
 

@@ -57,6 +57,15 @@ def test_what_a_run_trained_to_be_compared_early_is_spent_as_well() -> None:
     assert cost.spent_seconds == pytest.approx(2 * (4 + 8 + 18))
 
 
+def test_what_a_kept_state_saved_is_not_spent() -> None:
+    """Another trial had trained 24 of 30 epochs; the first 4 of these were read for a comparison."""
+    own = {"of_defense": True, "training": "t"}
+    early = stage("pre_isolation", False, epoch_equivalents=4.0, spent_epochs=0.0, **own)
+    last = stage("pre_isolation", False, epoch_equivalents=30.0, spent_epochs=6.0, **own)
+    cost = method_cost([last], (), [early])
+    assert (cost.built_epochs, cost.spent_epochs) == (30.0, 6.0)
+
+
 def test_the_defense_s_own_stages_cost_and_the_judge_s_do_not() -> None:
     stages = [
         stage("poison", False, epoch_equivalents=None, of_defense=False),
