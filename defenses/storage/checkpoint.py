@@ -72,6 +72,9 @@ class Checkpoint:
                 self._keep(name, epoch + 1, parts)
                 last = time.monotonic()
 
+    def written(self) -> None:
+        """Told once the stage's entry is on the disk, which nothing then has to be kept for."""
+
     def _keep(self, name: str, epochs: int, parts: TrainingState) -> None:
         """Writes the parts as they are after so many epochs."""
         assert self._folder is not None

@@ -279,6 +279,7 @@ class Store:
                 seconds = checkpoint.earlier_seconds + spent
                 self._write(folder, outputs, seconds, describe or {}, how or {})
                 remove_checkpoints(folder)
+                checkpoint.written()
                 if self.remote is not None:
                     self.remote.publish(stage, key, folder)
                 built, _ = self._read(stage, key)  # under the lock: whoever removes comes before or after

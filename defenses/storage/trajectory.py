@@ -75,6 +75,7 @@ class TrajectoryCheckpoint(Checkpoint):
         self._states = folder
         self._stop = stop
         self._kept = kept or KeptStates()
+        self._passing = ""
 
     def epochs(self, count: int, parts: TrainingState) -> Iterator[int]:
         """The numbers of the epochs that are still to run, up to the one that is wanted; see `Checkpoint.epochs`.
@@ -83,16 +84,20 @@ class TrajectoryCheckpoint(Checkpoint):
         """
         stop = min(self._stop, count)
         done = self._start(stop, parts)
-        last, passing = time.monotonic(), ""
+        last = time.monotonic()
         for epoch in range(done, stop):
             yield epoch
             reached = epoch + 1
             lasts = self._kept.holds(reached, stop)
-            if lasts or (reached < stop and time.monotonic() - last >= self._seconds):
+            if lasts or time.monotonic() - last >= self._seconds:
                 self._keep(f"epoch-{reached}", reached, parts)
-                self._remove(passing)  # what it would save is saved
-                last, passing = time.monotonic(), "" if lasts else f"epoch-{reached}"
-        self._remove(passing)
+                self.written()  # what the one before it would save is saved
+                last, self._passing = time.monotonic(), "" if lasts else f"epoch-{reached}"
+
+    def written(self) -> None:
+        """Removes the state that was kept for a kill alone: what was built from it is on the disk."""
+        self._remove(self._passing)
+        self._passing = ""
 
     def _remove(self, state: str) -> None:
         for file in self._states.glob(f"{state}[.-]*") if state else ():

@@ -1,7 +1,7 @@
 """What MLflow is told of a study: a record for its run, each trial's and each scenario's, put into the outbox once."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +98,14 @@ class MlflowRecords:
             )
         )
 
-    def scenario_judged(self, key: str, number: int, record: ScenarioRecord) -> None:
+    def scenario_judged(
+        self, key: str, number: int, record: ScenarioRecord, earlier: Sequence[ScenarioRecord] = ()
+    ) -> None:
         """A scenario of a trial with its metrics, series, costs and files.
 
         Args:
             number: the trial's.
+            earlier: the same scenario, read at earlier epochs to compare trials.
         """
         self._told.add(self.scenario_run(key, record.scenario))
         started = now_ms() - int(1000 * record.wall_seconds)
@@ -117,7 +120,7 @@ class MlflowRecords:
                 dataset=(f"{self._plan.environment.dataset.name} {record.scenario}", record.meta["fingerprint"]),
                 params={name: _text(record.meta[name]) for name in sorted(record.meta)},
                 tags=self._scenario_tags(record),
-                metrics=self._metrics({**record.metrics, **_costs(record, self._own)}),
+                metrics=self._metrics({**record.metrics, **self._costs(record, earlier)}),
                 series=record.series,
                 artifacts=self._place(self._points / key / record.scenario) if record.artifacts else "",
                 status="FINISHED",
@@ -167,12 +170,19 @@ class MlflowRecords:
             if self._shown.get(run, name) != name:
                 self._append(Record(run, self.trial_run(row.key), name, now_ms(), tags={names.TAG_NAME: name}))
 
-    def trial_finished(self, row: TrialRow, records: Sequence[ScenarioRecord], steps: Sequence[Step]) -> None:
+    def trial_finished(
+        self,
+        row: TrialRow,
+        records: Sequence[ScenarioRecord],
+        steps: Sequence[Step],
+        earlier: Mapping[str, Sequence[ScenarioRecord]],
+    ) -> None:
         """A settled trial, with its whole configuration as a file.
 
         Args:
             records: of its scenarios, as far as it got.
             steps: what it had reached after each of them; none where no pruner asks.
+            earlier: of each scenario, what was read at earlier epochs to compare trials.
         """
         self._told.add(self.trial_run(row.key))
         self._open_trial(row.key, row.number, now_ms())
@@ -193,12 +203,33 @@ class MlflowRecords:
                 time_ms=now_ms(),
                 params={name: _text(value) for name, value in config.items()},
                 tags={**self._trial_tags(row), names.TAG_NAME: label},
-                metrics=self._metrics({**objective, **together, **_total_costs(records, self._own)}),
+                metrics=self._metrics({**objective, **together, **self._total_costs(records, earlier)}),
                 series={names.OBJECTIVE_SO_FAR: [step.value for step in steps]} if self._plan.pruning else {},
                 artifacts=self._write_config(row.key, config),
                 status="FAILED" if row.state == "fail" else "FINISHED",
             )
         )
+
+    def _costs(self, record: ScenarioRecord, earlier: Sequence[ScenarioRecord]) -> dict[str, float | None]:
+        """What a scenario of a point cost, with what its training was read for at earlier epochs."""
+        cost = method_cost(record.stages, self._own, [stage for one in earlier for stage in one.stages])
+        return {
+            names.COST_BUILT: record.built_seconds,
+            names.COST_WALL: record.wall_seconds + sum(one.wall_seconds for one in earlier),
+            names.COST_HITS: float(record.stored_stages),
+            names.COST_EPOCHS_BUILT: cost.built_epochs,
+            names.COST_EPOCHS_SPENT: cost.spent_epochs,
+            names.COST_DEFENSE_BUILT: cost.built_seconds,
+            names.COST_DEFENSE_SPENT: cost.spent_seconds,
+        }
+
+    def _total_costs(
+        self, records: Sequence[ScenarioRecord], earlier: Mapping[str, Sequence[ScenarioRecord]]
+    ) -> dict[str, float | None]:
+        """Over the scenarios; a cost that one of them does not tell has no total."""
+        each = [self._costs(record, earlier.get(record.scenario, ())) for record in records]
+        columns = {name: [costs[name] for costs in each] for name in (each[0] if each else ())}
+        return {name: None if None in values else sum(filter(None, values)) for name, values in columns.items()}
 
     def _trial_tags(self, row: TrialRow) -> dict[str, str]:
         tags = {names.TAG_PAPER_DEFAULT: str(row.paper_default).lower(), names.TAG_CODE: code_version()}
@@ -255,23 +286,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
-
-
-def _costs(record: ScenarioRecord, own: Collection[str]) -> dict[str, float | None]:
-    cost = method_cost(record.stages, own)
-    return {
-        names.COST_BUILT: record.built_seconds,
-        names.COST_WALL: record.wall_seconds,
-        names.COST_HITS: float(record.stored_stages),
-        names.COST_EPOCHS_BUILT: cost.built_epochs,
-        names.COST_EPOCHS_SPENT: cost.spent_epochs,
-        names.COST_DEFENSE_BUILT: cost.built_seconds,
-        names.COST_DEFENSE_SPENT: cost.spent_seconds,
-    }
-
-
-def _total_costs(records: Sequence[ScenarioRecord], own: Collection[str]) -> dict[str, float | None]:
-    """Over the scenarios; a cost that one of them does not tell has no total."""
-    each = [_costs(record, own) for record in records]
-    columns = {name: [costs[name] for costs in each] for name in (each[0] if each else ())}
-    return {name: None if None in values else sum(filter(None, values)) for name, values in columns.items()}

@@ -46,7 +46,8 @@ class Settlement:
         record = self._reader.scenario(key, name)
         if record is not None:
             self._flags.hold(key, name)
-            self._records.scenario_judged(key, self._ledger.number_of(key), record)
+            earlier = self._reader.before(key, record)
+            self._records.scenario_judged(key, self._ledger.number_of(key), record, earlier)
         return record
 
     def catch_up(self) -> None:
@@ -66,4 +67,6 @@ class Settlement:
             judged = next(reversed(self._reader.read_early(row.key).values()), [])
         whole = row.stopped_early or len(judged) == len(self._plan.scenarios)
         steps = self._reader.steps(row.key) if self._plan.pruning is not None else ()
-        self._records.trial_finished(row, judged if whole else [], steps)
+        told = judged if whole else []
+        earlier = {record.scenario: self._reader.before(row.key, record) for record in told}
+        self._records.trial_finished(row, told, steps, earlier)

@@ -51,7 +51,6 @@ class StoreUse:
         self._root = root
         self.held, self.studies = tuple(held), tuple(studies)
         self._poison = {one.key: _read_output(root, one, "fingerprint") for one in self._of(POISON)}
-        self._images = {str(one.about.get("dataset", "")) for one in self._of(POISON)}
         self._data = {study.folder: self._data_of(study) for study in studies}
         self._uses: dict[Place, tuple[StudyUse, ...]] = {}
         for one in sorted(held, key=lambda one: one.kind is Kind.STATES):  # states are used with what was read of them
@@ -102,7 +101,7 @@ class StoreUse:
             return one.stage == POISON and one.key in data.clean_poison
         if one.kind is Kind.PARTIAL or not one.about or fingerprint in data.images:
             return True
-        elsewhere = fingerprint in self._images or fingerprint in self._poison.values()
+        elsewhere = fingerprint in self._poison.values()  # of raw images anyone might train a part of an attack
         return not elsewhere and not study.data <= data.poison  # of data that are gone from the store, perhaps its own
 
     def _data_of(self, study: StudyUse) -> "_Data":

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from defenses.storage.atomic_files import write_atomic
-from study.ledger.records import is_trial_path
+from study.ledger.records import early_paths, is_trial_path
 from study.ledger.study_folder import POINTS, STAGES
 
 Name = tuple[str, str]
@@ -81,6 +81,7 @@ def _records(folder: Path) -> list[Path]:
     try:
         points = [Path(point.path) for point in os.scandir(folder / POINTS) if point.is_dir(follow_symlinks=False)]
         paths = [point / name for point in points for name in os.listdir(point) if name.endswith(".json")]
+        paths += [path for point in points for path in early_paths(point)]  # all that a trial has which was stopped
     except OSError:  # nothing is done yet
         return []
     return [path for path in paths if not path.name.startswith(".") and not is_trial_path(path)]

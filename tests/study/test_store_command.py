@@ -180,6 +180,16 @@ def test_a_study_that_has_not_ended_keeps_what_it_might_ask_for(tmp_path: Path) 
     assert len([stage for stage, _ in chosen(out, unused=True) if stage == "poison"]) == 2  # not its own
 
 
+def test_a_trained_part_of_an_attack_is_kept_while_the_rest_of_it_is_trained(tmp_path: Path) -> None:
+    """The poison of another study, made of the same raw images, says nothing of whose the part is."""
+    out = tmp_path / "runs"
+    foreign = put_poison(out, "foreign")
+    study(out, "ended", [], [foreign])
+    study(out, "running", [], trials=3)  # nothing of its data is there yet
+    put(out, "dynamic_mask", "mask", about={"dataset": "images"}, days=1)
+    assert ("dynamic_mask", "entry") not in chosen(out, unused=True)
+
+
 def test_the_clean_control_of_a_study_is_used(tmp_path: Path) -> None:
     out = tmp_path / "runs"
     mine = put_poison(out, "mine", seed=3)

@@ -55,7 +55,7 @@ def records_of(plan: Plan, folder: Path, trials: int) -> list[Record]:
         metrics = aggregate(judged, plan.goal.how).metrics
         values = tuple(float(metrics[name] or 0.0) for name in plan.goal.objectives)
         row = TrialRow(number, "complete", dict(plan.default_point), key, values, "", number == 0)
-        books.trial_finished(row, judged, ())
+        books.trial_finished(row, judged, (), {})
         reached.setdefault(values[0], metrics)
     best = Best(reached[max(reached)])
     books.study_ends("FINISHED", {"trials": float(trials)}, best, folder / "summary", "The end.", "#0")

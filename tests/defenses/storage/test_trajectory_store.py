@@ -7,9 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from defenses.registry import UserError
 from defenses.storage.store import Store
+from defenses.storage.trajectory import KeptStates
 
 EPOCH = 0.05
 
@@ -48,6 +51,24 @@ def test_what_a_read_took_is_its_epochs_and_no_wait_for_another_process(tmp_path
     assert found.built_seconds >= 8 * EPOCH
     assert waited > part.built_seconds, "most of it was a wait"
     assert part.built_seconds < found.built_seconds, "half of the epochs"
+
+
+def test_a_kill_before_the_entry_is_written_loses_no_epoch_where_no_state_stays(tmp_path: Path) -> None:
+    """As where the disk is full: what it costs to keep none is one state, until the entry is there."""
+    store, ran, full = Store(tmp_path, checkpoint_seconds=0), [], [True]
+
+    def build() -> dict[str, Any]:
+        with store.trajectory("pre", "whole", "shared", 6, kept=KeptStates("none")) as checkpoint:
+            ran.append([*checkpoint.epochs(8, {"weights": torch.zeros(3)})])
+        if full.pop():
+            raise OSError(28, "No space left on device")
+        return {"read": 6}
+
+    with pytest.raises(UserError):
+        store.get_or_build("pre", "whole", build)
+    full.append(False)
+    store.get_or_build("pre", "whole", build)
+    assert ran == [[0, 1, 2, 3, 4, 5], []]
 
 
 def test_reading_a_state_is_a_use_of_it(tmp_path: Path) -> None:

@@ -17,14 +17,18 @@ from defenses.registry import UserError
 from study.code_version import code_hash
 from study.config.config import StudyConfig, resolve
 from study.config.objectives import Goal
+from study.driver.mlflow_records import MlflowRecords
 from study.driver.pruner import Pruner, make_rule
 from study.driver.worker import GPUS, KEY, POINT, READ, TRIES, TrialRunner, TrialTask
 from study.ledger.pruning import Pruning, Step, Stopped, build_read_steps, parse_pruning
 from study.ledger.records import read_trial, scenario_paths, trial_path
+from study.ledger.result_reader import ResultReader
+from study.ledger.used_stages import read_used_stages
 from study.planning.plan import Plan
 from study.planning.state_room import kept_states
 from study.scenarios.evaluation import cached_images, cached_store
 from tracking import names
+from tracking.outbox import Outbox
 
 EPOCHS = 6
 FIELDS = {"pre_isolation_epochs": str(EPOCHS), "batch_size": "32", "taps": "blocks"}
@@ -175,6 +179,20 @@ def test_a_trial_is_read_early_and_ends_as_one_that_was_not(dataset: str, tmp_pa
         one, other = (json.loads(path.read_text())["record"] for path in paths)
         assert one["metrics"] == other["metrics"]
         assert [stage["key"] for stage in one["stages"]] == [stage["key"] for stage in other["stages"]]
+    points = tmp_path / "read" / "points"
+    reader = ResultReader(points, read.scenarios, read.goal, read.reads)
+    record = reader.scenario(key, order[0])
+    assert record is not None
+    earlier = reader.before(key, record)
+    assert [one.scenario for one in earlier] == [order[0]] * 2
+    assert reader.before(key, earlier[1]) == earlier[:1], "of a trial that was stopped there"
+    told = MlflowRecords(read, points, Outbox(tmp_path / "outbox.jsonl"))._costs(record, earlier)
+    assert told[names.COST_EPOCHS_SPENT] > told[names.COST_EPOCHS_BUILT], "all epochs, and the activations thrice"
+    assert told[names.COST_WALL] == sum(one.wall_seconds for one in (*earlier, record))
+    used = read_used_stages(tmp_path / "read")
+    assert used is not None
+    named = {(stage["stage"], stage["key"]) for one in earlier for stage in one.stages}
+    assert named <= used.names, "what was stored to compare trials is the study's as well"
     states = {path.name.split(".")[0] for path in (tmp_path / "read").glob("**/epoch-*")}
     assert {"epoch-2", "epoch-4"} <= {name.split("-payload")[0] for name in states}, "the training goes on from them"
 
