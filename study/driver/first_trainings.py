@@ -26,7 +26,8 @@ class FirstTrainings:
         self._plan, self._ledger = plan, ledger
         self._read, self._length = _read_field(plan)
         self._made: dict[str, int] = {}
-        sure = sure_trainings(plan) * len(plan.scenarios)
+        anew = self._read and plan.config.keep_states == "none"  # each read is a training of its own
+        sure = 0 if anew else sure_trainings(plan) * len(plan.scenarios)
         done = [row for row in ledger.rows() if sure and is_finished(row.state, row.reason)]
         made = sum(self._add(row.point, one.name, row.comparable) for row in done for one in plan.scenarios)
         self.left = max(0, sure * self._length - made)

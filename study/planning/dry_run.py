@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from defenses.api import Stage
 from defenses.runner import RunContext, missing_stages
 from defenses.storage.store import Store, open_store
 from study.cli.numbers import format_value, listed, several
@@ -17,7 +18,7 @@ from study.planning.field_costs import FieldCost, field_costs
 from study.planning.plan import Plan
 from study.planning.setting_counts import count_settings
 from study.planning.shared_stages import Build
-from study.planning.state_room import states_text
+from study.planning.state_room import asked_epochs, states_text
 from study.scenarios.clean_control import clean_scenarios
 from study.scenarios.evaluation import cached_images
 from study.scenarios.oracle_defenses import find_defense
@@ -70,7 +71,7 @@ def _ranges(plan: Plan) -> str:
             plan.defense.config_type.symbol(cost.field),
             format_value(plan.default_point.get(cost.field)),
             str(plan.space.ranges[cost.field]),
-            _cost_text(cost),
+            _cost_text(cost, plan.config.keep_states != "none"),
             plan.space.ranges[cost.field].why,
         ]
         for cost in field_costs(plan.space, plan.defense, config, plan.config.until, n)
@@ -78,9 +79,12 @@ def _ranges(plan: Plan) -> str:
     return table(["hyperparameter", "paper", "searched", "a new value costs", "why"], rows, left=5)
 
 
-def _cost_text(cost: FieldCost) -> str:
+def _cost_text(cost: FieldCost, kept: bool) -> str:
+    """What a new value costs; `kept` says whether states of trainings are, so that no epoch is trained twice."""
     epochs = f"{cost.epochs:.1f} epochs" if cost.epochs >= _LEAST_EPOCHS else "no epoch"
-    return f"{epochs}; of {cost.reads} none twice" if cost.reads else epochs
+    if not cost.reads:
+        return epochs
+    return f"{epochs}; of {cost.reads} {'none twice' if kept else 'all up to it'}"
 
 
 def _trainings(plan: Plan) -> str:
@@ -89,12 +93,20 @@ def _trainings(plan: Plan) -> str:
     if not expensive:
         return "No searched field starts a training that other stages follow: trials share the first one."
     at_most = count_settings(plan, expensive)
+    if plan.config.keep_states == "none":
+        at_most = min(trials, at_most * max((len(asked_epochs(stage, plan)) for stage in _read_early(plan)), default=1))
     advice = "" if plan.reused or plan.config.sampler not in DESIGNS else " --reuse N makes them N."
     return (
         f"{', '.join(expensive)} start the training that all else follows: {several(trials, 'trial')} x "
         f"{several(scenarios, 'scenario')} make {trials * scenarios} of them if each makes its own, at most "
         f"{at_most * scenarios} as shared.{advice}"
     )
+
+
+def _read_early(plan: Plan) -> list[Stage]:
+    """The stages of the first training that are read at several epochs."""
+    stages = plan.defense.stages_until(plan.config.until)
+    return [stage for stage in stages if asked_epochs(stage, plan) and set(plan.expensive) & set(stage.reads)]
 
 
 def _clean_control(plan: Plan) -> str:

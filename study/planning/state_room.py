@@ -18,8 +18,11 @@ from study.cli.sizes import format_size
 from study.planning.plan import Plan
 from study.planning.setting_counts import count_trainings
 from study.planning.states_there import StatesThere
+from study.scenarios.clean_control import clean_scenarios
 from study.scenarios.evaluation import cached_images
+from study.scenarios.scenario import Scenario
 
+_CONTROLLED = 2  # trials that the clean control runs: the paper's default and the best
 _SPARE_BYTES = 500 << 20  # what a study writes beside its states
 
 
@@ -33,6 +36,7 @@ class States:
         bytes: of one state, about.
         scenarios: how many there are.
         settings: of the fields that the training depends on, at most: each makes a training on each scenario.
+        control: trainings of the clean control: the paper's default and the best trial, on other data.
         asked: the epochs that may be read.
     """
 
@@ -43,16 +47,16 @@ class States:
     scenarios: int
     settings: int
     asked: tuple[int, ...] = ()
+    control: int = 0
 
     @property
     def total(self) -> int:
         """Bytes of all of them."""
-        return self.least * self.settings
+        return self.of(self.settings)
 
-    @property
-    def least(self) -> int:
-        """Bytes with one training for each scenario."""
-        return self.count * self.bytes * self.scenarios
+    def of(self, settings: int) -> int:
+        """Bytes with so many trainings for each scenario, and those of the control."""
+        return self.count * self.bytes * (self.scenarios * settings + self.control)
 
     @property
     def text(self) -> str:
@@ -61,6 +65,7 @@ class States:
         return (
             f"{self.stage}, read up to epoch {self.last}, keeps {self.count} states of {format_size(self.bytes)} a "
             f"training: at most {format_size(self.total)} with {trainings} for each of {scenarios}"
+            + (f" and {self.control} for the clean control" if self.control else "")
         )
 
 
@@ -76,7 +81,8 @@ def kept_states(plan: Plan) -> list[States]:
             size = state_bytes(ModelSpec(*network, images.num_classes, images.image_size))
             settings = count_trainings(plan, stage)
             one = len(_kept_of_one(kept, asked, _read_of_one(plan, stage, asked, settings)))
-            states.append(States(stage.name, asked[-1], one, size, len(plan.scenarios), settings, asked))
+            control = min(_CONTROLLED, settings) * len(_controls(plan))
+            states.append(States(stage.name, asked[-1], one, size, len(plan.scenarios), settings, asked, control))
     return states
 
 
@@ -177,10 +183,24 @@ def _read_of_one(plan: Plan, stage: Stage, asked: Sequence[int], settings: int) 
     return [epoch for epoch in plan.reads if epoch <= asked[-1]] if pruned else ()
 
 
+def _controls(plan: Plan) -> list[Scenario]:
+    """The clean data that the study's own scenarios lack and that its control is run on."""
+    if plan.config.clean_control == "none":
+        return []
+    return [one for one in clean_scenarios(plan.space.defense, plan.scenarios) if one not in plan.scenarios]
+
+
 def _needed(plan: Plan, root: Path) -> int:
-    """Bytes that the states of a study take beside those that lie in the store."""
+    """Bytes that the states of a study take beside those that lie in the store.
+
+    No more than what the trials take that are still to come.
+    """
     there = StatesThere(root, plan)
     stages = {stage.name: stage for stage in plan.defense.stages}
-    pruned = plan.config.pruner != "none"
-    wanted = [(states.least if pruned else states.total, stages[states.stage]) for states in kept_states(plan)]
-    return sum(max(0, total - there.bytes(stage)) for total, stage in wanted)
+    needed = 0
+    for states in kept_states(plan):
+        settings = 1 if plan.config.pruner != "none" else states.settings
+        have = there.bytes(stages[states.stage], states.count * states.bytes)
+        left = states.of(min(settings, there.left)) if there.left else 0
+        needed += max(0, min(left, states.of(settings) - have))
+    return needed

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from desk import Desk, judged
 from field_effects import mislabelled
 from small_study import save_npz, small_plan
 
@@ -28,7 +29,7 @@ from study.scenarios.evaluation import evaluate_scenario
 @pytest.fixture
 def make(tmp_path: Path, images: Images) -> Callable[..., Plan]:
     dataset = save_npz(tmp_path / "data.npz", images)
-    return lambda **options: small_plan(dataset, tmp_path / "out", **options)
+    return lambda **options: small_plan(dataset, tmp_path / "out", **{"clean_control": "none", **options})
 
 
 def with_free(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
@@ -115,7 +116,53 @@ def test_states_of_other_settings_count_for_nothing(make: Callable[..., Plan], m
         check_state_room([make(set=read | {"gamma": "0.5"}, width=8)])
     wide = make(space="pipd_wide", set=read | {"pre_isolation_lr": "0.1"}, sampler="qmc", trials=2, until="isolate")
     known = StatesThere(Path(plan.environment.store), wide)
-    assert known.bytes(wide.defense.stages[0]) == 0, "of another rate and schedule"
+    assert known.bytes(wide.defense.stages[0], 10**9) == 0, "of another rate and schedule"
+
+
+def test_the_clean_control_keeps_states_as_well(make: Callable[..., Plan]) -> None:
+    wide = {"space": "pipd_wide", "sampler": "qmc", "trials": 40, "seeds": (0, 1), "until": "isolate", "reuse": 3}
+    (without,), (states,) = (kept_states(make(**wide, clean_control=control)) for control in ("none", "run"))
+    assert states.control == 2 * 2, "the paper's default and the best, on the clean data of each seed"
+    assert states.total == without.total + 4 * states.count * states.bytes
+    assert "and 4 for the clean control" in describe(make(**wide, clean_control="run"))
+    assert kept_states(make(attacks=("badnets", "clean"), set=READ, clean_control="run"))[0].control == 0, "a scenario"
+
+
+def test_what_one_training_keeps_beside_makes_no_room_for_another(make: Callable[..., Plan]) -> None:
+    """States of all 4 epochs lie there, of which the study asks for two."""
+    read = {"pre_isolation_epochs": "4", "read_epoch": "4", "batch_size": "32"}
+    one = make(set=read, keep_states="all")
+    evaluate_scenario("pipd", one.base, one.scenarios[0], one.environment, "isolate")
+    two = make(set=read | {"read_epoch": "2"})
+    (states,) = kept_states(two)
+    known = StatesThere(Path(one.environment.store), two)
+    stage = two.defense.stages[0]
+    assert known.bytes(stage, 10**9) > known.bytes(stage, states.count * states.bytes) == states.count * states.bytes
+
+
+def test_a_study_that_ended_needs_no_room(make: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one of a scenario's own, whose ledger lies in a folder of its own; none of its states are there any more."""
+    for options in ({}, {"per_scenario": True}):
+        plan = make(set=READ, name=f"own{len(options)}", trials=1, **options)
+        own = f"{plan.config.name}.{plan.scenarios[0].name}" if options else plan.config.study_name
+        with_free(monkeypatch, 500 << 20)
+        with pytest.raises(UserError, match="free some"):
+            check_state_room([plan])
+        folder = Path(plan.config.out) / own
+        folder.mkdir(parents=True)
+        desk = Desk(plan, folder)
+        desk.ledger.enqueue_default(plan.default_point)
+        desk.trial(judged(1.0, 0.0, 1.0, 0.0))
+        check_state_room([plan])
+
+
+def test_without_states_each_read_is_a_training(make: Callable[..., Plan]) -> None:
+    wide = {"space": "pipd_wide", "sampler": "qmc", "trials": 40, "until": "isolate", "reuse": 3}
+    assert "none twice" in describe(make(**wide))
+    text = " ".join(describe(make(**wide, keep_states="none")).split())
+    assert "none twice" not in text
+    assert "of pre_isolation all up to it" in text
+    assert "make 40 of them if each makes its own, at most 35 as shared" in text, "five settings, seven reads"
 
 
 def test_the_studies_of_one_command_share_the_room(make: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch) -> None:
