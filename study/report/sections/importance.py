@@ -28,7 +28,7 @@ from study.analysis.reused_settings import (
     setting_numbers,
     shared_fields,
 )
-from study.cli.numbers import listed
+from study.cli.numbers import format_number, listed
 from study.config.objectives import in_words
 from study.report.elements import Bars, Cell, Heat, Item, Note, Section, Table
 from study.report.formatting import format_share, sentence
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 FANOVA, PED = "fANOVA", "PED-ANOVA"
 _NOT_READ = "not read"
+_NARROW = 0.01  # of a rate or a score; trials that differ by less differ by nothing that matters
 
 _TOO_FEW = (
     "{trials} trials for {axes} hyperparameters are few: take the shares as a hint. On a function of seven "
@@ -143,7 +144,17 @@ def importance_section(results: Results, computed: Importances, beside: Sequence
     )
     shared = _shared_settings(results, computed)
     items = (*items, *_shared_note(shared))
-    return Section("importance", title, _lead(computed, objective, shared), items, command, uses_labels=True)
+    lead = _lead(computed, objective, shared) + _narrow(results)
+    return Section("importance", title, lead, items, command, uses_labels=True)
+
+
+def _narrow(results: Results) -> str:
+    """That there is next to nothing to explain, where all trials reach about the same."""
+    reached = results.space_filling_trials[results.objective_columns[0]].dropna()
+    spread = float(reached.max() - reached.min()) if len(reached) else _NARROW
+    if spread >= _NARROW or results.goal.how != "mean":
+        return ""
+    return f" All trials lie within {format_number(spread)} of each other, so these are shares of next to nothing."
 
 
 def _of_how_many(computed: Importances) -> str:

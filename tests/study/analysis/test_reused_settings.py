@@ -1,5 +1,6 @@
 """Importances of a nested design: unbiased, and no more is told apart than settings allow."""
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -58,6 +59,14 @@ def test_settings_count_as_one_hyperparameter_with_the_share_that_they_have() ->
     assert "8 settings, each with the luck of one training, give first training 0." in section.lead
     assert section.lead.endswith("which may be wrong by anything."), "8 trainings stand behind it, however many trials"
     assert interactions_section(results, computed).title
+
+
+def test_shares_of_next_to_nothing_are_said_to_be() -> None:
+    results = study(settings=8, trials=400, reuse=8)
+    assert "next to nothing" not in importance_section(results, importances(results)).lead
+    narrow = results.trials.assign(value=0.99 + results.trials["value"] / 100)
+    section = importance_section(dataclasses.replace(results, trials=narrow), importances(results))
+    assert section.lead.endswith("of each other, so these are shares of next to nothing.")
 
 
 def test_enough_settings_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
