@@ -51,7 +51,9 @@ def widen(space: SearchSpace, own: Mapping[str, Range] | None = None) -> SearchS
         defense=space.defense,
         ranges=ranges,
         presets=without_searched(space.presets, ranges),
-        ranges_by_preset=UNDEFENDED_READS,
+        ranges_by_preset={
+            preset: {**space.ranges_by_preset.get(preset, {}), **reads} for preset, reads in UNDEFENDED_READS.items()
+        },
         calibrated=space.presets if own else NO_DEFENSE_SPACE.presets,
         model=space.model,
     )

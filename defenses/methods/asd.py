@@ -116,10 +116,18 @@ def _growth(context: StageContext, params: Params, epochs: int) -> tuple[int, fl
     growth = max(1, round(params.growth * smallest)) if isinstance(params.growth, float) else params.growth
     period = params.growth_period * params.budget_fraction
     most = grown(epochs - 1, growth, period)
-    if smallest < max(1, most):
+    if smallest == 0:
         raise UserError(
-            f"ASD takes {most} samples of each class into its pool by the end of the class-aware epochs, and class "
-            f"{int(sizes.argmin())} has {smallest}: give growth as a share (0.02), or raise growth_period",
+            f"ASD takes samples of each class into its pool, and class {int(sizes.argmin())} has none: give it some, "
+            "or number the classes without it",
+            about="the dataset",
+        )
+    if smallest < most or int(np.minimum(sizes, most).sum()) == len(context.dataset):
+        what = "that is all there are" if smallest >= most else f"class {int(sizes.argmin())} has {smallest}"
+        share = "" if isinstance(params.growth, float) else "give growth as a share (0.02), or "
+        raise UserError(
+            f"ASD takes {most} samples of each class into its pool by the end of the class-aware epochs, and {what}: "
+            f"{share}raise growth_period, or take fewer class_aware_epochs",
             about="field growth",
         )
     return growth, period

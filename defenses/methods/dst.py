@@ -203,7 +203,7 @@ def _trusted(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
             f"poison_share = {params.poison_share:g} make {trusted} and {flagged}: lower one of them",
             about="field clean_share",
         )
-    mask = lowest_mask(movement, trusted)
+    mask = lowest_mask(np.where(moved_most, np.inf, movement), trusted)  # of ties none is both
     if params.per_class:
         mask = lowest_of_each(movement, labels, params.clean_share) & ~moved_most
     classes = np.unique(labels[mask])

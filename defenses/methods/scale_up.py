@@ -176,8 +176,9 @@ def clean_moments(
     for label in np.unique(predicted):
         alike = agreement[clean_predicted == label]
         reference = alike if len(alike) >= FEWEST else agreement
-        mean[predicted == label] = reference.mean()
-        deviation[predicted == label] = reference.std() or step
+        counts = np.rint(reference / step)  # whole, so that equal ones have no deviation left by rounding
+        mean[predicted == label] = counts.mean() * step
+        deviation[predicted == label] = (counts.std() or 1.0) * step
     return mean, deviation
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from defenses.models import Normalised
 from defenses.models.resnet import BasicBlock, PreActBlock
+from defenses.registry import UserError
 
 CHANNEL_STATISTICS: dict[str, Callable[[Tensor], Tensor]] = {
     "max": lambda maps: maps.amax(dim=(2, 3)),
@@ -42,16 +43,26 @@ def tap_names(model: Normalised, taps: str) -> list[str]:
             wording of the paper's section 5.1), ``blocks`` (the output of each residual block of stages 2 to 4),
             ``last_three`` (the code's setting for Refool), or ``layer3``, for SS alone: the output of the stage before
             the last, or of the only one.
+
+    Raises:
+        UserError: the network has none of them.
     """
     if taps == "layer3":
         return [f"network.layer{max(1, model.network.stages - 1)}"]
     if taps == "blocks":
-        return [
+        names = [
             name
             for name, module in model.named_modules()
             if isinstance(module, BasicBlock | PreActBlock) and not name.startswith("network.layer1.")
         ]
-    names = _convolutions(model, first_stage=1 if taps == "all_convolutions" else 2)
+    else:
+        names = _convolutions(model, first_stage=1 if taps == "all_convolutions" else 2)
+    if not names:
+        raise UserError(
+            f"taps={taps} reads a network's stages from the second on, and this one has {model.network.stages}: set "
+            "taps=all_convolutions, or give --blocks a second stage",
+            about="field taps",
+        )
     return names[-3:] if taps == "last_three" else names
 
 

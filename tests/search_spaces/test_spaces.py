@@ -9,6 +9,7 @@ import pytest
 from defenses import DEFENSES
 from defenses.api import Trajectory
 from defenses.config import Config
+from defenses.methods.flare import smallest_cluster
 from defenses.storage.trajectory import GRID
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import Choice, Float, Int, Range, SearchSpace, finite_values
@@ -215,3 +216,12 @@ def test_only_choices_can_be_enumerated() -> None:
     assert finite_values(Choice(("max", "mean"), "why")) == ("max", "mean")
     assert finite_values(Float(0.0, 1.0, "why")) is None
     assert finite_values(Int(1, 12, "why")) is None
+
+
+@pytest.mark.parametrize(("preset", "images"), [("smoke", 1437), ("small", 10_000), ("paper", 50_000)])
+@pytest.mark.parametrize("name", ["flare", "flare_wide"])
+def test_each_smallest_cluster_that_is_searched_is_another(name: str, preset: str, images: int) -> None:
+    searched = SEARCH_SPACES[name].at(preset).ranges["min_cluster_size"]
+    assert isinstance(searched, Choice)
+    sizes = [smallest_cluster(float(share), images) for share in searched.options]
+    assert len(set(sizes)) == len(sizes)

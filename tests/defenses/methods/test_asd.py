@@ -205,14 +205,26 @@ def test_too_small_a_class_is_refused_in_a_line() -> None:
     assert str(error.value) == (
         "ASD takes 40 samples of each class into its pool by the end of the class-aware epochs, and class "
         f"{int(np.bincount(mislabelled().labels).argmin())} has {smallest}: give growth as a share (0.02), or raise "
-        "growth_period"
+        "growth_period, or take fewer class_aware_epochs"
     )
+
+
+@pytest.mark.parametrize("each", [4, 5])
+def test_a_pool_of_all_samples_is_refused_in_a_line(each: int) -> None:
+    """Two epochs take 4 of each class (TINY's growth of 2 an epoch): of 5 one is left without a label."""
+    labels = np.repeat(np.arange(CLASSES), each)
+    data = SuspectDataset.of(make_images(96, 8).train_images[: len(labels)], labels, CLASSES)
+    if each == 5:
+        run_first(data, make_reserve(), growth=2, class_aware_epochs=3)
+        return
+    with pytest.raises(UserError, match=r"ASD takes 4 samples of each class .*, and that is all there are: "):
+        run_first(data, make_reserve(), growth=2, class_aware_epochs=3)
 
 
 def test_a_class_without_samples_is_refused_in_a_line() -> None:
     images = make_images(96, 8)
     data = SuspectDataset.of(images.train_images, np.minimum(images.train_labels, 2), CLASSES)
-    with pytest.raises(UserError, match=r"ASD takes 2 samples of each class .*, and class 3 has 0: ") as error:
+    with pytest.raises(UserError, match=r"ASD takes samples of each class .*, and class 3 has none: ") as error:
         run_first(data, make_reserve(), growth=0.02)
     assert "\n" not in str(error.value)
 

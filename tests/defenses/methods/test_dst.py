@@ -199,6 +199,7 @@ def test_pools_are_exact_shares_of_either_end() -> None:
     assert (split["flagged"] & (values >= 900)).sum() / 100 == 0.5
     ties = pools(np.zeros(100))
     assert (ties["trusted"].sum(), ties["flagged"].sum()) == (20, 5)
+    assert not (ties["trusted"] & ties["flagged"]).any()
 
 
 def test_of_each_class_a_share_is_trusted_unless_it_is_flagged() -> None:

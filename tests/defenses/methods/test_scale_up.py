@@ -11,7 +11,7 @@ from planted_features import run_stage
 from torch import Tensor, nn
 
 from defenses.api import Outputs, Params
-from defenses.methods.scale_up import ScaleUp, consistency, scale_factors
+from defenses.methods.scale_up import ScaleUp, clean_moments, consistency, scale_factors
 from defenses.models import ModelSpec, Normalised, build_model
 from defenses.shared_stages import cpu_weights
 from defenses.training.inference import predict_logits
@@ -163,6 +163,16 @@ def test_spc_is_standardised_by_the_clean_images_of_the_same_prediction() -> Non
     assert above["flagged"].tolist() == [True, False, False, False, False]
     broken = run_stage(ScaleUp, "scale_up", given, given["predicted"])["scores"]
     assert (broken - plain["scores"]) == pytest.approx(np.array([0.04] * 5) / [0.2, 0.2, 0.2, spread, spread])
+
+
+@pytest.mark.parametrize("steps", range(6))
+@pytest.mark.parametrize("count", [2, 3, 6, 7])
+def test_equal_clean_spcs_deviate_by_a_step_whatever_rounding_leaves(steps: int, count: int) -> None:
+    """0.2 six times has a standard deviation of 2.8e-17, which is none."""
+    zeros = np.zeros(count, dtype=np.int64)
+    mean, deviation = clean_moments(np.full(count, steps / 5), zeros, zeros[:1], 1 / 5)
+    assert mean == pytest.approx(steps / 5)
+    assert deviation.tolist() == [1 / 5]
 
 
 def test_without_clean_images_nothing_else_is_run_and_spc_is_the_score() -> None:

@@ -14,6 +14,7 @@ from defenses.methods.pipd import pipd
 from defenses.methods.pipd.pipd import ISOLATE, SELECTIVE_TRAINING, PIPDConfig
 from defenses.models import ModelSpec, Normalised, build_model, load_model
 from defenses.models.taps import tap_names
+from defenses.registry import UserError
 from defenses.shared_stages import CHANNEL_ACTIVATIONS, PRE_ISOLATION, count_from_share, cpu_weights, lowest_mask
 from defenses.training import inference
 from defenses.training.loop import BatchSource
@@ -297,3 +298,11 @@ def test_nothing_handed_in_is_changed(suspect: SuspectDataset, weights: dict[str
     copied = cpu_weights(model)
     copied["network.conv1.weight"] += 1
     assert torch.equal(model.state_dict()["network.conv1.weight"], weights["network.conv1.weight"])
+
+
+@pytest.mark.parametrize("taps", ["convolutions", "blocks", "last_three"])
+def test_taps_that_a_network_does_not_have_are_refused_in_a_line(taps: str) -> None:
+    model = build_model(ModelSpec("resnet18", 4, (1,), 4, 16), 0)
+    with pytest.raises(UserError, match=f"taps={taps} reads .* from the second on, and this one has 1: set taps=all"):
+        tap_names(model, taps)
+    assert tap_names(model, "all_convolutions")
