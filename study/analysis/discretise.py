@@ -71,7 +71,7 @@ def build_axis(name: str, searched: Range, drawn: "pandas.Series[Any]", grid: bo
     if isinstance(searched, Choice):
         return _of_levels(name, tuple(searched.options), np.ones(len(searched.options)))
     if grid:
-        levels = tuple(sorted(drawn.unique().tolist()))
+        levels = tuple(sorted(drawn.dropna().unique().tolist()))
         return _of_levels(name, levels, np.ones(len(levels)), searched.log)
     if isinstance(searched, Int) and searched.high - searched.low < CELLS:
         values = np.arange(searched.low, searched.high + 1)

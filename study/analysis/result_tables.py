@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search_spaces.space import Choice, Range
 from study.config.objectives import Goal, scores
 from study.ledger.manifest import Manifest, ScenarioParts
 from study.ledger.method_cost import MethodCost, method_cost
@@ -41,18 +42,20 @@ INTERRUPTED = "interrupted"
 """The state of a trial during which the study was stopped."""
 
 
-def trial_table(trials: list[SnapshotTrial], goal: Goal, searched: Iterable[str] = ()) -> "pandas.DataFrame":
+def trial_table(
+    trials: list[SnapshotTrial], goal: Goal, searched: Mapping[str, Range] | None = None
+) -> "pandas.DataFrame":
     """`Results.trials` of the trials that were started.
 
     Args:
-        searched: fields that have a column even where they act in no trial.
+        searched: fields that have a column even where they act in no trial, with their ranges.
     """
     import pandas
 
     labels = goal.labels if len(goal.objectives) > 1 else ()
     rows = [
         {
-            **dict.fromkeys(searched),
+            **dict.fromkeys(searched or ()),
             **trial.point,
             "number": trial.number,
             "key": trial.key,
@@ -67,9 +70,11 @@ def trial_table(trials: list[SnapshotTrial], goal: Goal, searched: Iterable[str]
     ]
     columns = ("number", "key", "state", "paper_default", "calibrated", "value", "reason", *labels)
     frame = (pandas.DataFrame(rows) if rows else pandas.DataFrame(columns=columns)).set_index("number")
-    for name in searched:
+    for name, own_range in (searched or {}).items():
         own = [trial.point.get(name) for trial in trials]
-        if None in own:  # of whole numbers with gaps pandas would make real ones, and of None no number
+        options = {type(value) for value in own_range.options} if isinstance(own_range, Choice) else set()
+        # Of whole numbers with gaps, or beside real ones, pandas would make real ones, and of None no number.
+        if None in own or len(options) > 1:
             frame[name] = pandas.Series(own, frame.index, dtype=object)
     return frame.astype({"paper_default": bool, "calibrated": bool, **dict.fromkeys(("value", *labels), float)})
 

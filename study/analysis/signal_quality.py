@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from defenses.signals import SIGNALS
 from study.analysis.results import Results
-from study.config.objectives import direction
+from study.config.objectives import UNJUDGED, direction
 from study.ledger.selection import Candidate, best_per_scenario, visible
 from tracking import names
 
@@ -92,7 +92,12 @@ class SignalQuality:
 
 
 def judge_signals(results: Results) -> list[SignalQuality]:
-    """Every signal that the study tells, the one with the least mean regret first."""
+    """Every signal that the study tells, the one with the least mean regret first.
+
+    None where the objective is one itself, as on data whose poison nobody knows: it says nothing of what was found.
+    """
+    if results.goal.objectives[0] in UNJUDGED:
+        return []
     scores = oracle_scores(results)
     judged = []
     for signal in VISIBLE:

@@ -1,5 +1,6 @@
 """`study.analyze`: what it says of studies whose truth is known, and of those that cannot tell."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas
 import pytest
 from synthetic_study import PAPER, draw, rates, unit, write_study
@@ -15,6 +17,7 @@ from synthetic_study import PAPER, draw, rates, unit, write_study
 from search_spaces import SEARCH_SPACES
 from study import analyze
 from study.analysis.bins import binned
+from study.analysis.fanova import Shares
 from study.analysis.importances import Importances
 from study.analysis.results import Results, read_results
 from study.report.elements import Bars, Contour, Curves, Note, Section, Table
@@ -179,6 +182,21 @@ def test_the_pair_that_interacts_comes_first(tmp_path: Path) -> None:
     high, low = corners[:2], corners[2:]
     assert all(value is not None for value in corners)
     assert min(value for value in high if value) > max(value for value in low if value) + 0.05
+
+
+def test_a_pair_that_a_metric_cannot_depend_on_is_not_among_the_largest(tmp_path: Path) -> None:
+    """All shares are 0: the first pairs have the first field, which the metric is not computed from."""
+    write_study(tmp_path / "flat", draw(RANGES, 128), lambda *_: rates(1.0, 0.0), attacks=("badnets",), default=PAPER)
+    results = read_results(tmp_path, "flat")
+    found = importances(results)
+    whole = found.of("tpr") or found.each[0]
+    axes = len(found.fields)
+    zeros = np.zeros(axes)
+    shares = Shares(zeros, zeros, zeros, np.zeros((axes, axes)), 0.0)
+    read = (False, True, True, *([False] * (axes - 3)))
+    own = dataclasses.replace(whole, metric=results.goal.objectives[0], shares=shares, read=read)
+    section = interactions_section(results, dataclasses.replace(found, each=(own,)))
+    assert [row[:2] for row in table(section, "interactions").rows] == [found.fields[1:3]]
 
 
 def test_largest_pairs_are_in_order() -> None:

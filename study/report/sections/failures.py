@@ -4,6 +4,7 @@ from study.analysis.result_tables import INTERRUPTED
 from study.analysis.results import Results
 from study.cli.numbers import several
 from study.cli.terminal import last_line
+from study.config.objectives import CLEAN
 from study.report.elements import Cell, Item, Note, Section, Table
 from tracking import names
 
@@ -43,10 +44,18 @@ def sections(results: Results) -> list[Section]:
     told = [f"{count} {what if count == 1 else _plural(what)}" for count, what in counts if count]
     title = "Failures and marked scenarios"
     if not told and not items:
-        lead = "Nothing failed: every trial finished, every attack works undefended."
+        whole = "" if (results.trials["state"] == "running").any() else ": every trial finished"
+        lead = f"Nothing failed{whole}{_works(results)}."
         return [Section("failures", title, lead, answered=False)]
-    lead = f"{', '.join(told)}." if told else "No trial failed for good, and every attack works undefended."
+    lead = f"{', '.join(told)}." if told else f"No trial failed for good{_works(results)}."
     return [Section("failures", title, lead, tuple(items))]
+
+
+def _works(results: Results) -> str:
+    """That every attack works, where that was measured of all there are."""
+    attacked = results.scenarios[results.scenarios["attack"].map(lambda name: name.partition(":")[0] != CLEAN)]
+    measured = len(attacked) and attacked[names.ASR_UNDEFENDED].notna().all()
+    return ", and every attack works undefended" if measured else ""
 
 
 def _plural(what: str) -> str:

@@ -130,9 +130,8 @@ class _Judgement:
         self.metrics = [name for name in names.HEADLINE if self._cells[name].notna().any()]
 
     def counted(self, held: Sequence[Fold]) -> list[Fold]:
-        """The folds that say something: the attack works there, and there was something to tune on."""
-        working = set(self._cells["group"])
-        return [fold for fold in held if fold.held_out in working and fold.tuned is not None]
+        """The folds that say something: there was something to tune on, and the objective is defined on them."""
+        return [fold for fold in held if fold.tuned is not None and self.value(fold.tuned, fold) is not None]
 
     def settings(self, fold: Fold) -> dict[str, int | None]:
         """Label -> trial of the search."""
@@ -158,10 +157,14 @@ class _Judgement:
         by_group = cells.groupby("group")[self.objective].mean()
         return None if by_group.dropna().empty else float(by_group.mean())
 
+    def fails(self, fold: Fold) -> bool:
+        """Whether no attack of the group that is held out works."""
+        return bool(self.scenarios[self.scenarios["group"] == fold.held_out]["attack_failed"].all())
+
     def rows(self, fold: Fold) -> list[tuple[Cell, ...]]:
         """Undefended, then every setting."""
         own = self.scenarios[self.scenarios["group"] == fold.held_out]
-        failed = own["attack_failed"].all()
+        failed = self.fails(fold)
         undefended = {names.CA: own[names.CA_UNDEFENDED], names.ASR: own[names.ASR_UNDEFENDED]}
         cells = [spread(undefended[name]) if name in undefended else None for name in self.metrics]
         label = f"{fold.held_out}{' ATTACK FAILED' if failed else ''}"
@@ -248,11 +251,11 @@ def _notes(search: Results, judged: Results, by: By, held: Sequence[Fold], table
     ]
     if len(judged.seeds) < 2:
         notes.append(Note("One new seed, so there is no spread; --judge-seeds takes several.", "footnote"))
-    left_out = [fold.held_out for fold in held if fold not in table.counted(held)]
-    if left_out:
-        notes.append(
-            Note(f"Left out of the means, since the attack fails undefended: {', '.join(left_out)}.", "footnote")
-        )
+    left_out = {fold.held_out: table.fails(fold) for fold in held if fold not in table.counted(held)}
+    for why, fails in (("the attack fails undefended", True), (f"they have no {in_words(table.objective)}", False)):
+        groups = [group for group, own in left_out.items() if own is fails]
+        if groups:
+            notes.append(Note(f"Left out of the means, since {why}: {', '.join(groups)}.", "footnote"))
     return notes
 
 

@@ -44,8 +44,9 @@ def interactions_section(results: Results, computed: Importances) -> Section:
             else f"{name} is the same in all but a few trials, or is not defined on enough of them"
         )
         return Section("interactions", title, f"{sentence(why)}.", (), command, answered=False)
-    read = [at for at, is_read in enumerate(whole.read) if is_read]
-    pairs = [(one, two) for one, two in largest(whole.shares.pairs, PAIRS) if one in read and two in read]
+    read = np.array(whole.read)
+    of_read = np.where(np.logical_and.outer(read, read), whole.shares.pairs, -1.0)
+    pairs = [(one, two) for one, two in largest(of_read, PAIRS) if read[one] and read[two]]
     fields = computed.fields
     rows = tuple((fields[one], fields[two], float(whole.shares.pairs[one, two])) for one, two in pairs)
     cells = results.compared[results.compared["trial"].isin(results.space_filling_trials.index)]

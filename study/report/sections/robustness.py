@@ -45,7 +45,7 @@ def robustness_section(results: Results) -> Section:
     rows: list[tuple[Cell, ...]] = []
     costs: dict[str, float] = {}
     for stratum, (own, given_up) in own_bests.items():
-        costs[stratum] = given_up.get(single, 0.0)
+        costs |= {stratum: given_up[single]} if single in given_up else {}
         if single in given_up and abs(given_up[single]) <= _SAME:
             own = single  # another trial that reaches the same is no better
         for trial, configuration in [*shown, (own, f"its own best (#{own})")]:
@@ -67,6 +67,8 @@ def _lead(results: Results, single: int, costs: Mapping[str, float]) -> str:
     """What the one configuration gives up against each attack's own best, by attack and rate."""
     name = in_words(results.goal.objectives[0])
     what = "best single configuration" if len(results.goal.objectives) == 1 else results.best_name
+    if not costs:
+        return f"The {what} (#{single}) has no {name} on any attack, so it gives up nothing that can be told."
     if len(costs) == 1:
         if next(iter(costs.values())) <= _SAME:
             return f"Only one attack at one rate counts, so the {what} (#{single}) is its own best."

@@ -15,6 +15,7 @@ from small_study import save_npz, small_plan
 from synthetic_study import draw, rates, unit, write_study
 
 from defenses.methods.ac import ACConfig
+from defenses.methods.none import NONEConfig
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.conditions import where
@@ -24,6 +25,7 @@ from study.analysis.results import Results, read_results
 from study.analysis.selected_trial import select_trial
 from study.datasets.images import Images
 from study.driver.driver import _check_same_fields
+from study.ledger.grid import make_grid
 from study.report.best_configuration import best_configuration
 from study.report.elements import Curves, Heat, Note, Parallel, Section, Table
 from study.report.matplotlib_figures import png
@@ -46,6 +48,10 @@ def truth(point: Mapping[str, Any], attack: str, rate: float, seed: int) -> dict
     if "min_silhouette" in point:
         return rates(unit(AC.ranges["min_silhouette"], point["min_silhouette"]), 0.0)
     return rates(0.2 if point["clusters"] == 2 else 0.8, 0.0)
+
+
+def by_clusters(point: Mapping[str, Any], attack: str, rate: float, seed: int) -> dict[str, Any]:
+    return rates(0.2 if point.get("clusters") == 2 else 0.8, 0.0)
 
 
 def points(whole: bool = False) -> pandas.DataFrame:
@@ -125,6 +131,31 @@ def test_the_section_says_of_which_trials_a_share_is(results: Results, computed:
     assert f"min_silhouette acts where rule share_and_silhouette, in {acts} of {TRIALS} trials" in notes(section)
     assert f"dims acts where reducer pca or ica, in {acting(results, 'dims')} of {TRIALS} trials" in notes(section)
     assert "clusters acts" not in notes(section)
+
+
+def test_a_grid_has_no_level_where_a_hyperparameter_does_nothing(tmp_path: Path) -> None:
+    grid = [*make_grid(AC, {"dims": 2, "max_share": 2, "min_silhouette": 3}).points(0)]
+    laid_out = pandas.DataFrame(
+        {name: pandas.Series([point.get(name) for point in grid], dtype=object) for name in AC.ranges}
+    )
+    write_study(
+        tmp_path / "grid", laid_out, by_clusters, attacks=("badnets",), default=PAPER, space="ac", sampler="grid"
+    )
+    computed = importances(read_results(tmp_path, "grid"))
+    assert {name for name in AC.ranges if AC.ranges[name].when} <= set(computed.fields)
+    assert not [axis.name for axis in computed.axes if axis.levels and None in axis.levels]
+
+
+def test_a_choice_of_counts_and_shares_keeps_what_it_offers(tmp_path: Path) -> None:
+    """One detector is 1, and a share of all channels would be 1.0."""
+    none = SEARCH_SPACES["none"]
+    options = none.ranges["detector_channels"].options
+    assert {type(option) for option in options} == {int, float}
+    default = none.default(NONEConfig())
+    drawn = draw(none.ranges, 64)
+    write_study(tmp_path / "none", drawn, by_clusters, attacks=("badnets",), default=default, space="none")
+    results = read_results(tmp_path, "none")
+    assert {str(value) for value in results.trials["detector_channels"]} == set(map(str, options))
 
 
 def test_too_few_trials_in_which_it_acts_have_a_dash(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from small_results import small_results
 
 from study.analysis.results import Results
 from study.analysis.signal_quality import judge_signals, oracle_scores, oracle_trials, regrets, visible_trials
+from study.config.objectives import Goal
 from study.report.elements import Cell, Note, Section, Table
 from study.report.sections import label_free
 from tracking import names
@@ -34,6 +35,12 @@ THREE_ATTACKS = (
 
 def three_attacks(**changes: Any) -> Results:
     return small_results(THREE_ATTACKS, **changes)
+
+
+def test_a_signal_is_not_judged_by_itself() -> None:
+    """Where nobody knows the poison a study goes by the flagged share, which is least where nothing is found."""
+    assert judge_signals(three_attacks())
+    assert judge_signals(three_attacks(goal=Goal((names.FLAGGED_SHARE,)))) == []
 
 
 def test_the_oracle_takes_the_best_of_each_scenario() -> None:

@@ -151,6 +151,22 @@ def test_an_attack_that_fails_in_the_judgement_is_named_and_left_out_of_the_mean
     assert any("One new seed" in text for text in texts)
 
 
+def test_a_group_without_the_objective_is_no_fold_to_win() -> None:
+    """Clean data have no TPR: its FPR stands in its rows, and in no mean beside settings that were tuned on attacks."""
+    known = {"clean": [None, None, None], "b": [0.6, 0.9, 0.2], "c": [0.6, 0.8, 0.7]}
+    judged = judgement(known)  # type: ignore[arg-type]
+    searched = small_results(
+        cells({"clean": [None] * 3, "b": [0.5, 0.1, 0.9], "c": [0.5, 0.1, 0.9]}),  # type: ignore[list-item]
+        points=POINTS[:3],
+    )
+    section = holdout.section(searched, judged, "attack")
+    assert "(mean over 2); tuned is better on 2, equal on 0 and worse on 0" in section.lead
+    assert ("mean of 2", "paper default") in tables(section)
+    assert ("clean", "undefended") in tables(section)
+    texts = [item.text for item in section.items if isinstance(item, Note)]
+    assert "Left out of the means, since they have no isolation score: clean." in texts
+
+
 def test_nothing_is_said_when_no_attack_works() -> None:
     searched = small_results(cells({"a": [0.5, 1.0, 0.2]}, failed="a"), points=POINTS[:3])
     judged = judgement({"a": [0.4, 0.3, 0.8]}, failed="a")

@@ -297,6 +297,19 @@ def test_failures_are_grouped_by_reason(mine: Results) -> None:
     }
 
 
+def test_no_more_is_said_to_have_finished_or_worked_than_did(tmp_path: Path) -> None:
+    write_study(tmp_path / "sound", trials=2, rates=(0.1,), seeds=(0,))
+    sound = read_results(tmp_path, "sound")
+    sound = _with(sound, evaluations=sound.evaluations[sound.evaluations["attack"] != FAILED])
+    assert only(failures.sections(sound)).lead == (
+        "Nothing failed: every trial finished, and every attack works undefended."
+    )
+    begun = _with(sound, trials=sound.trials.assign(state="running"))
+    assert only(failures.sections(begun)).lead == "Nothing failed, and every attack works undefended."
+    unknown = _with(sound, evaluations=sound.evaluations.assign(asr_undefended=float("nan")))
+    assert only(failures.sections(unknown)).lead == "Nothing failed: every trial finished."
+
+
 def test_a_command_makes_the_study_again(mine: Results) -> None:
     section = only(reproduce.sections(mine))
     assert section.command.startswith("python -m study.run --space pipd --trials 6")

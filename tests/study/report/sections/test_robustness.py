@@ -34,6 +34,17 @@ def test_own_bests_and_costs_go_by_what_the_study_goes_by(how: str, best: int, c
     assert ("each by its worst seed" in told) is (how == "worst")
 
 
+def test_an_attack_on_which_the_best_has_no_value_costs_nothing_that_is_known() -> None:
+    cells = [
+        cell(trial, attack, 0, tpr)
+        for attack, both in (("a", (0.5, 1.0)), ("b", (0.9, 0.8)))
+        for trial, tpr in enumerate(both)
+    ]
+    results = small_results([*cells, cell(0, "c", 0, 0.9), cell(1, "c", 0, float("nan"))])
+    assert results.best == 1
+    assert "gives up 0.050 of isolation score on average" in robustness_section(results).lead, "0 and 0.1, and not c"
+
+
 def test_fronts_go_by_what_the_study_goes_by() -> None:
     cells = [*CELLS[:4], *(cell(1, attack, seed, 1.0, fpr) for attack in "ab" for seed, fpr in ((0, 0.0), (1, 0.5)))]
     for how, fpr in (("mean", 0.25), ("worst", 0.5)):
