@@ -8,6 +8,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from defenses.api import Progress, silent
+from defenses.registry import UserError
 from defenses.storage.atomic_files import disk_errors
 from defenses.storage.store import Store, open_store
 from study.attacks.api import TEST, TRAIN, Pixels, selection_order
@@ -60,6 +61,12 @@ def write_preview(path: Path, config: StudyConfig, train: bool, progress: Progre
     store = open_store(config.store_place)
     every = {scenario.attack: scenario for scenario in build_scenarios(config) if scenario.parsed.poisons}
     scenarios = {name: scenario for name, scenario in every.items() if train or not scenario.parsed.trained}
+    if not every:
+        raise UserError(
+            f"--preview draws attacks that put a trigger on images, and {', '.join(config.attacks)} puts none: name "
+            "another with --attacks",
+            about="attacks",
+        )
     for scenario in scenarios.values():
         check_target(scenario, images)
     tell_misread(config.target_label, images)

@@ -11,9 +11,7 @@ from defenses.storage.atomic_files import disk_errors
 from study.cleaning.options import STUDIES, CleanConfig
 from study.cli.paths import expand_home
 from study.datasets.own.data import OwnData, OwnSpec
-from study.datasets.own.dataset import StudySpec, study_rows, write_spec
-
-_HELD_OUT = 0.2  # of the images into which attacks are planted, where there is no test set
+from study.datasets.own.dataset import HELD_OUT, StudySpec, study_rows, write_spec
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def unsuspected(config: CleanConfig, data: OwnData, suspected: NDArray[np.bool_]
     Args:
         suspected: bool [N].
     """
-    return _given(config, data, "unsuspected", suspected, 0.0 if data.test is not None else _HELD_OUT)
+    return _given(config, data, "unsuspected", suspected, 0.0 if data.test is not None else HELD_OUT)
 
 
 def kept_part(config: CleanConfig, data: OwnData, kept: NDArray[np.bool_]) -> StudyData:

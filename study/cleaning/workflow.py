@@ -172,6 +172,13 @@ def plant(work: Work, votes: Votes, runs: Sequence["Results"]) -> tuple[Canaries
     if config.canaries == "none":
         return None, "No known attacks were planted (--canaries none), so nothing says what would have been found here."
     given = source.unsuspected(config, work.data, votes.flagged)
+    left = np.unique(given.labels)
+    if len(left) < 2:
+        what = f"all of class {work.data.classes[int(left[0])]}" if len(left) else "nothing"
+        return None, (
+            f"No known attacks were planted: what is not flagged is {what}, and a planting takes two classes. So "
+            "nothing says what would have been found here."
+        )
     attacked, at_once = len(ATTACKS) * len(planting_rates(len(given.labels))), lanes(work.searches[0])
     plantings, minutes = choose_plantings(
         config, lambda count: planting_minutes(runs, count * (1 + attacked), at_once, count * attacked)

@@ -191,6 +191,10 @@ def _labels(box: ArrayBox, name: str) -> list[str | int]:
     return [value if info.dtype.kind == "U" else int(value) for value in values]
 
 
+_OVERSHOOT = 1e-3  # of the range, by which resizing and rounding leave it
+_DARK = 2.0  # a greatest level of floats between 1 and this is of no range that anybody saves
+
+
 @dataclass(frozen=True)
 class Levels:
     """An array of images, its rows as pixels of 8 bits."""
@@ -202,13 +206,19 @@ class Levels:
     def _scale(self) -> tuple[float, float]:
         """What levels are multiplied with and divided by, found by the smallest and the greatest of all."""
         low, high = np.inf, -np.inf
-        for _, block in self.box.blocks(self.name):
+        kind = self.box.arrays[self.name].dtype.kind
+        for first, block in self.box.blocks(self.name):
+            if kind == "f" and not np.isfinite(block).all():
+                row = first + int(np.flatnonzero(~np.isfinite(block.reshape(len(block), -1)).all(axis=1))[0])
+                raise UserError(
+                    f"{self.name} must hold finite levels, got others in row {row}: repair it or leave it out"
+                )
             if block.size:
                 low, high = min(low, float(block.min())), max(high, float(block.max()))
-        kind = self.box.arrays[self.name].dtype.kind
-        if low >= 0 and high <= 1 and kind in "fb":
+        beside = _OVERSHOOT if kind == "f" else 0.0
+        if low >= -beside and high <= 1 + beside and kind in "fb":
             return 255.0, 1.0
-        if low >= 0 and high <= 255:
+        if low >= -255 * beside and high <= 255 * (1 + beside) and not (kind == "f" and high < _DARK):
             return 1.0, 1.0
         if low >= 0 and high <= 65535 and kind in "iu":
             return 1.0, 256.0
@@ -221,8 +231,8 @@ class Levels:
         """Rows [n, ...] of the array as pixels uint8 [H, W] or [H, W, C]."""
         if rows.dtype != np.uint8:
             factor, divisor = self._scale
-            levels = np.rint(rows.astype(np.float64) * factor) if factor != 1 else rows.astype(np.float64) // divisor
-            rows = levels.astype(np.uint8)
+            levels = np.rint(rows.astype(np.float64) * factor) if rows.dtype.kind == "f" else rows * factor // divisor
+            rows = levels.clip(0, 255).astype(np.uint8)
         if rows.ndim == 4 and rows.shape[3] not in _CHANNELS:
             rows = rows.transpose(0, 2, 3, 1)
         return list(rows)

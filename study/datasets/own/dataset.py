@@ -3,14 +3,15 @@
 The file is written by `write_spec`. Row k of the training images is sample k of `study.datasets.own.reading.read_own`,
 apart from the rows that the file leaves out.
 
-Where the input has no test set, a share of the training images can be held out as one. Without that a few training
-images of each class stand in for it, since every study wants test images: an accuracy on them says nothing, and
-`has_test` tells so.
+Where the input has no test set, a share of the training images is held out as one: a fifth of each class with
+``own:PATH``, what the file says with ``own:FILE.json``. Where that is nothing a few training images of each class stand
+in for it, since every study wants test images: an accuracy on them says nothing, and no clean images are taken of them.
 """
 
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,9 @@ from study.datasets.own.reading import DATASET, IMAGES, VERSION, read_own
 from study.datasets.own.source import chunks_of
 from study.datasets.pictures import check_room
 
+log = logging.getLogger(__name__)
+HELD_OUT = 0.2
+"""Of the training images, where there is no test set and one is needed."""
 _STAND_IN, _STAND_IN_EACH = 1000, 20  # training images that stand in for a test set: in all, and at most of a class
 Positions = NDArray[np.int64]
 
@@ -112,19 +116,6 @@ def _typed(told: dict[str, Any], name: str, kind: Any, default: Any = ...) -> An
     raise TypeError(f"{name} must be another value than {value!r}")
 
 
-def has_test(spec: StudySpec | DatasetSpec) -> bool:
-    """Whether the test images of ``own:`` are none of the training images, so that an accuracy on them says something.
-
-    Raises:
-        UserError: the input cannot be read.
-    """
-    from study.datasets.own.formats import look
-    from study.datasets.own.source import TEST
-
-    given = spec if isinstance(spec, StudySpec) else study_spec(spec)
-    return given.held_out > 0 or TEST in look(replace(given.data, path=given.data.path.expanduser().absolute())).splits
-
-
 def study_spec(spec: DatasetSpec) -> StudySpec:
     """What the name of a dataset ``own:`` means: a file of `write_spec`, or a dataset itself.
 
@@ -133,19 +124,28 @@ def study_spec(spec: DatasetSpec) -> StudySpec:
     """
     if spec.path.suffix == ".json":
         return load_spec(spec.path)
-    return StudySpec(OwnSpec(spec.path, spec.image_size))
+    return StudySpec(OwnSpec(spec.path, spec.image_size), held_out=HELD_OUT)
 
 
 def load(spec: DatasetSpec) -> "OwnSource":
     """``own:PATH``, with the images decoded into the store.
 
     Raises:
-        UserError: as `study.datasets.own.reading.read_own`, or no store to decode into.
+        UserError: as `study.datasets.own.reading.read_own`, no store to decode into, or clean images are asked for
+            where training images stand in for the test set: those would be poison, or what poison is made of.
     """
     if spec.store is None:
         raise UserError(f"{spec.name} is decoded into files of a store, and there is none: name one", about="store")
     given = study_spec(spec)
     data = read_own(given.data, spec.store)
+    if data.test is None and spec.reserve and not given.held_out:
+        raise UserError(
+            f"{spec.name} has no test images to take {spec.reserve} clean ones of, and those that stand in for them "
+            "are training images, poison as they may be: give it a test set, or let held_out be a share",
+            about="dataset",
+        )
+    if data.test is None and spec.path.suffix != ".json":
+        log.warning("%s has no test set: a fifth of each class is held out as one, and not trained with", spec.name)
     train, test = study_rows(given, data)
     test_part = _Selection("test", data.test, test) if data.test is not None else _Selection("train", data.train, test)
     return OwnSource(data, _Selection("train", data.train, train), test_part, spec.store)

@@ -186,6 +186,8 @@ def test_a_column_is_found_or_asked_for(
         ({"x": IMAGES, "y": np.eye(24)}, "save its argmax"),
         ({"x": IMAGES.reshape(24, -1), "y": np.arange(24)}, "x must be images"),
         ({"x": IMAGES - 128.0, "y": np.arange(24)}, "undo the normalisation"),
+        ({"x": IMAGES / 170.0, "y": np.arange(24)}, "undo the normalisation"),
+        ({"x": np.where(IMAGES[5, 0, 0, 0] == IMAGES, np.nan, IMAGES), "y": np.arange(24)}, "must hold finite levels"),
         ({"x": IMAGES, "y": np.arange(24), "classes": np.array(["a", "b"])}, "must be numbers of the 2 classes"),
     ],
 )
@@ -206,8 +208,23 @@ def test_arrays_that_are_no_dataset_are_refused(named: dict[str, NDArray[Any]], 
         (IMAGES.transpose(0, 3, 1, 2), True),
         (np.concatenate([IMAGES, IMAGES[..., :1]], axis=3), True),
         (IMAGES > 128, False),
+        (np.where(IMAGES.max() == IMAGES, 1.0005, IMAGES / 255), True),
+        (np.where(IMAGES.min() == IMAGES, -0.1, IMAGES + 0.2).astype(np.float32), True),
     ],
-    ids=["int64", "uint16", "float64", "float32", "fortran", "channels first", "alpha", "bool"],
+    ids=[
+        *[
+            "int64",
+            "uint16",
+            "float64",
+            "float32",
+            "fortran",
+            "channels_first",
+            "alpha",
+            "bool",
+            "overshoot",
+            "interpolated",
+        ]
+    ],
 )
 def test_levels_become_those_of_8_bits(levels: NDArray[Any], exact: bool, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=levels, labels=np.arange(24) % 2)

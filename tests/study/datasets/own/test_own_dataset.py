@@ -12,7 +12,7 @@ from own_formats import NAMES, TRAIN, class_folders, hub_folder, split_folders
 from defenses.registry import UserError
 from study.datasets import DatasetSpec, load_dataset
 from study.datasets.own.data import OwnSpec
-from study.datasets.own.dataset import StudySpec, has_test, load_spec, study_rows, write_spec
+from study.datasets.own.dataset import StudySpec, load_spec, study_rows, write_spec
 from study.datasets.own.reading import read_own
 
 
@@ -31,7 +31,6 @@ def test_a_path_alone_is_a_dataset(tmp_path: Path) -> None:
     assert np.array_equal(images.test_images, data.test.images)
     assert images.classes == NAMES
     assert images.fingerprint == data.fingerprint
-    assert has_test(DatasetSpec(f"own:{path}"))
 
 
 def test_rows_are_left_out_and_the_others_keep_their_order(tmp_path: Path) -> None:
@@ -61,17 +60,32 @@ def test_another_process_opens_the_same_memory_maps(tmp_path: Path) -> None:
 def test_training_images_stand_in_for_a_test_set(tmp_path: Path) -> None:
     spec = StudySpec(OwnSpec(class_folders(tmp_path)))
     images = of_study(spec, tmp_path)
-    assert not has_test(spec)
     assert len(images.train_labels) == TRAIN
     assert np.bincount(images.test_labels).tolist() == [6] * 4
     train = {image.tobytes() for image in images.train_images}
     assert {image.tobytes() for image in images.test_images} <= train
 
 
+def test_stand_ins_are_no_clean_images(tmp_path: Path) -> None:
+    """They are training images: poison, or the clean originals of what a study poisons."""
+    with pytest.raises(UserError, match="has no test images to take 4 clean ones of"):
+        of_study(StudySpec(OwnSpec(class_folders(tmp_path))), tmp_path, reserve=4)
+
+
+def test_a_path_without_a_test_set_is_tested_on_images_that_it_is_not_trained_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = f"own:{class_folders(tmp_path)}"
+    images = load_dataset(DatasetSpec(name, store=tmp_path / "store"))
+    train = {image.tobytes() for image in images.train_images}
+    assert train.isdisjoint(image.tobytes() for image in images.test_images)
+    assert len(images.test_labels) == TRAIN - len(images.train_labels) == 4
+    assert "has no test set: a fifth of each class is held out" in caplog.text
+
+
 def test_a_share_of_each_class_is_held_out(tmp_path: Path) -> None:
     spec = StudySpec(OwnSpec(class_folders(tmp_path)), held_out=0.3, seed=1)
     images = of_study(spec, tmp_path)
-    assert has_test(spec)
     assert np.bincount(images.test_labels).tolist() == [2] * 4
     assert np.bincount(images.train_labels).tolist() == [4] * 4
     train = {image.tobytes() for image in images.train_images}
