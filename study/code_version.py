@@ -32,14 +32,18 @@ def code_version() -> str:
     return f"{_VERSION}+{code_hash()}"
 
 
+class OtherCode(UserError):
+    """A process runs other code than the driver; nothing that it was asked for has failed by that."""
+
+
 def check_code(expected: str) -> None:
     """Refuses to work with other code than the driver's, whose hash is `expected`.
 
     Raises:
-        UserError: this is other code.
+        OtherCode: this is other code.
     """
     if code_hash() != expected:
-        raise UserError(
+        raise OtherCode(
             f"this worker's code in {_ROOT} has the hash {code_hash()} and the driver's has {expected}: "
             "install the driver's version there, or remove it and let the driver ship its own"
         )

@@ -95,9 +95,11 @@ def read_evaluations(
         stages += [_stage(trial.number, one.scenario, stage, early=True) for one in early for stage in one.stages]
         for record in _read_all(scenario_paths(point) if trial.key else (), damaged):
             said = all("of_defense" in stage for stage in record.stages)
-            before = [stage for one in early if one.scenario == record.scenario for stage in one.stages]
-            cost = method_cost(record.stages, () if said else _own_stages(defense), before)
-            cells.append(_evaluation(trial.number, record, manifest.scenario_parts(record.scenario), cost))
+            before = [one for one in early if one.scenario == record.scenario]
+            own = () if said else _own_stages(defense)
+            cost = method_cost(record.stages, own, [stage for one in before for stage in one.stages])
+            cell = _evaluation(trial.number, record, manifest.scenario_parts(record.scenario), cost)
+            cells.append(cell | {"wall_seconds": record.wall_seconds + sum(one.wall_seconds for one in before)})
             stages += [_stage(trial.number, record.scenario, stage) for stage in record.stages]
     return cells, stages, damaged
 

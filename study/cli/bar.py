@@ -149,7 +149,7 @@ class Bar(_Ticking):
         self._label, self._total, self._unit = label, total, part_unit if parts > 1 else ""
         self._initial = self._count = self._shown = initial
         self._parts, self._moved, self._estimates, self._building = parts, initial * parts, estimates, building
-        self._built = 0
+        self._built = self._skipped = 0
         self._gap = 1 if every_line else max(1, -(-(total - initial) // _LINES))
         self._started = self._last = time.monotonic()
         self._moves = [(self._counted, self._started)]  # how far it was with what counts, and since when
@@ -181,9 +181,16 @@ class Bar(_Ticking):
             self._moves.append((self._counted, time.monotonic()))
         self._draw()
 
+    def skip(self, parts: int, built: int = 0) -> None:
+        """Moves the bar by parts that were done before it was there: they tell no pace."""
+        before = self._counted
+        self._moved, self._built, self._skipped = self._moved + parts, self._built + built, self._skipped + parts
+        self._moves = [(at + self._counted - before, when) for at, when in self._moves]
+        self._draw()
+
     def first_took(self, seconds: float) -> None:
         """The first part took so long: what went by before it, such as starting workers, tells no pace."""
-        if self._moved == self._initial * self._parts:
+        if self._moved == self._initial * self._parts + self._skipped:
             self._moves = [(self._counted, max(self._started, time.monotonic() - seconds))]
 
     def advance(self, step: int = 1, line: str = "", parts: int | None = None, built: int = 0) -> None:

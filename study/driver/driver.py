@@ -235,9 +235,10 @@ class StudyDriver:
         if self._error is not None:
             raise self._error
         if self._stopper.stopped:
-            failed = [row for row in self.ledger.rows() if row.reason]
-            last = last_line(failed[-1].reason)
-            return f"the first {MAX_FAILURES_AT_START} trials all failed; the last one said: {last}"
+            rows = self.ledger.rows()
+            last = last_line([row for row in rows if row.reason][-1].reason)
+            since = " since the study went on" if any(row.comparable for row in rows) else ""
+            return f"the first {MAX_FAILURES_AT_START} trials{since} all failed; the last one said: {last}"
         return why_no_result(self.ledger.rows())
 
     def _known_controls(self) -> set[int]:
@@ -254,8 +255,10 @@ class StudyDriver:
 
     def _keep_control(self, control: Control, share: float) -> None:
         with full_disk_errors(self.folder):
-            known = keep_clean_control(self.folder, control.key, control.scenario.seed, share)
+            seed = control.scenario.seed
+            known = {**read_clean_control(self.folder).get(control.key, {}), seed: share}
             self.records.control_done(control.key, control.trial, sum(known.values()) / len(known))
+            keep_clean_control(self.folder, control.key, seed, share)  # last: what is missing is run and told again
 
     def _look(self, running: bool) -> None:
         assert self._progress is not None
@@ -279,8 +282,12 @@ class StudyDriver:
     def finish_scenario(self, key: str, name: str) -> None:
         """Passes a judged scenario on, unless that was done before."""
         record = self.settlement.finish_scenario(key, name)
-        if record is not None and self._progress is not None:
+        if self._progress is None:
+            return
+        if record is not None:
             self._progress.scenario(key, record)
+        elif self.reader.scenario(key, name) is not None:
+            self._progress.read_back(key, name)
 
     def finish_trial(self, number: int, key: str, error: str) -> None:
         """Settles a trial, and shows it; many failures at the start stop the study.

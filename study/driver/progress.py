@@ -115,6 +115,11 @@ class TrialProgress:
             trial = next((f"#{row.number}" for row in self._ledger.rows() if row.key == key), key[:8])
             print_error(describe_scenario(trial, record))
 
+    def read_back(self, key: str, name: str) -> None:
+        """A trial has a scenario that was judged before the study went on."""
+        self._done[key] += 1
+        self._bar.skip(1, self._first.made(key, name))
+
     def settled(self, row: TrialRow) -> None:
         """A trial ended."""
         self._best = self._best_text()

@@ -7,17 +7,22 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from defenses.registry import UserError
+from defenses.storage.atomic_files import DiskFull
+from study.code_version import OtherCode
 from study.driver import gpu_memory
 from study.driver.worker import (
     DISK_FULL,
     GPUS,
     KEY,
     OOM,
+    OTHER_CODE,
     POINT,
     TRIES,
 )
 from study.ledger.ledger import Ledger
 
+_HALTS: dict[str, type[UserError]] = {DISK_FULL: DiskFull, OTHER_CODE: OtherCode}
 MAX_WORKER_RESTARTS = 3  # of a trial whose worker or node was lost
 
 
@@ -59,13 +64,13 @@ class LedgerSearcher(StaysHere, Searcher):
         super().__init__()
         self._alive = alive
         self._ledger, self._target, self._settle, self._gpus = ledger, target, settle, gpus
-        self.disk_full = ""  # what a worker told of a full disk; no other trial is started then
+        self.halted: UserError | None = None  # why no other trial is started, though none failed
         self._running: dict[str, Attempt] = {}
         self._again: list[Attempt] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         """The next point; None while only running trials could still bring one; or that there is none."""
-        if self._again and not self.disk_full:
+        if self._again and self.halted is None:
             chosen = self._again.pop(0)
         elif self._is_over():
             return None if self._running else Searcher.FINISHED
@@ -79,7 +84,9 @@ class LedgerSearcher(StaysHere, Searcher):
     def _is_over(self) -> bool:
         """No other point is handed out, unless a running trial brings one back."""
         return bool(
-            self.disk_full or self._ledger.remaining(self._target) <= len(self._running) or self._ledger.used_up()
+            self.halted is not None
+            or self._ledger.remaining(self._target) <= len(self._running)
+            or self._ledger.used_up()
         )
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -87,9 +94,10 @@ class LedgerSearcher(StaysHere, Searcher):
         ended = self._running.pop(trial_id, None)
         if ended is None:
             return
-        if result and result.get(DISK_FULL):
-            self.disk_full = result["failure"]  # the trial stays open, and the next driver runs it again
-            return
+        for sign, kind in _HALTS.items():
+            if result and result.get(sign):
+                self.halted = kind(result["failure"])  # the trial stays open, and the next driver runs it again
+                return
         # Until Ray knows that a node is gone, it starts a trial there again, which uses up the trial's restarts.
         if error and not ended.nodes <= self._alive():
             self._again.append(ended)

@@ -11,7 +11,6 @@ from ray import tune
 from ray.tune import Callback, Stopper
 from ray.tune.schedulers import TrialScheduler
 
-from defenses.storage.atomic_files import DiskFull
 from study.cli.bar import working
 from study.cli.terminal import print_line
 from study.code_version import code_hash
@@ -102,6 +101,7 @@ def run_trials(
 
     Raises:
         DiskFull: there is no room left for results.
+        OtherCode: a worker found other code than the driver runs.
     """
     remaining = ledger.remaining(plan.config.trials)
     if remaining == 0:
@@ -133,8 +133,8 @@ def run_trials(
         ),
     )
     tuner.fit()
-    if searcher.disk_full:
-        raise DiskFull(searcher.disk_full)
+    if searcher.halted is not None:
+        raise searcher.halted
 
 
 class _Resources:

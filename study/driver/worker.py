@@ -19,7 +19,7 @@ from defenses.registry import UserError
 from defenses.runner import run_stages
 from defenses.storage.atomic_files import DiskFull, full_disk_errors
 from defenses.storage.inventory import MEASURING_PREFIX
-from study.code_version import check_code
+from study.code_version import OtherCode, check_code
 from study.datasets.images import Images
 from study.driver import gpu_memory
 from study.ledger.pruning import Pruning
@@ -51,7 +51,7 @@ from tracking import artifacts
 # The point travels as text: of every number in a configuration Ray Tune keeps averages, for every trial, to the end.
 POINT, KEY, GPUS, TRIES = "point", "key", "gpus", "tries"
 READ = "read"  # in a result: the epoch after which a training was read; 0 where a trial's own says so
-OOM, DISK_FULL = "oom", "no_room"
+OOM, DISK_FULL, OTHER_CODE = "oom", "no_room", "other_code"
 MEASURED = "the trial that is measured"
 
 
@@ -98,7 +98,7 @@ class WorkerEnvironment:
         """Makes this process ready to train.
 
         Raises:
-            UserError: it runs other code than the driver.
+            OtherCode: it runs other code than the driver.
         """
         check_code(self.code)
         torch.set_num_threads(self.threads)
@@ -247,6 +247,8 @@ class TrialRunner(tune.Trainable):
                 return told | self._judge(scenario, read)
         except DiskFull as error:  # no failure of this point, which is run again once there is room
             return told | {"done": True, "failure": str(error), DISK_FULL: True}
+        except OtherCode as error:  # nor is this: a worker that started again found code that had changed
+            return told | {"done": True, "failure": str(error), OTHER_CODE: True}
 
     def _judge(self, scenario: Scenario, read: int) -> dict[str, Any]:
         self.position += 1
@@ -256,7 +258,7 @@ class TrialRunner(tune.Trainable):
             self.place.enter(self.task.environment, self.images)
             with full_disk_errors(self.folder):
                 self._scenario(scenario, read)
-        except DiskFull:
+        except (DiskFull, OtherCode):
             raise
         except Exception as error:
             failure, out_of_memory = f"{scenario.name}: {_reason(error)}", gpu_memory.ran_out(error)

@@ -139,12 +139,13 @@ class Ledger:
     def enqueue_default(self, point: Mapping[str, Value], calibrated: Mapping[str, Value] | None = None) -> None:
         """Makes the paper's default the first trial, and another point that suits the preset the second, once a study.
 
-        A study that was begun without the second stays without it.
+        A study that was begun without the second stays without it, but where it was killed between the two.
         """
-        if any(PAPER_DEFAULT in trial.user_attrs for trial in self._study.get_trials(deepcopy=False)):
-            return
-        self._study.enqueue_trial(dict(point), user_attrs={KEY: self._key_of(point), PAPER_DEFAULT: True})
-        if calibrated is not None:
+        trials = self._study.get_trials(deepcopy=False)
+        if not any(PAPER_DEFAULT in trial.user_attrs for trial in trials):
+            self._study.enqueue_trial(dict(point), user_attrs={KEY: self._key_of(point), PAPER_DEFAULT: True})
+            trials = trials[:0]
+        if calibrated is not None and [trial.state for trial in trials] in ([], [TrialState.WAITING]):
             self._study.enqueue_trial(dict(calibrated), user_attrs={KEY: self._key_of(calibrated), CALIBRATED: True})
 
     def remaining(self, target: int) -> int:

@@ -58,8 +58,9 @@ def costs(results: Results) -> Costs:
 
 def _rest(results: Results) -> float:
     """What the trials did besides stages: measuring, files."""
-    of_cells = results.stages.loc[~results.stages["early"].astype(bool), "wall_seconds"]
-    return max(0.0, float(results.evaluations["wall_seconds"].sum() - of_cells.sum()))
+    stages, cells = results.stages, results.evaluations
+    stopped = stages["early"].astype(bool) & ~stages["trial"].isin(cells["trial"])  # compared early, and never judged
+    return max(0.0, float(cells["wall_seconds"].sum() - stages.loc[~stopped, "wall_seconds"].sum()))
 
 
 def _once_a_trial(stages: "pandas.DataFrame") -> "pandas.DataFrame":

@@ -95,6 +95,25 @@ def test_what_is_left_counts_from_where_it_went_on(clock: SimpleNamespace, told:
     assert told() == ["trials 11/12, about 7 s left: step 0"]
 
 
+def test_what_was_done_before_moves_the_bar_and_tells_no_pace(clock: SimpleNamespace) -> None:
+    """Of a trial of 8 scenarios 7 were judged before a kill; the eighth takes ten minutes."""
+    bar = Bar(40, "trials", parts=8, part_unit="scenarios done")
+    clock.now += 5
+    for _ in range(7):
+        bar.skip(1)
+    clock.now += 600
+    bar.first_took(600)
+    bar.move()
+    assert bar.moved == 8
+    assert bar.left_seconds() == pytest.approx(39 * 8 * 600)
+
+
+def test_what_a_trial_read_back_is_behind_it(start: Any) -> None:
+    progress, _ = start(2)
+    progress.read_back("k0", progress._plan.scenarios[0].name)
+    assert (progress._bar.moved, progress._done["k0"]) == (1, 1)
+
+
 def test_every_line_when_asked(clock: SimpleNamespace, told: Callable[[], list[str]]) -> None:
     steps(Bar(100, "trials", every_line=True), 100, clock, 0.1)
     assert len(told()) == 100

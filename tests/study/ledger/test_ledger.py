@@ -81,6 +81,26 @@ def row(ledger: Ledger, number: int) -> TrialRow:
     return next(found for found in ledger.rows() if found.number == number)
 
 
+def test_a_kill_between_the_default_and_the_calibrated_point_loses_neither(reopen: OpenLedger, path: Path) -> None:
+    calibrated = {**DEFAULT, "beta": 1.0}
+    reopen().enqueue_default(DEFAULT)  # and killed before the second
+    for _ in range(2):
+        reopen().enqueue_default(DEFAULT, calibrated)
+    assert in_state(path, TrialState.WAITING) == [0, 1]
+    ledger = reopen()
+    assert [ledger.ask()[1] for _ in range(2)] == [DEFAULT, calibrated]
+    ledger.enqueue_default(DEFAULT, calibrated)
+    assert in_state(path, TrialState.WAITING) == []
+
+
+def test_a_study_that_was_begun_without_a_calibrated_point_stays_without_it(reopen: OpenLedger, path: Path) -> None:
+    ledger = reopen()
+    ledger.enqueue_default(DEFAULT)
+    ledger.tell(ledger.ask()[0], (0.5, ""))
+    reopen().enqueue_default(DEFAULT, {**DEFAULT, "beta": 1.0})
+    assert in_state(path, TrialState.WAITING) == []
+
+
 def test_the_default_comes_first_and_once(reopen: OpenLedger) -> None:
     ledger = reopen()
     ledger.enqueue_default(DEFAULT)

@@ -274,7 +274,7 @@ def test_of_one_training_its_last_read_counts(mine: Results) -> None:
         (3, "train", "own at 4", False, 11.0, 11.0),
         (3, "train", "own at 30", False, 65.0, 76.0),
     ).assign(training=["a", "a", "a", "b", "b"], early=[False, False, False, True, False])
-    cells = mine.evaluations.iloc[:2].assign(wall_seconds=[0.3, 66.0])
+    cells = mine.evaluations.iloc[:2].assign(trial=[0, 3], wall_seconds=[0.3, 77.0])
     cost = costs.costs(_with(mine, stages=found, evaluations=cells))
     assert (cost.earlier, cost.ready) == (75.0, 1)
     assert cost.alone == pytest.approx(10 + 75 + 30 + 76 + 1), "each trial alone, and a second of the rest"
