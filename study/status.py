@@ -178,8 +178,10 @@ def _now(state: StudyStatus) -> list[str]:
         if spent is None:
             return []
         return [f"it has taken {duration(spent)} so far"] if state.left != 0 else [f"it took {duration(spent)}"]
-    earlier = f" ({duration(spent)} with earlier runs)" if spent is not None and spent - elapsed >= 1 else ""
-    lines = [f"running for {duration(elapsed)}{earlier}{_phase(state.running_part)}"]
+    besides = "in all its studies" if state.parts else "with earlier runs"
+    earlier = f" ({duration(spent)} {besides})" if spent is not None and spent - elapsed >= 1 else ""
+    of_part = f" {state.running_part.folder.name}" if state.parts else ""
+    lines = [f"running{of_part} for {duration(elapsed)}{earlier}{_phase(state.running_part)}"]
     activity = state.running_part.activity
     if activity is not None and activity.now:
         title = "Being built" if activity.phase == STAGES else "Now"
@@ -202,7 +204,7 @@ def _time_left(state: StudyStatus) -> str:
     activity, seconds = state.running_part.activity, state.left_seconds
     if seconds is None or activity is None or activity.phase not in _PHASES:
         return ""
-    return f"{'over' if activity.at_least else 'about'} {rough(seconds)}"
+    return f"{'over' if state.left_is_least else 'about'} {rough(seconds)}"
 
 
 def _best(state: StudyStatus) -> str:
@@ -363,7 +365,7 @@ def _progress(state: StudyStatus) -> dict[str, Any] | None:
         "elapsed_seconds": state.elapsed_seconds,
         "spent_seconds": state.spent_seconds,
         "left_seconds": state.left_seconds,
-        "left_is_a_lower_bound": part.activity.at_least,
+        "left_is_a_lower_bound": state.left_is_least,
         "now": list(part.activity.now) if alive else [],
     }
 

@@ -140,6 +140,13 @@ class StudyStatus:
         return activity.left(alive=True) if activity and self.driver is not None else None
 
     @property
+    def left_is_least(self) -> bool:
+        """Whether `left_seconds` leaves something out: what was never measured, or studies that are still to come."""
+        part = self.running_part
+        others = bool(self.parts) and (self.left is None or self.left > (part.left or 0))
+        return others or (part.activity is not None and part.activity.at_least)
+
+    @property
     def front(self) -> list[SnapshotTrial]:
         """The best trial; several that none beats where there are several objectives."""
         return selection.front(self._comparable, self.ledger.directions) if self.ledger else []

@@ -25,8 +25,11 @@ from study.cli.printed_commands import runnable
 from study.config.config import StudyConfig, resolve
 from study.ledger.activity import Activity
 from study.ledger.lock import holder, study_lock
+from study.ledger.manifest import Manifest
 from study.ledger.selection import best_or_knee, best_over_all, front
-from study.ledger.snapshot import read_ledger
+from study.ledger.snapshot import LedgerSnapshot, SnapshotTrial, read_ledger
+from study.ledger.status import StudyStatus
+from tracking.outbox import Waiting
 
 
 @pytest.fixture
@@ -377,6 +380,26 @@ def test_says_how_long_it_has_taken_what_is_left_and_what_is_built(
     assert known["elapsed_seconds"] == pytest.approx(40, abs=5)
     assert known["spent_seconds"] == pytest.approx(100, abs=5)
     assert known["left_seconds"] == pytest.approx(150, abs=5)
+
+
+def test_what_one_of_several_studies_still_takes_is_the_least_of_all() -> None:
+    """The first is over, the second nearly, and nobody has measured the third."""
+    now = time.time()
+    trials = [SnapshotTrial(n, "complete", {}, f"k{n}", (0.5,), "", n == 0) for n in range(4)]
+
+    def of(name: str, done: int, driver: str | None) -> StudyStatus:
+        activity = Activity(1, now - 180, now, phase="trials", done=9 * done, total=36, left_seconds=60.0)
+        ledger = LedgerSnapshot(("maximize",), tuple(trials[:done]))
+        manifest = Manifest("", (), {"trials": 4})
+        return StudyStatus(Path(name), driver, manifest, ledger, Waiting(0, 0), activity if done else None)
+
+    parts = of("whole.a", 4, None), of("whole.b", 3, "1"), of("whole.c", 0, None)
+    whole = dataclasses.replace(of("whole", 0, "1"), ledger=None, parts=parts)
+    assert whole.left_is_least
+    assert status._time_left(whole) == "over 1 min"
+    assert status._time_left(parts[1]) == "about 1 min"
+    first = status._now(whole)[0]
+    assert first.startswith("running whole.b for 3 min 0 s (6 min 0 s in all its studies); 27 of 36 ")
 
 
 def test_a_killed_driver_s_last_words_are_not_taken_for_now(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
