@@ -38,6 +38,7 @@ def test_the_picture_has_a_row_for_each_attack(tmp_path: Path) -> None:
     [
         ([], "nothing to do: give --list, or --preview OUT.png"),
         (["--preview", "x.png", "--attacks", "badnet"], "did you mean 'badnets'?"),
+        (["--preview", "{folder}/x.png", "--attacks", "clean"], "and clean puts none: name another with --attacks"),
         (["--preveiw", "x.png"], "did you mean '--preview'?"),
         (["--preview", "/proc/none/x.png"], "the place of --preview must be a folder that can be written"),
         (["--preview", "{folder}"], "--preview must name a file, got the folder"),
