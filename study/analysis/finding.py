@@ -80,7 +80,10 @@ def _of_one(results: Results, best: int) -> Finding:
         return Finding(f"{sentence}.", _caveats(results, chosen=True))
     difference = _difference(results, best, results.default)
     gain = abs(value - float(str(trials.at[results.default, "value"])))
-    said = _gained(gain, difference, goal.how == "mean", picked_of=len(trials) - 1)
+    others = (
+        int(results.trials["state"].isin(("complete", "pruned")).sum()) - 1
+    )  # what was stopped early lost to it, too
+    said = _gained(gain, difference, goal.how == "mean", picked_of=others)
     return Finding(f"{sentence}, {said}.", _caveats(results, chosen=True), gain)
 
 
