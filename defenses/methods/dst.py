@@ -199,8 +199,8 @@ def _trusted(context: StageContext, inputs: Outputs, params: Params) -> Outputs:
     trusted = count_from_share(params.clean_share, n)
     if trusted + flagged > n:
         raise UserError(
-            f"D-ST's trusted and flagged samples must be at most all {n}, but clean_share = {params.clean_share:g} and "
-            f"poison_share = {params.poison_share:g} make {trusted} and {flagged}: lower one of them",
+            f"D-ST's trusted and flagged samples must be at most all {n}, but clean_share = {params.clean_share:g} "
+            f"makes {trusted} of the first, and poison_share {flagged} of the others: lower one of them",
             about="field clean_share",
         )
     mask = lowest_mask(np.where(moved_most, np.inf, movement), trusted)  # of ties none is both
@@ -310,7 +310,7 @@ DST_POOLS = Stage(
 DST_TRUSTED = Stage(
     name="dst_trusted",
     run=_trusted,
-    reads=("clean_share", "poison_share", "per_class"),
+    reads=("clean_share", "per_class"),
     inputs={"movement": "feature_movement.movement", "flagged": "dst_pools.flagged"},
     outputs=("trusted", "series"),
     cached=False,

@@ -60,7 +60,7 @@ def tap_names(model: Normalised, taps: str) -> list[str]:
     if not names:
         raise UserError(
             f"taps={taps} reads a network's stages from the second on, and this one has {model.network.stages}: set "
-            "taps=all_convolutions, or give --blocks a second stage",
+            "taps=all_convolutions, or take blocks of a second stage",
             about="field taps",
         )
     return names[-3:] if taps == "last_three" else names

@@ -80,8 +80,8 @@ class ResultReader:
     def before(self, key: str, record: ScenarioRecord) -> list[ScenarioRecord]:
         """What was read of a point's scenario at epochs before the one of a record."""
         paths = (read_path(self.points / key, record.scenario, epoch) for epoch in self.reads)
-        found = (one for path in paths if (one := self._record(path)) is not None)
-        return list(itertools.takewhile(lambda one: one != record, found))
+        read = (one for path in paths if (one := self._record(path)) is not None)
+        return list(itertools.takewhile(lambda one: one != record, read))
 
     def steps(self, key: str, last: str | None = None, read: int = 0) -> tuple[Step, ...]:
         """What a trial of one objective had reached after each scenario, up to the last one that is asked for.

@@ -85,13 +85,13 @@ def _begun(plan: Plan) -> list[Sequence[SnapshotTrial]]:
     names = [config.study_name + SEARCH * (config.holdout is not None)]
     if config.per_scenario:
         names = [f"{config.study_name}.{scenario.name}" for scenario in plan.scenarios if not scenario.repeat]
-    found: list[Sequence[SnapshotTrial]] = []
+    begun: list[Sequence[SnapshotTrial]] = []
     for name in names:
         try:
-            found.append(read_ledger(expand_home(config.out) / name / LEDGER).trials)
+            begun.append(read_ledger(expand_home(config.out) / name / LEDGER).trials)
         except ValueError:
-            found.append(())
-    return found
+            begun.append(())
+    return begun
 
 
 def _known_points(plan: Plan, trials: Sequence[SnapshotTrial]) -> list[Point]:

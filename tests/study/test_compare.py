@@ -11,6 +11,7 @@ import pytest
 from written_study import Metrics, write_study
 
 from study import compare
+from study.analysis.results import read_results
 
 Cells = dict[tuple[str, float, int], Metrics]
 SEEDS = (0, 1, 2)
@@ -168,12 +169,16 @@ def test_other_settings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 def test_what_cannot_be_read_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("one", "two"):
-        write_study(tmp_path / name, [(0.9, cells())])
-    broken = next((tmp_path / "two" / "points").glob("*/badnets-0.1-s0.json"))
-    broken.write_text("{")
-    found = answer(tmp_path, "one", "two")
-    assert found["left_out"] == {"badnets-0.1-s0": "only A has it"}
-    assert f"Note well: 1 file of B cannot be read and is left out, first {broken}." in said(capsys)
+        write_study(tmp_path / name, [(0.9, cells()), (0.8, cells(tpr=0.8))])
+    keys = read_results(tmp_path, "two").trials["key"]
+    for number, broken in enumerate(tmp_path / "two" / "points" / keys[trial] for trial in (1, 0)):
+        (broken / "badnets-0.1-s0.json").write_text("{")
+        if number == 0:
+            assert answer(tmp_path, "one", "two")["left_out"] == {}
+            told = f"Note well: 1 file of B cannot be read and is left out, first {broken / 'badnets-0.1-s0.json'}."
+            assert told in said(capsys)
+    assert compare.main(["one", "two", "--out", str(tmp_path)]) == 2
+    assert "error: study 'two' has no trial with a result on every scenario" in capsys.readouterr().err
 
 
 def test_markdown(tmp_path: Path) -> None:

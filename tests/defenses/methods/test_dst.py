@@ -219,8 +219,8 @@ def test_pools_that_overlap_are_refused_in_a_line() -> None:
     with pytest.raises(UserError) as error:
         pools(np.arange(10.0), clean_share=0.8, poison_share=0.3)
     assert str(error.value) == (
-        "D-ST's trusted and flagged samples must be at most all 10, but clean_share = 0.8 and poison_share = 0.3 make "
-        "8 and 3: lower one of them"
+        "D-ST's trusted and flagged samples must be at most all 10, but clean_share = 0.8 makes 8 of the first, and "
+        "poison_share 3 of the others: lower one of them"
     )
 
 

@@ -161,7 +161,7 @@ def test_what_is_kept_of_a_result(tmp_path: Path) -> None:
         series={"isolate.tpr": [0.5]},
         stages=(
             StageRun("poison", "a" * 64, True, 0.1, 1.5),
-            StageRun("own", "b" * 64, False, 2.0, 2.0, 4.5, True, "eager", "t" * 64),
+            StageRun("own", "b" * 64, False, 2.0, 2.0, 4.5, True, "eager", "t" * 64, 1.5),
         ),
         meta={"fingerprint": "f" * 64},
         attack_failed=False,
@@ -175,9 +175,10 @@ def test_what_is_kept_of_a_result(tmp_path: Path) -> None:
         series={"isolate.tpr": [0.5]},
         stages=[
             {"stage": "poison", "key": "a" * 64, "hit": True, "wall_seconds": 0.1, "built_seconds": 1.5}
-            | {"epoch_equivalents": None, "of_defense": None, "step": None, "training": ""},
+            | {"epoch_equivalents": None, "of_defense": None, "step": None, "training": "", "spent_epochs": None},
             {"stage": "own", "key": "b" * 64, "hit": False, "wall_seconds": 2.0, "built_seconds": 2.0}
-            | {"epoch_equivalents": 4.5, "of_defense": True, "step": "eager", "training": "t" * 64},
+            | {"epoch_equivalents": 4.5, "of_defense": True, "step": "eager", "training": "t" * 64}
+            | {"spent_epochs": 1.5},
         ],
         meta={"fingerprint": "f" * 64},
         attack_failed=False,

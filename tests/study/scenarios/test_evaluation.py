@@ -250,8 +250,10 @@ def test_a_defense_is_handed_nothing_but_what_it_may_see(
     # Checkpoints lie in the store, beside what is secret: a stage can only loop over its epochs with one.
     assert {name for name in dir(Checkpoint(Path("folder"))) if not name.startswith("_")} == {
         "epochs",
+        "earlier_epochs",
         "earlier_seconds",
         "waited_seconds",
+        "written",
     }
 
 
