@@ -6,7 +6,7 @@ from typing import Any
 from study.analysis.compared import DEFAULT, shown_trials
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_value, listed, several
-from study.config.objectives import CLEAN
+from study.config.objectives import CLEAN, is_clean
 from tracking import names
 
 BUDGET = "budget_fraction"
@@ -20,7 +20,7 @@ _Where = dict[str, float]
 
 def flags_nothing(share: float | None, attack: str) -> bool:
     """Whether nothing is flagged where something should be."""
-    return share == 0 and attack.partition(":")[0] != CLEAN
+    return share == 0 and not is_clean(attack)
 
 
 def flags_too_much(share: float | None) -> bool:
@@ -35,7 +35,7 @@ def flag_caveats(results: Results) -> list[str]:
     cells = results.evaluations[results.evaluations["trial"].isin(results.complete.index)]
     shares = cells[["trial", "scenario", "attack", names.FLAGGED_SHARE]].itertuples(index=False)
     runs = [(int(trial), str(scenario), str(attack), share) for trial, scenario, attack, share in shares]
-    if all(attack.partition(":")[0] != CLEAN for _, _, attack, _ in runs):  # else they are the control
+    if not any(is_clean(attack) for _, _, attack, _ in runs):  # else they are the control
         controls = {trial: results.clean_fpr.get(trial, {}) for trial in map(int, results.complete.index)}
         runs += [(at, f"{_UNPOISONED}, seed {seed}", CLEAN, of[seed]) for at, of in controls.items() for seed in of]
     for trial, scenario, attack, share in runs:
@@ -43,7 +43,7 @@ def flag_caveats(results: Results) -> list[str]:
             nothing.setdefault(trial, {})[scenario] = share
         if flags_too_much(share):
             too_much.setdefault(trial, {})[scenario] = share
-    poisoned = sum(attack.partition(":")[0] != CLEAN for _, _, attack, _ in runs)
+    poisoned = sum(not is_clean(attack) for _, _, attack, _ in runs)
     sentences = (("nothing", nothing, poisoned), ("more than half of the samples", too_much, len(runs)))
     return [
         f"{results.defense} flags {what} in {sum(map(len, where.values()))} of {several(total, 'run')}: "

@@ -5,7 +5,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from defenses.registry import UserError
-from search_spaces import SEARCH_SPACES
 from study.analysis.results import Results
 from study.config.config import StudyConfig
 from study.config.paper_deviations import Change, preset_changes
@@ -27,16 +26,19 @@ def load_changes(results: Results) -> list[Change]:
 
 def set_beside_paper(results: Results) -> dict[str, tuple[Any, Any]]:
     """Field -> what --set gives all trials and the paper's value, where they differ; empty if of another version."""
-    if not results.config.set:
+    if not results.config.set:  # spares loading torch
         return {}
-    kind = find_defense(results.defense).config_type
-    preset = SEARCH_SPACES[results.space].preset(results.config.preset)
     try:
-        given = kind.from_text(results.config.set, preset)
+        here = load_fields(results)
     except UserError:
         return {}
-    pairs = {name: (getattr(given, name), getattr(kind(), name)) for name in results.config.set}
-    return {name: (here, paper) for name, (here, paper) in pairs.items() if here != paper}
+    paper = vars(find_defense(results.defense).config_type())
+    return {name: (here[name], paper[name]) for name in results.config.set if here[name] != paper[name]}
+
+
+def is_set_whole(results: Results) -> bool:
+    """Whether nothing is searched and --set gives other values than the paper's, so that no trial is its default."""
+    return not results.ranges and bool(set_beside_paper(results))
 
 
 def _config_and_fixed(results: Results) -> tuple[StudyConfig, dict[str, Any]] | None:

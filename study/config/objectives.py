@@ -37,6 +37,13 @@ _WORDS = {
     names.DEFENSE_SCORE: "defense score",
     names.OVERALL_SCORE: "overall score",
 }
+
+
+def is_clean(attack: str) -> bool:
+    """Whether an attack, as a study writes it with its options, is none."""
+    return attack.partition(":")[0] == CLEAN
+
+
 _MEANINGS = {
     names.ISOLATION_SCORE: "TPR - FPR",
     names.DEFENSE_SCORE: "CA - ASR",

@@ -4,7 +4,7 @@ from study.analysis.result_tables import INTERRUPTED
 from study.analysis.results import Results
 from study.cli.numbers import several
 from study.cli.terminal import last_line
-from study.config.objectives import CLEAN
+from study.config.objectives import is_clean
 from study.report.elements import Cell, Item, Note, Section, Table
 from tracking import names
 
@@ -53,7 +53,7 @@ def sections(results: Results) -> list[Section]:
 
 def _works(results: Results) -> str:
     """That every attack works, where that was measured of all there are."""
-    attacked = results.scenarios[results.scenarios["attack"].map(lambda name: name.partition(":")[0] != CLEAN)]
+    attacked = results.scenarios[~results.scenarios["attack"].map(is_clean).astype(bool)]
     measured = len(attacked) and attacked[names.ASR_UNDEFENDED].notna().all()
     return ", and every attack works undefended" if measured else ""
 

@@ -251,7 +251,8 @@ def _notes(search: Results, judged: Results, by: By, held: Sequence[Fold], table
     ]
     if len(judged.seeds) < 2:
         notes.append(Note("One new seed, so there is no spread; --judge-seeds takes several.", "footnote"))
-    left_out = {fold.held_out: table.fails(fold) for fold in held if fold not in table.counted(held)}
+    counted = table.counted(held)
+    left_out = {fold.held_out: table.fails(fold) for fold in held if fold not in counted}
     for why, fails in (("the attack fails undefended", True), (f"they have no {in_words(table.objective)}", False)):
         groups = [group for group, own in left_out.items() if own is fails]
         if groups:
