@@ -158,6 +158,10 @@ def _evaluate(config: EvaluateConfig, targets: Targets) -> int:
     torch.set_num_threads(config.threads)
     environment = build_evaluation_context(config, space, device, settle_precision(config.precision, device))
     attack, own_rate = split_rate(config.attack)
+    if own_rate is not None and "poison_rate" in config.model_fields_set:
+        raise UserError(
+            f"--poison-rate changes nothing, since {config.attack} has a rate of its own: leave one of them out"
+        )
     scenario = build_scenario(attack, own_rate or config.poison_rate, config.seed, config, config.repeat)
     check_options_act(config, [scenario.attack])
     kind = find_defense(config.defense)

@@ -115,27 +115,27 @@ def read_flags(path: Path) -> Flags:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
 
 
-def write_preview(folder: Path, preview: NDArray[np.uint8], enlarge_to: int = 64) -> None:
+def write_preview(folder: Path, preview: NDArray[np.uint8], rows: int = 3, enlarge_to: int = 64) -> None:
     """The attack's picture (clean, poisoned, difference x 10), small images enlarged so that pixels can be seen.
 
     Args:
-        preview: uint8 [3 h, n w, 3]; an empty one writes nothing.
+        preview: uint8 [rows h, n w, 3]; an empty one writes nothing.
+        rows: of images; one of data that somebody else poisoned.
         enlarge_to: about how many px a row of it is to be high.
     """
     if preview.size == 0:
         return
     path = folder / names.PREVIEW_PNG
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(_encoded(preview.tobytes(), preview.shape, enlarge_to))
+    path.write_bytes(_encoded(preview.tobytes(), preview.shape, max(1, enlarge_to // max(1, preview.shape[0] // rows))))
 
 
 @functools.lru_cache(maxsize=32)  # the same for every trial of a scenario
-def _encoded(pixels: bytes, shape: tuple[int, ...], enlarge_to: int) -> bytes:
-    """A picture as a PNG file."""
+def _encoded(pixels: bytes, shape: tuple[int, ...], factor: int) -> bytes:
+    """A picture as a PNG file, enlarged by a factor."""
     from PIL import Image
 
     preview = np.frombuffer(pixels, dtype=np.uint8).reshape(shape)
-    factor = max(1, enlarge_to // max(1, shape[0] // 3))
     file = io.BytesIO()
     Image.fromarray(preview.repeat(factor, axis=0).repeat(factor, axis=1)).save(file, format="png")
     return file.getvalue()

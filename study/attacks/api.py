@@ -97,6 +97,15 @@ class Attack:
         for position in index.tolist():
             yield np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, position]))
 
+    def version_for(self, images: Images) -> int:
+        """The version as far as these images would be others; 1 where all versions give the same."""
+        return self.version
+
+    @property
+    def preview_rows(self) -> int:
+        """Rows of images in an attack's picture: clean, poisoned and their difference; of received data the poison."""
+        return 1 if self.received else 3
+
     def identity(self) -> dict[str, Any]:
         """The options as the poisoned data depend on them: where one names a file, the file's content."""
         return dataclasses.asdict(self.config)

@@ -13,6 +13,7 @@ Where we differ from the public code:
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -31,6 +32,7 @@ from defenses.registry import UserError
 from defenses.shared_stages import cpu_weights
 from defenses.storage.state_codec import Part
 from defenses.training.images import device_images, take, to_device
+from defenses.training.loop import TrainingDiverged
 from study.attacks.api import COVER, Attack, AttackConfig, Pixels, State
 from study.attacks.support.dynamic_networks import EncoderDecoder, TriggerNetworks, alikeness, triggers
 from study.attacks.support.fitting import FitContext
@@ -150,13 +152,18 @@ class Dynamic(Attack):
         """Refuses images that the generators cannot be trained on.
 
         Raises:
-            UserError: their sides cannot be halved once a level, or they are too few.
+            UserError: their sides cannot be halved once a level, they are too few, or an option has not as many values
+                as it needs.
         """
+        _check_lengths(self.config)
         step, size = 2 ** len(self.config.widths), images.image_size
         if size % step:
+            fewer = next((levels for levels in range(len(self.config.widths), 0, -1) if not size % 2**levels), 0)
+            ways = [f"images of {max(step, size // step * step)} px (--image-size, where --dataset can be resized)"]
+            if fewer:
+                ways.append(f"fewer levels (dynamic:widths={','.join(map(str, self.config.widths[:fewer]))})")
             raise UserError(
-                f"dynamic needs images whose side is divisible by {step}, got {size} px: "
-                f"use --image-size {max(step, size // step * step)}"
+                f"dynamic needs images whose side is divisible by {step}, got {size} px: use {' or '.join(ways)}"
             )
         if len(images.train_images) < FEWEST_IMAGES:
             raise UserError(
@@ -168,7 +175,8 @@ class Dynamic(Attack):
         config = self.config
         options = {name: getattr(config, name) for name in _MASK_OPTIONS}
         mask: Weights = context.part(MASK_STAGE, images, options, lambda own: train_mask(config, images, own))["mask"]
-        options = {name: getattr(config, name) for name in _ALL_OPTIONS} | {"target_label": context.target_label}
+        options = {name: getattr(config, name) for name in _ALL_OPTIONS} | images.classes_beyond_labels
+        options["target_label"] = context.target_label
         trained = context.part(PATTERN_STAGE, images, options, lambda own: train_pattern(config, images, own, mask))
         return {
             "networks": _with_weights(config, context, mask, trained["pattern"]),
@@ -183,6 +191,19 @@ class Dynamic(Attack):
         values = images.astype(np.float32)
         values += (patterns - values) * masks
         return to_uint8(values, self.config.quantise)
+
+
+def _check_lengths(config: DynamicConfig) -> None:
+    needed = {"mean": 3, "std": 3, "betas": 2}
+    for name, count in needed.items():
+        values = getattr(config, name)
+        if len(values) != count:
+            raise UserError(
+                f"dynamic:{name} must have {count} values, got {len(values)}: "
+                f"write {name}={','.join(map(str, (values or (0.5,))[:1] * count))}"
+            )
+    if not config.widths:
+        raise UserError("dynamic:widths must have a value for each level, at least one, got none: write widths=32,64")
 
 
 def _partners(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -275,6 +296,9 @@ def _epochs(
     Args:
         step: from a batch float32 [n, 3, H, W] in [0, 1] and the positions of its images.
         networks, schedules: what the steps change, and with what rate; the schedules' optimisers take the steps.
+
+    Raises:
+        TrainingDiverged: at the end of the first epoch of which something is not finite.
     """
     data = device_images(images.train_images, context.device)
     shuffle = context.generator("dynamic", stage, "batches")
@@ -287,6 +311,12 @@ def _epochs(
         values = {name: float(torch.stack([one[name] for one in steps]).mean()) for name in steps[0]}
         for name, value in values.items():
             history.setdefault(name, []).append(value)
+        if not math.isfinite(values["loss"]):
+            rates = ", ".join(f"{schedule.optimizer.param_groups[0]['lr']:g}" for schedule in schedules)
+            raise TrainingDiverged(
+                f"{stage}: the loss is {values['loss']} in epoch {epoch + 1} of {epochs}, at a learning rate of "
+                f"{rates}: it diverged; use lower ones"
+            )
         for schedule in schedules:
             schedule.step()
         context.progress(stage, epoch + 1, epochs, values)

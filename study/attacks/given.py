@@ -96,7 +96,13 @@ class Given(Attack):
                 "none: write their test_triggered_labels, or name the class with --target-label"
             )
         masks = [_mask(path, name, arrays.get(name), len(train)) for name in ("poison_mask", "cover_mask")]
-        return Received(train, labels, original, masks[0], masks[1], triggered, wanted)
+        poisoned, covers = masks
+        if poisoned is not None and covers is not None and (poisoned & covers).any():
+            raise UserError(
+                f"{path}: an image is poison or a cover, and {int((poisoned & covers).sum())} are marked as both: take "
+                "them out of cover_mask (covers keep their true label) or of poison_mask"
+            )
+        return Received(train, labels, original, poisoned, covers, triggered, wanted)
 
     def _triggered(
         self, path: Path, arrays: dict[str, NDArray[Any]], images: Images, target_label: int | None

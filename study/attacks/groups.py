@@ -23,8 +23,8 @@ _QT_PARITY = "quantise=truncate:include_target=true"
 GROUPS: dict[str, str] = {
     "pipd_table6": "the nine attacks of PIPD's Table 6 at its rates: 0.05, clean-label ones 0.08",
     "pipd_table2": "the seven of them that PIPD's Table 2 tells of, likewise",
-    "qt_table1": "the seven attacks of QT's Table 1 at its rates: 0.1, on cifar100 0.05 and no SIG",
-    "qt_code": "the same as QT's public code makes them: its patch, grey noise, truncation, target class in the ASR",
+    "qt_table1": "the seven of QT's Table 1 at its rates: 0.1 (SIG's of the target class), on cifar100 0.05 and no SIG",
+    "qt_code": "the same with its public code's patch, grey noise, added square, truncation, target class in the ASR",
     "every": "every attack that poisons, at --poison-rates; clean-label ones at 0.08",
 }
 
@@ -59,15 +59,19 @@ def expand(names: tuple[str, ...], dataset: str) -> list[tuple[str, float | None
     for text in names:
         name, rate = split_rate(text)
         if name not in GROUPS:
-            _check_name(name)
+            _check_name(name, rate)
             expanded.append((name, rate))
             continue
         expanded += [(member, rate or own) for member, own in map(split_rate, _members(name, dataset))]
     return expanded
 
 
-def _check_name(text: str) -> None:
-    name = text.partition(":")[0]
+def _check_name(text: str, rate: float | None) -> None:
+    name, _, options = text.partition(":")
+    if name in GROUPS:
+        raise UserError(f"{name} is a group of attacks and takes no options, got {options!r}: name its attacks instead")
+    if rate is not None and name in ATTACKS and not ATTACKS.find(name).poisons:
+        raise UserError(f"{name} poisons nothing itself and has no poison rate, got {name}@{rate:g}: write {name}")
     if name not in ATTACKS:
         known = (*ATTACKS, *GROUPS)
         raise UserError(

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrojanInversionConfig(SurrogateConfig):
-    """The surrogate, trained plainly unless told otherwise, and the search for the mark."""
+    """The surrogate and the search for the mark. It is trained plainly in the paper, robustly at smaller presets."""
 
     surrogate_adversarial_steps: int = param(0, "PGD steps of adversarial training; 0 for plain training", low=0)
     neurons: int = param(2, "neurons to excite (BackdoorBench; backdoor-toolbox's code says 100)", low=1)

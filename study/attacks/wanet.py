@@ -3,6 +3,8 @@
 The warp is that of the paper and its code. Covers carry the same warp with a random shift of every pixel on top and
 keep their labels: without them a network learns that any warp means the target. They differ from backdoor-toolbox,
 whose covers share one field of shifts, which can be learned by heart; here every cover has its own, as in the paper.
+Where the warp grows with the image, covers' shifts grow as much: half a pixel beside it would leave them near copies of
+poison.
 The paper trains the victim itself and warps anew in every batch; a poisoned set holds each image once, as PIPD's does.
 """
 
@@ -40,7 +42,8 @@ class WaNetConfig(AttackConfig):
         0.5, "mean shift of the points an axis, in units of half a pixel", low=0.0, high=16.0, symbol="s"
     )
     scale_with_size: bool = param(
-        True, "above 32 px, strength grows with the image (3.5 at 224 px); the paper's warp hardly shows there"
+        True,
+        "above 32 px, strength and jitter grow with the image (3.5, 7 at 224 px), where the paper's warp hardly shows",
     )
     jitter: float = param(
         1.0, "largest shift of a cover's pixel beside the warp, in units of half a pixel", low=0.0, high=16.0
@@ -54,13 +57,16 @@ class WaNet(Attack):
     config_type = WaNetConfig
     config: WaNetConfig
 
+    def version_for(self, images: Images) -> int:
+        """Above 32 px covers' shifts have grown with the warp since version 2."""
+        return 2 if self._scale(images.image_size) > 1 else 1
+
     def fit(self, images: Images, context: FitContext) -> State:
         """Where each pixel of a warped image is read from, float32 [H, W, 2], and the seed of the covers' shifts."""
         side, size = self.config.grid_size, images.image_size
         points = self.rng(context.seed, "warp").uniform(-1, 1, (side, side, 2)).astype(np.float32)
         points /= np.abs(points).mean()
-        scale = max(1.0, size / _PAPER_SIZE) if self.config.scale_with_size else 1.0
-        shifts = np.float32(self.config.strength * scale / size) * _interpolate(points, size)
+        shifts = np.float32(self.config.strength * self._scale(size) / size) * _interpolate(points, size)
         return {"grid": np.clip(_identity(size) + shifts, -1, 1), "seed": np.array(context.seed)}
 
     def apply(self, images: Pixels, index: NDArray[np.int64], state: State, split: str) -> Pixels:
@@ -77,8 +83,12 @@ class WaNet(Attack):
         for row, rng in zip(shifts, self.image_rngs(seed, "jitter", index), strict=True):
             rng.random(out=row, dtype=np.float32)
         shifts -= np.float32(0.5)
-        shifts *= np.float32(2 * self.config.jitter / size)
+        shifts *= np.float32(2 * self.config.jitter * self._scale(size) / size)
         return shifts
+
+    def _scale(self, size: int) -> float:
+        """By how much shifts are larger than the paper's, for images of a size."""
+        return max(1.0, size / _PAPER_SIZE) if self.config.scale_with_size else 1.0
 
     def _warp(self, images: Pixels, grids: Tensor) -> Pixels:
         """Images [n, H, W, 3] read bilinearly at grids float32 [n, H, W, 2].

@@ -137,7 +137,7 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
     ballots: dict[tuple[str, float], list[tuple[Votes, NDArray[np.bool_]]]] = {}
     for runs in studies:
         for scenario, row in runs[0].scenarios.iterrows():
-            votes, truth = _ballot(runs, str(scenario), int(row["seed"]), agreement, row["attack"] != CLEAN)
+            votes, truth, marked = _ballot(runs, str(scenario), int(row["seed"]), agreement, row["attack"] != CLEAN)
             flagged, kind = votes.flagged, (str(row["attack"]), float(row["poison_rate"]))
             if row["attack"] == CLEAN:
                 shares.append(float(flagged.mean()))
@@ -148,7 +148,7 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
             asr = float(row[names.ASR_UNDEFENDED])
             took = not bool(row["attack_failed"]) and not math.isnan(asr)
             if took:
-                ballots.setdefault(kind, []).append((votes, truth))
+                ballots.setdefault(kind, []).append((votes, marked))
             planted.append(
                 Planted(
                     attack=kind[0],
@@ -159,8 +159,8 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
                     took=took,
                     hits=int((flagged & truth).sum()),
                     planted=int(truth.sum()),
-                    alarms=int((flagged & ~truth).sum()),
-                    others=int((~truth).sum()),
+                    alarms=int((flagged & ~marked).sum()),
+                    others=int((~marked).sum()),
                 )
             )
     order = {attack: at for at, attack in enumerate(ATTACKS)}
@@ -171,8 +171,10 @@ def read_plantings(studies: Sequence[Sequence["Results"]], agreement: float, cla
 
 def _ballot(
     runs: Sequence["Results"], scenario: str, seed: int, agreement: float, planted: bool
-) -> tuple[Votes, NDArray[np.bool_]]:
-    """The votes of all methods on one planting, and which images were planted, bool [N].
+) -> tuple[Votes, NDArray[np.bool_], NDArray[np.bool_]]:
+    """The votes of all methods on one planting, which images were poisoned, and which carry a trigger: bool [N].
+
+    The latter are the poisoned ones and the covers, into which something was planted as well.
 
     Args:
         planted: whether any were: of data in which nothing was, nobody knows what is poisoned.
@@ -180,7 +182,7 @@ def _ballot(
     from study.report.run_files import RunFiles
 
     votes: list[Vote] = []
-    labels, truth = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
+    labels, truth, marked = np.empty(0, dtype=np.int64), np.empty(0, dtype=bool), np.empty(0, dtype=bool)
     for run in runs:
         trial = int(run.complete.index[0]) if len(run.complete) else None
         flags = None if trial is None else RunFiles(run).flags(trial, scenario)
@@ -192,4 +194,5 @@ def _ballot(
         votes.append(Vote(run.defense, seed, np.asarray(flags.flagged), flags.scores))
         labels = flags.labels
         truth = np.zeros(len(labels), dtype=bool) if flags.is_poison is None else flags.is_poison
-    return Votes(tuple(votes), labels, agreement), truth
+        marked = truth if flags.is_cover is None else truth | flags.is_cover
+    return Votes(tuple(votes), labels, agreement), truth, marked

@@ -80,6 +80,12 @@ class Images:
         """K."""
         return len(self.classes)
 
+    @property
+    def classes_beyond_labels(self) -> dict[str, int]:
+        """The number of classes, for keys beside the fingerprint; empty where the labels tell it, as nearly always."""
+        told = 1 + int(max(self.train_labels.max(), self.test_labels.max()))
+        return {} if told == self.num_classes else {"num_classes": self.num_classes}
+
     def find_class(self, name: str) -> int:
         """The number of a class by its name, or by ``name:`` and its name.
 

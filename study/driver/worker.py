@@ -330,7 +330,7 @@ def write_artifacts(folder: Path, result: EvaluationResult, plots: bool) -> None
     """
     folder.mkdir(parents=True, exist_ok=True)
     if result.preview is not None:
-        artifacts.write_preview(folder, result.preview)
+        artifacts.write_preview(folder, result.preview, result.scenario.parsed.preview_rows)
     flags = result.flags
     if flags is None:
         return

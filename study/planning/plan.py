@@ -240,16 +240,20 @@ def build_scenarios(config: StudyConfig) -> tuple[Scenario, ...]:
         UserError: the study's rates would change nothing.
     """
     attacks = expand(config.attacks, config.dataset)
-    if _sets_rates(config) and all(own_rate is not None for _, own_rate in attacks):
+    if _sets_rates(config) and all(own_rate is not None or not _poisons(name) for name, own_rate in attacks):
         raise UserError(
-            f"--poison-rates changes nothing, since every attack of {' '.join(config.attacks)} has a rate of its own: "
-            "leave it out, or write the rate behind the attack, as in badnets@0.05 or pipd_table6@0.1"
+            f"--poison-rates changes nothing, since every attack of {' '.join(config.attacks)} has a rate of its own "
+            "or none: leave it out, or write the rate behind the attack, as in badnets@0.05 or pipd_table6@0.1"
         )
     scenarios: dict[Scenario, None] = {}
     repeats = range(config.repeats)
     for (name, own_rate), rate, seed, repeat in itertools.product(attacks, config.poison_rates, config.seeds, repeats):
         scenarios[build_scenario(name, own_rate or rate, seed, config, repeat)] = None
     return tuple(scenarios)
+
+
+def _poisons(attack: str) -> bool:
+    return ATTACKS.find(attack.partition(":")[0]).poisons
 
 
 def _sets_rates(config: StudyConfig) -> bool:

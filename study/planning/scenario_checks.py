@@ -1,5 +1,6 @@
 """Whether the scenarios of a study can be made, found out before anything is started."""
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from defenses.models import ModelSpec
 from defenses.registry import UserError
-from study.attacks.api import TRAIN, Attack
+from study.attacks.api import TRAIN, Attack, AttackConfig
 from study.attacks.support.fitting import FitContext
 from study.datasets.images import Images
 from study.scenarios.evaluation import EvaluationContext
@@ -77,5 +78,17 @@ def tell_misread(wanted: str | int, images: Images) -> None:
 
 
 def _try_trigger(attack: Attack, images: Images, context: FitContext) -> None:
+    """Puts the trigger on an image of noise, which every trigger changes that there is.
+
+    Raises:
+        UserError: it changes no pixel.
+    """
     state = attack.fit(images, context)
-    attack.apply(images.train_images[:1], np.zeros(1, dtype=np.int64), state, TRAIN)
+    noise = np.random.default_rng(0).integers(0, 256, images.train_images[:1].shape, dtype=np.uint8)
+    if np.array_equal(attack.apply(noise, np.zeros(1, dtype=np.int64), state, TRAIN), noise):
+        shared = {field.name for field in dataclasses.fields(AttackConfig)}
+        own = [field.name for field in dataclasses.fields(attack.config) if field.name not in shared]
+        raise UserError(
+            f"a trigger must change an image, and {attack.name}'s leaves those of {images.image_size} px as they are: "
+            f"change its options ({', '.join(own)})"
+        )

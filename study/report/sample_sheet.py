@@ -69,15 +69,15 @@ def draw_tiles(images: Sequence[NDArray[np.uint8]], labels: Sequence[str]) -> tu
     return _png(sheet), sheet.width, sheet.height
 
 
-def draw_preview(preview: NDArray[np.uint8]) -> tuple[bytes, int, int]:
+def draw_preview(preview: NDArray[np.uint8], rows: int = 3) -> tuple[bytes, int, int]:
     """The attack's picture as a PNG file, with its width and height in px.
 
     Args:
-        preview: uint8 [3 h, n w, 3]: clean, poisoned and their difference, in rows.
+        preview: uint8 [rows h, n w, 3]: clean, poisoned and their difference; of received data the poison alone.
     """
     from PIL import Image
 
-    height = preview.shape[0] // 3
+    height = preview.shape[0] // rows
     picture = Image.fromarray(np.ascontiguousarray(preview))
     scale = max(1, _SIDE // max(1, height)) if height <= _SIDE else _SIDE / height
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

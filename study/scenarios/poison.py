@@ -1,5 +1,6 @@
 """Poisoning a dataset once: which images, which labels, and the triggered test set that measures the attack."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,7 +38,8 @@ class PoisonedDataset:
         triggered_images: uint8 [M, H, W, 3]: test images with the trigger, by default none of the target class.
         triggered_labels: int64 [M], what the attacker wants them to be called.
         meta: counts, rates and what was warned of, for people and for tracking.
-        preview: uint8 [h, w, 3]: clean, poisoned and ten times their difference, in rows.
+        preview: uint8 [h, w, 3]: clean, poisoned and ten times their difference, in rows; of received data one row of
+            what the file marks as poisoned.
     """
 
     suspect: SuspectDataset
@@ -112,12 +114,11 @@ def select(
         raise UserError(
             f"{attack.name} poisons images of class {target or target_label} alone: a poison rate of {poison_rate} "
             f"needs {wanted} of them and there are {len(eligible)}; use a rate of at most "
-            f"{np.floor(len(eligible) / len(labels) * 1000) / 1000}, or {attack.name}:cap=true to poison them all"
+            f"{_rate_below(len(eligible), base)}, or {attack.name}:cap=true to poison them all"
         )
     if wanted == 0:
-        raise UserError(
-            f"a poison rate of {poison_rate} of {len(labels)} images is less than one image: use a larger rate"
-        )
+        of = f"{base} images" + (f" of class {target or target_label}" if base != len(labels) else "")
+        raise UserError(f"a poison rate of {poison_rate} of {of} is less than one image: use a larger rate")
     poisoned = eligible[:wanted]
     rest = order[~np.isin(order, poisoned)] if attack.config.cover_ratio else none
     count = poison_count(attack.config.cover_ratio * poison_rate, base)
@@ -129,6 +130,14 @@ def select(
             f"images, and {len(rest)} images are left: lower the rate, or {attack.name}:cover_ratio"
         )
     return Selection(np.sort(poisoned), np.sort(rest[:count]), wanted)
+
+
+def _rate_below(count: int, base: int) -> str:
+    """The largest rate of few digits that asks for no more than a count; 0 of no image."""
+    if not count:
+        return "0"
+    digits = next(digits for digits in itertools.count(3) if count / base * 10**digits >= 1)
+    return f"{np.floor(count / base * 10**digits) / 10**digits:.{digits}f}".rstrip("0")
 
 
 def poison(
@@ -202,7 +211,7 @@ def _received(images: Images, attack: Given, target_label: int) -> PoisonedDatas
     received = attack.read(images, target_label)
     nothing = np.zeros(len(received.labels), dtype=bool)
     poison_mask = nothing if received.poison_mask is None else received.poison_mask
-    cover_mask = nothing if received.cover_mask is None else received.cover_mask & ~poison_mask
+    cover_mask = nothing if received.cover_mask is None else received.cover_mask
     shown = received.images[poison_mask][:PREVIEW_IMAGES]
     # Which training images are clean the file alone could tell: of the data that were loaded, the test set is.
     meta: dict[str, Any] = {"n_train": len(received.labels), "test_fingerprint": images.test_fingerprint}

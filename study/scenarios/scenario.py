@@ -82,11 +82,13 @@ class Scenario:
         Versions that came later stand there only where they differ from the first: the other keys stay as they were.
         """
         attack = self.parsed
-        later = {"attack_version": attack.version} if attack.version > 1 else {}
+        version = attack.version_for(images)
+        later = {"attack_version": version} if version > 1 else {}
         if attack.config.cover_ratio:
             later["covers"] = COVERS_VERSION
         return {
             **later,
+            **images.classes_beyond_labels,
             "version": VERSION,
             "attack": attack.name,
             "options": attack.identity(),

@@ -72,7 +72,7 @@ def draw_disc(size: int) -> tuple[Values, Values]:
 
     Returns:
         float32 [size, size, 3] in 0-255 units and 0 or 1 [size, size, 1]: 137 px at 32, in a box of 13 x 13. Over the
-        box, black around the disc, the mean colour is about (159, 94, 68).
+        box, black around the disc, the mean colour is about (165, 94, 62).
     """
     y, x = (_within(size, edges) for edges in (DISC_ROWS, DISC_COLUMNS))
     y, x = y[:, None], x[None, :]

@@ -16,6 +16,7 @@ from tracking.artifacts import Flags
 
 _SCENARIOS = 12  # that are shown: each has up to seven pictures
 _TITLE = "What is flagged, in pictures"
+_RECEIVED = "given"  # the attack of data that somebody else poisoned
 
 
 def sections(results: Results) -> list[Section]:
@@ -77,8 +78,11 @@ def _attack(
 ) -> Iterator[Picture]:
     preview = stored.preview if stored is not None else _stored_preview(results, scenario, files)
     if preview is not None and preview.size:
+        received = results.scenarios.loc[scenario, "attack"] == _RECEIVED
         caption = "The attack: clean images, the same poisoned, and ten times their difference."
-        yield Picture(f"{name}-attack", caption, *draw_preview(preview))
+        if received:
+            caption = "Images that the file marks as poisoned."
+        yield Picture(f"{name}-attack", caption, *draw_preview(preview, rows=1 if received else 3))
 
 
 def _stored_preview(results: Results, scenario: str, files: RunFiles) -> NDArray[np.uint8] | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from defenses.registry import UserError
 from defenses.storage.store import Store
+from defenses.training.loop import TrainingDiverged
 from study.attacks import dynamic, parse_attack
 from study.attacks.api import COVER, TEST, TRAIN, AttackConfig, State
 from study.attacks.dynamic import Dynamic, DynamicConfig, joint_training, mask_step, run_joint, train_mask
@@ -429,9 +430,51 @@ def test_large_images_and_many_classes(size: int, classes: int) -> None:
 
 
 def test_sides_that_cannot_be_halved_are_refused() -> None:
-    with pytest.raises(UserError, match=r"side is divisible by 8, got 20 px: use --image-size 16$"):
-        parse_attack("dynamic").check(make_images(train=8, test=4, size=20))
+    twenty = make_images(train=8, test=4, size=20)
+    with pytest.raises(UserError, match=r"side is divisible by 8, got 20 px: use images of 16 px .*widths=32,64\)$"):
+        parse_attack("dynamic").check(twenty)
+    parse_attack("dynamic:widths=32,64").check(twenty)
+    with pytest.raises(
+        UserError, match=r"got 15 px: use images of 8 px \(--image-size, where --dataset can be res[a-z]+\)$"
+    ):
+        parse_attack("dynamic").check(make_images(train=8, test=4, size=15))
     parse_attack("dynamic").check(make_images(train=8, test=4, size=16))
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("mean=0.5", r"^dynamic:mean must have 3 values, got 1: write mean=0.5,0.5,0.5$"),
+        ("std=0.2,0.2,0.2,0.2", r"^dynamic:std must have 3 values, got 4: write std=0.2,0.2,0.2$"),
+        ("betas=0.5", r"^dynamic:betas must have 2 values, got 1: write betas=0.5,0.5$"),
+        ("betas=0.5,0.9,0.7", r"^dynamic:betas must have 2 values, got 3"),
+        ("widths=", r"^dynamic:widths must have a value for each level, at least one, got none"),
+    ],
+)
+def test_options_of_another_length_are_refused(option: str, says: str, data: Images) -> None:
+    with pytest.raises(UserError, match=says):
+        parse_attack(f"dynamic:{option}").check(data)
+
+
+@pytest.mark.parametrize("with_store", [True, False])
+def test_a_training_that_diverges_is_no_trigger(with_store: bool, data: Images, tmp_path: Path) -> None:
+    attack = tiny(":classifier_lr=100000:joint_epochs=3")
+    with pytest.raises(
+        TrainingDiverged, match=r"^dynamic_pattern: the loss is (nan|inf) in epoch \d of 3, .* diverged"
+    ):
+        poison(data, attack, 0.2, 1, 0, FitContext(0, 1, store=Store(tmp_path)) if with_store else None)
+
+
+def test_the_number_of_classes_is_part_of_what_the_pattern_depends_on(data: Images, tmp_path: Path) -> None:
+    """Labels alone do not tell it: a class without images has an output of the classifier all the same."""
+    more = dataclasses.replace(data, classes=(*data.classes, "empty"))
+    assert more.fingerprint == data.fingerprint
+    fitted = [tiny().fit(images, FitContext(0, store=Store(tmp_path))) for images in (data, more)]
+    alone = tiny().fit(more, FitContext(0))
+    for kept, (name, weights) in zip(
+        fitted[1]["networks"].pattern.state_dict().values(), alone["networks"].pattern.state_dict().items(), strict=True
+    ):
+        torch.testing.assert_close(kept, weights, msg=name, rtol=0, atol=0)
 
 
 def test_too_few_images_are_refused() -> None:

@@ -84,6 +84,21 @@ def test_rates_that_nothing_takes_are_refused() -> None:
     build_scenarios(resolve(StudyConfig, {"attacks": ("pipd_table6",), "preset": "small"}))  # the preset's are no wish
 
 
+def test_what_poisons_nothing_itself_has_no_rate() -> None:
+    with pytest.raises(
+        UserError, match=r"^clean poisons nothing itself and has no poison rate, got clean@0.3: write clean"
+    ):
+        expand(("clean@0.3",), "digits")
+    with pytest.raises(UserError, match=r"--poison-rates changes nothing.* or none"):
+        build_scenarios(resolve(StudyConfig, {"attacks": ("clean",), "poison_rates": (0.3,)}))
+    build_scenarios(resolve(StudyConfig, {"attacks": ("clean", "badnets"), "poison_rates": (0.3,)}))
+
+
+def test_groups_take_no_options() -> None:
+    with pytest.raises(UserError, match=r"^every is a group of attacks and takes no options, got 'cap=true'"):
+        expand(("every:cap=true",), "digits")
+
+
 def test_a_typo_gets_the_nearest_attack_or_group() -> None:
     with pytest.raises(UserError, match=r"unknown attack 'pipd_table': did you mean 'pipd_table6'\?"):
         expand(("pipd_table",), "digits")

@@ -163,7 +163,7 @@ def test_covers_without_jitter_are_the_poison() -> None:
 def test_jitter_is_uniform_within_half_a_pixel_at_any_size(size: int, slope: int) -> None:
     strong = 1.0 if size < 224 else 16.0  # in eights of a pixel a level would be too coarse
     clean = ramps(4, size, slope)
-    out = warped(f"wanet:strength=0:jitter={strong}", clean, COVER).astype(float)
+    out = warped(f"wanet:strength=0:jitter={strong}:scale_with_size=false", clean, COVER).astype(float)
     bound = strong / 2 * (size - 1) / size
     margin = math.ceil(bound)
     inner = slice(margin, size - margin)  # shifts beyond the edge are cut off
@@ -172,6 +172,15 @@ def test_jitter_is_uniform_within_half_a_pixel_at_any_size(size: int, slope: int
     assert np.abs(shifts).max() >= bound - 0.51 / slope - 0.02 * bound
     assert shifts.mean() == pytest.approx(0, abs=0.06 * bound)
     assert shifts.std() == pytest.approx(bound / math.sqrt(3), rel=0.06)
+
+
+@pytest.mark.parametrize("size", [32, 64, 224])
+def test_covers_differ_from_poison_as_much_at_any_size(size: int) -> None:
+    """A share of what poison differs from clean images by: a jitter that did not grow would leave 0.3 of it at 224."""
+    clean = np.repeat(np.repeat(noise(2, 16), size // 16, axis=1), size // 16, axis=2)  # as smooth as its size allows
+    poisoned, cover = (warped("wanet", clean, split).astype(float) for split in (TRAIN, COVER))
+    share = np.abs(cover - poisoned).mean() / np.abs(poisoned - clean).mean()
+    assert 0.7 < share < 1.6
 
 
 def test_jitter_is_drawn_for_each_image_pixel_and_axis() -> None:

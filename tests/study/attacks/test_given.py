@@ -183,6 +183,10 @@ def test_the_objective_follows_what_is_known(
         ({"poison_mask": np.zeros(128)}, r"poison_mask must be bool \[128\], one a training image, got float64"),
         ({"poison_mask": np.zeros(9, dtype=bool)}, r"poison_mask must be bool \[128\]"),
         ({"train_images": np.zeros((128, 8, 8, 3), np.uint8)}, r"train_images must have the shape \[N, 16, 16, 3\]"),
+        (
+            {"cover_mask": np.ones(128, dtype=bool)},
+            r"an image is poison or a cover, and \d+ are marked as both: take them out of cover_mask",
+        ),
         ({"test_triggered_images": np.zeros((48, 16, 16, 3))}, "test_triggered_images must be uint8"),
     ],
 )

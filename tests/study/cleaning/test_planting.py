@@ -76,6 +76,27 @@ def test_what_became_of_each_planting() -> None:
     assert "without the flagged images, and with nothing planted, a run finds images of class stop" in canaries.caution
 
 
+def test_covers_are_no_images_into_which_nothing_was_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They carry the trigger too: who finds them has found what was planted, and no false alarm."""
+    covers = np.flatnonzero(~np.isin(np.arange(len(LABELS)), POISON))[:7]
+
+    class Files:
+        def __init__(self, results: Any) -> None:
+            self.flagged = vote(results.rows)
+
+        def flags(self, _trial: int, scenario: str) -> Flags | None:
+            planted = not scenario.startswith("clean")
+            truth, cover = (np.isin(np.arange(len(LABELS)), rows) & planted for rows in (POISON, covers))
+            return Flags(self.flagged.flagged, self.flagged.scores, LABELS, truth, "fingerprint", cover)
+
+    monkeypatch.setattr(run_files, "RunFiles", Files)
+    canaries = read_plantings([[study("pipd", np.append(POISON, covers))]], 0.5, CLASSES)
+    assert {(one.hits, one.alarms, one.others) for one in canaries.planted} == {
+        (len(POISON), 0, len(LABELS) - len(POISON) - 7)
+    }
+    assert {look.flagged for look in canaries.unplanted if look.planted} == {0}
+
+
 @pytest.mark.usefixtures("files")
 def test_several_methods_vote_on_each_planting() -> None:
     both = [[study("pipd", POISON), study("flare", POISON[:12])]]

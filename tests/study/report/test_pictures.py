@@ -119,6 +119,16 @@ def test_a_damaged_store_is_left_as_it_is(results: Results) -> None:
     assert (payload.parent / "meta.json").is_file()
 
 
+def test_the_picture_of_received_data_is_one_row(results: Results) -> None:
+    """Nobody has the clean images beside them: what three rows would be a third of is drawn as large as any image."""
+    results.scenarios["attack"] = "given"
+    _, found, _ = shown(results)
+    (attack,) = [picture for picture in found if picture.name == "pictures-0-attack"]
+    assert attack.caption == "Images that the file marks as poisoned."
+    _, width, height = draw_preview(np.zeros((16, 96, 3), dtype=np.uint8), rows=1)
+    assert draw_preview(np.zeros((48, 96, 3), dtype=np.uint8))[1:] == (width, 3 * height)
+
+
 def test_without_the_store_the_stored_preview_is_shown(results: Results) -> None:
     (results.folder.parent / "store").rename(results.folder.parent / "gone")
     _, found, notes = shown(results)

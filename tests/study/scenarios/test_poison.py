@@ -77,6 +77,16 @@ def test_too_small_a_class_is_refused_and_the_way_out_works() -> None:
     assert len(chosen(CIFAR100, "sig", 0.01)) == 500
 
 
+def test_numbers_of_a_refusal_are_those_of_its_rule() -> None:
+    labels = np.repeat(np.arange(2), [10, 29_990])
+    with pytest.raises(UserError, match=r"there are 10; use a rate of at most 0\.0003, or sig:cap=true"):
+        chosen(labels, "sig", 0.05)
+    assert len(chosen(labels, "sig", 0.0003)) == 9
+    with pytest.raises(UserError, match=r"^a poison rate of 0.05 of 10 images of class 0 is less than one image"):
+        chosen(labels, "sig:rate_base=class", 0.05)
+    assert len(chosen(labels, "sig:rate_base=class", 0.1)) == 1
+
+
 def test_less_than_one_image_is_refused() -> None:
     with pytest.raises(UserError, match=r"^a poison rate of 0.001 of 128 images is less than one image"):
         chosen(np.arange(128) % 4, "badnets", 0.001)

@@ -145,7 +145,19 @@ def test_versions_that_came_later_are_in_the_keys_of_what_they_changed_alone(ima
     assert later("badnets") == later("sig") == later("blended_image") == {}
     assert later("wanet") == later("badnets:cover_ratio=1") == {"covers": 2}
     assert later("trojan_watermark") == {"attack_version": 2}
+    large = make_images(8, 4, 2, 48)
+    assert Scenario("wanet", 0.1, 1, 0).identity(large)["attack_version"] == 2
+    assert "attack_version" not in Scenario("wanet:scale_with_size=false", 0.1, 1, 0).identity(large)
     assert later("adaptive_patch") == {"attack_version": 2, "covers": 2}
+
+
+def test_classes_that_no_label_names_are_part_of_the_key(images: Images) -> None:
+    """With another number of classes all-to-all relabels otherwise, though every array is the same."""
+    more = dataclasses.replace(images, classes=(*images.classes, "empty"))
+    scenario = Scenario("badnets_all_to_all", 0.1, 1, 0)
+    assert more.fingerprint == images.fingerprint
+    assert scenario.key(more) != scenario.key(images)
+    assert "num_classes" not in scenario.identity(images)  # the labels tell it: keys from before stay
 
 
 def test_a_key_is_a_sha256_in_hexadecimal(images: Images) -> None:
