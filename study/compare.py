@@ -15,8 +15,8 @@ from study.cli.bar import working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser
 from study.cli.paths import check_two_files
-from study.cli.terminal import print_line
-from study.config.objectives import parse_objective
+from study.cli.terminal import print_line, print_raw
+from study.config.objectives import UNJUDGED, parse_objective
 from study.ledger.selection import RULES
 from study.ledger.study_folder import add_out, locate, parse_out
 from tracking import names
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from study.analysis.selected_trial import SelectedTrial
 
 
+_STDOUT = Path("-")
 _EPILOG = """\
 A and B are names of studies, or one name twice. NAME:default, NAME:best and NAME:7 (a trial) choose the configuration
 of one side, whatever --rule says: python -m study.compare mine:default mine:best.
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "front), which is picked with ground truth [default]",
     )
     add_out(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every number here; - for standard output")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the answer here as markdown")
     words = list(sys.argv[1:] if arguments is None else arguments)
 
@@ -60,11 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         namespace = parser.parse_args(words)
         if namespace.rule not in (None, *RULES):
             raise UserError(f"--rule must be default or best, got {namespace.rule!r}")
-        metrics = tuple(dict.fromkeys(parse_objective(text) for text in namespace.metric or ()))
+        metrics = tuple(dict.fromkeys(_parse_metric(text) for text in namespace.metric or ()))
         _compare(namespace, metrics, shlex.join(["python", "-m", "study.compare", *words]))
         return EXIT_DONE
 
     return run_command(work, warnings=False)
+
+
+def _parse_metric(text: str) -> str:
+    metric = parse_objective(text)
+    if metric in UNJUDGED:
+        raise UserError(f"{metric} makes no defense better or worse, so that there is nothing to compare: leave it out")
+    return metric
 
 
 def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
@@ -91,10 +99,14 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
     answer = section(a, b, pairs, judged, command)
     # Its figures show what its tables say, and there is no report to draw them in.
     told = dataclasses.replace(answer, items=tuple(item for item in answer.items if isinstance(item, Note | Table)))
-    if namespace.json:
-        _write(namespace.json, json.dumps(_as_json(a, b, pairs, judged), indent=1, allow_nan=False) + "\n", "--json")
     if namespace.markdown:
         _write(namespace.markdown, markdown("Comparison", [told]), "--markdown")
+    if namespace.json:
+        numbers = json.dumps(_as_json(a, b, pairs, judged), indent=1, allow_nan=False) + "\n"
+        if namespace.json == _STDOUT:
+            print_raw(numbers)
+            return
+        _write(namespace.json, numbers, "--json")
     print_line(f"{BADGE_MEANS}\n\n\n{section_text(told)}")
 
 
@@ -148,9 +160,11 @@ def _as_json(
             for _, row in pairs.frame.iterrows()
         ],
         "left_out": pairs.left_out,
+        "other_test_images": list(pairs.other_tests),
+        "picked_of": pairs.picked_of,
         "failed_runs": failed_runs(pairs),
         "alpha": ALPHA,
-        "differences": [dataclasses.asdict(one) for one in differences],
+        "differences": [{**dataclasses.asdict(one), "holds_over_seeds": one.holds_over_seeds} for one in differences],
     }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from study.analysis.fixed_fields import is_set_whole
 from study.analysis.repeats import spread_of_runs
 from study.analysis.results import Results
 from study.ledger.selection import best_per_scenario
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     import pandas
 
 _MOST_OF_FRONT = 4
+AS_SET = "as set"
+"""Instead of the paper's default where nothing is searched and --set gives other values than the paper's."""
 UNDEFENDED, DEFAULT, OWN_BEST = "undefended", "paper default", "each scenario's own best"
 
 
@@ -57,13 +60,18 @@ def compared_configurations(results: Results) -> list[ComparedConfiguration]:
     compared = [ComparedConfiguration(UNDEFENDED, _undefended(results))]
     default, best = results.default, results.best
     if default is not None:
-        compared.append(ComparedConfiguration(DEFAULT, _trial_cells(results, default), default))
+        compared.append(ComparedConfiguration(default_label(results), _trial_cells(results, default), default))
     if best is not None and best != default:
         compared.append(ComparedConfiguration(f"{results.best_name} (#{best})", _trial_cells(results, best), best))
     own = own_best(results)
     if own is not None and len(results.scenarios) > 1:
         compared.append(ComparedConfiguration(OWN_BEST, own))
     return compared
+
+
+def default_label(results: Results) -> str:
+    """What the trial with the paper's values of all searched fields is called where it is shown."""
+    return AS_SET if is_set_whole(results) else DEFAULT
 
 
 def shown_trials(results: Results) -> list[int]:

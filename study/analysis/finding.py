@@ -13,7 +13,7 @@ from study.analysis.failed_runs import failure_caveats
 from study.analysis.fixed_fields import is_set_whole, load_fields, set_beside_paper
 from study.analysis.paired_tests import ALPHA, Difference, differences, pair
 from study.analysis.results import Results
-from study.analysis.selected_trial import SelectedTrial
+from study.analysis.selected_trial import SelectedTrial, beaten_trials
 from study.cli.numbers import format_number, several
 from study.config.objectives import in_words
 from study.planning.clean_reserve import needs_sentence
@@ -80,8 +80,7 @@ def _of_one(results: Results, best: int) -> Finding:
         return Finding(f"{sentence}.", _caveats(results, chosen=True))
     difference = _difference(results, best, results.default)
     gain = abs(value - float(str(trials.at[results.default, "value"])))
-    beaten = results.trials["state"].isin(("complete", "pruned")).sum() - 1  # those that were stopped early as well
-    said = _gained(gain, difference, goal.how == "mean", picked_of=int(beaten))
+    said = _gained(gain, difference, goal.how == "mean", picked_of=beaten_trials(results))
     return Finding(f"{sentence}, {said}.", _caveats(results, chosen=True), gain)
 
 
@@ -117,7 +116,7 @@ def _gained(gain: float, difference: Difference | None, tested: bool, picked_of:
         return f"{amount}, which {over} cannot be told from chance"
     if difference.p * picked_of >= ALPHA:
         return f"{amount}, which {over} cannot be told from the luck of the best of {picked_of}"
-    if difference.low is None or difference.high is None or difference.low <= 0 <= difference.high:
+    if not difference.holds_over_seeds:
         return f"{amount}, on these scenarios more than chance explains; {over} it stays open what other seeds give"
     return f"{amount}, more than chance explains {over}"
 

@@ -7,6 +7,7 @@ what has too few pairs to ever be separated is told and not tested, and costs th
 (Tarone, 1990: the bound depends on the differences' sizes alone, never on their signs).
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,12 +41,16 @@ class Pairs:
         frame: a row a scenario, in A's order: ``scenario``, ``attack``, ``poison_rate``, ``seed``, ``stratum``, and
             every metric as ``<metric>_a`` and ``<metric>_b``: the mean over the repeats that both have.
         left_out: scenario -> why it is not compared.
+        other_tests: scenarios whose test images differ between A and B, as where another clean reserve is set aside.
+        picked_of: trials that a side is the best of, by ground truth on these scenarios; 1 where neither is picked.
         runs: the same with a row a repeat, with its ``repeat`` and ``poisoning``; empty where there is one of each.
     """
 
     frame: "pandas.DataFrame"
     left_out: dict[str, str]
     runs: "pandas.DataFrame | None" = None
+    other_tests: tuple[str, ...] = ()
+    picked_of: int = 1
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,9 @@ class Difference:
         a, b: means; strata weigh the same.
         low, high: Student's t interval (95 %) of the difference over seeds; None with one seed.
         p: of the sign-flip test; None where nothing was tested.
-        corrected: by Holm, over all that was tested.
+        corrected: by Holm, over all that was tested, and by Bonferroni for the trials that a side is the best of.
         smallest_p: that so many differing pairs could reach.
-        more_seeds: at the least, before the test could separate; 0 where it could.
+        more_seeds: before the test could separate, if all that comes agrees; 0 where it could.
     """
 
     metric: str
@@ -80,6 +85,11 @@ class Difference:
     more_seeds: int = 0
     verdict: Verdict = "not tested"
 
+    @property
+    def holds_over_seeds(self) -> bool | None:
+        """Whether the interval over seeds excludes 0; None without one."""
+        return None if self.low is None or self.high is None else not self.low <= 0 <= self.high
+
 
 def pair(a: SelectedTrial, b: SelectedTrial) -> Pairs:
     """The scenarios of both trials whose attack works, on the same poisoned data.
@@ -95,8 +105,9 @@ def pair(a: SelectedTrial, b: SelectedTrial) -> Pairs:
     both = cells[0].merge(cells[1][[*_KEY, *metrics]], on=_KEY, how="outer", suffixes=("_a", "_b"), indicator="in")
     left_out: dict[str, str] = {}
     kept = []
+    one_study = a.results.folder == b.results.folder
     for at, row in both.iterrows():
-        obstacle = _why_not(row)
+        obstacle = _why_not(row, one_study)
         name = row["scenario_a"] if row["in"] != "right_only" else row["scenario_b"]
         if obstacle:
             left_out[str(name)] = obstacle
@@ -110,7 +121,11 @@ def pair(a: SelectedTrial, b: SelectedTrial) -> Pairs:
         )
     names_of = {f"{name}_a": name for name in ("scenario", "stratum", "poisoning")}
     runs = both.loc[kept].rename(columns=names_of).reset_index(drop=True)
-    return Pairs(_merged(runs), left_out, runs)
+    other_tests = runs["scenario"][
+        (runs["tests_a"] != runs["tests_b"]) & (runs["tests_a"] != "") & (runs["tests_b"] != "")
+    ]
+    picked_of = max(1, a.picked_of, b.picked_of)  # a side's luck is its own: the other's picking cannot add to it
+    return Pairs(_merged(runs), left_out, runs, tuple(map(str, other_tests)), picked_of)
 
 
 def _merged(runs: "pandas.DataFrame") -> "pandas.DataFrame":
@@ -125,20 +140,17 @@ def _merged(runs: "pandas.DataFrame") -> "pandas.DataFrame":
 
 
 def _cells(selected: SelectedTrial) -> "pandas.DataFrame":
-    """A trial's cells, with the fingerprint of the poisoned training set of each."""
+    """A trial's cells, with the fingerprints of each one's poisoned training set and of the clean data behind it."""
     results = selected.results
     cells = results.evaluations[results.evaluations["trial"] == selected.trial]
     folder = results.folder / POINTS / str(results.trials.loc[selected.trial, "key"])
-    prints = [_fingerprint(read_scenario(folder / f"{name}.json")) for name in cells["scenario"]]
-    return cells.assign(fingerprint=prints)
+    metas = [getattr(read_scenario(folder / f"{name}.json"), "meta", {}) for name in cells["scenario"]]
+    tests = [str(meta.get("test_fingerprint") or meta.get("clean_fingerprint") or "") for meta in metas]
+    return cells.assign(fingerprint=[str(meta.get("fingerprint", "")) for meta in metas], tests=tests)
 
 
-def _fingerprint(record: object) -> str:
-    return str(getattr(record, "meta", {}).get("fingerprint", ""))
-
-
-def _why_not(row: "pandas.Series") -> str:
-    """Why a scenario is not compared; empty when it is."""
+def _why_not(row: "pandas.Series", one_study: bool) -> str:
+    """Why a scenario is not compared; empty when it is. All trials of one study have the same poisoned data."""
     if row["in"] != "both":
         return f"only {'A' if row['in'] == 'left_only' else 'B'} has it"
     failed = [which for which in ("A", "B") if row[f"attack_failed_{which.lower()}"]]
@@ -146,6 +158,8 @@ def _why_not(row: "pandas.Series") -> str:
         return "its attack failed undefended" if len(failed) == 2 else f"its attack failed undefended in {failed[0]}"
     if row["fingerprint_a"] != row["fingerprint_b"]:
         return "its poisoned data are not the same in A and B"
+    if not (row["fingerprint_a"] or one_study):
+        return "nothing tells whether its poisoned data are the same in A and B"
     return ""
 
 
@@ -166,7 +180,7 @@ def differences(pairs: Pairs, metrics: Sequence[str], alpha: float = ALPHA) -> t
             part = frame[frame["stratum"] == stratum]
             if not part.empty:
                 judged.append(_difference(metric, stratum, part, alpha))
-    return _judged(judged, alpha)
+    return _judged(judged, pairs.picked_of, alpha)
 
 
 def _balanced(frame: "pandas.DataFrame") -> "pandas.DataFrame":
@@ -199,17 +213,13 @@ def _difference(metric: str, stratum: str | None, frame: "pandas.DataFrame", alp
     )
 
 
-def _judged(differences: list[Difference], alpha: float) -> tuple[Difference, ...]:
+def _judged(differences: list[Difference], picked_of: int, alpha: float) -> tuple[Difference, ...]:
     """The same with corrected p values, and what follows from them."""
-    tested = [one.p for one in differences if one.p is not None]
-    corrected = iter(holm(tested))
+    corrected = iter(holm([min(1.0, picked_of * one.p) for one in differences if one.p is not None]))
     judged = []
     for one in differences:
         p = next(corrected) if one.p is not None else None
-        tests = len(tested) + (one.p is None)  # what is not tested yet would be one more
-        per_seed = max(1, one.pairs // one.seeds)
-        more = seeds_needed(one.differing, per_seed, tests, alpha)
-        more = max(more, 2 - one.seeds)
+        more = seeds_needed(one, differences, picked_of, alpha)
         judged.append(replace(one, corrected=p, more_seeds=more, verdict=_verdict(one, p, alpha)))
     return tuple(judged)
 
@@ -240,7 +250,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float | No
 def sign_flip_p(values: Sequence[float]) -> float:
     """The two-sided p of the mean of paired differences under all sign flips; 1 where all are 0.
 
-    Exact up to 16 differences that are not 0; of more, 99,999 flips are drawn with a fixed seed (p at least 0.00002).
+    Exact up to 16 differences that are not 0, and where all have one sign; else 99,999 flips, of a fixed seed.
     """
     import numpy as np
     from scipy.stats import permutation_test
@@ -248,6 +258,8 @@ def sign_flip_p(values: Sequence[float]) -> float:
     changed = [value for value in values if abs(value) > _SAME]  # flipping a 0 changes nothing
     if len(changed) < 2:
         return 1.0
+    if min(changed) > 0 or max(changed) < 0:  # no other flip reaches as far, but for that of all
+        return 2.0 ** (1 - len(changed))
     test = permutation_test(
         (np.asarray(changed),),
         lambda sample, axis: np.mean(sample, axis=axis),
@@ -272,17 +284,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def seeds_needed(differing: int, per_seed: int, tests: int, alpha: float = ALPHA) -> int:
-    """Seeds to add, at the least, before the smallest p of the sign-flip test passes Holm's strictest step.
+def seeds_needed(one: Difference, differences: Sequence[Difference], picked_of: int = 1, alpha: float = ALPHA) -> int:
+    """Seeds to add before the smallest p of the sign-flip test passes Holm's strictest step.
 
-    As if every new pair differed, and all in one direction.
+    As if every new pair differed, all in one direction. Others become testable with the same seeds, and are counted.
 
     Args:
-        differing: pairs that differ now.
-        per_seed: pairs that a seed adds.
-        tests: that are corrected for.
+        one: of `differences`, which are corrected together.
+        picked_of: trials that a side is the best of.
     """
-    needed = 1
-    while tests * 2.0 ** (1 - needed) >= alpha:
-        needed += 1
-    return max(0, math.ceil((needed - differing) / per_seed))
+    others = [other for other in differences if other.differing and other is not one]
+    for added in itertools.count():
+        tests = 1 + sum(_reach(other, added) < alpha for other in others)
+        if picked_of * tests * _reach(one, added) < alpha:
+            return added
+    raise AssertionError  # each seed halves what can be reached
+
+
+def _reach(one: Difference, added: int) -> float:
+    """The smallest p with so many more seeds, each with as many pairs as one has now; 1 of a single seed."""
+    pairs = one.differing + added * max(1, one.pairs // one.seeds)
+    return 1.0 if one.seeds + added < 2 else min(1.0, 2.0 ** (1 - pairs))

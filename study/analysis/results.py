@@ -272,7 +272,7 @@ def _read(out: Path, name: str) -> Results:
     if results.evaluations.empty:
         raise UserError(
             f"study {name!r} has no result yet, so there is nothing to tell: {_why_empty(results)} "
-            f"(python -m study.status {name} shows where it stands)"
+            f"({results.command_for('status')} shows where it stands)"
         )
     return results
 
@@ -330,5 +330,6 @@ def _why_empty(results: Results) -> str:
     failed = [str(reason) for reason in trials["reason"][trials["state"] == "fail"]]
     if failed:
         reason = failed[0].strip().splitlines()
-        return f"all {len(failed)} trials failed, the first with: {reason[-1] if reason else 'no reason'}"
+        which = f"all {len(failed)} trials" if len(failed) > 1 else "its only trial"
+        return f"{which} failed, {'the first ' if len(failed) > 1 else ''}with: {reason[-1] if reason else 'no reason'}"
     return "no trial was judged on any scenario"

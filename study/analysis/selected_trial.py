@@ -16,12 +16,14 @@ class SelectedTrial:
     Attributes:
         how: in words: ``the paper's default``.
         oracle: it was picked by an objective, which is computed from ground truth.
+        picked_of: trials that it is the best of, beside the paper's default; 0 where it was not picked.
     """
 
     results: Results
     trial: int
     how: str
     oracle: bool = False
+    picked_of: int = 0
 
 
 def select_trial(results: Results, rule: str = "default") -> SelectedTrial:
@@ -37,7 +39,7 @@ def select_trial(results: Results, rule: str = "default") -> SelectedTrial:
     if complete.empty:
         raise UserError(
             f"study {results.name!r} has no trial with a result on every scenario: go on with it, or look at what "
-            f"there is with python -m study.status {results.name}"
+            f"there is with {results.command_for('status')}"
         )
     if rule == "best":
         return _best(results)
@@ -59,7 +61,12 @@ def _best(results: Results) -> SelectedTrial:
         raise UserError(f"study {results.name!r} has no trial with a value of its objective: compare its default")
     count = results.complete["value"].count()
     how = f"the {results.best_name} of {count} trials by {results.goal.words}, trial {number}"
-    return SelectedTrial(results, number, how, oracle=True)
+    return SelectedTrial(results, number, how, oracle=True, picked_of=beaten_trials(results))
+
+
+def beaten_trials(results: Results) -> int:
+    """Trials that the best of a study is the best of, beside the paper's default; also those stopped early."""
+    return int(results.trials["state"].isin(("complete", "pruned")).sum()) - 1
 
 
 def _numbered(results: Results, rule: str) -> SelectedTrial:
@@ -73,4 +80,6 @@ def _numbered(results: Results, rule: str) -> SelectedTrial:
             f"trial {number} of study {results.name!r} {what}: only complete ones have a result on every scenario"
         )
     default = " (the paper's default)" if results.trials.loc[number, "paper_default"] else ""
+    if number == results.best and number != results.default:  # picked just the same, whoever names it
+        return _best(results)
     return SelectedTrial(results, number, f"trial {number}{default}")

@@ -13,6 +13,7 @@ from study.report.html import Chapter, page
 from study.report.sections import attacks, reported_elsewhere
 from study.report.sections.contents import sections
 from study.report.sections.summary import overview
+from study.report.study_names import distinct_names
 
 
 def write_report(studies: Sequence[Results], path: Path) -> None:
@@ -33,9 +34,10 @@ def build_chapters(studies: Sequence[Results]) -> list[Chapter]:
     """A chapter a study, and before several one of all."""
     if len(studies) == 1:
         return [Chapter(studies[0].name, tuple(sections(studies[0])))]
+    called = distinct_names([results.folder for results in studies])
     own = [
-        Chapter(results.name, tuple(_numbered(section, number) for section in sections(results)), front=False)
-        for number, results in enumerate(studies, start=1)
+        Chapter(name, tuple(_numbered(section, number) for section in sections(results)), front=False)
+        for number, (name, results) in enumerate(zip(called, studies, strict=True), start=1)
     ]
     reported = reported_elsewhere.section(studies)
     shared = (overview(studies), attacks.section(studies), *([reported] if reported else []))

@@ -35,6 +35,7 @@ def write_study(
     space: str = "pipd",
     failed: Sequence[Run] = (),
     fingerprint: str = "f" * 64,
+    clean_fingerprint: str = "",
     points: Mapping[int, Mapping[str, Any]] | None = None,
     default: bool = True,
     pruned: Sequence[int] = (),
@@ -46,6 +47,7 @@ def write_study(
 
     Args:
         failed: scenarios whose attack does not work undefended.
+        clean_fingerprint: of the data before they were poisoned, test images included; left out where it is empty.
         points: trial -> fields of its point, where they matter; the rest is drawn.
         default: whether the first trial is the paper's default.
         pruned: trials that a pruner stopped.
@@ -87,7 +89,8 @@ def write_study(
                 scenario_name(*cell),
                 {**UNDEFENDED, **metrics},
                 attack_failed=cell in failed,
-                meta={"n_train": 128, "n_poison": 12, "fingerprint": fingerprint},
+                meta={"n_train": 128, "n_poison": 12, "fingerprint": fingerprint}
+                | ({"clean_fingerprint": clean_fingerprint} if clean_fingerprint else {}),
                 **({} if epochs is None else {"stages": _stages(epochs)}),
             )
             write_record(folder / "points" / key / f"{record.scenario}.json", record)

@@ -1,10 +1,11 @@
 """What the defenses of several studies reach on every attack, beside the undefended model."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from search_spaces import SEARCH_SPACES
-from study.analysis.compared import DEFAULT, OWN_BEST, UNDEFENDED, compared_configurations, own_best
+from study.analysis.compared import OWN_BEST, UNDEFENDED, compared_configurations, default_label, own_best
 from study.analysis.failed_runs import FAILED_RUNS, count_failed, shows_failed
 from study.analysis.repeats import spread_of_runs
 from study.analysis.results import Results
@@ -12,6 +13,7 @@ from study.config.objectives import in_words
 from study.planning.clean_reserve import needs_text
 from study.report.elements import Cell, Item, Note, Section, Table
 from study.report.formatting import format_cell, spread_cell
+from study.report.study_names import distinct_names
 from tracking import names
 
 if TYPE_CHECKING:
@@ -50,13 +52,14 @@ def _join_scenarios(studies: Sequence[Results]) -> dict[str, _Models]:
     """The models of each study by its name; studies of single scenarios are put together again as the one they make."""
     import pandas
 
-    parts: dict[str, dict[str, list[pandas.DataFrame]]] = {}
+    parts: dict[Path, dict[str, list[pandas.DataFrame]]] = {}
     for results in studies:
-        of_study = parts.setdefault(_whole_name(results), {})
+        of_study = parts.setdefault(results.folder.resolve().with_name(_whole_name(results)), {})
         for label, cells in _models(results):
             of_study.setdefault(label, []).append(cells)
     return {
-        name: {label: pandas.concat(cells) for label, cells in of_study.items()} for name, of_study in parts.items()
+        name: {label: pandas.concat(cells) for label, cells in of_study.items()}
+        for name, of_study in zip(distinct_names(list(parts)), parts.values(), strict=True)
     }
 
 
@@ -71,7 +74,7 @@ def _models(results: Results) -> "Iterator[tuple[str, pandas.DataFrame]]":
     needs = needs_text(SEARCH_SPACES[results.space], results.config)
     beside = f" ({needs})" if needs else ""
     for model in compared_configurations(results):
-        if model.label in (UNDEFENDED, DEFAULT):
+        if model.label in (UNDEFENDED, default_label(results)):
             yield model.label + beside * (model.label != UNDEFENDED), model.cells
     # Not among what is compared where the study has a single scenario: there it is the best of all.
     own = own_best(results)

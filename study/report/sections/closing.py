@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search_spaces import SEARCH_SPACES
-from study.analysis.compared import DEFAULT
+from study.analysis.compared import DEFAULT, default_label
 from study.analysis.failed_runs import FAILED_RUNS, count_failed, shows_failed
 from study.analysis.finding import find
-from study.analysis.fixed_fields import is_set_whole, load_changes, load_fields
+from study.analysis.fixed_fields import load_changes, load_fields
 from study.analysis.repeats import spread_of_runs
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective, format_value, several
@@ -159,7 +159,7 @@ class Closing:
     @property
     def _only_name(self) -> str:
         """Of the default where it stands alone."""
-        return "as set" if is_set_whole(self.results) else DEFAULT
+        return default_label(self.results)
 
     def _scenario_table(self) -> Table:
         rows = self.scenario_rows()

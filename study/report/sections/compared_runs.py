@@ -37,11 +37,11 @@ def runs_of_both(a: SelectedTrial, b: SelectedTrial, pairs: Pairs, metrics: Sequ
         return []
     counts = [count_failed(side_of(runs, side)) for side in _SIDES]
     items: list[Item] = []
-    if counts[0].runs and (has_repeats(pairs) or any(one.failed for one in counts)):
+    if any(one.runs for one in counts) and (has_repeats(pairs) or any(one.failed for one in counts)):
         items.append(_failed_table(runs, counts))
         for name, selected, one in zip("AB", (a, b), counts, strict=True):
             items += [Note(one.sentence(f"{name} ({selected.how})"), "warning")] if one.two_outcomes else []
-    if has_repeats(pairs):
+    if metrics and has_repeats(pairs):
         items.append(_spread_table(runs, metrics))
     return items
 

@@ -9,6 +9,7 @@ from study.analysis.paired_tests import ALPHA, Difference, Pairs
 from study.analysis.selected_trial import SelectedTrial
 from study.cli.numbers import format_number, format_value, several
 from study.config.objectives import in_words
+from study.planning.clean_reserve import reserve_size
 from study.report.elements import Bars, Cell, Item, Note, Section, Table
 from study.report.formatting import format_difference
 from study.report.sections.compared_runs import REPEATS_FIRST, has_repeats, runs_of_both
@@ -26,6 +27,7 @@ _COMPARED_SETTINGS = (
     "precision",
     "until",
     "asr_floor",
+    "clean_reserve",
 )
 _TESTED = ("95 % interval", "p", "corrected p")
 _SHOWN = 12  # scenarios left out that are named
@@ -45,7 +47,9 @@ def section(
     overall = [one for one in differences if one.stratum is None]
     strata = [one for one in differences if one.stratum is not None]
     if overall:
-        items.append(_table("differences", f"A minus B over {_scenarios(pairs)}", overall))
+        alike = all(one.pairs == len(pairs.frame) for one in overall)
+        over = _scenarios(pairs) if alike else "the scenarios that count for each metric"
+        items.append(_table("differences", f"A minus B over {over}", overall))
     items += [Note(text, "warning") for text in _about_balance(pairs, overall)]
     items += [Note(text) for text in (*_about_tests(differences), *_about_intervals(differences))]
     items += runs_of_both(a, b, pairs, [one.metric for one in overall])
@@ -71,7 +75,9 @@ def _settings(selected: SelectedTrial) -> Mapping[str, Any]:
     settings = selected.results.config.model_dump(mode="json")
     labels = {part.target_label for part in selected.results.manifest.parts} or {settings["target_label"]}
     model = settings["model"] or SEARCH_SPACES[selected.results.space].model
-    return {**settings, "model": model, "target_label": labels}  # it may be set by name or by number
+    reserve = reserve_size(selected.results.config)  # what a defense needs, where nobody set another
+    # The label may be set by name or by number.
+    return {**settings, "model": model, "target_label": labels, "clean_reserve": reserve}
 
 
 def _name(selected: SelectedTrial) -> str:
@@ -87,23 +93,38 @@ def _names(differences: Sequence[Difference]) -> str:
 
 
 def _lead(a: SelectedTrial, b: SelectedTrial, differences: Sequence[Difference]) -> str:
-    overall = [one for one in differences if one.stratum is None] or list(differences)
-    sentences = []
-    for side, selected in (("A", a), ("B", b)):
-        better = [one for one in overall if one.verdict == side]
-        if better:
-            by = ", ".join(f"{in_words(one.metric)} ({_both(one)})" for one in better)
-            sentences.append(f"{side} ({selected.results.defense}, {selected.how}) is better by {by}.")
+    overall = [one for one in differences if one.stratum is None]
+    if not overall:
+        alone = "No seed has a result on every attack and rate, so nothing is said over all of them."
+        return " ".join([alone, *_better(a, b, differences)])
+    sentences = _better(a, b, overall)
     open_ = [one for one in overall if one.verdict in ("not separated", "not tested")]
     if open_:
         sentences.append(f"The data do not separate them by {_names(open_)}.")
     equal = [one for one in overall if one.verdict == "equal"]
     if equal:
         sentences.append(f"They are equal on every scenario by {_names(equal)}.")
-    seeds = max(one.seeds for one in overall)
-    if seeds == 1:
-        sentences.append("One seed only: nothing tells how far another would move these numbers.")
+    if max(one.seeds for one in overall) == 1:
+        several_seeds = any(one.seeds > 1 for one in differences)
+        only = "One seed only has every attack at work" if several_seeds else "One seed only"
+        sentences.append(f"{only}: nothing tells how far another would move these numbers.")
     return " ".join(sentences)
+
+
+def _better(a: SelectedTrial, b: SelectedTrial, differences: Sequence[Difference]) -> list[str]:
+    """Who is better by what; apart what holds on these scenarios alone, since other seeds may turn it over."""
+    sentences = []
+    for side, selected in (("A", a), ("B", b)):
+        for holds, where in ((True, ""), (False, "on these scenarios, which leaves open what other seeds give, ")):
+            better = [one for one in differences if one.verdict == side and bool(one.holds_over_seeds) is holds]
+            if better:
+                by = ", ".join(f"{in_words(one.metric)}{_on(one)} ({_both(one)})" for one in better)
+                sentences.append(f"{side} ({selected.results.defense}, {selected.how}) is better {where}by {by}.")
+    return sentences
+
+
+def _on(one: Difference) -> str:
+    return f" on {one.stratum}" if one.stratum is not None else ""
 
 
 def _both(one: Difference) -> str:
@@ -154,8 +175,13 @@ def _warnings(a: SelectedTrial, b: SelectedTrial, pairs: Pairs) -> list[Note]:
         if selected.oracle:
             notes.append(
                 f"{side} was picked with ground truth on these very scenarios, which flatters it: no defender could "
-                "have picked it, and on scenarios it never saw it may do worse."
+                "have picked it, and on scenarios it never saw it may do worse." + _luck(pairs)
             )
+    if pairs.other_tests:
+        notes.append(
+            "CA and ASR are measured on other test images in A than in B, as where another clean reserve is set aside "
+            f"of them ({several(len(pairs.other_tests), 'scenario')}). This is part of their difference."
+        )
     for side, selected in (("A", a), ("B", b)):
         damaged = selected.results.damaged
         if damaged:
@@ -175,27 +201,38 @@ def _warnings(a: SelectedTrial, b: SelectedTrial, pairs: Pairs) -> list[Note]:
     return [Note(text, "warning") for text in notes]
 
 
+def _luck(pairs: Pairs) -> str:
+    if pairs.picked_of < 2:
+        return ""
+    return f" Each p is taken {pairs.picked_of} times, once for each trial that it may owe its place to luck over."
+
+
 def _about_seeds(differences: Sequence[Difference]) -> list[str]:
     overall = [one for one in differences if one.stratum is None]
     if not overall:
         return ["No seed has a result on every attack and rate, so nothing can be said over all of them."]
-    seeds = max(one.seeds for one in overall)
-    if seeds > 1:
+    if max(one.seeds for one in overall) > 1:
         return []
-    more = min(one.more_seeds for one in overall)
+    more = several(min(one.more_seeds for one in overall), "more seed")
+    if any(one.seeds > 1 for one in differences):
+        return [
+            "One seed only has a result on every attack and rate, so over all of them there is no interval and nothing "
+            f"is tested. About {more} with all of them would be needed in both studies."
+        ]
     return [
         "One seed only, so there is no interval and nothing is tested: its scenarios share their initial weights, and "
-        f"nothing tells luck from a difference. At least {several(more, 'more seed')} would be needed in both studies."
+        f"nothing tells luck from a difference. About {more} would be needed in both studies."
     ]
 
 
 def _about_balance(pairs: Pairs, overall: Sequence[Difference]) -> list[str]:
-    fewest = min((one.pairs for one in overall), default=len(pairs.frame))
-    if fewest == len(pairs.frame):
+    counts = [one.pairs for one in overall]
+    if not counts or min(counts) == len(pairs.frame):
         return []
+    used = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     return [
-        f"Over all: {fewest} of {_scenarios(pairs)}, since only a seed that every attack and rate has can stand for "
-        "all of them, and not every metric is defined everywhere; the next table has the rest."
+        f"Over all: {used} of {_scenarios(pairs)}. Only a seed that every attack and rate has, and a scenario that "
+        "defines the metric, can stand for all of them; the next table has the rest."
     ]
 
 
@@ -208,7 +245,7 @@ def _about_tests(differences: Sequence[Difference]) -> list[str]:
         have = f"{in_words(one.metric)}: {one.differing} of {several(one.pairs, 'pair')} differ"
         if one.more_seeds:
             lines.append(
-                f"{have}, with which p cannot fall below {format_value(one.smallest_p)} before correction; at least "
+                f"{have}, with which p cannot fall below {format_value(one.smallest_p)} before correction; about "
                 f"{several(one.more_seeds, 'more seed')} would be needed for the test to be able to separate them."
             )
         else:
@@ -286,8 +323,9 @@ def _method(pairs: Pairs, differences: Sequence[Difference]) -> Note:
     tests = sum(one.p is not None for one in differences)
     return Note(
         f"A pair is a scenario that both have: {_scenarios(pairs)}. Means: over the seeds of an attack and "
-        "rate, then over these. Interval: Student's t over seeds. Test: exact sign-flip permutation test of the paired "
-        "differences, which takes pairs of one seed as independent although they share their initial weights; with n "
+        "rate, then over these. Interval: Student's t over seeds. Test: sign-flip permutation test of the paired "
+        "differences (exact up to 16 that differ; of more, 99,999 flips are drawn), which takes pairs of one seed as "
+        "independent although they share their initial weights; with n "
         f"pairs that differ p cannot fall below 2^(1-n), and what cannot reach {ALPHA:g} is not tested. Correction: "
         f"Holm, over {several(tests, 'test')}.{REPEATS_FIRST * has_repeats(pairs)}",
         "footnote",

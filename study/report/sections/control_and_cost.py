@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from search_spaces import SEARCH_SPACES
-from study.analysis.compared import DEFAULT, UNDEFENDED, shown_trials
+from study.analysis.compared import UNDEFENDED, default_label, shown_trials
 from study.analysis.result_tables import COSTS
 from study.analysis.results import Results
 from study.cli.numbers import format_number
@@ -98,7 +98,7 @@ def _cost_of_undefended(results: Results) -> tuple[Cell, Cell]:
 
 def _label(results: Results, trial: int) -> str:
     needs = needs_text(SEARCH_SPACES[results.space], results.config)
-    words = [DEFAULT] if trial == results.default else []
+    words = [default_label(results)] if trial == results.default else []
     if trial == results.best:
         words.append(f"the {results.best_name}" if words else f"{results.best_name} (#{trial})")
     return (", ".join(words) or f"#{trial}") + (f" ({needs})" if needs else "")

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.analysis.compared import strata
+from study.analysis.fixed_fields import is_set_whole
 from study.analysis.results import Results
 from study.cli.numbers import format_number, several
 from study.report.elements import Item, Note, Picture, Section
@@ -64,13 +65,17 @@ def _of_scenario(
         flags = files.flags(trial, scenario)
         if flags is None or (shown is not None and np.array_equal(shown.flagged, flags.flagged)):
             continue
-        who = f"Trial {trial}, the {results.best_name}" if trial == best else "The paper's default"
+        who = f"Trial {trial}, the {results.best_name}" if trial == best else _default(results)
         yield Note(f"{who}: {_counts(flags)}")
         yield from attack if shown is None else ()
         if stored is not None and stored.fingerprint == flags.fingerprint:
             yield from _sheets(f"{name}-trial-{trial}", flags, stored)
         shown = flags
     yield from attack if shown is None else ()
+
+
+def _default(results: Results) -> str:
+    return "The setting of --set" if is_set_whole(results) else "The paper's default"
 
 
 def _attack(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from search_spaces import SEARCH_SPACES
-from study.analysis.compared import DEFAULT, ComparedConfiguration, compared_configurations
+from study.analysis.compared import ComparedConfiguration, compared_configurations
 from study.analysis.paper_numbers import AVERAGE
 from study.analysis.reported_numbers import Reported, reported_of
 from study.analysis.results import Results
@@ -74,7 +74,7 @@ def _ours(results: Results) -> Iterator[tuple[str, str, _Row]]:
 def _spoken_for(results: Results) -> ComparedConfiguration | None:
     """The paper's default, or the best where that was not tried."""
     trials = [one for one in compared_configurations(results) if one.trial is not None]
-    defaults = [one for one in trials if one.label == DEFAULT]
+    defaults = [one for one in trials if one.trial == results.default]
     return next(iter(defaults or trials), None)
 
 

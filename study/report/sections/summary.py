@@ -10,6 +10,7 @@ from search_spaces import SEARCH_SPACES
 from study.analysis.compared import ComparedConfiguration, compared_configurations
 from study.analysis.failed_runs import FAILED_RUNS, RULE, count_failed, shows_failed
 from study.analysis.finding import find
+from study.analysis.fixed_fields import is_set_whole
 from study.analysis.result_tables import INTERRUPTED
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective, several
@@ -22,6 +23,7 @@ from study.report.screen import without_empty_columns
 from study.report.sections import control_and_cost
 from study.report.sections.front_table import front_table, shown_metrics
 from study.report.sections.trade_off import trade_off
+from study.report.study_names import distinct_names
 from study.scenarios.untold import untold
 from tracking import names
 
@@ -74,7 +76,7 @@ def overview(studies: Sequence[Results]) -> Section:
     over = " / over repeats on the same poisoned data" * any(results.repeats > 1 for results in studies)
     header = ("study", "configuration", *metrics, *lost, *beside, "trials", "attack works", "defense", "preset")
     rows: list[tuple[Cell, ...]] = []
-    for results in studies:
+    for name, results in zip(distinct_names([one.folder for one in studies]), studies, strict=True):
         scenarios = results.over_repeats.scenarios
         works = f"{int((~scenarios['attack_failed']).sum())} of {len(scenarios)}"
         needs = needs_text(SEARCH_SPACES[results.space], results.config)
@@ -83,11 +85,11 @@ def overview(studies: Sequence[Results]) -> Section:
         for one in compared_configurations(results):
             if one.trial is not None:
                 cells = [
-                    spread_cell(one.mean(name), one.deviation(name), one.repeat_deviation(name), len(results.seeds) > 1)
-                    for name in names.HEADLINE
+                    spread_cell(one.mean(of), one.deviation(of), one.repeat_deviation(of), len(results.seeds) > 1)
+                    for of in names.HEADLINE
                 ]
                 cells += [count_failed(one.counted).text] if told else []
-                rows.append((results.name, one.label, *cells, *control_and_cost.cells(results, one.trial), *about))
+                rows.append((name, one.label, *cells, *control_and_cost.cells(results, one.trial), *about))
     return Section(
         "overview",
         "Side by side",
@@ -142,7 +144,8 @@ def _best_fact(results: Results, gain: float | None) -> Fact:
         return format_objective(reached[0]) if len(reached) == 1 else ", ".join(map(format_number, reached))
 
     if best == default:
-        return Fact(values(best), goal.words, f"of the paper's default, the {results.best_name}")
+        whose = "the setting of --set" if is_set_whole(results) else "the paper's default"
+        return Fact(values(best), goal.words, f"of {whose}, the {results.best_name}")
     of_trial = f"of trial {best}, the {results.best_name}"
     if default is None:
         return Fact(values(best), goal.words, of_trial)

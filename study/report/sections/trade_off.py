@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from study.analysis.compared import default_label
 from study.analysis.results import Results
 from study.config.objectives import direction, in_words
 from study.ledger.selection import pareto_front
@@ -23,7 +24,8 @@ def trade_off(results: Results) -> Scatter | None:
             break
     else:
         return None
-    groups = {results.best: results.best_name, results.default: "paper default"}  # the default stays one, if best too
+    # The default stays one where it is the best too.
+    groups = {results.best: results.best_name, results.default: default_label(results)}
     points = [
         Point(f"Trial {number}", groups.get(int(str(number)), "trial"), float(row[x]), float(row[y]))
         for number, row in reached.iterrows()

@@ -1,5 +1,6 @@
 """Paired numbers, each against one worked out by hand."""
 
+import dataclasses
 import itertools
 import math
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from study.analysis.paired_tests import Difference, Pairs, differences, holm, seeds_needed, sign_flip_p, t_interval
+from study.analysis.paired_tests import Difference, Pairs, differences, holm, sign_flip_p, t_interval
 
 
 def pairs_of(rows: list[tuple[str, int, float, float]], metric: str = "ca") -> Pairs:
@@ -81,13 +82,32 @@ def test_holm_by_a_worked_example() -> None:
     assert holm([]) == []
 
 
-def test_seeds_needed_by_hand() -> None:
-    # 5 tests: 5 * 2^(1-n) < 0.05 first at n = 8 (5/128 = 0.039); 7 gives 0.078.
-    assert seeds_needed(0, 1, 5) == 8
-    assert seeds_needed(6, 3, 5) == 1
-    assert seeds_needed(3, 3, 5) == 2
-    assert seeds_needed(8, 3, 5) == 0
-    assert seeds_needed(0, 1, 1) == 6
+@pytest.mark.parametrize(
+    ("seeds", "strata", "metrics", "picked_of", "needed"),
+    [
+        (1, 1, 1, 1, 5),  # one test: 2^(1-n) < 0.05 first at n = 6
+        (3, 1, 5, 1, 5),  # all five metrics become testable together: 5 * 2^(1-n) < 0.05 first at n = 8
+        (1, 3, 5, 1, 2),  # nine pairs; a stratum's three cannot reach 5 %, and cost nothing
+        (8, 1, 5, 1, 0),
+        (8, 1, 5, 2, 1),  # the best of two: 10 * 2^(1-n) < 0.05 first at n = 9
+    ],
+)
+def test_seeds_needed_are_the_first_that_separate(
+    seeds: int, strata: int, metrics: int, picked_of: int, needed: int
+) -> None:
+    """By hand, and tried: with as many seeds more whose signs agree the test separates, with one fewer it does not."""
+    names = [f"tpr{number}" for number in range(metrics)]
+
+    def judged(count: int) -> Difference:
+        rows = [(f"x{stratum}", seed) for stratum in range(strata) for seed in range(count)]
+        frame = pandas.DataFrame(rows, columns=["stratum", "seed"])
+        for name in names:
+            frame[f"{name}_a"], frame[f"{name}_b"] = 0.9, 0.8
+        return differences(Pairs(frame, {}, picked_of=picked_of), names)[0]
+
+    assert judged(seeds).more_seeds == needed
+    assert judged(seeds + needed).verdict == "A"
+    assert needed == 0 or judged(seeds + needed - 1).verdict in ("not separated", "not tested")
 
 
 def test_differences_by_hand() -> None:
@@ -114,8 +134,8 @@ def test_what_cannot_reach_five_percent_is_not_tested_and_costs_nothing() -> Non
         ("y", None, None, "not tested"),
         ("z", None, None, "not tested"),
     ]
-    # A stratum's own test would be the second: 2 * 2^(1-n) < 0.05 first at n = 7, and 3 differ.
-    assert [one.more_seeds for one in found] == [0, 4, 4, 4]
+    # Each stratum's test becomes possible with the same seeds: 4 * 2^(1-n) < 0.05 first at n = 8, and 3 differ.
+    assert [one.more_seeds for one in found] == [0, 5, 5, 5]
 
 
 def test_holm_goes_over_metrics_and_strata_together() -> None:
@@ -180,3 +200,18 @@ def test_chance_alone_is_separated_in_five_percent_of_all_cases_at_most() -> Non
         found = differences(Pairs(frame, {}), ["ca", "asr"])
         wrong += any(one.verdict in ("A", "B") for one in found)
     assert wrong <= 6, f"{wrong} of {repeats}: at a level of 5 % seven or more happen once in 300 times"
+
+
+def test_the_best_of_many_is_separated_by_chance_in_five_percent_of_all_cases_at_most() -> None:
+    """Twenty trials without a difference in truth: the best of them is no better, however it looks."""
+    rng = np.random.default_rng(3)
+    wrong = lucky = 0
+    for _ in range(40):
+        trials = rng.normal(0.5, 0.1, (20, 10))
+        best = max(trials[1:], key=np.mean)
+        rows = [("x", seed, a, b) for seed, (a, b) in enumerate(zip(best, trials[0], strict=True))]
+        (judged,) = differences(dataclasses.replace(pairs_of(rows), picked_of=19), ["ca"])
+        wrong += judged.verdict == "A"
+        lucky += judged.p is not None and judged.p < 0.05
+    assert wrong <= 6, f"{wrong}: at a level of 5 % seven or more happen once in 300 times"
+    assert lucky > 6, f"{lucky}: without a correction for the choice the level does not hold"

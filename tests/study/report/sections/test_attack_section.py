@@ -1,5 +1,6 @@
 """What defenses reach on every attack: own bests and the spread over seeds, on trials written by hand."""
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,12 +9,15 @@ import pytest
 import told_study
 from written_study import Metrics, scenario_name, write_study
 
+from study.analysis.compared import compared_configurations
 from study.analysis.results import Results, read_results
 from study.report.__main__ import main
+from study.report.chapters import build_chapters
 from study.report.elements import Cell, Heat, Note, Section, Table
 from study.report.formatting import format_cell
 from study.report.markdown import markdown
 from study.report.sections import attacks, heatmap
+from study.report.sections.summary import overview
 
 Judged = Mapping[tuple[str, float, int], Metrics]
 UNDEFENDED = {"ca_undefended": 0.9, "asr_undefended": 1.0}
@@ -48,6 +52,28 @@ def test_the_table_takes_each_scenarios_best_and_averages_over_seeds(tmp_path: P
     # Bests 1.0 and 0.8: mean 0.9, standard deviation sqrt(2 * 0.01 / 1) = 0.1414
     assert best[:3] == ("", "mine: each scenario's own best", "0.900 ± 0.141")
     assert best[3:] == ("0.000 ± 0.000", "-", "0.800 ± 0.000", "0.000 ± 0.000")
+
+
+def test_studies_of_one_name_stay_apart(tmp_path: Path) -> None:
+    """The same command in two folders: their numbers are of two studies, whatever both are called."""
+    ours = [study(tmp_path / out / "mine", judged("badnets", tpr)) for out, tpr in (("old", 0.2), ("new", 0.8))]
+    reached = {row[1]: row[2] for row in rows(attacks.section(ours))}
+    assert {name: reached[f"{name}/mine: paper default"] for name in ("old", "new")} == {"old": "0.200", "new": "0.800"}
+    assert [chapter.title for chapter in build_chapters(ours)] == ["All studies", "old/mine", "new/mine"]
+    assert {row[0] for row in rows(overview(ours))} == {"old/mine", "new/mine"}
+
+
+def test_a_setting_of_set_is_not_called_the_papers(tmp_path: Path) -> None:
+    fields = {"isolation_rate": "0.01", "clean_rate": "0.2", "beta": "1.7", "channels_per_tap": "0.04", "rounds": "8"}
+    fields |= {"ascent_weight": "1", "channel_statistic": "max"}
+    ours = dataclasses.replace(study(tmp_path / "mine", judged("badnets", 0.8, 0.9), set=fields), ranges={})
+    named = {one.label for one in compared_configurations(ours)}
+    assert "as set" in named
+    assert "paper default" not in named
+    page = markdown("Report", [section for chapter in build_chapters([ours]) for section in chapter.sections])
+    caveat = "Every trial, the paper default too, has values of --set that are not the paper's"
+    assert page.count("paper default") == page.count(caveat)
+    assert "mine: as set" in {row[1] for row in rows(attacks.section([ours]))}
 
 
 def test_attacks_that_failed_are_marked(tmp_path: Path) -> None:
