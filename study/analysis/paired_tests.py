@@ -294,11 +294,12 @@ def seeds_needed(one: Difference, differences: Sequence[Difference], picked_of: 
         picked_of: trials that a side is the best of.
     """
     others = [other for other in differences if other.differing and other is not one]
-    for added in itertools.count():
+
+    def separates(added: int) -> bool:
         tests = 1 + sum(_reach(other, added) < alpha for other in others)
-        if picked_of * tests * _reach(one, added) < alpha:
-            return added
-    raise AssertionError  # each seed halves what can be reached
+        return picked_of * tests * _reach(one, added) < alpha
+
+    return next(filter(separates, itertools.count()))
 
 
 def _reach(one: Difference, added: int) -> float:

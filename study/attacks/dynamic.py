@@ -12,7 +12,6 @@ Where we differ from the public code:
 - The classifier is our PreActResNet-18.
 """
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,14 +25,20 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import MultiStepLR
 
 from defenses.api import Outputs, Weights
-from defenses.config import param
-from defenses.models import BLOCKS, ModelSpec, build_model
+from defenses.models import ModelSpec, build_model
 from defenses.registry import UserError
 from defenses.shared_stages import cpu_weights
 from defenses.storage.state_codec import Part
 from defenses.training.images import device_images, take, to_device
 from defenses.training.loop import TrainingDiverged
-from study.attacks.api import COVER, Attack, AttackConfig, Pixels, State
+from study.attacks.api import COVER, Attack, Pixels, State
+from study.attacks.support.dynamic_config import (
+    ALL_OPTIONS,
+    MASK_OPTIONS,
+    SHORT_JOINT_STAGE,
+    DynamicConfig,
+    check_lengths,
+)
 from study.attacks.support.dynamic_networks import EncoderDecoder, TriggerNetworks, alikeness, triggers
 from study.attacks.support.fitting import FitContext
 from study.attacks.support.networks import frozen, seeded, shuffled
@@ -43,86 +48,6 @@ from study.datasets.images import Images
 MASK_STAGE, PATTERN_STAGE = "dynamic_mask", "dynamic_pattern"
 FEWEST_IMAGES = 4  # a joint batch holds an image with its own trigger, one with another's, and that other
 _DECAY = 0.1
-_MASK_OPTIONS = (
-    "widths",
-    "norm_momentum",
-    "mean",
-    "std",
-    "betas",
-    "batch_size",
-    "diversity_weight",
-    "sharpness",
-    "mask_density",
-    "density_weight",
-    "mask_epochs",
-    "mask_lr",
-    "mask_milestones",
-)
-
-
-@dataclass(frozen=True)
-class DynamicConfig(AttackConfig):
-    """How the generators are built and trained; the defaults are those of the official code for CIFAR-10."""
-
-    widths: tuple[int, ...] = param(
-        (32, 64, 128), "channels of the generators' levels; sides of images are divisible by 2 to their number", low=1
-    )
-    norm_momentum: float = param(0.05, "momentum of the generators' BatchNorm", low=0.0, high=1.0)
-    mean: tuple[float, ...] = param(
-        (0.4914, 0.4822, 0.4465), "what the networks' inputs are centred on, a channel, of 1", low=0.0, high=1.0
-    )
-    std: tuple[float, ...] = param(
-        (0.247, 0.243, 0.261), "what the networks' inputs are divided by, a channel, of 1", low=0.001, high=1.0
-    )
-    betas: tuple[float, ...] = param((0.5, 0.9), "Adam's averaging rates for both generators", low=0.0, high=0.9999)
-    batch_size: int = param(128, "images a step, in both stages", low=8)
-    diversity_weight: float = param(
-        1.0, "weight of the loss that makes triggers differ, in both stages", low=0.0, symbol="lambda_div"
-    )
-    sharpness: float = param(20.0, "slope of the step that makes the mask nearly binary", low=0.0)
-    mask_density: float = param(
-        0.032, "opacity that a pixel may have at no cost: a hinge a pixel, not on the mean", low=0.0, high=1.0
-    )
-    density_weight: float = param(100.0, "weight of that hinge", low=0.0, symbol="lambda_norm")
-    mask_epochs: int = param(25, "epochs of the mask generator", low=1)
-    mask_lr: float = param(0.01, "Adam's learning rate for the mask generator", low=0.0)
-    mask_milestones: tuple[int, ...] = param((10, 20), "epochs after which that rate falls to a tenth", low=1)
-    joint_epochs: int = param(575, "epochs of pattern generator and classifier: 600 with the mask's", low=1)
-    pattern_lr: float = param(0.01, "Adam's learning rate for the pattern generator", low=0.0)
-    pattern_milestones: tuple[int, ...] = param(
-        (200, 300, 400, 500), "joint epochs after which that rate falls to a tenth", low=1
-    )
-    backdoor_share: float = param(
-        0.1, "share of a joint batch with its own trigger and the target label", low=0.001, high=0.3
-    )
-    cross_share: float = param(
-        0.1, "share of a joint batch with the trigger of another image and its own label", low=0.001, high=0.3
-    )
-    classifier: str = param("preact_resnet18", "network of the joint stage", choices=tuple(BLOCKS))
-    classifier_width: int = param(64, "channels of its first stage", low=1)
-    classifier_blocks: tuple[int, ...] = param((2, 2, 2, 2), "blocks of each of its stages", low=1)
-    classifier_lr: float = param(0.01, "its learning rate, with SGD", low=0.0)
-    classifier_milestones: tuple[int, ...] = param(
-        (100, 200, 300, 400), "joint epochs after which that rate falls to a tenth", low=1
-    )
-    momentum: float = param(0.9, "of its SGD", low=0.0, high=0.999)
-    weight_decay: float = param(5e-4, "of its SGD", low=0.0)
-
-
-_ALL_OPTIONS = tuple(inspect.get_annotations(DynamicConfig))  # stage 2 depends on what stage 1 does, and its own
-
-_SHORT_JOINT_STAGE: Mapping[str, Any] = {
-    "joint_epochs": 15,
-    "pattern_lr": 0.003,
-    "pattern_milestones": (10, 13),
-    "backdoor_share": 0.2,
-    "cross_share": 0.2,
-    "classifier_width": 16,
-    "classifier_blocks": (1, 1, 1, 1),
-    "classifier_lr": 0.05,
-    "classifier_milestones": (10, 13),
-}
-"""Larger shares with a trigger, and a slower pattern: what the classifier can learn within these epochs."""
 
 
 class Dynamic(Attack):
@@ -138,13 +63,13 @@ class Dynamic(Attack):
             "batch_size": 64,
             "mask_epochs": 9,
             "mask_milestones": (6, 8),
-            **_SHORT_JOINT_STAGE,
+            **SHORT_JOINT_STAGE,
         },
         "small": {
             "widths": (16, 32, 64),
             "mask_epochs": 5,
             "mask_milestones": (3, 4),
-            **_SHORT_JOINT_STAGE,
+            **SHORT_JOINT_STAGE,
         },
     }
 
@@ -155,7 +80,7 @@ class Dynamic(Attack):
             UserError: their sides cannot be halved once a level, they are too few, or an option has not as many values
                 as it needs.
         """
-        _check_lengths(self.config)
+        check_lengths(self.config)
         step, size = 2 ** len(self.config.widths), images.image_size
         if size % step:
             fewer = next((levels for levels in range(len(self.config.widths), 0, -1) if not size % 2**levels), 0)
@@ -173,9 +98,9 @@ class Dynamic(Attack):
     def fit(self, images: Images, context: FitContext) -> State:
         """Both generators, frozen; and for covers the training images, each with the one whose trigger it gets."""
         config = self.config
-        options = {name: getattr(config, name) for name in _MASK_OPTIONS}
+        options = {name: getattr(config, name) for name in MASK_OPTIONS}
         mask: Weights = context.part(MASK_STAGE, images, options, lambda own: train_mask(config, images, own))["mask"]
-        options = {name: getattr(config, name) for name in _ALL_OPTIONS} | images.classes_beyond_labels
+        options = {name: getattr(config, name) for name in ALL_OPTIONS} | images.classes_beyond_labels
         options["target_label"] = context.target_label
         trained = context.part(PATTERN_STAGE, images, options, lambda own: train_pattern(config, images, own, mask))
         return {
@@ -191,19 +116,6 @@ class Dynamic(Attack):
         values = images.astype(np.float32)
         values += (patterns - values) * masks
         return to_uint8(values, self.config.quantise)
-
-
-def _check_lengths(config: DynamicConfig) -> None:
-    needed = {"mean": 3, "std": 3, "betas": 2}
-    for name, count in needed.items():
-        values = getattr(config, name)
-        if len(values) != count:
-            raise UserError(
-                f"dynamic:{name} must have {count} values, got {len(values)}: "
-                f"write {name}={','.join(map(str, (values or (0.5,))[:1] * count))}"
-            )
-    if not config.widths:
-        raise UserError("dynamic:widths must have a value for each level, at least one, got none: write widths=32,64")
 
 
 def _partners(count: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from study.analysis.compared import default_label
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective, format_value, several
 from study.config.objectives import in_words
@@ -93,7 +94,7 @@ def _value(value: Any) -> Cell:
 
 def _state(results: Results, number: int, state: str) -> str:
     words = [
-        "paper default" if number == results.default else "",
+        default_label(results) if number == results.default else "",
         results.best_name if number == results.best else "",
         _STATES.get(state, state),
     ]

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from defenses.registry import UserError
 from defenses.storage.store import Store
 from defenses.training.loop import TrainingDiverged
-from study.attacks import dynamic, parse_attack
+from study.attacks import parse_attack
 from study.attacks.api import COVER, TEST, TRAIN, AttackConfig, State
 from study.attacks.dynamic import Dynamic, DynamicConfig, joint_training, mask_step, run_joint, train_mask
+from study.attacks.support.dynamic_config import ALL_OPTIONS, MASK_OPTIONS
 from study.attacks.support.dynamic_networks import EncoderDecoder, TriggerNetworks, alikeness, distances, triggers
 from study.attacks.support.fitting import FitContext
 from study.datasets.images import Images
@@ -303,9 +304,9 @@ def test_an_option_retrains_what_depends_on_it(option: str, same_mask: bool, sam
 
 def test_the_pattern_depends_on_every_option_of_its_own() -> None:
     own = {f.name for f in dataclasses.fields(DynamicConfig)} - {f.name for f in dataclasses.fields(AttackConfig)}
-    assert set(dynamic._ALL_OPTIONS) == own
+    assert set(ALL_OPTIONS) == own
     joint = ("joint", "pattern", "classifier", "cross", "backdoor", "momentum", "weight_decay")
-    assert set(dynamic._MASK_OPTIONS) == {name for name in own if not name.startswith(joint)}
+    assert set(MASK_OPTIONS) == {name for name in own if not name.startswith(joint)}
 
 
 def test_what_was_stored_gives_the_same_bytes(data: Images, state: State, tmp_path: Path) -> None:
