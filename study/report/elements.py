@@ -127,6 +127,8 @@ class Line:
         low, high: a band around it, of the same length; None for no band.
         points: single measurements (x, y) behind the line, in its colour; where there is no line (x and y are empty),
             they alone are drawn.
+        series: the number that decides its colour and dashes, so that one thing looks alike in several figures; None
+            for its position in this one.
     """
 
     label: str
@@ -135,6 +137,7 @@ class Line:
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     points: tuple[tuple[AxisValue, float], ...] = ()
+    series: int | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,8 @@ class Curves:
         at: (place, label) of vertical lines, such as the paper's default.
         y_range: ends of the vertical axis; None where the lines decide.
         legend: whether lines are named beside it; of several figures with the same lines the first is enough.
+        options: the names on an axis of names, in their order; those that are missing follow as lines and points have
+            them.
     """
 
     name: str
@@ -156,6 +161,17 @@ class Curves:
     at: tuple[tuple[AxisValue, str], ...] = ()
     y_range: tuple[float, float] | None = None
     legend: bool = True
+    options: tuple[str, ...] = ()
+
+    def all_places(self) -> list[AxisValue]:
+        """All places on the axis that something lies at: of lines, then of points, then of upright lines."""
+        of_lines = [x for line in self.lines for x in line.x]
+        return [*of_lines, *(x for line in self.lines for x, _ in line.points), *(x for x, _ in self.at)]
+
+    def named_places(self) -> tuple[str, ...]:
+        """The names on its axis in their order; none on an axis of numbers."""
+        places = [*self.options, *self.all_places()]
+        return tuple(dict.fromkeys(map(str, places))) if any(isinstance(at, str) for at in places) else ()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from study.cli.numbers import format_number, format_value
 from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Parallel, Scatter
-from study.report.theme import LIGHT, SERIES
+from study.report.theme import LIGHT, SERIES, series_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,6 +17,7 @@ _WIDTH, _ROW, _DPI = 7.0, 0.28, 110  # inches, inches a row, dots an inch
 _WRAP = 95  # characters of a caption's line
 _MOST_TEXT = 400  # cells with numbers in them
 _LABEL = 16  # characters a line of a column's name
+_DASHES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "D", "P")  # of lines of one colour
 
 
 def png(figure: Figure) -> bytes:
@@ -131,23 +132,32 @@ def _legend(axes: "Axes") -> None:
 
 
 def _curves(figure: Curves, axes: "Axes", canvas: "Canvas") -> None:
-    places = [x for line in figure.lines for x in (*line.x, *(x for x, _ in line.points))]
-    order = {at: position for position, at in enumerate(dict.fromkeys(places))}
-    names = any(isinstance(at, str) for at in order)
+    options = figure.named_places()
 
     def where(at: AxisValue) -> float:
-        return float(order.get(at, 0)) if names or isinstance(at, str) else at
+        return float(options.index(str(at)) if options else at)
 
     for number, line in enumerate(figure.lines):
-        colour = SERIES[number % len(SERIES)]
+        colour, style = series_style(number if line.series is None else line.series)
         x = [where(at) for at in line.x]
-        marker = "o" if len(x) <= 30 else ""
-        axes.plot(x, line.y, color=colour, marker=marker, markersize=3, linewidth=1.5, label=_plain(line.label))
-        axes.scatter([where(x) for x, _ in line.points], [y for _, y in line.points], s=8, color=colour, alpha=0.45)
+        mark = _MARKERS[style % len(_MARKERS)]
+        axes.plot(
+            x,
+            line.y,
+            color=colour,
+            linestyle=_DASHES[style % len(_DASHES)],
+            marker=mark if len(x) <= 30 else "",
+            markersize=3,
+            linewidth=1.5,
+            label=_plain(line.label),
+        )
+        single = [where(at) for at, _ in line.points]
+        axes.scatter(single, [y for _, y in line.points], s=8, color=colour, marker=mark, alpha=0.45)
         if line.low is not None and line.high is not None:
             axes.fill_between(x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
-    if names:
-        axes.set_xticks(list(map(float, order.values())), [_plain(format_value(at)) for at in order])
+    if options:
+        axes.set_xticks(range(len(options)), list(map(_plain, options)))
+        axes.set_xlim(-0.5, len(options) - 0.5)
     elif figure.x_log:
         _logarithmic(axes)
     if figure.y_range is not None:

@@ -6,21 +6,19 @@ so all of them are escaped here.
 """
 
 import functools
-import math
 import re
 import textwrap
 from collections.abc import Sequence
 
 from study.cli.numbers import format_number, format_value
-from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Line, Parallel, Scatter
+from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Parallel, Scatter
+from study.report.plotly_curves import draw_curves
 from study.report.plotly_parts import (
     Json,
-    axis_places,
     make_axis,
     make_figure,
     plain_text,
     rounded,
-    see_through,
     shown_numbers,
     template_text,
 )
@@ -99,6 +97,7 @@ def as_plotly(figure: Figure) -> Json:
     raise TypeError(f"no figure: {figure!r}")
 
 
+as_plotly.register(Curves, draw_curves)
 as_plotly.register(Scatter, draw_scatter)
 as_plotly.register(Parallel, draw_parallel)
 
@@ -170,69 +169,6 @@ def _ticks(labels: Sequence[str], width: int) -> Json:
         "tickmode": "array",
         "tickvals": list(range(len(labels))),
         "ticktext": ["<br>".join(part) for part in lines],
-    }
-
-
-@as_plotly.register
-def _curves(figure: Curves) -> Json:
-    traces: list[Json] = []
-    for number, line in enumerate(figure.lines):
-        colour = SERIES[number % len(SERIES)]
-        if line.low is not None and line.high is not None:
-            traces.append(_band(line, colour))
-        trace = {
-            "type": "scatter",
-            "name": plain_text(line.label),
-            "legendgroup": str(number),
-            "line": {"color": colour, "width": 2},
-            "marker": {"color": colour, "size": 5},
-            "hovertemplate": f"%{{x}}: <b>%{{y:.4g}}</b><extra>{template_text(line.label)}</extra>",
-        }
-        if line.points:
-            x, y = zip(*line.points, strict=True)
-            single = {"mode": "markers", "opacity": 0.45, "showlegend": not line.x}
-            traces.append(trace | single | {"x": axis_places(x), "y": list(map(rounded, y))})
-        if line.x:
-            mode = "lines+markers" if len(line.x) <= 30 else "lines"
-            traces.append(trace | {"mode": mode, "x": axis_places(line.x), "y": list(map(rounded, line.y))})
-    names = any(isinstance(at, str) for line in figure.lines for at in (*line.x, *(x for x, _ in line.points)))
-    shapes = [
-        {"type": "line", "x0": at, "x1": at, "y0": 0, "y1": 1, "yref": "paper", "line": {"dash": "dot", "width": 1.5}}
-        for at in axis_places([at for at, _ in figure.at])
-    ]
-    top_left = {"y": 1, "yref": "paper", "yanchor": "top", "xanchor": "left"}
-    notes = [{"x": _log(at, figure.x_log), "text": plain_text(label), **top_left} for at, label in figure.at]
-    return make_figure(
-        traces,
-        shapes=shapes,
-        annotations=notes,
-        showlegend=len(figure.lines) > 1 and figure.legend,
-        hovermode="closest",
-        xaxis=make_axis(figure.x_label, "category" if names else "log" if figure.x_log else "linear"),
-        yaxis=make_axis(figure.y_label, "linear") | ({"range": list(figure.y_range)} if figure.y_range else {}),
-    )
-
-
-def _log(at: AxisValue, logarithmic: bool) -> AxisValue:
-    """Where an annotation lies: on a logarithmic axis plotly wants the exponent, for annotations alone."""
-    if isinstance(at, str):
-        return plain_text(at)
-    return math.log10(at) if logarithmic and at > 0 else at
-
-
-def _band(line: Line, colour: str) -> Json:
-    low, high = list(line.low or ()), list(line.high or ())
-    x = axis_places(line.x)
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": [*x, *reversed(x)],
-        "y": [rounded(value) for value in (*low, *reversed(high))],
-        "fill": "toself",
-        "fillcolor": see_through(colour),
-        "line": {"width": 0},
-        "hoverinfo": "skip",
-        "showlegend": False,
     }
 
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from study.cli.numbers import format_number, is_noise
-from study.report.elements import AxisValue
 
 Json = dict[str, Any]
 
 HEIGHT = 380
+_LONG = 2.5  # decades of a logarithmic axis
 
 
 def make_figure(traces: list[Json], height: int = HEIGHT, **layout: Any) -> Json:
@@ -32,21 +32,35 @@ def shown_numbers(values: Sequence[Sequence[float | None]]) -> list[list[str]]:
     return [["" if value is None else plain_text(format_number(value)) for value in row] for row in values]
 
 
-def axis_places(places: Sequence[AxisValue]) -> list[AxisValue]:
-    """Places on an axis, those that are names as plain text."""
-    return [plain_text(at) if isinstance(at, str) else float(f"{at:.5g}") for at in places]
-
-
 def template_text(text: str) -> str:
     """Text inside a hover template, where ``%{`` would be read as a place to fill in."""
     return plain_text(text).replace("%{", "%&#123;")
 
 
-def make_axis(label: str, kind: str) -> Json:
-    """An axis with its title; of kind ``linear``, ``log`` or ``category``."""
-    # Whole numbers at 1, 2 and 5: plotly's own are single digits between powers of ten.
-    ticks = {"dtick": "D2", "tickformat": "~g"} if kind == "log" else {}
-    return {"title": {"text": plain_text(label)}, "type": kind, **ticks}
+def make_axis(label: str, kind: str, ends: tuple[float, float] | None = None) -> Json:
+    """An axis of numbers with its title.
+
+    Args:
+        kind: ``linear`` or ``log``.
+        ends: of a logarithmic axis, as exponents of ten.
+    """
+    return {"title": {"text": plain_text(label)}, "type": kind, **(_log_ticks(ends) if kind == "log" else {})}
+
+
+def _log_ticks(ends: tuple[float, float] | None) -> Json:
+    """Whole numbers at 1, 2 and 5; at the powers of ten alone on a long axis, where those would overlap.
+
+    Plotly's own are single digits between powers of ten.
+    """
+    long = ends is not None and ends[1] - ends[0] > _LONG
+    return {"dtick": 1 if long else "D2", "tickformat": "~g"}
+
+
+def category_axis(label: str, options: Sequence[str]) -> Json:
+    """An axis of names in this order; by itself plotly takes that of the first trace."""
+    names = [plain_text(option) for option in options]
+    title = {"title": {"text": plain_text(label)}} if label else {}
+    return {**title, "type": "category", "categoryorder": "array", "categoryarray": names}
 
 
 def see_through(colour: str, opacity: float = 0.18) -> str:

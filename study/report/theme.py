@@ -47,6 +47,11 @@ DARK = Theme(
 )
 
 
+def series_style(number: int) -> tuple[str, int]:
+    """The colour of a line by its number, and how often all colours were used before it: it is then dashed anew."""
+    return SERIES[number % len(SERIES)], number // len(SERIES)
+
+
 def contrast(first: str, second: str) -> float:
     """How far two colours ``#rrggbb`` are apart in brightness, 1 to 21 (WCAG 2.2, contrast ratio)."""
     bright, dark = sorted((_luminance(first), _luminance(second)), reverse=True)

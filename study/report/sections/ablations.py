@@ -3,6 +3,7 @@
 Every number is a mean over the seeds of the scenarios; what stands behind ± is their standard deviation.
 """
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -193,13 +194,14 @@ def _over(results: Results, view: View, working: "pandas.DataFrame") -> Iterator
     """Each metric over the searched field, a line an attack."""
     if not view.over or list(results.ranges) != [view.over]:
         return
+    series = {attack: at for at, attack in enumerate(working["attack_name"].unique())}
     for metric in view.metrics:
         lines = []
         for attack, of_attack in working.dropna(subset=[metric]).groupby("attack_name", sort=False):
             by_setting = of_attack.groupby("setting")[metric]
             groups = [(float(str(setting)), list(values)) for setting, values in by_setting]
             places, values = zip(*sorted(groups), strict=True)
-            lines.append(_line(str(attack), places, values))
+            lines.append(dataclasses.replace(_line(str(attack), places, values), series=series[attack]))
         if lines:
             caption = f"{in_words(metric)} by {view.over}, {_over_seeds(len(results.seeds)).lower()}"
             yield Curves(

@@ -1,5 +1,6 @@
 """One hyperparameter at a time: what metrics do along it, whatever the others are, and how far seeds disagree."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -52,9 +53,7 @@ def curves_section(results: Results) -> Section:
         places, bins = binned(acting[field], results.ranges[field])
         drawn = [metric for metric in metrics if field in upstream[metric]]
         own = cells[cells["trial"].isin(acting.index)]
-        figures += [
-            _figure(results, field, metric, (places, bins), own, legend=not at) for at, metric in enumerate(drawn)
-        ]
+        figures += _figures(results, field, drawn, (places, bins), own)
         known = acting.index.isin(means.index)
         if field in upstream[objective] and known.any():
             together = settings.loc[acting.index[known]] if field in shared else None
@@ -167,21 +166,42 @@ def _shared_note(results: Results, shared: tuple[str, ...]) -> list[Note]:
     return [Note(text, "footnote")]
 
 
+def _figures(
+    results: Results,
+    field: str,
+    metrics: Sequence[str],
+    bins: tuple[Sequence[AxisValue], Cells],
+    cells: "pandas.DataFrame",
+) -> list[Curves]:
+    """A figure for each metric; lines are named where they are not those of the figure before."""
+    figures: list[Curves] = []
+    before: list[str] = []
+    for metric in metrics:
+        figure = _figure(results, field, metric, bins, cells)
+        named = [line.label for line in figure.lines]
+        figures.append(dataclasses.replace(figure, legend=named != before))
+        before = named
+    return figures
+
+
 def _figure(
     results: Results,
     field: str,
     metric: str,
     bins: tuple[Sequence[AxisValue], Cells],
     cells: "pandas.DataFrame",
-    legend: bool,
 ) -> Curves:
-    """A line and points for each attack and rate."""
+    """A line and points for each attack and rate, which looks the same in every figure of the section."""
     searched, trials = results.ranges[field], results.space_filling_trials.dropna(subset=[field])
     default = load_default_point(results.ranges, results.trials).get(field)
     at = () if default is None else ((_place(searched, default), "paper default"),)
     number = dict(zip(trials.index, bins[1], strict=True))
+    series = {stratum: at for at, stratum in enumerate(results.compared["stratum"].unique())}
     lines = tuple(
-        _line(str(stratum), bins[0], part.assign(bin=part["trial"].map(number)), metric, trials[field], searched)
+        dataclasses.replace(
+            _line(str(stratum), bins[0], part.assign(bin=part["trial"].map(number)), metric, trials[field], searched),
+            series=series[stratum],
+        )
         for stratum, part in cells[cells[metric].notna()].groupby("stratum", sort=False)
     )
     return Curves(
@@ -193,8 +213,15 @@ def _figure(
         x_log=not isinstance(searched, Choice) and searched.log,
         at=at,
         y_range=_y_range(lines),
-        legend=legend,
+        options=_options(searched, bins[0], default),
     )
+
+
+def _options(searched: Range, places: Sequence[AxisValue], default: Any) -> tuple[str, ...]:
+    """The options on the axis in the order of the space: those that were drawn, and the default."""
+    if not isinstance(searched, Choice):
+        return ()
+    return tuple(name for option in searched.options if (name := str(option)) in places or option == default)
 
 
 def _place(searched: Range, value: Any) -> AxisValue:
