@@ -9,6 +9,7 @@
   const places = Array.from(document.querySelectorAll(".plot"));
   const drawn = new Set();
   const MARGIN = 600; // px below the window in which figures are drawn already
+  const PAPER = 640; // px between the margins of a page of paper, with room for what stands beside a figure
   let printing = false;
 
   function draw(place) {
@@ -75,13 +76,22 @@
   }
   document.querySelectorAll("details.fold").forEach((fold) => fold.addEventListener("toggle", () => fit(fold)));
 
+  /* Figures of the width of a page, whatever the window's is; one that needs more is drawn in that and made smaller. */
+  function setPaper(place) {
+    const least = parseFloat(place.style.minWidth) || 0;
+    place.style.width = printing ? Math.max(PAPER, least) + "px" : "";
+    place.style.zoom = printing && least > PAPER ? PAPER / least : "";
+  }
+
   dark.addEventListener("change", redraw);
   window.addEventListener("beforeprint", () => {
     printing = true;
+    places.forEach(setPaper);
     places.forEach(draw);
   });
   window.addEventListener("afterprint", () => {
     printing = false;
+    places.forEach(setPaper);
     redraw();
   });
 })();

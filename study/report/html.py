@@ -25,6 +25,7 @@ USES_LABELS = "uses labels that say which images are poisoned; a defender does n
 """What the badge of a section means, told once a page."""
 _AXIS_WIDTH = 84  # px that one of several axes needs; a narrow screen scrolls the figure
 _SHORT, _LONG = 26, 60  # characters of a cell that stays on one line, and of one that needs a wide column
+_ON_PAPER = ((18, " widest"), (9, " wide"))  # columns, at least
 _PLACES = (("facts", Facts), ("pictures", Picture), ("tables", Table), ("after", Note), ("figures", Figure))
 _SCRIPTS = ("page.js", "drawing.js")  # what is printed is unfolded before it is drawn
 
@@ -77,6 +78,7 @@ def page(title: str, subtitle: str, chapters: Sequence[Chapter]) -> str:
     environment.filters["front"] = _front
     environment.filters["columns"] = _columns
     environment.filters["order"] = _order
+    environment.filters["paper"] = _paper
     environment.filters["source"] = _source
     environment.globals["numbers"] = as_table
     template = environment.get_template("page.html")
@@ -124,6 +126,11 @@ def _columns(table: Table) -> list[str]:
         short = "t" if column < table.left else "n"
         kinds.append(short if longest <= _SHORT else "m" if longest <= _LONG else "w")
     return kinds
+
+
+def _paper(table: Table) -> str:
+    """The class of a table whose columns a page of paper holds in smaller letters alone; empty for others."""
+    return next((name for least, name in _ON_PAPER if len(table.header) >= least), "")
 
 
 def _kind(item: Item) -> str:

@@ -89,12 +89,22 @@
     });
   }
 
-  /* A word must stand somewhere in a row; ASR<0.1 compares a column whose name begins or ends like that. */
+  /* The column of a name; of several that begin or end with it, the one that is it or has it as its last word. */
+  function columnOf(wanted, names) {
+    const rules = [
+      (name) => name === wanted,
+      (name) => name.endsWith(" " + wanted),
+      (name) => name.startsWith(wanted),
+      (name) => name.endsWith(wanted),
+    ];
+    const hits = rules.map((rule) => names.findIndex(rule));
+    return hits.find((column) => column >= 0) ?? -1;
+  }
+
+  /* A word must stand somewhere in a row; ASR<0.1 compares a column whose name is, begins or ends like that. */
   function condition(word, names) {
     const parts = /^([^<>=]+)(<=|>=|<|>|=)([^<>=]+)$/.exec(word);
-    const column = parts
-      ? names.findIndex((name) => name.startsWith(parts[1]) || name.endsWith(parts[1]))
-      : -1;
+    const column = parts ? columnOf(parts[1], names) : -1;
     if (column < 0) return (row) => row.textContent.toLowerCase().includes(word);
     const wanted = Number.isNaN(Number(parts[3])) ? parts[3] : Number(parts[3]);
     return (row) => {

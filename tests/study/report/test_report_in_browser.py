@@ -1,29 +1,24 @@
 """A report in a browser: how tall it is, that it overflows nowhere, and that it unfolds, sorts, filters and draws."""
 
-import base64
-import hashlib
-import json
-import re
-import shutil
-import subprocess
 from typing import Any
 
 import pytest
 import synthetic_study
+from browser import needs_chromium
+from framed_page import ask_page
 from synthetic_study import PAPER, draw, rates
 
 from search_spaces.pipd import PIPD_SPACE
 from study.analysis.results import read_results
 from study.report.chapters import write_report
 
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTHS = (1280, 390)
 TALLEST = {1280: 3000, 390: 3600}
 """px of a folded page by its width."""
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="there is no Chromium here"),
+    needs_chromium(),
 ]
 
 _PROBE = """
@@ -73,22 +68,6 @@ window.addEventListener("load", async () => {
   parent.postMessage(JSON.stringify(told), "*");
 });
 """
-_FRAMES = """<!DOCTYPE html><meta charset="utf-8"><body>
-<script>
-window.addEventListener("message", (event) => {
-  const told = document.createElement("pre");
-  told.textContent = event.data;
-  document.body.append(told);
-});
-</script>
-"""
-
-
-def policed(page: str, script: str) -> str:
-    """A page with one script more, which its policy allows as it does the page's own."""
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    page = page.replace("script-src ", f"script-src 'sha256-{digest}' ", 1)
-    return page.replace("<body>", f"<body><script>{script}</script>", 1)
 
 
 @pytest.fixture(scope="module")
@@ -104,15 +83,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     synthetic_study.write_study(out / "s", draw(PIPD_SPACE.ranges, 23), truth, attacks, default=PAPER)
     page = out / "page.html"
     write_report([read_results(out, "s")], page)
-    page.write_text(policed(page.read_text(encoding="utf-8"), _PROBE), encoding="utf-8")
-    frames = [f'<iframe src="page.html" style="border:0;width:{width}px;height:800px"></iframe>' for width in WIDTHS]
-    (out / "frames.html").write_text(_FRAMES + "".join(frames), encoding="utf-8")
-    command = [str(BROWSER), "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1800,1800"]
-    command += [f"--user-data-dir={out / 'profile'}", "--virtual-time-budget=30000", "--hide-scrollbars"]
-    command += ["--run-all-compositor-stages-before-draw", "--dump-dom"]
-    done = subprocess.run([*command, (out / "frames.html").as_uri()], capture_output=True, text=True, timeout=180)
-    found = [json.loads(text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-             for text in re.findall("<pre>(.*?)</pre>", done.stdout)]  # fmt: skip
+    found = ask_page(page, _PROBE, WIDTHS)
     return {min(WIDTHS, key=lambda width: abs(width - one["width"])): one for one in found}
 
 

@@ -326,3 +326,20 @@ def test_drawing_is_part_of_the_package() -> None:
     for path in folder.iterdir():
         if path.suffix not in (".py", "", ".png"):  # a picture in README is nothing that the code needs
             assert f'"report/*{path.suffix}"' in patterns
+
+
+def test_a_rule_for_phones_does_not_hold_on_paper() -> None:
+    """A page of paper is as narrow as a phone, and a table that scrolls in a low box would print over what follows."""
+    style = "".join(element.text for element in parse(made()).iter("style"))
+    assert not re.search(r"@media \(max-width", style)
+    on_paper = style.partition("@media print {")[2]
+    assert re.search(r"\.scroll\.high[^{]*{[^}]*max-height: none", on_paper)
+    assert re.search(r"\.plot[^{]*{[^}]*overflow: visible", on_paper)
+
+
+@pytest.mark.parametrize(("columns", "wanted"), [(4, "scroll"), (10, "scroll wide"), (25, "scroll widest")])
+def test_a_table_of_many_columns_is_printed_in_small_letters(columns: int, wanted: str) -> None:
+    table = Table("t", "c", tuple(f"c{at}" for at in range(columns)), (tuple(range(columns)),))
+    text = page("x", "", [Chapter("x", (Section("f", "f", "f"), Section("s", "s", "s", (table,))))])
+    classes = [element.get("class") for element in parse(text).iter("div")]
+    assert wanted in classes
