@@ -211,6 +211,7 @@ class Scatter:
         front_label: what the line is.
         stepped: the line keeps its height up to the next place.
         x_range, y_range: ends of the axes; None where the points decide.
+        x_whole: between whole numbers there is nothing, so that the axis names none.
     """
 
     name: str
@@ -224,6 +225,7 @@ class Scatter:
     stepped: bool = False
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+    x_whole: bool = False
 
 
 @dataclass(frozen=True)

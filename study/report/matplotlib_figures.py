@@ -196,6 +196,8 @@ def _bars(figure: Bars, axes: "Axes", canvas: "Canvas") -> None:
 
 
 def _scatter(figure: Scatter, axes: "Axes", canvas: "Canvas") -> None:
+    from matplotlib.ticker import MaxNLocator
+
     groups = list(dict.fromkeys(point.group for point in figure.points))
     for number, name in enumerate(groups):
         points = [point for point in figure.points if point.group == name]
@@ -216,6 +218,8 @@ def _scatter(figure: Scatter, axes: "Axes", canvas: "Canvas") -> None:
         axes.plot(x, y, color=SERIES[3], linewidth=1.5, label=_plain(figure.front_label), drawstyle=steps, zorder=1)
     if figure.x_log:
         _logarithmic(axes)
+    if figure.x_whole:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if figure.x_range is not None:
         axes.set_xlim(figure.x_range)
     if figure.y_range is not None:

@@ -57,9 +57,11 @@
     });
   });
 
+  /* What a cell is sorted by: its number, also in brackets and of "2 of 21", else its text. */
   const value = (cell) => {
     const text = cell.textContent.trim();
-    const number = Number(cell.dataset.v || text.replace(/^[<>]/, ""));
+    const bare = text.replace(/^\((.+)\)$/, "$1").replace(/^(\d+) of \d+$/, "$1").replace(/^[<>]/, "");
+    const number = Number(cell.dataset.v || bare);
     return text === "" || text === "-" ? null : Number.isNaN(number) ? text : number;
   };
 

@@ -13,6 +13,7 @@ from study.report.formatting import format_cell
 from study.report.plotly_parts import Json, make_axis, make_figure, plain_text, rounded, see_through
 from study.report.theme import SERIES
 
+_FEW_WHOLE = 8  # between the ends of an axis of whole numbers, so that each of them is named
 _FEW = 3  # points of a group that are drawn large
 _STEPS = 5  # of colour, from the worst lines to the best
 _FAINTEST, _FULL = 0.12, 0.85  # opacity of the worst lines and of the best
@@ -28,11 +29,16 @@ def draw_scatter(figure: Scatter) -> Json:
     for number, name in enumerate(groups):
         points = [point for point in figure.points if point.group == name]
         traces.append(_group(name, number, points, name == crowd and len(points) > _FEW))
+    across = [point.x for point in figure.points]
+    # By itself plotly names fractions where few whole numbers lie on an axis, and never where many do.
+    few = figure.x_whole and max(across, default=0.0) - min(across, default=0.0) <= _FEW_WHOLE
     return make_figure(
         traces,
         showlegend=True,
         hovermode="closest",
-        xaxis=make_axis(figure.x_label, "log" if figure.x_log else "linear") | _range(figure.x_range),
+        xaxis=make_axis(figure.x_label, "log" if figure.x_log else "linear")
+        | _range(figure.x_range)
+        | ({"dtick": 1} if few else {}),
         yaxis=make_axis(figure.y_label, "linear") | _range(figure.y_range),
     )
 

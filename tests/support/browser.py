@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,14 +17,16 @@ def needs_chromium() -> "pytest.MarkDecorator":
     return pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
-def open_page(address: str, profile: Path, milliseconds: int = 60_000) -> str:
+def open_page(address: str, profile: Path, milliseconds: int = 60_000, options: Sequence[str] = ()) -> str:
     """A page's HTML after all that it did in a while of its own time, which passes quickly.
 
     Args:
         profile: folder of what the browser remembers; a new one knows nothing.
+        options: of the command besides those that every page is opened with.
     """
     assert CHROMIUM is not None
     command = [CHROMIUM, *_OPTIONS, f"--user-data-dir={profile}", f"--virtual-time-budget={milliseconds}", "--dump-dom"]
+    command += options
     done = subprocess.run([*command, address], capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout

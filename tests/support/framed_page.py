@@ -39,5 +39,6 @@ def ask_page(page: Path, script: str, widths: tuple[int, ...]) -> list[dict[str,
     frames = [f'<iframe src="{page.name}" style="border:0;width:{width}px;height:800px"></iframe>' for width in widths]
     outer = page.with_name("frames.html")
     outer.write_text(_FRAMES + "".join(frames), encoding="utf-8")
-    dumped = open_page(outer.as_uri(), page.parent / "profile", 30_000)
+    options = ("--hide-scrollbars", "--run-all-compositor-stages-before-draw")
+    dumped = open_page(outer.as_uri(), page.parent / "profile", 30_000, options)
     return [json.loads(unescape(text)) for text in re.findall("<pre>(.*?)</pre>", dumped)]

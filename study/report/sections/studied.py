@@ -12,7 +12,7 @@ from study.report.elements import Item, Note, Section, Table
 from study.scenarios.oracle_defenses import describe_defense
 
 _SHOWN_FAILURES = 5
-_STATES = {"complete": "complete", "pruned": "stopped early", "fail": "failed"}
+STATES = {"complete": "complete", "pruned": "stopped early", "fail": "failed"}
 
 
 def section(results: Results) -> Section:
@@ -31,7 +31,7 @@ def section(results: Results) -> Section:
 def _table(results: Results) -> Table:
     scenarios, config = results.scenarios, results.config
     states = results.trials["state"].value_counts()
-    counts = ", ".join(f"{int(states[state])} {_STATES.get(str(state), state)}" for state in states.index)
+    counts = ", ".join(f"{int(states[state])} {STATES.get(str(state), state)}" for state in states.index)
     spread = "spread over the space" if config.sampler in SPACE_FILLING else "a search, which crowds where it does well"
     until = " (flags alone: no final model is trained)" if config.until else ""
     needs = needs_text(SEARCH_SPACES[results.space], config)

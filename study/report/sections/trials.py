@@ -23,31 +23,58 @@ def section(results: Results) -> Section:
     beside = _beside(results)
     symbol = find_defense(results.defense).config_type.symbol
     order = _order(results)
+    scenarios = _Scenarios(results)
     trials = {int(str(number)): row for number, row in results.trials.to_dict("index").items()}
     rows = [
         (
             number,
+            _state(results, number, str(trials[number]["state"])),
+            scenarios.judged(number),
             *(_objective(trials[number]["value"]) for _ in single),
-            *(_number(means[name].get(number)) for name in metrics),
+            *(scenarios.bracketed(number, _number(means[name].get(number))) for name in metrics),
             *(column.get(number) for column in beside.values()),
             *(_value(trials[number][field]) for field in results.ranges),
-            _state(results, number, str(trials[number]["state"])),
         )
         for number in order[:_MOST]
     ]
-    header = ("trial", *map(in_words, single), *map(in_words, metrics), *beside, *map(symbol, results.ranges), "state")
+    measured = (*map(in_words, single), *map(in_words, metrics), *beside)
+    header = ("trial", "state", "scenarios", *measured, *map(symbol, results.ranges))
     top = [at for at, number in enumerate(order[:_MOST]) if number == results.best]
     less = f" The first {_MOST} of {len(order)}." if len(order) > _MOST else ""
     table = Table(
         "trials",
-        f"Means over the scenarios whose attack works; the best trial is first.{less}",
-        tuple(header),
+        f"Means over the scenarios whose attack works; the best trial is first.{scenarios.explained()}{less}",
+        header,
         tuple(rows),
+        left=2,
         strong=tuple(top),
         sortable=True,
     )
     lead = f"{several(len(order), 'trial')} with metrics and hyperparameters, to sort and to filter."
     return Section("trials", "All trials", lead, (table,), uses_labels=True)
+
+
+class _Scenarios:
+    """On how many scenarios each trial has a result: means over some of them do not compare with those over all."""
+
+    def __init__(self, results: Results) -> None:
+        self._judged = results.evaluations.groupby("trial").size()
+        self._planned = len(results.manifest.scenarios) or len(results.scenarios)
+        self._trials = results.trials.index
+
+    def judged(self, number: int) -> str:
+        """As text: ``2 of 21``."""
+        return f"{self._judged.get(number, 0)} of {self._planned}"
+
+    def bracketed(self, number: int, mean: float | None) -> Cell:
+        """A mean of a trial, in brackets where scenarios are missing in it."""
+        whole = mean is None or self._judged.get(number, 0) == self._planned
+        return mean if whole else f"({format_number(mean)})"
+
+    def explained(self) -> str:
+        """What brackets mean, where there are some."""
+        partly = any(0 < self._judged.get(number, 0) < self._planned for number in self._trials)
+        return " In brackets: over the scenarios that a trial has come to, which are not all." if partly else ""
 
 
 def _beside(results: Results) -> dict[str, dict[int, Cell]]:

@@ -34,6 +34,14 @@ window.addEventListener("load", async () => {
     const rows = Array.from(table.tBodies[0].rows);
     told.filtered[name] = rows.flatMap((row, at) => (row.hidden ? [] : [names[at]]));
   }
+  field.value = "";
+  field.dispatchEvent(new Event("input"));
+  const parts = document.querySelector("#parts table");
+  const heads = parts.querySelectorAll("th button");
+  told.sorted = Array.from(heads, (button, at) => {
+    button.click();
+    return Array.from(parts.tBodies[0].rows, (row) => row.cells[at].textContent);
+  });
   const widths = () =>
     Array.from(document.querySelectorAll(".plot"), (plot) => {
       const drawn = plot.querySelector(".main-svg");
@@ -69,8 +77,10 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     axes = tuple(Axis(f"field {at}", (0.0, 1.0)) for at in range(12))
     lines = Parallel("lines", "Twelve axes", axes, ("a", "b"), ((0.5,) * 12, (0.2,) * 12))
     trials = Section("trials", "All trials", "Here.", (Table("t", "", names, rows, sortable=True), curve, lines))
+    mixed = (("2 of 21", "(0.500)"), ("21 of 21", 0.25), ("10 of 21", None), ("0 of 21", "<0.001"))
+    parts = Section("parts", "Parts", "Here.", (Table("p", "", ("scenarios", "mean"), mixed, sortable=True),))
     path = tmp_path_factory.mktemp("page") / "page.html"
-    path.write_text(page("A page", "", [Chapter("A page", (Section("front", "Front", "Here."), trials))]))
+    path.write_text(page("A page", "", [Chapter("A page", (Section("front", "Front", "Here."), trials, parts))]))
     return {min(WIDTHS, key=lambda width: abs(width - one["width"])): one for one in ask_page(path, _PROBE, WIDTHS)}
 
 
@@ -82,6 +92,12 @@ def test_a_filter_takes_the_column_of_that_name(told: dict[int, dict[str, Any]])
             assert filtered[name] == [name]
     assert filtered["built"] == ["seconds built"]
     assert filtered["tp"] == ["TPR"]
+
+
+def test_parts_and_brackets_are_sorted_as_numbers(told: dict[int, dict[str, Any]]) -> None:
+    by_scenarios, by_mean = told[1280]["sorted"]
+    assert by_scenarios == ["0 of 21", "2 of 21", "10 of 21", "21 of 21"]
+    assert by_mean == ["<0.001", "0.250", "(0.500)", "-"]
 
 
 @pytest.mark.parametrize("width", WIDTHS)

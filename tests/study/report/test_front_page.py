@@ -9,6 +9,7 @@ import pytest
 import synthetic_study
 import told_study
 from synthetic_study import PAPER, draw, rates
+from written_study import write_study
 
 from search_spaces.pipd import PIPD_SPACE
 from study.analysis.compared import compared_configurations
@@ -17,6 +18,7 @@ from study.analysis.results import Results, read_results
 from study.ledger import selection
 from study.report.elements import Axis, Facts, Note, Scatter, Section, Table
 from study.report.formatting import mean_with_deviation
+from study.report.plotly_figures import as_plotly
 from study.report.sections import ablations, history, parallel, settings, summary, trials
 from study.report.sections.axis_ends import axis_ends
 from study.report.sections.contents import sections
@@ -137,7 +139,7 @@ def test_an_ablation_shows_its_own_table_and_no_search(small: Results) -> None:
 
 
 def test_trials_stand_in_order_with_the_best_so_far(searched: Results) -> None:
-    (figure,) = only(history.sections(searched)).items
+    (figure,) = only(history.sections(searched)).figures()
     assert isinstance(figure, Scatter)
     assert figure.stepped
     assert [point.x for point in sorted(figure.points, key=lambda point: point.x)] == [0, 1, 2, 3, 4, 6, 7]
@@ -186,12 +188,56 @@ def test_all_trials_are_rows_the_best_first_and_those_without_result_last(search
     assert table.strong == (0,)
     assert sorted(row[0] for row in table.rows) == list(range(8))
     assert table.rows[-1][0] == 5
-    assert table.rows[-1][-1] == "failed"
-    assert "best" in str(table.rows[0][-1])
-    assert [row[-1] for row in table.rows if row[0] == 0] == ["paper default"]
-    values = [float(str(row[1])) for row in table.rows[:-1]]
+    assert table.rows[-1][1] == "failed"
+    assert "best" in str(table.rows[0][1])
+    assert [row[1] for row in table.rows if row[0] == 0] == ["paper default"]
+    values = [float(str(row[3])) for row in table.rows[:-1]]
     assert values == sorted(values, reverse=True)
-    assert table.header[:7] == ("trial", "overall score", "TPR", "FPR", "AUROC", "CA", "ASR")
+    assert table.header[:9] == ("trial", "state", "scenarios", "overall score", "TPR", "FPR", "AUROC", "CA", "ASR")
+
+
+def test_a_trial_that_was_stopped_is_not_taken_for_one_with_all_results(tmp_path: Path) -> None:
+    """Its means are over one scenario of two, so they stand in brackets, beside how many these are."""
+    runs = (("badnets", 0.1, 0), ("sig", 0.1, 0))
+    both = {run: {"tpr": 0.5, "fpr": 0.25, "ca": 0.9, "asr": 0.1} for run in runs}
+    first = {runs[0]: {"tpr": 1.0, "fpr": 0.0, "ca": 0.9, "asr": 0.1}}
+    write_study(tmp_path / "s", [(0.5, both), (0.0, first), (0.4, both)], pruned=(1,))
+    section = trials.section(read_results(tmp_path, "s"))
+    table = of_kind(section, Table)
+    shown = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    assert [(shown[at]["state"], shown[at]["scenarios"]) for at in (1, 2)] == [
+        ("stopped early", "1 of 2"),
+        ("complete", "2 of 2"),
+    ]
+    assert (shown[1]["TPR"], shown[1]["FPR"], shown[1]["overall score"]) == ("(1.000)", "(0.000)", None)
+    assert (shown[2]["TPR"], shown[2]["FPR"]) == (0.5, 0.25)
+    assert "In brackets: over the scenarios that a trial has come to" in table.caption
+
+
+def test_the_history_tells_complete_trials_from_those_that_were_started(tmp_path: Path) -> None:
+    run = ("badnets", 0.1, 0)
+    cells = {run: {"tpr": 0.5, "fpr": 0.25, "ca": 0.9, "asr": 0.1}}
+    given: list[tuple[float | None, Any]] = [(value, cells) for value in (0.2, 0.0, 0.3, 0.0, 0.9)]
+    write_study(tmp_path / "h", given, pruned=(1, 3))
+    section = only(history.sections(read_results(tmp_path, "h")))
+    assert section.lead == "Trial 4, one of 3 complete of 5, reached overall score 0.9000, as the last complete one."
+    (figure,) = section.figures()
+    assert isinstance(figure, Scatter)
+    assert figure.caption.startswith("The overall score of each complete trial")
+    assert [point.x for point in sorted(figure.points, key=lambda point: point.x)] == [0, 2, 4]
+    notes = [item.text for item in section.items if isinstance(item, Note)]
+    assert notes == ["Of 5 trials that were started, 2 have no value: 2 stopped early."]
+    assert as_plotly(figure)["layout"]["xaxis"]["dtick"] == 1, "no trial lies between two whole numbers"
+
+
+def test_the_history_of_complete_trials_has_no_note(tmp_path: Path) -> None:
+    cells = {("badnets", 0.1, 0): {"tpr": 0.5, "fpr": 0.25, "ca": 0.9, "asr": 0.1}}
+    write_study(tmp_path / "h", [(0.2, cells), (0.8, cells), *[(0.3, cells)] * 12])
+    section = only(history.sections(read_results(tmp_path, "h")))
+    assert section.lead == "Trial 1, one of 14, reached overall score 0.8000; none of the 12 after it did better."
+    (figure,) = section.items
+    assert isinstance(figure, Scatter)
+    assert "dtick" not in as_plotly(figure)["layout"]["xaxis"], "on a long axis plotly names whole numbers by itself"
 
 
 def test_what_lies_at_the_edge_of_its_range_is_told(tmp_path: Path) -> None:

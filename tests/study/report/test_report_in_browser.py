@@ -36,18 +36,18 @@ window.addEventListener("load", async () => {
   told.revealed = folds.filter((fold) => fold.open).map((fold) => fold.parentElement.id);
   const table = document.querySelector("#trials table");
   const column = (at) => Array.from(table.tBodies[0].rows, (row) => row.cells[at].textContent);
-  const button = table.querySelector("th:nth-child(2) button");
+  const button = table.querySelector("th:nth-child(4) button");
   told.named = Array.from(table.querySelectorAll("th button"), (button) => button.textContent);
   button.click();
-  told.ascending = [button.parentElement.getAttribute("aria-sort"), column(1)];
+  told.ascending = [button.parentElement.getAttribute("aria-sort"), column(3)];
   button.click();
-  told.descending = [button.parentElement.getAttribute("aria-sort"), column(1)];
+  told.descending = [button.parentElement.getAttribute("aria-sort"), column(3)];
   const field = document.querySelector("#trials input");
   field.value = "tpr>=0.9 max";
   field.dispatchEvent(new Event("input"));
   told.filtered = Array.from(table.tBodies[0].rows)
     .filter((row) => !row.hidden)
-    .map((row) => [row.cells[2].textContent, row.textContent.includes("max")]);
+    .map((row) => [row.cells[4].textContent, row.textContent.includes("max")]);
   told.count = document.querySelector("#trials output").textContent;
   told.before = document.querySelectorAll("#parallel .main-svg").length;
   document.querySelector("#parallel summary").click();
@@ -120,7 +120,7 @@ def test_a_figure_is_drawn_when_its_section_is_unfolded(told: dict[int, dict[str
 
 def test_a_table_is_sorted_and_filtered(told: dict[int, dict[str, Any]]) -> None:
     found = told[1280]
-    assert found["named"][:3] == ["trial", "overall score", "TPR"]
+    assert found["named"][:5] == ["trial", "state", "scenarios", "overall score", "TPR"]
     for way, name in ((False, "ascending"), (True, "descending")):
         said, column = found[name]
         values = [float(text) for text in column]
