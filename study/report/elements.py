@@ -65,6 +65,7 @@ class Table:
         strong: positions of the rows that a reader should see first.
         bold: (row, column) of the cells that are best in their row.
         sortable: a page lets its reader sort and filter the rows, and shows many in a box of their own.
+        left_out: how many rows more there are, which are not given.
     """
 
     name: str
@@ -75,6 +76,12 @@ class Table:
     strong: tuple[int, ...] = ()
     bold: frozenset[tuple[int, int]] = frozenset()
     sortable: bool = False
+    left_out: int = 0
+
+    @property
+    def cut(self) -> str:
+        """That these are the first of many rows, as a sentence; empty where they are all."""
+        return f"The first {len(self.rows)} of {len(self.rows) + self.left_out} rows." if self.left_out else ""
 
 
 @dataclass(frozen=True)

@@ -82,15 +82,13 @@ def over_what(seeds: int, repeats: int) -> str:
 def as_table(figure: Figure) -> Table:
     """The numbers of a figure: for those who cannot see it, and where there are no pictures.
 
-    Of many rows the first are given, and the caption says so.
+    Of many rows the first are given.
     """
     header, content = _CONTENT[type(figure)](figure)
     rows = list(content)
-    caption = figure.caption
-    if len(rows) > _ROWS:
-        caption = f"{caption} The first {_ROWS} of {len(rows)} rows."
     left = 2 if isinstance(figure, Scatter | Curves) else 1
-    return Table(figure.name, caption, header, tuple(rows[:_ROWS]), left=left)
+    left_out = max(0, len(rows) - _ROWS)
+    return Table(figure.name, figure.caption, header, tuple(rows[:_ROWS]), left=left, left_out=left_out)
 
 
 Content = tuple[tuple[str, ...], Iterator[tuple[Cell, ...]]]

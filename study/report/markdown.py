@@ -1,5 +1,6 @@
 """Sections as GitHub markdown. Figures are links to PNG files where there are some, and tables where not."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
@@ -81,7 +82,7 @@ def _table(table: Table) -> str:
         ]
         for at, row in enumerate(shown)
     ]
-    more = [f"The first {_ROWS} of {len(table.rows)} rows."] if len(shown) < len(table.rows) else []
+    more = dataclasses.replace(table, rows=shown, left_out=table.left_out + len(table.rows) - len(shown)).cut
     lines = [list(map(escaped, table.header)), rule, *rows]
     drawn = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return "\n\n".join([escaped(table.caption), drawn, *more]).strip()
+    return "\n\n".join([escaped(table.caption), drawn, more]).strip()

@@ -1,5 +1,6 @@
 """What shows an answer: the page, the markdown and the PNG files, whatever names and numbers they are given."""
 
+import dataclasses
 import io
 import json
 import re
@@ -286,7 +287,17 @@ def test_a_long_table_says_that_it_is_cut() -> None:
     table = as_table(many)
     assert table.rows[0][0] == "#99"
     assert len(table.rows) == 60
-    assert "first 60 of 100" in table.caption
+    text = page("x", "", [Chapter("x", (Section("f", "f", "f", (many,)),))])
+    notes = [element.text for element in parse(text).iter("p") if element.get("class") == "footnote"]
+    assert notes == ["The first 60 of 100 rows."], "to be read, and not in a label alone"
+    assert "The first 60 of 100 rows." in markdown("x", [Section("f", "f", "f", (many,))])
+    fewer = dataclasses.replace(many, points=many.points[:60])
+    assert "of 60 rows" not in page("x", "", [Chapter("x", (Section("f", "f", "f", (fewer,)),))])
+
+
+def test_without_scripts_nothing_is_said_to_be_complete_that_is_cut() -> None:
+    (told,) = parse(made()).iter("noscript")
+    assert "complete" not in "".join(told.itertext())
 
 
 def test_markdown_shows_tables_or_links() -> None:
