@@ -4,7 +4,7 @@ A topic (importance, curves, hold-out ...) gives sections; `study.report.text`, 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,6 +14,8 @@ AxisValue = float | str
 """A place on an axis: a number, or the name of an option."""
 BELOW = -0.08
 """Where a line passes an axis on which it has no place, as a share of the axis's length."""
+_LEAST_SCALE = 0.1
+"""Of a contour's colours, from the lowest to the highest: smaller differences are not to shout."""
 
 
 def slug(text: str) -> str:
@@ -297,7 +299,8 @@ class Contour:
 
     Attributes:
         values: ``values[row][column]`` at (x[column], y[row]); None where no trial lies.
-        at: (x, y, label) of single points, such as the paper's default.
+        at: (x, y, label) of single points, such as the paper's default; where they are names, these are among x and y.
+        x_log, y_log: numbers are as near to each other as their logarithms.
     """
 
     name: str
@@ -309,6 +312,34 @@ class Contour:
     values: tuple[tuple[float | None, ...], ...]
     value_label: str
     at: tuple[tuple[AxisValue, AxisValue, str], ...] = ()
+    x_log: bool = False
+    y_log: bool = False
+
+    def cell_of(self, x: AxisValue, y: AxisValue) -> tuple[int, int]:
+        """Column and row of the cell that is nearest to a point."""
+        return _nearest(x, self.x, self.x_log), _nearest(y, self.y, self.y_log)
+
+    def colour_ends(self) -> tuple[float, float]:
+        """Ends of the colours' scale: those of the values, but so far apart that noise does not fill it.
+
+        Shares end at 1, so what is missing is added below them.
+        """
+        known = [value for row in self.values for value in row if value is not None]
+        low, high = min(known, default=0.0), max(known, default=1.0)
+        room = max(0.0, _LEAST_SCALE - (high - low)) / 2
+        beyond = max(0.0, high + room - 1) if high <= 1 else 0.0
+        return low - room - beyond, high + room - beyond
+
+
+def _nearest(at: AxisValue, places: Sequence[AxisValue], logarithmic: bool) -> int:
+    """The position of a name, or of the number that is nearest to another."""
+    if isinstance(at, str):
+        return list(places).index(at)
+
+    def distance(place: float) -> float:
+        return abs(math.log(place / at)) if logarithmic and place > 0 < at else abs(place - at)
+
+    return min((distance(place), number) for number, place in enumerate(places) if not isinstance(place, str))[1]
 
 
 Figure = Heat | Curves | Bars | Scatter | Contour | Parallel

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from study.report import plotly_figures
-from study.report.elements import Cell, Facts, Figure, Item, Note, Parallel, Picture, Section, Table
+from study.report.elements import Cell, Facts, Figure, Item, Note, Picture, Section, Table
 from study.report.formatting import as_table, format_cell
 from study.report.theme import DARK, LIGHT
 
 BADGE = "ground truth"
 USES_LABELS = "uses labels that say which images are poisoned; a defender does not have them"
 """What the badge of a section means, told once a page."""
-_AXIS_WIDTH = 84  # px that one of several axes needs; a narrow screen scrolls the figure
 _SHORT, _LONG = 26, 60  # characters of a cell that stays on one line, and of one that needs a wide column
 _ON_PAPER = ((18, " widest"), (9, " wide"))  # columns, at least
 _PLACES = (("facts", Facts), ("pictures", Picture), ("tables", Table), ("after", Note), ("figures", Figure))
@@ -151,7 +150,7 @@ def _source(picture: Picture) -> str:
 def _drawn(figure: Figure) -> dict[str, Any]:
     """A figure's data for the page, the height that is kept free for it, and the width that it needs."""
     drawn = plotly_figures.as_plotly(figure)
-    least = _AXIS_WIDTH * len(figure.axes) if isinstance(figure, Parallel) else 0
+    least = plotly_figures.least_width(figure)
     return {"json": _json(drawn), "height": drawn["layout"]["height"], "least": least}
 
 

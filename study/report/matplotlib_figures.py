@@ -17,6 +17,8 @@ _WIDTH, _ROW, _DPI = 7.0, 0.28, 110  # inches, inches a row, dots an inch
 _WRAP = 95  # characters of a caption's line
 _MOST_TEXT = 400  # cells with numbers in them
 _LABEL = 16  # characters a line of a column's name
+_MOST_ACROSS = 8  # columns of a heat map whose names stand across; of more they stand upright
+_COLUMN, _LETTER = 0.42, 0.07  # inches a column of a heat map, and a letter of a name that stands upright
 _DASHES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "D", "P")  # of lines of one colour
 
 
@@ -24,7 +26,7 @@ def png(figure: Figure) -> bytes:
     """A figure with its caption."""
     from matplotlib.figure import Figure as Canvas
 
-    canvas = Canvas(figsize=(_WIDTH, _height(figure)), dpi=_DPI, facecolor=LIGHT.ground, layout="constrained")
+    canvas = Canvas(figsize=(_width(figure), _height(figure)), dpi=_DPI, facecolor=LIGHT.ground, layout="constrained")
     axes = canvas.subplots()
     axes.tick_params(colors=LIGHT.ink, length=0, labelsize=8)
     for spine in axes.spines.values():
@@ -36,9 +38,14 @@ def png(figure: Figure) -> bytes:
     return content.getvalue()
 
 
+def _width(figure: Figure) -> float:
+    return max(_WIDTH, 2 + _COLUMN * len(figure.columns)) if isinstance(figure, Heat) else _WIDTH
+
+
 def _height(figure: Figure) -> float:
     if isinstance(figure, Heat):
-        return 1.1 + _ROW * len(figure.rows)
+        upright = _LETTER * max(map(len, figure.columns)) if len(figure.columns) > _MOST_ACROSS else 0
+        return 1.1 + _ROW * len(figure.rows) + upright
     if isinstance(figure, Bars):
         return 1.1 + _ROW * max(len(figure.labels), 0.6 * len(figure.labels) * len(figure.groups))
     return 4.2
@@ -79,7 +86,11 @@ def _heat(figure: Heat, axes: "Axes", canvas: "Canvas") -> None:
     )
     axes.invert_yaxis()
     axes.xaxis.tick_top()
-    _name(axes, ["\n".join(textwrap.wrap(name, _LABEL)) for name in figure.columns], figure.rows)
+    if len(figure.columns) > _MOST_ACROSS:
+        _name(axes, figure.columns, figure.rows)
+        axes.tick_params(axis="x", labelrotation=90)
+    else:
+        _name(axes, ["\n".join(textwrap.wrap(name, _LABEL)) for name in figure.columns], figure.rows)
     if values.size <= _MOST_TEXT:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
@@ -232,24 +243,18 @@ def _contour(figure: Contour, axes: "Axes", canvas: "Canvas") -> None:
     import numpy as np
 
     values = np.array([[np.nan if v is None else v for v in row] for row in figure.values], dtype=float)
-    drawn = axes.pcolormesh(np.ma.masked_invalid(values), cmap=_map(LIGHT.sequential))
+    low, high = figure.colour_ends()
+    drawn = axes.pcolormesh(np.ma.masked_invalid(values), cmap=_map(LIGHT.sequential), vmin=low, vmax=high)
     _name(axes, [format_value(at) for at in figure.x], [format_value(at) for at in figure.y])
     axes.tick_params(axis="x", labelrotation=45)
     for number, (x, y, label) in enumerate(figure.at):
-        at = (_nearest(x, figure.x) + 0.5, _nearest(y, figure.y) + 0.5)
-        axes.plot(*at, "D", color=SERIES[(number + 1) % len(SERIES)], label=_plain(label))
+        column, row = figure.cell_of(x, y)
+        axes.plot(column + 0.5, row + 0.5, "D", color=SERIES[(number + 1) % len(SERIES)], label=_plain(label))
     _label(axes, figure.x_label, figure.y_label)
     axes.grid(visible=False)
     if figure.at:
         _legend(axes)
     _colorbar(canvas, drawn, axes, figure.value_label)
-
-
-def _nearest(at: AxisValue, places: Sequence[AxisValue]) -> int:
-    """The cell that a point lies on."""
-    if isinstance(at, str):
-        return list(places).index(at)
-    return min((abs(place - at), number) for number, place in enumerate(places) if not isinstance(place, str))[1]
 
 
 def _parallel(figure: Parallel, axes: "Axes", canvas: "Canvas") -> None:

@@ -1,5 +1,6 @@
 """Two hyperparameters at a time: the pairs whose joint effect is largest, as contours of the objective."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,8 +10,8 @@ from study.analysis.bins import binned
 from study.analysis.discretise import Numbers, load_default_point
 from study.analysis.importances import Importances
 from study.analysis.results import Results
-from study.analysis.reused_settings import group_reused, setting_numbers, shared_fields
-from study.cli.numbers import several
+from study.analysis.reused_settings import SETTINGS, group_reused, grouped_fields, setting_numbers, shared_fields
+from study.cli.numbers import format_value, listed, several
 from study.config.objectives import in_words
 from study.report.elements import AxisValue, Contour, Item, Note, Section, Table
 from study.report.formatting import format_share, sentence
@@ -31,6 +32,7 @@ def interactions_section(results: Results, computed: Importances) -> Section:
     """The answer, from the importances that were computed."""
     shared = shared_fields(results)
     settings = setting_numbers(results, shared).nunique()
+    grouped = grouped_fields(results)
     results = group_reused(results)
     title = "Which hyperparameters depend on one another"
     command = results.command_for("analyze")
@@ -59,6 +61,7 @@ def interactions_section(results: Results, computed: Importances) -> Section:
     items: tuple[Item, ...] = (
         Table("interactions", caption, ("hyperparameter", "and", "share of variance"), rows, left=2),
         *(_contour(results, means, *row[:2], objective) for row in rows if row[2] >= _SHOWN),
+        *_settings(results, grouped, rows),
         Note(
             "Shares of pairs are corrected by the forest's out-of-bag residuals, in four bins a side. A field of a "
             f"contour is the mean {name} of the trials in it; the fields are bins of equally many trials. Where one "
@@ -69,6 +72,17 @@ def interactions_section(results: Results, computed: Importances) -> Section:
     )
     lead = _lead(rows[0], name, several(count, "setting" if together else "trial"), error)
     return Section("interactions", title, lead, items, command, uses_labels=True)
+
+
+def _settings(results: Results, grouped: Sequence[str], rows: Sequence[tuple[str, str, float]]) -> list[Table]:
+    """What the settings are that axes number, where a contour has such an axis."""
+    if not any(SETTINGS in row[:2] and row[2] >= _SHOWN for row in rows):
+        return []
+    each = results.space_filling_trials.drop_duplicates(SETTINGS).set_index(SETTINGS)
+    options = [option for option in results.ranges[SETTINGS].options if option in each.index]  # type: ignore[union-attr]
+    cells = tuple((option, *(format_value(each.at[option, field]) for field in grouped)) for option in options)
+    caption = f"The settings of {listed(grouped)} that trials share, as axes above name them"
+    return [Table("interactions-settings", caption, (SETTINGS, *grouped), cells)]
 
 
 def _lead(first: tuple[str, str, float], name: str, trials: str, error: float) -> str:
@@ -106,10 +120,11 @@ def _contour(results: Results, means: "pandas.Series[float]", one: str, two: str
         for row in zip(sums, counts, strict=True)
     )
     default = load_default_point(results.ranges, results.trials)
-    known = default and all(_is_drawn(results, field, default[field]) for field in (one, two))
+    drawn = ((one, across[0]), (two, up[0]))
+    known = default and all(_has_place(results, field, default[field], places) for field, places in drawn)
     at = (tuple(_place(results, field, default[field]) for field in (one, two)),) if known else ()
     return Contour(
-        f"contour-{one}-{two}",
+        f"contour-{one}-{two}".replace(" ", "-"),
         f"Mean {in_words(objective)} over {one} and {two}",
         one,
         two,
@@ -118,13 +133,19 @@ def _contour(results: Results, means: "pandas.Series[float]", one: str, two: str
         values,
         in_words(objective),
         tuple((x, y, "paper default") for x, y in at),
+        x_log=_is_log(results, one),
+        y_log=_is_log(results, two),
     )
 
 
-def _is_drawn(results: Results, field: str, value: object) -> bool:
-    """Whether a value has a place on its axis: a setting that no sampler drew has none."""
+def _is_log(results: Results, field: str) -> bool:
     searched = results.ranges[field]
-    return value is not None and (not isinstance(searched, Choice) or value in searched)
+    return not isinstance(searched, Choice) and searched.log
+
+
+def _has_place(results: Results, field: str, value: object, places: Sequence[AxisValue]) -> bool:
+    """Whether a value has a place on its axis: an option, or a setting, that no sampler drew has none."""
+    return value is not None and (not isinstance(results.ranges[field], Choice) or str(value) in places)
 
 
 def _place(results: Results, field: str, value: object) -> AxisValue:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from search_spaces.space import Float, Range
 from study.analysis.results import Results
 from study.analysis.reused_settings import SETTINGS, group_reused, grouped_fields, shared_fields
 from study.ledger.manifest import Manifest
-from study.report.elements import Note
+from study.report.elements import Contour, Note, Table
 from study.report.sections.curves import curves_section
 from study.report.sections.importance import importance_section, importances
 from study.report.sections.interactions import interactions_section
@@ -59,6 +60,24 @@ def test_settings_count_as_one_hyperparameter_with_the_share_that_they_have() ->
     assert "8 settings, each with the luck of one training, give first training 0." in section.lead
     assert section.lead.endswith("which may be wrong by anything."), "8 trainings stand behind it, however many trials"
     assert interactions_section(results, computed).title
+
+
+def test_settings_that_an_axis_numbers_are_told() -> None:
+    """Beta helps with some settings and harms with the others, so that the two make the largest pair."""
+    results = study(settings=8, trials=400, reuse=8)
+    of_trial = np.where(results.trials["gamma"] > results.trials["gamma"].median(), 1, -1)
+    effect = dict(zip(results.trials.index, of_trial * (results.trials["beta"] / 6 - 0.5), strict=True))
+    reached = results.evaluations["trial"].map(effect) * 0.5 + 0.5
+    results = dataclasses.replace(results, evaluations=results.evaluations.assign(tpr=reached, isolation_score=reached))
+    section = interactions_section(results, importances(results))
+    contour = next(item for item in section.items if isinstance(item, Contour))
+    assert SETTINGS in (contour.x_label, contour.y_label)
+    assert re.fullmatch(r"[\w-]+", contour.name), "a link to a name with a space leads nowhere"
+    (told,) = [item for item in section.items if isinstance(item, Table) and item.name == "interactions-settings"]
+    assert told.header == (SETTINGS, "gamma", "pre_isolation_lr")
+    assert {row[0] for row in told.rows} == set(contour.x if contour.x_label == SETTINGS else contour.y)
+    drawn = {f"{gamma:.3g}" for gamma in results.space_filling_trials["gamma"]}
+    assert {row[1] for row in told.rows} == drawn
 
 
 def test_shares_of_next_to_nothing_are_said_to_be() -> None:
