@@ -72,13 +72,8 @@ def page(title: str, subtitle: str, chapters: Sequence[Chapter]) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["shown"] = format_cell
-    environment.filters["runs"] = _runs
-    environment.filters["front"] = _front
-    environment.filters["columns"] = _columns
-    environment.filters["order"] = _order
-    environment.filters["paper"] = _paper
-    environment.filters["source"] = _source
+    environment.filters |= {"shown": format_cell, "runs": _runs, "front": _front, "columns": _columns}
+    environment.filters |= {"order": _order, "paper": _paper, "source": _source}
     environment.globals["numbers"] = as_table
     template = environment.get_template("page.html")
     own = [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in _SCRIPTS]

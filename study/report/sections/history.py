@@ -33,7 +33,9 @@ def _without_value(results: Results) -> list[Note]:
         return []
     why = {"complete": "without a readable result on every scenario"}
     named = [f"{count} {why.get(str(state)) or STATES.get(str(state), state)}" for state, count in states.items()]
-    text = f"Of {len(results.trials)} trials that were started, {states.sum()} have no value: {listed(named)}."
+    count = int(states.sum())
+    has = "has" if count == 1 else "have"
+    text = f"Of {len(results.trials)} trials that were started, {count} {has} no value: {listed(named)}."
     return [Note(text, "footnote")]
 
 

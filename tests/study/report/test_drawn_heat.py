@@ -27,6 +27,11 @@ def contour(**changes: Any) -> Contour:
     return Contour(**{"name": "c", "caption": "", "x_label": "x", "y_label": "y", "value_label": "v"} | given | changes)
 
 
+def of(figure: Heat) -> tuple[Section, ...]:
+    """Sections of which the last holds a figure."""
+    return Section("f", "f", "f"), Section("s", "s", "s", (figure,))
+
+
 def test_many_columns_have_names_that_stand_upright_and_room_for_numbers() -> None:
     few, many = as_plotly(heat(4))["layout"], as_plotly(heat(21))["layout"]
     assert (few["xaxis"]["tickangle"], many["xaxis"]["tickangle"]) == (0, -90)
@@ -36,9 +41,10 @@ def test_many_columns_have_names_that_stand_upright_and_room_for_numbers() -> No
     assert size >= 10, "by itself plotly makes it as small as it must be"
     widest = len("<0.001") * 0.6 * size  # a digit is 0.6 of its size wide
     assert (least_width(heat(21)) - 150) / 21 >= widest
-    assert f"min-width: {least_width(heat(21))}px" in page(
-        "x", "", [Chapter("x", (Section("f", "f", "f", (heat(21),)),))]
-    )
+    text = {columns: page("x", "", [Chapter("x", of(heat(columns)))]) for columns in (4, 21)}
+    assert f"min-width: {least_width(heat(21))}px" in text[21]
+    assert '<figure class="full">' in text[21], "across both columns of figures"
+    assert '<figure class="full">' not in text[4]
 
 
 def test_a_png_grows_with_the_columns() -> None:

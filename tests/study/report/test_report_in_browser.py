@@ -83,8 +83,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Any]]:
     synthetic_study.write_study(out / "s", draw(PIPD_SPACE.ranges, 23), truth, attacks, default=PAPER)
     page = out / "page.html"
     write_report([read_results(out, "s")], page)
-    found = ask_page(page, _PROBE, WIDTHS)
-    return {min(WIDTHS, key=lambda width: abs(width - one["width"])): one for one in found}
+    asked = ask_page(page, _PROBE, WIDTHS)
+    return {min(WIDTHS, key=lambda width: abs(width - one["width"])): one for one in asked}
 
 
 @pytest.mark.parametrize("width", WIDTHS)
