@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from study.cli.numbers import format_number, format_value
-from study.report.elements import AxisValue, Bars, Contour, Curves, Figure, Heat, Parallel, Scatter
+from study.report.elements import LONG_AXIS, AxisValue, Bars, Contour, Curves, Figure, Heat, Parallel, Scatter
 from study.report.theme import LIGHT, SERIES, series_style
 
 if TYPE_CHECKING:
@@ -128,11 +128,13 @@ def _label(axes: "Axes", x: str, y: str = "") -> None:
 
 
 def _logarithmic(axes: "Axes") -> None:
-    """Plain numbers at 1, 2 and 5 of every power of ten."""
+    """Plain numbers at 1, 2 and 5 of every power of ten; on a long axis at the powers alone."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axes.get_xlim()
+    long = high > low * 10**LONG_AXIS
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0,) if long else (1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 

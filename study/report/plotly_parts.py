@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from study.cli.numbers import format_number, is_noise
+from study.report.elements import LONG_AXIS
 
 Json = dict[str, Any]
 
 HEIGHT = 380
-_LONG = 2.5  # decades of a logarithmic axis
 
 
 def make_figure(traces: list[Json], height: int = HEIGHT, **layout: Any) -> Json:
@@ -52,7 +52,7 @@ def _log_ticks(ends: tuple[float, float] | None) -> Json:
 
     Plotly's own are single digits between powers of ten.
     """
-    long = ends is not None and ends[1] - ends[0] > _LONG
+    long = ends is not None and ends[1] - ends[0] > LONG_AXIS
     return {"dtick": 1 if long else "D2", "tickformat": "~g"}
 
 

@@ -88,8 +88,11 @@ def test_an_attack_has_one_colour_in_all_figures_and_is_named_where_the_lines_ch
 @pytest.mark.parametrize(("highest", "dtick"), [(50.0, "D2"), (1e5, 1)])
 def test_a_logarithmic_axis_has_few_ticks_and_ends_at_what_is_drawn(highest: float, dtick: Any) -> None:
     line = Line("a", (1.0, highest), (0.1, 0.2))
-    layout = as_plotly(Curves("c", "", "x", "y", (line,), x_log=True, at=((highest, "paper default"),)))["layout"]
+    figure = Curves("c", "", "x", "y", (line,), x_log=True, at=((highest, "paper default"),))
+    layout = as_plotly(figure)["layout"]
     assert layout["xaxis"]["dtick"] == dtick
+    ticks = canvas_axes(figure).xaxis.get_majorticklocs()
+    assert (20.0 in ticks) == (dtick == "D2")
     low, high = layout["xaxis"]["range"]
     exponent = layout["annotations"][0]["x"]
     assert low < 0 < exponent < high < exponent + 0.5
