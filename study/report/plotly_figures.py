@@ -1,4 +1,4 @@
-"""Figures as plotly draws them in a page. The only file that knows plotly.
+"""Figures as plotly draws them in a page. Only this file and `plotly_*` know plotly.
 
 A figure is given as plotly's JSON and holds no colour that differs between light and dark: the page adds the template
 of the theme that its reader's device asks for. Names come from anywhere, and plotly reads a little HTML in every text,
