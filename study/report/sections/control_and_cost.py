@@ -43,7 +43,8 @@ def table(studies: Mapping[str, Results]) -> Table | None:
         rows += [(f"{prefix}{_label(results, trial)}", *cells(results, trial)) for trial in shown_trials(results)]
     header = ("configuration", in_words(names.FPR_CLEAN), EPOCHS, SECONDS)
     known = any(cell is not None for row in rows for cell in row[1:])
-    caption = f"What is flagged of clean data, and what one scenario costs: built / spent. {terms(header)}"
+    told = any(row[1] is not None for row in rows)
+    caption = f"What {'is flagged of clean data, and what ' if told else ''}one scenario costs: built / spent."
     return Table("control-and-cost", caption, header, tuple(rows)) if known else None
 
 

@@ -59,8 +59,10 @@ def sections(results: Results, headline: Section | None = None) -> list[Section]
     elif headline is None:
         items.append(front_table(results, compared))
     beside = control_and_cost.table({"": results})
-    items += [] if beside is None else [without_empty_columns(beside)]
-    items.append(Note(_terms(results, compared), "footnote"))
+    shown = None if beside is None else without_empty_columns(beside)
+    items += [] if shown is None else [shown]
+    meant = "" if shown is None else f" {control_and_cost.terms(shown.header)}"
+    items.append(Note(f"{_terms(results, compared)}{meant}", "footnote"))
     figure = trade_off(results) if headline is None else None
     items += [figure] if figure is not None else []
     lead = headline.lead if headline is not None and results.config.holdout else finding.sentence
