@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from small_images import make_images
 
 from defenses.seeds import derive_seed
+from defenses.storage.store import Store
 from study.attacks import ATTACKS, parse_attack
 from study.attacks.api import COVER, TEST, TRAIN, State
 from study.attacks.support.fitting import FitContext
@@ -41,13 +43,23 @@ def small_images(train: int = 96, classes: int = 4, size: int = 16) -> Images:
 
 
 @functools.cache
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    """Of a store, so that what an attack trains is trained once a process; removed when the process ends."""
+    return tempfile.TemporaryDirectory()
+
+
+def at_fit(seed: int) -> FitContext:
+    return FitContext(seed, 1, store=Store(Path(_folder().name)))
+
+
+@functools.cache
 def fitted(name: str, seed: int = 0, classes: int = 4, size: int = 16) -> State:
-    return parse_attack(text_of(name)).fit(small_images(classes=classes, size=size), FitContext(seed, 1))
+    return parse_attack(text_of(name)).fit(small_images(classes=classes, size=size), at_fit(seed))
 
 
 @functools.cache
 def poisoned(name: str, seed: int = 0, rate: float = 0.125) -> PoisonedDataset:
-    return poison(small_images(), parse_attack(text_of(name)), rate, 1, seed)
+    return poison(small_images(), parse_attack(text_of(name)), rate, 1, seed, at_fit(seed))
 
 
 def noise(count: int, size: int = 16) -> NDArray[np.uint8]:
@@ -244,10 +256,6 @@ print(json.dumps({name: digest(poisoned(name)) for name in sys.argv[1:]}))
 
 
 def test_another_process_makes_the_same_bytes() -> None:
-    import torch
-
-    torch.set_num_threads(1)  # trained weights depend on how many threads add up their gradients
-    poisoned.cache_clear()
     other = subprocess.run(
         [sys.executable, "-c", _OTHER_PROCESS, *EVERY],
         env={
