@@ -14,7 +14,7 @@ from defenses.storage.atomic_files import write_atomic
 from study.cli.bar import working
 from study.cli.command import EXIT_DONE, run_command
 from study.cli.options import Parser
-from study.cli.paths import check_two_files
+from study.cli.paths import check_two_files, is_stdout
 from study.cli.terminal import print_line, print_raw
 from study.config.objectives import UNJUDGED, parse_objective
 from study.ledger.selection import RULES
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from study.analysis.selected_trial import SelectedTrial
 
 
-_STDOUT = Path("-")
 _EPILOG = """\
 A and B are names of studies, or one name twice. NAME:default, NAME:best and NAME:7 (a trial) choose the configuration
 of one side, whatever --rule says: python -m study.compare mine:default mine:best.
@@ -103,7 +102,7 @@ def _compare(namespace: Any, metrics: tuple[str, ...], command: str) -> None:
         _write(namespace.markdown, markdown("Comparison", [told]), "--markdown")
     if namespace.json:
         numbers = json.dumps(_as_json(a, b, pairs, judged), indent=1, allow_nan=False) + "\n"
-        if namespace.json == _STDOUT:
+        if is_stdout(namespace.json):
             print_raw(numbers)
             return
         _write(namespace.json, numbers, "--json")

@@ -19,7 +19,7 @@ from study.cli.bar import EpochProgress, working
 from study.cli.command import run_command
 from study.cli.numbers import format_number
 from study.cli.options import Parser, add_options, given_options
-from study.cli.paths import check_two_files
+from study.cli.paths import check_two_files, is_stdout
 from study.cli.terminal import duration, print_error, print_line, print_raw, table, wrap
 from study.cli.terms import METRICS
 from study.cli.waiting import wait_passively
@@ -99,7 +99,7 @@ class Targets:
     @property
     def to_stdout(self) -> bool:
         """Standard output holds JSON and nothing else."""
-        return self.json is not None and str(self.json) == "-"
+        return is_stdout(self.json)
 
     def check(self, defense: str) -> None:
         """Refuses now what could not be written once the work is done.

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
 _MOST_OF_FRONT = 4
-AS_SET = "as set"
-"""Instead of the paper's default where nothing is searched and --set gives other values than the paper's."""
+_AS_SET = "as set"  # instead of the default's where nothing is searched and --set gives other values than the paper's
 UNDEFENDED, DEFAULT, OWN_BEST = "undefended", "paper default", "each scenario's own best"
 
 
@@ -71,7 +70,7 @@ def compared_configurations(results: Results) -> list[ComparedConfiguration]:
 
 def default_label(results: Results) -> str:
     """What the trial with the paper's values of all searched fields is called where it is shown."""
-    return AS_SET if is_set_whole(results) else DEFAULT
+    return _AS_SET if is_set_whole(results) else DEFAULT
 
 
 def shown_trials(results: Results) -> list[int]:

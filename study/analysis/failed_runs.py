@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from study.analysis.compared import ComparedConfiguration, compared_configurations
-from study.analysis.fixed_fields import is_set_whole
+from study.analysis.fixed_fields import default_in_words
 from study.analysis.results import Results
 from study.cli.numbers import format_number
 from study.config.objectives import in_words
@@ -107,6 +107,5 @@ def failure_caveats(results: Results) -> list[str]:
 
 def _sentence(results: Results, one: ComparedConfiguration) -> str:
     counts = count_failed(one.cells)
-    default = "The setting of --set" if is_set_whole(results) else "The paper's default"
-    who = default if one.trial == results.default else f"Trial {one.trial}"
+    who = default_in_words(results).capitalize() if one.trial == results.default else f"Trial {one.trial}"
     return counts.sentence(who) if counts.two_outcomes else ""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from search_spaces import SEARCH_SPACES
 from study.analysis.caveats import BUDGET, budget_caveat, flag_caveats, set_caveat
 from study.analysis.failed_runs import failure_caveats
-from study.analysis.fixed_fields import is_set_whole, load_fields, set_beside_paper
+from study.analysis.fixed_fields import default_in_words, load_fields, set_beside_paper
 from study.analysis.paired_tests import ALPHA, Difference, differences, pair
 from study.analysis.results import Results
 from study.analysis.selected_trial import SelectedTrial, beaten_trials
@@ -67,7 +67,7 @@ def _of_one(results: Results, best: int) -> Finding:
     worst = " on its worst scenario" if goal.how == "worst" else ""
     reached = f"{in_words(goal.objectives[0])} {format_number(value)}{worst}"
     if len(trials) == 1:
-        name = "The setting of --set" if is_set_whole(results) else "The paper's default"
+        name = default_in_words(results).capitalize()
         what = f"{name}, the only trial," if best == results.default else f"Trial {best}, the only one,"
         return Finding(f"{what} reaches {reached}.", _caveats(results, chosen=False))
     tied = int((trials["value"].astype(float).round(_DIGITS) == round(value, _DIGITS)).sum()) - 1

@@ -41,6 +41,11 @@ def is_set_whole(results: Results) -> bool:
     return not results.ranges and bool(set_beside_paper(results))
 
 
+def default_in_words(results: Results) -> str:
+    """Whose values the trial has that has the paper's of all searched fields, for a sentence."""
+    return "the setting of --set" if is_set_whole(results) else "the paper's default"
+
+
 def _config_and_fixed(results: Results) -> tuple[StudyConfig, dict[str, Any]] | None:
     """The options, and the fields that preset and user set; None where this version does not know the options."""
     from study.planning.plan import fixed_fields  # with torch, which takes two seconds

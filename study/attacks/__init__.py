@@ -78,6 +78,15 @@ ATTACKS: Registry[type[Attack]] = Registry(
 )
 
 
+def find_attack(text: str) -> type[Attack]:
+    """The kind of an attack that is written with or without options.
+
+    Raises:
+        UserError: an unknown name.
+    """
+    return ATTACKS.find(text.partition(":")[0])
+
+
 def parse_attack(text: str, preset: str = "paper") -> Attack:
     """An attack from ``name`` or ``name:option=value:option=value``.
 

@@ -2,7 +2,7 @@
 
 from defenses.registry import UserError, nearest
 from defenses.text_numbers import parse_real
-from study.attacks import ATTACKS
+from study.attacks import ATTACKS, find_attack
 
 PIPD_TABLE6 = (
     "badnets@0.05",
@@ -70,14 +70,14 @@ def _check_name(text: str, rate: float | None) -> None:
     name, _, options = text.partition(":")
     if name in GROUPS:
         raise UserError(f"{name} is a group of attacks and takes no options, got {options!r}: name its attacks instead")
-    if rate is not None and name in ATTACKS and not ATTACKS.find(name).poisons:
-        raise UserError(f"{name} poisons nothing itself and has no poison rate, got {name}@{rate:g}: write {name}")
     if name not in ATTACKS:
         known = (*ATTACKS, *GROUPS)
         raise UserError(
             f"unknown attack {name!r}: {nearest(name, known)}"
             f"(known: {', '.join(sorted(ATTACKS))}; groups: {', '.join(GROUPS)})"
         )
+    if rate is not None and not find_attack(name).poisons:
+        raise UserError(f"{name} poisons nothing itself and has no poison rate, got {name}@{rate:g}: write {name}")
 
 
 def _members(group: str, dataset: str) -> tuple[str, ...]:

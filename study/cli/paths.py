@@ -33,6 +33,11 @@ def expand_home(path: Path) -> Path:
         ) from None
 
 
+def is_stdout(path: Path | None) -> bool:
+    """Whether a file that was asked for is standard output."""
+    return path is not None and str(path) == "-"
+
+
 def check_two_files(first: Path | None, second: Path | None, options: str) -> None:
     """Refuses two answers in one file, of which only the later would be left.
 

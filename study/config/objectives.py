@@ -27,6 +27,8 @@ UNJUDGED = (names.FLAGGED_SHARE,)
 
 CLEAN = "clean"
 """The attack that is none: what is flagged there is flagged wrongly, and nothing there can succeed."""
+GIVEN = "given"
+"""The attack that somebody else made: its file tells as much as it does."""
 
 _WORDS = {
     names.FPR_CLEAN: "FPR when nothing is poisoned",
@@ -42,6 +44,11 @@ _WORDS = {
 def is_clean(attack: str) -> bool:
     """Whether an attack, as a study writes it with its options, is none."""
     return attack.partition(":")[0] == CLEAN
+
+
+def is_given(attack: str) -> bool:
+    """Whether an attack, likewise, is what somebody else made."""
+    return attack.partition(":")[0] == GIVEN
 
 
 _MEANINGS = {

@@ -8,7 +8,7 @@ from defenses.api import Defense
 from defenses.registry import UserError
 from search_spaces import SEARCH_SPACES
 from search_spaces.space import in_force
-from study.attacks import ATTACKS
+from study.attacks import ATTACKS, find_attack
 from study.config.config import CommonConfig
 
 _OF_ATTACKS = {"trigger_image": "image", "trigger_dir": "trigger_dir"}
@@ -26,7 +26,7 @@ def check_options_act(config: CommonConfig, attacks: Sequence[str]) -> None:
     kind = config.dataset.partition(":")[0]
     if "image_size" in config.model_fields_set and kind not in ("folder", "own"):
         raise UserError(f"--image-size changes nothing with --dataset {kind}, whose images have one size: leave it out")
-    kinds = [ATTACKS.find(attack.partition(":")[0]).config_type for attack in attacks]
+    kinds = [find_attack(attack).config_type for attack in attacks]
     taken = {field.name for config_type in kinds for field in dataclasses.fields(config_type)}
     for option, field in _OF_ATTACKS.items():
         if getattr(config, option) is not None and field not in taken:

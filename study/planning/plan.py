@@ -15,7 +15,7 @@ from defenses.storage.atomic_files import canonical
 from search_spaces import SEARCH_SPACES
 from search_spaces.conditions import Value
 from search_spaces.space import SearchSpace
-from study.attacks import ATTACKS
+from study.attacks import ATTACKS, find_attack
 from study.attacks.groups import expand
 from study.cli.numbers import several
 from study.cli.paths import expand_home
@@ -240,7 +240,7 @@ def build_scenarios(config: StudyConfig) -> tuple[Scenario, ...]:
         UserError: the study's rates would change nothing.
     """
     attacks = expand(config.attacks, config.dataset)
-    if _sets_rates(config) and all(own_rate is not None or not _poisons(name) for name, own_rate in attacks):
+    if _sets_rates(config) and all(own_rate is not None or not find_attack(name).poisons for name, own_rate in attacks):
         raise UserError(
             f"--poison-rates changes nothing, since every attack of {' '.join(config.attacks)} has a rate of its own "
             "or none: leave it out, or write the rate behind the attack, as in badnets@0.05 or pipd_table6@0.1"
@@ -250,10 +250,6 @@ def build_scenarios(config: StudyConfig) -> tuple[Scenario, ...]:
     for (name, own_rate), rate, seed, repeat in itertools.product(attacks, config.poison_rates, config.seeds, repeats):
         scenarios[build_scenario(name, own_rate or rate, seed, config, repeat)] = None
     return tuple(scenarios)
-
-
-def _poisons(attack: str) -> bool:
-    return ATTACKS.find(attack.partition(":")[0]).poisons
 
 
 def _sets_rates(config: StudyConfig) -> bool:
@@ -267,7 +263,7 @@ def build_scenario(attack: str, poison_rate: float, seed: int, config: CommonCon
     Raises:
         UserError: an unknown attack or class, or a size that a given training set cannot have.
     """
-    kind = ATTACKS.find(attack.partition(":")[0])
+    kind = find_attack(attack)
     if kind.received and "train_size" in config.model_fields_set and config.train_size is not None:
         raise UserError(
             f"--train-size changes nothing for {attack}, whose training set is taken whole, as its file has it: leave "

@@ -16,6 +16,8 @@ BELOW = -0.08
 """Where a line passes an axis on which it has no place, as a share of the axis's length."""
 LONG_AXIS = 2.5
 """Decades of a logarithmic axis, above which powers of ten alone are named."""
+MOST_ACROSS = 8
+"""Columns of a heat map whose names stand across; of more they stand upright."""
 _LEAST_SCALE = 0.1
 """Of a contour's colours, from the lowest to the highest: smaller differences are not to shout."""
 

@@ -6,7 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from study.cli.numbers import format_number, format_value
-from study.report.elements import LONG_AXIS, AxisValue, Bars, Contour, Curves, Figure, Heat, Parallel, Scatter
+from study.report.elements import (
+    LONG_AXIS,
+    MOST_ACROSS,
+    AxisValue,
+    Bars,
+    Contour,
+    Curves,
+    Figure,
+    Heat,
+    Parallel,
+    Scatter,
+)
 from study.report.theme import LIGHT, SERIES, series_style
 
 if TYPE_CHECKING:
@@ -17,7 +28,6 @@ _WIDTH, _ROW, _DPI = 7.0, 0.28, 110  # inches, inches a row, dots an inch
 _WRAP = 95  # characters of a caption's line
 _MOST_TEXT = 400  # cells with numbers in them
 _LABEL = 16  # characters a line of a column's name
-_MOST_ACROSS = 8  # columns of a heat map whose names stand across; of more they stand upright
 _COLUMN, _LETTER = 0.42, 0.07  # inches a column of a heat map, and a letter of a name that stands upright
 _DASHES, _MARKERS = ("-", "--", ":", "-."), ("o", "s", "D", "P")  # of lines of one colour
 
@@ -44,7 +54,7 @@ def _width(figure: Figure) -> float:
 
 def _height(figure: Figure) -> float:
     if isinstance(figure, Heat):
-        upright = _LETTER * max(map(len, figure.columns)) if len(figure.columns) > _MOST_ACROSS else 0
+        upright = _LETTER * max(map(len, figure.columns)) if len(figure.columns) > MOST_ACROSS else 0
         return 1.1 + _ROW * len(figure.rows) + upright
     if isinstance(figure, Bars):
         return 1.1 + _ROW * max(len(figure.labels), 0.6 * len(figure.labels) * len(figure.groups))
@@ -86,7 +96,7 @@ def _heat(figure: Heat, axes: "Axes", canvas: "Canvas") -> None:
     )
     axes.invert_yaxis()
     axes.xaxis.tick_top()
-    if len(figure.columns) > _MOST_ACROSS:
+    if len(figure.columns) > MOST_ACROSS:
         _name(axes, figure.columns, figure.rows)
         axes.tick_params(axis="x", labelrotation=90)
     else:

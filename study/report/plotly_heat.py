@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from study.cli.numbers import format_number, format_value
-from study.report.elements import AxisValue, Contour, Heat
+from study.report.elements import MOST_ACROSS, AxisValue, Contour, Heat
 from study.report.plotly_parts import (
     Json,
     category_axis,
@@ -18,7 +18,6 @@ from study.report.theme import SERIES
 
 _ROW, _MOST_TEXT = 32, 400  # px a row; cells with numbers in them
 _COLUMN_LABEL, _UPRIGHT_LABEL, _ROW_LABEL = 10, 24, 20  # characters a line of names: across, upright, and of rows
-_MOST_ACROSS = 8  # columns whose names stand across; of more they stand upright
 _ACROSS, _UPRIGHT = 62, 46  # px a column: for its name, or for the number in a cell
 _ROW_NAMES = 150  # px beside the columns, for names of rows and the colours' scale
 _TEXT, _LETTER = 11, 7  # px: size of the numbers in cells, and a letter of a name on average
@@ -31,7 +30,7 @@ def heat_width(figure: Heat) -> int:
 
 
 def _is_upright(figure: Heat) -> bool:
-    return len(figure.columns) > _MOST_ACROSS
+    return len(figure.columns) > MOST_ACROSS
 
 
 def draw_heat(figure: Heat) -> Json:

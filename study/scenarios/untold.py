@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from study.config.objectives import CLEAN
+from study.config.objectives import is_clean, is_given
 from tracking import names
 
 
@@ -15,11 +15,11 @@ def untold(attack: str, metrics: Mapping[str, float | None]) -> list[str]:
         attack: as a scenario has it.
         metrics: of any configuration on it; undefined ones are None or left out.
     """
-    kind, known = attack.partition(":")[0], {name for name, value in metrics.items() if value is not None}
+    known = {name for name, value in metrics.items() if value is not None}
     unjudged = names.FLAGGED_SHARE in known and known.isdisjoint((names.TPR, names.FPR))
-    if kind == CLEAN and unjudged:
+    if is_clean(attack) and unjudged:
         return ["TPR, FPR and AUROC are unknown: nobody knows whether some of these images are poisoned"]
-    if kind != "given":
+    if not is_given(attack):
         return []
     lines = []
     if unjudged:

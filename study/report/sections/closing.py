@@ -149,17 +149,13 @@ class Closing:
         results = self.results
         default = [(DEFAULT, results.default)] if results.default is not None else []
         if default and (not results.ranges or len(results.complete) == 1):
-            return [(self._only_name, trial) for _, trial in default]  # there is nothing else that could be better
+            # There is nothing else that could be better.
+            return [(default_label(results), trial) for _, trial in default]
         best = results.front if self._several else [] if results.best is None else [results.best]
         name = "front" if self._several else "best"
         if results.default in best:
             default = [(f"{DEFAULT}, {'on the front' if self._several else 'the best'}", default[0][1])]
         return default + [(f"{name} (#{trial})", trial) for trial in best if trial != results.default]
-
-    @property
-    def _only_name(self) -> str:
-        """Of the default where it stands alone."""
-        return default_label(self.results)
 
     def _scenario_table(self) -> Table:
         rows = self.scenario_rows()

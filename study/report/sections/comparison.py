@@ -262,8 +262,7 @@ def _about_intervals(differences: Sequence[Difference]) -> list[str]:
         f"{in_words(one.metric)}: {one.verdict} is better on these scenarios, but the interval over {one.seeds} seeds "
         "still holds 0: what other seeds would give is open."
         for one in differences
-        if one.stratum is None and one.verdict in ("A", "B") and one.low is not None and one.high is not None
-        if one.low <= 0 <= one.high
+        if one.stratum is None and one.verdict in ("A", "B") and one.holds_over_seeds is False
     ]
 
 

@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from study.analysis.compared import strata
-from study.analysis.fixed_fields import is_set_whole
+from study.analysis.fixed_fields import default_in_words
 from study.analysis.results import Results
 from study.cli.numbers import format_number, several
+from study.config.objectives import is_given
 from study.report.elements import Item, Note, Picture, Section
 from study.report.run_files import RunFiles
 from study.report.sample_sheet import MOST, draw_preview, draw_sheet, read_picture
@@ -17,7 +18,6 @@ from tracking.artifacts import Flags
 
 _SCENARIOS = 12  # that are shown: each has up to seven pictures
 _TITLE = "What is flagged, in pictures"
-_RECEIVED = "given"  # the attack of data that somebody else poisoned
 
 
 def sections(results: Results) -> list[Section]:
@@ -65,7 +65,7 @@ def _of_scenario(
         flags = files.flags(trial, scenario)
         if flags is None or (shown is not None and np.array_equal(shown.flagged, flags.flagged)):
             continue
-        who = f"Trial {trial}, the {results.best_name}" if trial == best else _default(results)
+        who = f"Trial {trial}, the {results.best_name}" if trial == best else default_in_words(results).capitalize()
         yield Note(f"{who}: {_counts(flags)}")
         yield from attack if shown is None else ()
         if stored is not None and stored.fingerprint == flags.fingerprint:
@@ -74,16 +74,12 @@ def _of_scenario(
     yield from attack if shown is None else ()
 
 
-def _default(results: Results) -> str:
-    return "The setting of --set" if is_set_whole(results) else "The paper's default"
-
-
 def _attack(
     results: Results, scenario: str, name: str, stored: StoredImages | None, files: RunFiles
 ) -> Iterator[Picture]:
     preview = stored.preview if stored is not None else _stored_preview(results, scenario, files)
     if preview is not None and preview.size:
-        received = results.scenarios.loc[scenario, "attack"] == _RECEIVED
+        received = is_given(str(results.scenarios.loc[scenario, "attack"]))
         caption = "The attack: clean images, the same poisoned, and ten times their difference."
         if received:
             caption = "Images that the file marks as poisoned."

@@ -10,7 +10,7 @@ from search_spaces import SEARCH_SPACES
 from study.analysis.compared import ComparedConfiguration, compared_configurations
 from study.analysis.failed_runs import FAILED_RUNS, RULE, count_failed, shows_failed
 from study.analysis.finding import find
-from study.analysis.fixed_fields import is_set_whole
+from study.analysis.fixed_fields import default_in_words
 from study.analysis.result_tables import INTERRUPTED
 from study.analysis.results import Results
 from study.cli.numbers import format_number, format_objective, several
@@ -146,8 +146,7 @@ def _best_fact(results: Results, gain: float | None) -> Fact:
         return format_objective(reached[0]) if len(reached) == 1 else ", ".join(map(format_number, reached))
 
     if best == default:
-        whose = "the setting of --set" if is_set_whole(results) else "the paper's default"
-        return Fact(values(best), goal.words, f"of {whose}, the {results.best_name}")
+        return Fact(values(best), goal.words, f"of {default_in_words(results)}, the {results.best_name}")
     of_trial = f"of trial {best}, the {results.best_name}"
     if default is None:
         return Fact(values(best), goal.words, of_trial)

@@ -44,17 +44,25 @@ def study(defense: str, flagged: np.ndarray) -> Any:
     )
 
 
-@pytest.fixture
-def files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flags as the studies left them; of every scenario but the clean one the same images were planted."""
+COVERS = np.flatnonzero(~np.isin(np.arange(len(LABELS)), POISON))[:7]
+
+
+@pytest.fixture(params=[False])
+def files(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flags as the studies left them; of every scenario but the clean one the same images were planted.
+
+    Its parameter is whether it is known which images are covers.
+    """
 
     class Files:
         def __init__(self, results: Any) -> None:
             self.flagged = vote(results.rows)
 
         def flags(self, _trial: int, scenario: str) -> Flags | None:
-            truth = np.isin(np.arange(len(LABELS)), POISON) & (not scenario.startswith("clean"))
-            return Flags(self.flagged.flagged, self.flagged.scores, LABELS, truth, "fingerprint")
+            planted = not scenario.startswith("clean")
+            truth, cover = (np.isin(np.arange(len(LABELS)), rows) & planted for rows in (POISON, COVERS))
+            known = cover if request.param else None
+            return Flags(self.flagged.flagged, self.flagged.scores, LABELS, truth, "fingerprint", known)
 
     monkeypatch.setattr(run_files, "RunFiles", Files)
 
@@ -76,23 +84,13 @@ def test_what_became_of_each_planting() -> None:
     assert "without the flagged images, and with nothing planted, a run finds images of class stop" in canaries.caution
 
 
-def test_covers_are_no_images_into_which_nothing_was_planted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("files", [True], indirect=True)
+@pytest.mark.usefixtures("files")
+def test_covers_are_no_images_into_which_nothing_was_planted() -> None:
     """They carry the trigger too: who finds them has found what was planted, and no false alarm."""
-    covers = np.flatnonzero(~np.isin(np.arange(len(LABELS)), POISON))[:7]
-
-    class Files:
-        def __init__(self, results: Any) -> None:
-            self.flagged = vote(results.rows)
-
-        def flags(self, _trial: int, scenario: str) -> Flags | None:
-            planted = not scenario.startswith("clean")
-            truth, cover = (np.isin(np.arange(len(LABELS)), rows) & planted for rows in (POISON, covers))
-            return Flags(self.flagged.flagged, self.flagged.scores, LABELS, truth, "fingerprint", cover)
-
-    monkeypatch.setattr(run_files, "RunFiles", Files)
-    canaries = read_plantings([[study("pipd", np.append(POISON, covers))]], 0.5, CLASSES)
+    canaries = read_plantings([[study("pipd", np.append(POISON, COVERS))]], 0.5, CLASSES)
     assert {(one.hits, one.alarms, one.others) for one in canaries.planted} == {
-        (len(POISON), 0, len(LABELS) - len(POISON) - 7)
+        (len(POISON), 0, len(LABELS) - len(POISON) - len(COVERS))
     }
     assert {look.flagged for look in canaries.unplanted if look.planted} == {0}
 

@@ -121,7 +121,7 @@ def test_a_damaged_store_is_left_as_it_is(results: Results) -> None:
 
 def test_the_picture_of_received_data_is_one_row(results: Results) -> None:
     """Nobody has the clean images beside them: what three rows would be a third of is drawn as large as any image."""
-    results.scenarios["attack"] = "given"
+    results.scenarios["attack"] = "given:file=/data/received.npz"  # as a study writes it
     _, found, _ = shown(results)
     (attack,) = [picture for picture in found if picture.name == "pictures-0-attack"]
     assert attack.caption == "Images that the file marks as poisoned."
